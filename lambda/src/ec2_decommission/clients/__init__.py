@@ -1,0 +1,1 @@
+"""Clients of the outside: each behind a Protocol that its fake fulfils too."""

@@ -1,0 +1,51 @@
+"""The time that an invocation has left, and how calls to the outside fit into it."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from .errors import OutOfTime
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Deadline:
+    """A moment after which no call to the outside may still be under way.
+
+    Args:
+        remaining: returns the seconds that are left; may be negative.
+    """
+
+    def __init__(self, remaining: Callable[[], float]) -> None:
+        self._remaining = remaining
+
+    @classmethod
+    def after(cls, seconds: float) -> Deadline:
+        """A deadline that many seconds from now."""
+        end = time.monotonic() + seconds
+        return cls(lambda: end - time.monotonic())
+
+    def remaining(self) -> float:
+        """Seconds left; never negative."""
+        return max(0.0, self._remaining())
+
+    def check(self, needed: float, what: str = "the next call") -> None:
+        """Raises OutOfTime unless ``needed`` seconds are left."""
+        left = self.remaining()
+        if left < needed:
+            raise OutOfTime(f"{left:.0f} s are left of this invocation, too few to begin {what}")
+
+    def timeout(self, wanted: float, what: str = "the next call") -> float:
+        """The time-out in seconds for one call: ``wanted``, or what is left when that is less.
+
+        Raises OutOfTime when less than a second is left: no call of ours is worth beginning then.
+        """
+        self.check(1.0, what)
+        return min(wanted, self.remaining())
+
+    def share(self, parts: int) -> Deadline:
+        """An earlier deadline, for the first of ``parts`` pieces of work that share what is left."""
+        end = time.monotonic() + self.remaining() / max(1, parts)
+        return Deadline(lambda: min(self._remaining(), end - time.monotonic()))

@@ -1,0 +1,129 @@
+"""What an instance is or was: the facts by which its traces are told from those of others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+T = TypeVar("T")
+
+
+def _union(*parts: Iterable[T]) -> tuple[T, ...]:
+    """All values, each once, in order of first appearance."""
+    return tuple(dict.fromkeys(value for part in parts for value in part))
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What one source knows of an instance. Empty means not known, never 'has none'.
+
+    Attributes:
+        source: who says so: ``inventory``, ``ec2``, or the name of a step.
+        private_ips: IPv4, of all interfaces, the primary one first.
+        public_ips: IPv4.
+        ipv6_addresses: in the shortest form, lower case.
+        private_dns_names: as EC2 writes them, the primary one first.
+        public_dns_names: as EC2 writes them.
+        known_as: the names that a step's system has for the instance, by step and kind,
+            for example ``{"chef": {"node": ("web-1",)}}``. A step writes and reads its own.
+        launch_time: ISO 8601, UTC.
+    """
+
+    source: str
+    account_id: str | None = None
+    region: str | None = None
+    vpc_id: str | None = None
+    launch_time: str | None = None
+    private_ips: tuple[str, ...] = ()
+    public_ips: tuple[str, ...] = ()
+    ipv6_addresses: tuple[str, ...] = ()
+    private_dns_names: tuple[str, ...] = ()
+    public_dns_names: tuple[str, ...] = ()
+    tags: Mapping[str, str] = field(default_factory=dict)
+    known_as: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Instance:
+    """An instance and all that is known of it, from every source that was asked."""
+
+    instance_id: str
+    state: str = "unknown"
+    account_id: str | None = None
+    region: str | None = None
+    vpc_id: str | None = None
+    launch_time: str | None = None
+    private_ips: tuple[str, ...] = ()
+    public_ips: tuple[str, ...] = ()
+    ipv6_addresses: tuple[str, ...] = ()
+    private_dns_names: tuple[str, ...] = ()
+    public_dns_names: tuple[str, ...] = ()
+    tags: Mapping[str, str] = field(default_factory=dict)
+    known_as: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
+    sources: tuple[str, ...] = ()
+
+    @property
+    def private_ip(self) -> str | None:
+        """The primary private IPv4 address."""
+        return self.private_ips[0] if self.private_ips else None
+
+    @property
+    def private_dns_name(self) -> str | None:
+        """The primary private DNS name."""
+        return self.private_dns_names[0] if self.private_dns_names else None
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Every address that was recorded for the instance, IPv4 and IPv6."""
+        return self.private_ips + self.public_ips + self.ipv6_addresses
+
+    @property
+    def dns_names(self) -> tuple[str, ...]:
+        """Every DNS name that EC2 gave the instance."""
+        return self.private_dns_names + self.public_dns_names
+
+    def names(self, step: str, kind: str) -> tuple[str, ...]:
+        """The names that a step's system has for the instance."""
+        return tuple(self.known_as.get(step, {}).get(kind, ()))
+
+    def learn(self, facts: Facts) -> Instance:
+        """This instance with the facts added; what is known already is kept, the order too."""
+        known_as: dict[str, dict[str, tuple[str, ...]]] = {s: dict(k) for s, k in self.known_as.items()}
+        for step, kinds in facts.known_as.items():
+            for kind, names in kinds.items():
+                mine = known_as.setdefault(step, {})
+                mine[kind] = _union(mine.get(kind, ()), names)
+        learned = replace(
+            self,
+            account_id=self.account_id or facts.account_id,
+            region=self.region or facts.region,
+            vpc_id=self.vpc_id or facts.vpc_id,
+            launch_time=self.launch_time or facts.launch_time,
+            private_ips=_union(self.private_ips, facts.private_ips),
+            public_ips=_union(self.public_ips, facts.public_ips),
+            ipv6_addresses=_union(self.ipv6_addresses, facts.ipv6_addresses),
+            private_dns_names=_union(self.private_dns_names, facts.private_dns_names),
+            public_dns_names=_union(self.public_dns_names, facts.public_dns_names),
+            tags={**facts.tags, **self.tags},
+            known_as=known_as,
+        )
+        if learned == self:
+            return self
+        return replace(learned, sources=_union(self.sources, (facts.source,)))
+
+    def identity(self) -> dict[str, Any]:
+        """The part of the report that says which identity was used; holds no empty entry."""
+        told = {
+            "account_id": self.account_id,
+            "region": self.region,
+            "vpc_id": self.vpc_id,
+            "addresses": list(self.addresses),
+            "dns_names": list(self.dns_names),
+            "name_tag": self.tags.get("Name"),
+            "known_as": {s: {k: list(v) for k, v in kinds.items()} for s, kinds in self.known_as.items()},
+            "sources": list(self.sources),
+        }
+        return {key: value for key, value in told.items() if value}

@@ -1,0 +1,82 @@
+"""Name templates: ``web-{tag:Name}.{region}.example.internal``.
+
+The placeholders are those of the module's documentation; Terraform refuses others at plan, this module at start.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from .errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from .identity import Instance
+
+_TOKEN = re.compile(r"\{([^{}]*)\}")
+
+_FIELDS: Mapping[str, Callable[[Instance], str | None]] = {
+    "instance_id": lambda i: i.instance_id,
+    "private_ip": lambda i: i.private_ip,
+    "private_ip_dashed": lambda i: i.private_ip.replace(".", "-") if i.private_ip else None,
+    "private_dns_name": lambda i: i.private_dns_name,
+    "hostname": lambda i: i.private_dns_name.split(".")[0] if i.private_dns_name else None,
+    "account_id": lambda i: i.account_id,
+    "region": lambda i: i.region,
+}
+PLACEHOLDERS = (*_FIELDS, "tag:KEY")
+
+
+class Template:
+    """A parsed name template.
+
+    Args:
+        text: the template as the user wrote it.
+
+    Raises:
+        ConfigurationError: an unknown placeholder, or a brace without its partner.
+    """
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.placeholders: tuple[str, ...] = tuple(_TOKEN.findall(text))
+        for name in self.placeholders:
+            if name not in _FIELDS and not (name.startswith("tag:") and len(name) > len("tag:")):
+                allowed = ", ".join(f"{{{p}}}" for p in PLACEHOLDERS)
+                raise ConfigurationError(
+                    f"name template {text!r}: unknown placeholder {{{name}}}; allowed are {allowed}"
+                )
+        if set("{}") & set(_TOKEN.sub("", text)):
+            raise ConfigurationError(f"name template {text!r}: a brace has no partner")
+
+    def __repr__(self) -> str:
+        return f"Template({self.text!r})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Template) and other.text == self.text
+
+    def __hash__(self) -> int:
+        return hash(self.text)
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """The placeholders whose value differs between the instances of one account and region."""
+        return tuple(dict.fromkeys(p for p in self.placeholders if p not in ("account_id", "region")))
+
+    def missing(self, instance: Instance) -> tuple[str, ...]:
+        """The placeholders whose value is not known for this instance."""
+        return tuple(p for p in self.placeholders if not self._value(p, instance))
+
+    def render(self, instance: Instance) -> str | None:
+        """The name for this instance; None where a value is not known."""
+        if self.missing(instance):
+            return None
+        return _TOKEN.sub(lambda m: self._value(m[1], instance) or "", self.text)
+
+    @staticmethod
+    def _value(placeholder: str, instance: Instance) -> str | None:
+        if placeholder.startswith("tag:"):
+            return instance.tags.get(placeholder.removeprefix("tag:"))
+        return _FIELDS[placeholder](instance)
