@@ -133,9 +133,7 @@ class Config:
         )
         top.end()
         if config.chef and "chef_client_key" not in config.secrets:
-            errors.append(
-                "chef: the step is on, and secrets does not list chef_client_key, the key it signs with"
-            )
+            errors.append("chef: the step is on, and secrets does not list chef_client_key, the key it signs with")
         if config.secrets and not config.encryption_context:
             errors.append("encryption_context: needed to open the secrets, and empty")
         if errors:
@@ -261,9 +259,7 @@ class _Section:
         unknown = sorted(set(self.value) - self.seen)
         if unknown:
             known = ", ".join(sorted(self.seen))
-            self.errors.append(
-                f"{self.path or 'the document'}: unknown key {', '.join(unknown)}; known are {known}"
-            )
+            self.errors.append(f"{self.path or 'the document'}: unknown key {', '.join(unknown)}; known are {known}")
 
 
 def _instance_filter(section: _Section) -> InstanceFilter:
@@ -318,13 +314,9 @@ def _queue(section: _Section) -> QueueSettings:
         url=section.url("url"),
         max_receive_count=int(section.number("max_receive_count", default=20, least=1, most=1000)),
         retry_delay_seconds=int(section.number("retry_delay_seconds", default=60, least=0, most=43_200)),
-        max_retry_delay_seconds=int(
-            section.number("max_retry_delay_seconds", default=3600, least=0, most=43_200)
-        ),
+        max_retry_delay_seconds=int(section.number("max_retry_delay_seconds", default=3600, least=0, most=43_200)),
     )
 
 
 def _custom_steps(section: _Section) -> dict[str, dict[str, str]]:
-    return {
-        name: section.section(name, lambda inner: inner.text_map("settings")) or {} for name in section.value
-    }
+    return {name: section.section(name, lambda inner: inner.text_map("settings")) or {} for name in section.value}
