@@ -1,0 +1,424 @@
+"""A Consul datacenter on loopback: a server with ACLs on, and a real agent for each node that a test asks for.
+
+Measured on Consul 1.8.7; the few settings that later versions renamed are chosen by the version found.
+"""
+
+from __future__ import annotations
+
+import base64
+import ipaddress
+import json
+import re
+import subprocess
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import requests
+from consul.std import Consul
+
+from testbed.processes import LOOPBACK, Part, Server, can_bind, free_ports, wait_until
+from testbed.tools import consul_binary
+
+_REQUEST_TIMEOUT_SECONDS = 10
+# What serf calls the states of a member, by the number that /v1/agent/members gives.
+_MEMBER_STATES = {0: "none", 1: "alive", 2: "leaving", 3: "left", 4: "failed"}
+
+# A killed agent is suspected at the next probe and failed one suspicion time later (2 x 500 ms): some two seconds
+# in all. Tighter than this, a busy machine sees failures that are none.
+_GOSSIP = {
+    "gossip_interval": "100ms",
+    "probe_interval": "500ms",
+    "probe_timeout": "250ms",
+    "suspicion_mult": 2,
+}
+
+# What an agent needs to register itself and to see others.
+_AGENT_RULES = """
+node_prefix "" { policy = "write" }
+service_prefix "" { policy = "write" }
+agent_prefix "" { policy = "write" }
+"""
+
+MemberStatus = Literal["alive", "leaving", "left", "failed"]
+JsonObject = dict[str, Any]
+
+
+class ConsulApiError(RuntimeError):
+    """Consul answered a request with something other than 2xx; `status` is the HTTP status."""
+
+    def __init__(self, method: str, path: str, status: int, text: str) -> None:
+        super().__init__(f"Consul: {method} {path}: {status} {text.strip()}")
+        self.status = status
+
+
+class Agent:
+    """A Consul agent in client mode: one node of the datacenter, in a process of its own."""
+
+    def __init__(self, server: Server, node_name: str, address: str, http_port: int) -> None:
+        self.node_name = node_name
+        self.address = address
+        self.url = f"http://{address}:{http_port}"
+        self.server = server
+
+    def kill(self) -> None:
+        """SIGKILL: the others see the node fail."""
+        self.server.kill()
+
+    def leave(self) -> None:
+        """Leaves the datacenter in good order, which deregisters the node, and ends."""
+        self.server.stop()
+
+    def stop(self) -> None:
+        """Ends the process at the end of a test, as fast as can be."""
+        self.server.kill()
+
+    def restart(self) -> None:
+        """Starts an ended agent again, under the same name, address and node id."""
+        self.server.start()
+
+
+class ConsulCluster(Part):
+    """One server agent (ACLs on, deny by default) and the client agents that join it.
+
+    `primary` federates it: this becomes a secondary datacenter of that one, with ACL policies and tokens
+    replicated from there.
+    """
+
+    def __init__(
+        self,
+        datacenter: str = "dc1",
+        *,
+        primary: ConsulCluster | None = None,
+        run_directory: Path | None = None,
+    ) -> None:
+        super().__init__(f"consul-{datacenter}", run_directory)
+        self.datacenter = datacenter
+        self.primary = primary
+        self.node_name = f"{datacenter}-server"
+        self.address = LOOPBACK
+        self.management_token: str = primary.management_token if primary else str(uuid.uuid4())
+        self.agents: dict[str, Agent] = {}
+        self._secondaries: list[ConsulCluster] = []
+        self._agent_token = ""
+        self._next_address = ipaddress.IPv4Address("127.0.0.2")
+        self._http_port, self._rpc_port, self._lan_port, self._wan_port = free_ports(4)
+        self.url = f"http://{self.address}:{self._http_port}"
+        self._http = requests.Session()
+        # No proxy and no .netrc of the user's: everything is on loopback.
+        self._http.trust_env = False
+        self.server: Server | None = None
+
+    def _start(self) -> None:
+        binary = consul_binary()
+        self._version = _version_of(binary)
+        self.server = self._prepare_server(binary)
+        self.server.start()
+        if self.primary is None:
+            self._agent_token = self.create_token(_AGENT_RULES)
+        else:
+            self._agent_token = self.primary._agent_token
+            self.primary._secondaries.append(self)
+            self._wait_federated(self.primary)
+
+    def _stop(self) -> None:
+        for agent in self.agents.values():
+            agent.stop()
+        if self.primary and self in self.primary._secondaries:
+            self.primary._secondaries.remove(self)
+        if self.server:
+            # Its data goes with it, so there is nothing to end in good order.
+            self.server.kill()
+
+    # Nodes
+
+    def add_agent(
+        self,
+        node_name: str,
+        *,
+        meta: Mapping[str, str] | None = None,
+        address: str | None = None,
+    ) -> Agent:
+        """Starts an agent and waits until the catalog shows it, alive and with its meta.
+
+        `address` must be one of this machine's; without it each agent gets the next one of 127.0.0.0/8 (on
+        macOS, which has but one of them, they share 127.0.0.1 and differ by port).
+        """
+        agent = self._prepare_agent(node_name, dict(meta or {}), address or self._new_address())
+        self.agents[node_name] = agent
+        agent.server.start()
+        return agent
+
+    def register_node(self, node_name: str, address: str, meta: Mapping[str, str] | None = None) -> None:
+        """A node in the catalog without an agent behind it: it is no member, and has no serfHealth check."""
+        node = {"Node": node_name, "Address": address, "NodeMeta": dict(meta or {})}
+        self.api("PUT", "/v1/catalog/register", json=node)
+
+    def node(self, node_name: str) -> JsonObject | None:
+        """The node as the catalog has it (ID, Node, Address, Meta, …), or None."""
+        answer = self.api("GET", f"/v1/catalog/node/{node_name}")
+        # A later Consul answers an object with an empty node instead of null.
+        node: JsonObject | None = (answer or {}).get("Node")
+        return node
+
+    def nodes(self) -> list[JsonObject]:
+        """Every node of the catalog."""
+        nodes: list[JsonObject] = self.api("GET", "/v1/catalog/nodes")
+        return nodes
+
+    def member_status(self, node_name: str) -> str | None:
+        """What gossip says of the node: alive, leaving, left, failed; None when it is no member."""
+        for member in self.api("GET", "/v1/agent/members"):
+            if member["Name"] == node_name:
+                return _MEMBER_STATES[member["Status"]]
+        return None
+
+    def wait_for_status(self, node_name: str, status: MemberStatus, *, timeout: float = 30) -> float:
+        """Waits until gossip and the catalog both say so; gives the seconds that it took.
+
+        For "failed" the catalog's serfHealth check is critical then, so the sessions that hang on it are gone.
+        """
+        begin = time.monotonic()
+        wait_until(
+            lambda: self.member_status(node_name) == status and self._catalog_agrees(node_name, status),
+            timeout=timeout,
+            what=f"Consul node {node_name} becoming {status} (it is {self.member_status(node_name)})",
+        )
+        return time.monotonic() - begin
+
+    # Sessions and locks
+
+    def create_session(
+        self,
+        node: str,
+        *,
+        behavior: Literal["release", "delete"] = "release",
+        checks: Sequence[str] = (),
+        lock_delay_seconds: float = 15,
+        ttl_seconds: int | None = None,
+    ) -> str:
+        """A session on the node; without checks it lives until it is destroyed. ["serfHealth"] is the default
+        of Consul itself, and needs a node with an agent."""
+        session: JsonObject = {
+            "Node": node,
+            "Behavior": behavior,
+            "Checks": list(checks),
+            # A Go duration; "0s" is none at all.
+            "LockDelay": f"{int(lock_delay_seconds * 1000)}ms",
+        }
+        if ttl_seconds is not None:
+            session["TTL"] = f"{ttl_seconds}s"
+        identity: str = self.api("PUT", "/v1/session/create", json=session)["ID"]
+        return identity
+
+    def sessions(self, node: str | None = None) -> list[JsonObject]:
+        """All sessions, or those of one node."""
+        path = f"/v1/session/node/{node}" if node else "/v1/session/list"
+        sessions: list[JsonObject] = self.api("GET", path)
+        return sessions
+
+    def acquire(self, key: str, session: str, value: bytes = b"", flags: int = 0) -> bool:
+        """Takes the lock; False when another holds it, or its lock-delay runs."""
+        return bool(self.api("PUT", f"/v1/kv/{key}", params={"acquire": session, "flags": str(flags)}, data=value))
+
+    def put(self, key: str, value: bytes = b"", flags: int = 0) -> None:
+        """Writes a key without a lock."""
+        self.api("PUT", f"/v1/kv/{key}", params={"flags": str(flags)}, data=value)
+
+    def kv(self, key: str) -> JsonObject | None:
+        """The key as Consul gives it, with `Value` as bytes; `Session` is there while it is locked."""
+        try:
+            [entry] = self.api("GET", f"/v1/kv/{key}")
+        except ConsulApiError as error:
+            if error.status == requests.codes.not_found:
+                return None
+            raise
+        entry["Value"] = base64.b64decode(entry["Value"] or "")
+        found: JsonObject = entry
+        return found
+
+    # Access
+
+    def create_token(self, rules: str) -> str:
+        """A token with exactly these ACL rules (HCL), valid in every federated datacenter; gives its secret."""
+        if self.primary:
+            return self.primary.create_token(rules)
+        name = f"test-{uuid.uuid4()}"
+        self.api("PUT", "/v1/acl/policy", json={"Name": name, "Rules": rules})
+        secret: str = self.api("PUT", "/v1/acl/token", json={"Policies": [{"Name": name}]})["SecretID"]
+        for secondary in self._secondaries:
+            secondary._wait_token(secret)
+        return secret
+
+    def delete_token(self, secret: str) -> None:
+        """Revokes the token."""
+        accessor = self.api("GET", "/v1/acl/token/self", token=secret)["AccessorID"]
+        self.api("DELETE", f"/v1/acl/token/{accessor}")
+
+    def client(self, token: str | None = None) -> Consul:
+        """A python-consul client of this server; without a token it is the management one.
+
+        The token goes into the HTTP session's header, since the library leaves it out of some calls.
+        """
+        client = Consul(host=self.address, port=self._http_port)
+        client.http.session.trust_env = False
+        client.http.session.headers["X-Consul-Token"] = token or self.management_token
+        return client
+
+    def api(
+        self,
+        method: str,
+        path: str,
+        *,
+        token: str | None = None,
+        params: Mapping[str, str] | None = None,
+        json: Any = None,
+        data: bytes | None = None,
+    ) -> Any:
+        """One request to the HTTP API, by default with the management token; gives the parsed answer.
+
+        Raises ConsulApiError for any status other than 2xx. A token of "" sends none: the anonymous one.
+        """
+        answer = self._http.request(
+            method,
+            self.url + path,
+            params=params,
+            json=json,
+            data=data,
+            headers={"X-Consul-Token": self.management_token if token is None else token},
+            timeout=_REQUEST_TIMEOUT_SECONDS,
+        )
+        if not answer.ok:
+            raise ConsulApiError(method, path, answer.status_code, answer.text)
+        return answer.json() if answer.content else None
+
+    # Inner parts
+
+    def _prepare_server(self, binary: Path) -> Server:
+        tokens = {"agent": self.management_token}
+        # Renamed in 1.11.
+        tokens["initial_management" if self._version >= (1, 11) else "master"] = self.management_token
+        configuration = self._common_configuration(self.node_name, self.address) | {
+            "server": True,
+            "bootstrap": True,
+            "ports": self._ports(http=self._http_port, lan=self._lan_port)
+            | {"server": self._rpc_port, "serf_wan": self._wan_port},
+            "gossip_wan": _GOSSIP,
+        }
+        acl = configuration["acl"]
+        acl["tokens"] = tokens
+        if self.primary:
+            configuration["retry_join_wan"] = [f"{self.primary.address}:{self.primary._wan_port}"]
+            configuration["retry_interval_wan"] = "1s"
+            acl["enable_token_replication"] = True
+            # The secondary takes its tokens from the primary and makes none of its own.
+            acl["tokens"] = {"agent": self.management_token, "replication": self.management_token}
+        return self._consul(binary, self.node_name, configuration, self._server_ready)
+
+    def _prepare_agent(self, node_name: str, meta: dict[str, str], address: str) -> Agent:
+        if not can_bind(address):
+            raise ValueError(f"{address} is no address of this machine")
+        http_port, lan_port, rpc_port = free_ports(3, address)
+        configuration = self._common_configuration(node_name, address) | {
+            "server": False,
+            "retry_join": [f"{self.address}:{self._lan_port}"],
+            "retry_interval": "1s",
+            "node_meta": meta,
+            "ports": self._ports(http=http_port, lan=lan_port) | {"server": rpc_port, "serf_wan": -1},
+        }
+        configuration["acl"]["tokens"] = {"agent": self._agent_token}
+
+        def ready() -> bool:
+            if self.member_status(node_name) != "alive":
+                return False
+            node = self.node(node_name)
+            return (
+                node is not None
+                and node["Address"] == address
+                and meta.items() <= (node["Meta"] or {}).items()
+                and self._catalog_agrees(node_name, "alive")
+            )
+
+        server = self._consul(consul_binary(), node_name, configuration, ready)
+        return Agent(server, node_name, address, http_port)
+
+    def _common_configuration(self, node_name: str, address: str) -> JsonObject:
+        return {
+            "node_name": node_name,
+            "datacenter": self.datacenter,
+            "primary_datacenter": self.primary.datacenter if self.primary else self.datacenter,
+            "data_dir": str(self.run_directory / node_name),
+            "bind_addr": address,
+            "client_addr": address,
+            "acl": {"enabled": True, "default_policy": "deny", "down_policy": "extend-cache"},
+            "performance": {"raft_multiplier": 1, "leave_drain_time": "0s"},
+            "gossip_lan": _GOSSIP,
+            "disable_update_check": True,
+        }
+
+    def _ports(self, *, http: int, lan: int) -> dict[str, int]:
+        ports = {"http": http, "serf_lan": lan, "https": -1, "dns": -1, "grpc": -1}
+        if self._version >= (1, 14):
+            ports["grpc_tls"] = -1
+        return ports
+
+    def _consul(self, binary: Path, node_name: str, configuration: JsonObject, ready: Any) -> Server:
+        file = self.run_directory / f"{node_name}.json"
+        file.touch(mode=0o600)
+        file.write_text(json.dumps(configuration, indent=1))
+        return Server(
+            node_name,
+            [binary, "agent", "-config-file", file],
+            run_directory=self.run_directory,
+            ready=ready,
+            environment={"PATH": "/usr/bin:/bin", "HOME": str(self.run_directory)},
+        )
+
+    def _server_ready(self) -> bool:
+        try:
+            self.api("GET", "/v1/acl/token/self")
+            return self._catalog_agrees(self.node_name, "alive")
+        except ConsulApiError:
+            return False
+
+    def _catalog_agrees(self, node_name: str, status: MemberStatus) -> bool:
+        checks = {check["CheckID"]: check["Status"] for check in self.api("GET", f"/v1/health/node/{node_name}")}
+        wanted = {"alive": "passing", "failed": "critical"}.get(status)
+        return checks.get("serfHealth") == wanted
+
+    def _wait_federated(self, primary: ConsulCluster) -> None:
+        def reached() -> bool:
+            try:
+                seen_there = primary.api("GET", "/v1/catalog/nodes", params={"dc": self.datacenter})
+                seen_here = self.api("GET", "/v1/catalog/nodes", params={"dc": primary.datacenter})
+            except ConsulApiError:
+                return False
+            return bool(seen_there and seen_here)
+
+        wait_until(reached, timeout=30, what=f"federation of {self.datacenter} with {primary.datacenter}")
+        self._wait_token(self._agent_token)
+
+    def _wait_token(self, secret: str) -> None:
+        def known() -> bool:
+            replicated = self.api("GET", "/v1/acl/tokens", params={"dc": self.datacenter})
+            here = self.api("GET", "/v1/acl/token/self", token=secret)
+            return here["AccessorID"] in {token["AccessorID"] for token in replicated}
+
+        wait_until(known, timeout=30, what=f"the token's replication to {self.datacenter}")
+
+    def _new_address(self) -> str:
+        address = str(self._next_address)
+        if not can_bind(address):
+            return LOOPBACK
+        self._next_address += 1
+        return address
+
+
+def _version_of(binary: Path) -> tuple[int, int]:
+    output = subprocess.run([binary, "version"], capture_output=True, text=True, check=True).stdout
+    match = re.search(r"Consul v(\d+)\.(\d+)", output)
+    if match is None:
+        raise RuntimeError(f"`consul version` says no version: {output!r}")
+    return int(match[1]), int(match[2])
