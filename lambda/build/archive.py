@@ -1,0 +1,107 @@
+"""The zip: what goes in, and how it is written so that the same input gives the same bytes."""
+
+import base64
+import hashlib
+import os
+import stat
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from errors import SourceError
+from spec import CustomStep
+
+# Lambda's limits for code; https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html
+UNPACKED_LIMIT = 250 * 1024 * 1024
+UPLOAD_LIMIT = 50 * 1024 * 1024
+
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # the oldest time that a zip can hold
+_FILE = stat.S_IFREG | 0o644
+_LIBRARY = stat.S_IFREG | 0o755
+
+
+def function_files(package: Path) -> dict[str, bytes]:
+    """The function's own code: Python files and the marker of typed packages. Raises SourceError."""
+    found = {
+        f"{package.name}/{path.relative_to(package).as_posix()}": path.read_bytes()
+        for path in sorted(package.rglob("*"))
+        if path.is_file() and (path.suffix == ".py" or path.name == "py.typed")
+    }
+    if not found:
+        raise SourceError(f"The function's code is missing: {package} has no Python files.")
+    return found
+
+
+def custom_step_files(step: CustomStep) -> dict[str, bytes]:
+    """A user's step: everything in its directory but hidden files and compiled Python. Raises SourceError."""
+    what = f"The custom step {step.name}"
+    if not step.source_dir.is_dir():
+        raise SourceError(f"{what}: its source_dir, {step.source_dir}, is not a directory.")
+    found: dict[str, bytes] = {}
+    for path in sorted(step.source_dir.rglob("*")):
+        inside = path.relative_to(step.source_dir)
+        if any(part.startswith(".") or part == "__pycache__" for part in inside.parts) or path.suffix == ".pyc":
+            continue
+        if path.is_symlink():
+            raise SourceError(f"{what}: {path} is a symbolic link; the package takes files only.")
+        if path.is_file():
+            try:
+                found[f"custom_steps/{step.name}/{inside.as_posix()}"] = path.read_bytes()
+            except OSError:
+                raise SourceError(f"{what}: {path} cannot be read.") from None
+    if not any(name.endswith(".py") for name in found):
+        raise SourceError(f"{what}: there is no Python file in its source_dir, {step.source_dir}.")
+    return found
+
+
+def ca_bundle(path: Path) -> bytes:
+    """Raises SourceError where the file is not what it should be."""
+    try:
+        content = path.read_bytes()
+    except OSError:
+        raise SourceError(f"The CA bundle {path} (ca_bundle_file) cannot be read.") from None
+    if b"-----BEGIN CERTIFICATE-----" not in content:
+        raise SourceError(f"The CA bundle {path} (ca_bundle_file) holds no certificate in PEM form.")
+    if b"PRIVATE KEY-----" in content:
+        raise SourceError(f"The CA bundle {path} (ca_bundle_file) holds a private key, which must not go into the package.")
+    return content
+
+
+def combine(*parts: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Raises SourceError where two parts bring one file."""
+    files: dict[str, bytes] = {}
+    for part in parts:
+        for name in part:
+            if name in files:
+                raise SourceError(f"Two parts of the package bring the file {name}.")
+        files.update(part)
+    return files
+
+
+def write(files: Mapping[str, bytes], output: Path) -> str:
+    """Writes the zip in one go (a reader sees the old one or the new one), and returns its SHA-256 in base64,
+    the form of Lambda's CodeSha256. Raises SourceError."""
+    unpacked = sum(len(content) for content in files.values())
+    if unpacked > UNPACKED_LIMIT:
+        raise SourceError(f"The package would unpack to {unpacked} bytes; Lambda takes {UNPACKED_LIMIT} at most.")
+    # A name of its own in the same directory, so that the replacement is one step on one file system.
+    unfinished = output.with_name(f".{output.name}.{os.getpid()}.part")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with zipfile.ZipFile(unfinished, "w") as archive:
+            for name in sorted(files):
+                archive.writestr(_entry(name), files[name], zipfile.ZIP_DEFLATED, compresslevel=9)
+        digest = base64.b64encode(hashlib.sha256(unfinished.read_bytes()).digest()).decode()
+        unfinished.replace(output)
+    except OSError as error:
+        raise SourceError(f"The package {output} cannot be written: {error.strerror or type(error).__name__}.") from None
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return digest
+
+
+def _entry(name: str) -> zipfile.ZipInfo:
+    info = zipfile.ZipInfo(name, date_time=_EPOCH)
+    info.create_system = 3  # Unix, also where the build runs on something else: the modes below are Unix's
+    info.external_attr = (_LIBRARY if name.endswith(".so") or ".so." in name else _FILE) << 16
+    return info

@@ -1,0 +1,145 @@
+"""The build, in order: read the specification, the secrets, seal them, fetch the dependencies, write the zip."""
+
+import argparse
+import json
+import os
+import signal
+import sys
+import tempfile
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+
+import bootstrap
+import spec
+from errors import BuildError, SpecError
+from progress import say, size, warn
+
+FUNCTION = bootstrap.HERE.parent / "src" / "ec2_decommission"
+
+DESCRIPTION = """\
+Builds the function's deployment package. The specification is a JSON object, in the environment variable
+BUILD_SPEC or in a file; it holds references to secrets (Vault mount, path, field), never a secret.
+Vault is reached with the settings in it, else with VAULT_ADDR, VAULT_NAMESPACE, VAULT_CACERT and a login from
+the environment; KMS with the AWS credentials of the environment."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Exit status: 0 built, 1 the build failed, 2 the specification is wrong."""
+    parser = argparse.ArgumentParser(
+        prog="python3 lambda/build", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--spec", metavar="FILE", type=Path, help="the specification (default: $BUILD_SPEC)")
+    options = parser.parse_args(arguments)
+    # Terraform and pipelines end a build with SIGTERM; as an exception it lets the Vault login be revoked.
+    signal.signal(signal.SIGTERM, _terminated)
+    try:
+        wanted = spec.parse(*_specification(options.spec))
+        bootstrap.enter(wanted.cache, arguments)
+        build(wanted)
+    except BuildError as error:
+        for problem in error.problems:
+            print(f"Error: {problem}", file=sys.stderr)
+        print("The package was not built.", file=sys.stderr)
+        return 2 if isinstance(error, SpecError) else 1
+    except KeyboardInterrupt:
+        print("Error: the build was interrupted. The package was not built.", file=sys.stderr)
+        return 130
+    except Exception as error:  # noqa: BLE001
+        # The message of an error that nobody foresaw might quote a value, so its place has to do.
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        print(
+            f"Error: the build failed in a way it should not ({type(error).__name__} at {Path(place.filename).name} "
+            f"line {place.lineno}). The package was not built. Please report this.",
+            file=sys.stderr,
+        )
+        return 1
+    return 0
+
+
+def build(wanted: spec.Spec) -> None:
+    """Raises BuildError. Runs in the build environment."""
+    # These modules need the build environment, which `main` has only now entered.
+    import archive  # noqa: PLC0415
+    import vendor  # noqa: PLC0415
+
+    features = ", ".join(wanted.features) or "no step"
+    say(f"package {wanted.name}: {wanted.runtime} on {wanted.architecture}, {features}")
+    # What lies on this machine first: a mistake there should not cost a login.
+    own = archive.function_files(FUNCTION)
+    steps = [archive.custom_step_files(step) for step in wanted.custom_steps]
+    extra: dict[str, bytes] = {}
+    if wanted.ca_bundle_file is not None:
+        extra["ca_bundle.pem"] = archive.ca_bundle(wanted.ca_bundle_file)
+    target = vendor.Target(wanted.runtime, wanted.architecture)
+    theirs: dict[str, vendor.Pin] = {}
+    for step in wanted.custom_steps:
+        if step.requirements_file is not None:
+            pins = vendor.read_lock(step.requirements_file, target)
+            theirs = vendor.merge(theirs, pins, f"The requirements file of the custom step {step.name}")
+
+    with_data_key = False
+    if wanted.secrets:
+        extra["sealed_secrets.json"], with_data_key = _sealed_secrets(wanted)
+
+    locks = vendor.requirement_files(bootstrap.REQUIREMENTS, wanted.features, with_data_key=with_data_key)
+    pins = {}
+    for lock in locks:
+        pins = vendor.merge(pins, vendor.read_lock(lock, target), lock.name)
+    pins = vendor.merge(pins, theirs, "The requirements of the custom steps")
+    with tempfile.TemporaryDirectory(prefix="work-", dir=wanted.cache) as work:
+        vendored = vendor.collect(pins, theirs, target, Path(work))
+    say(f"dependencies: {', '.join(vendored.packages)}")
+
+    extra["build_info.json"] = _build_info(wanted)
+    files = archive.combine(own, *steps, extra, vendored.files)
+    digest = archive.write(files, wanted.output)
+    written = wanted.output.stat().st_size
+    if written > archive.UPLOAD_LIMIT:
+        warn(f"the package has {size(written)}; Lambda takes that much from S3 only, not by direct upload.")
+    say(f"wrote {wanted.output}: {size(written)}, {len(files)} files, code sha256 {digest}")
+
+
+def _sealed_secrets(wanted: spec.Spec) -> tuple[bytes, bool]:
+    """The bundle's document, and whether a data key was used. The values live in this call only."""
+    import seal  # noqa: PLC0415
+    import vault  # noqa: PLC0415
+
+    if wanted.kms is None:  # the specification has seen to it
+        raise SpecError("There are secrets and no KMS key.")
+    with vault.login(wanted.vault) as login:
+        values = vault.read(login, wanted.secrets, wanted.vault.kv_version)
+    seal.check(values, {reference.name: str(reference) for reference in wanted.secrets})
+    sealed = seal.seal(values, wanted.kms)
+    how = "under a data key of " if sealed.with_data_key else "with "
+    say(f"sealed {len(values)} secret{'s' if len(values) > 1 else ''} {how}{wanted.kms.key_arn}")
+    return sealed.document, sealed.with_data_key
+
+
+def _build_info(wanted: spec.Spec) -> bytes:
+    """What the function checks its configuration against: it says so when the package was built for another one."""
+    info = {
+        "features": list(wanted.features),
+        "runtime": wanted.runtime,
+        "architecture": wanted.architecture,
+        "secrets": [reference.name for reference in wanted.secrets],
+        "custom_steps": [step.name for step in wanted.custom_steps],
+    }
+    return json.dumps(info, indent=1, sort_keys=True).encode() + b"\n"
+
+
+def _specification(path: Path | None) -> tuple[str, str]:
+    if path is None:
+        text = os.environ.get("BUILD_SPEC", "")
+        if not text:
+            raise SpecError("There is no specification: set the environment variable BUILD_SPEC, or give --spec FILE.")
+        return text, "BUILD_SPEC"
+    try:
+        return path.read_text(encoding="utf-8"), str(path)
+    except (OSError, UnicodeDecodeError):
+        raise SpecError(f"The specification {path} cannot be read.") from None
+
+
+def _terminated(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

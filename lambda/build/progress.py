@@ -1,0 +1,17 @@
+"""What the build tells while it runs: short plain lines, with references and sizes, never a value."""
+
+import sys
+
+
+def say(line: str) -> None:
+    """One line of progress, at once, so that `terraform apply` shows it while the build runs."""
+    print(line, flush=True)
+
+
+def warn(line: str) -> None:
+    print(f"Warning: {line}", file=sys.stderr, flush=True)
+
+
+def size(count: int) -> str:
+    """A number of bytes for a reader."""
+    return f"{count / 1_000_000:.1f} MB" if count >= 100_000 else f"{count / 1000:.1f} kB"

@@ -1,0 +1,161 @@
+"""Seals the secrets with KMS: what goes into the zip is ciphertext, bound to the encryption context.
+
+Up to 4096 bytes KMS encrypts the bundle itself; above that, under a data key of KMS with AES-256-GCM.
+"""
+
+import base64
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import boto3
+import botocore.exceptions
+from botocore.config import Config
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+from errors import SealError
+from spec import KmsSettings
+
+KMS_LIMIT = 4096  # bytes; https://docs.aws.amazon.com/kms/latest/APIReference/API_Encrypt.html
+_CONFIG = Config(connect_timeout=5, read_timeout=20, retries={"mode": "standard", "total_max_attempts": 4})
+
+_HINT = (
+    "The build uses the AWS credentials in the environment of `terraform apply`; a role that the AWS provider assumes "
+    "is not passed on to it, so name one in the settings of the package if it is needed."
+)
+
+
+@dataclass(frozen=True)
+class Sealed:
+    document: bytes  # sealed_secrets.json
+    with_data_key: bool
+
+
+def check(values: Mapping[str, str], references: Mapping[str, str]) -> None:
+    """Refuses a Chef key that could not sign, now rather than at the first termination.
+
+    `references` gives the words for each secret's place. Raises SealError.
+    """
+    key = values.get("chef_client_key")
+    if key is None:
+        return
+    what = f"The secret chef_client_key, read from {references['chef_client_key']},"
+    if not re.search(r"-----BEGIN [A-Z ]*PRIVATE KEY-----", key):
+        raise SealError(f"{what} is not a private key in PEM form (there is no line -----BEGIN RSA PRIVATE KEY-----).")
+    if "ENCRYPTED" in key:
+        raise SealError(f"{what} is protected by a passphrase; the function needs it without one.")
+    if "\n" not in key.strip():
+        raise SealError(f"{what} has lost its line breaks; store the PEM file as it is (value=@client.pem).")
+    try:
+        parsed = load_pem_private_key(key.encode(), password=None)
+    except Exception:  # noqa: BLE001  # of many types, and a message could quote the key
+        raise SealError(f"{what} is a damaged private key: it cannot be parsed.") from None
+    if not isinstance(parsed, RSAPrivateKey):
+        raise SealError(f"{what} is not an RSA key; Chef's clients have RSA keys.")
+
+
+def seal(values: Mapping[str, str], kms: KmsSettings, client: Any = None) -> Sealed:
+    """Raises SealError where KMS refuses or cannot be reached."""
+    plaintext = json.dumps(values, sort_keys=True, ensure_ascii=False).encode()
+    context = dict(kms.encryption_context)
+    with _Explained(kms):
+        client = client or _client(kms)
+        if len(plaintext) <= KMS_LIMIT:
+            answer = client.encrypt(KeyId=kms.key_arn, Plaintext=plaintext, EncryptionContext=context)
+            return _sealed({"encryption": "kms", "ciphertext": answer["CiphertextBlob"]}, with_data_key=False)
+        answer = client.generate_data_key(KeyId=kms.key_arn, KeySpec="AES_256", EncryptionContext=context)
+    nonce = os.urandom(12)  # the data key serves once, so no nonce can come twice
+    sealed = {
+        "encryption": "kms-data-key",
+        "encrypted_data_key": answer["CiphertextBlob"],
+        "nonce": nonce,
+        "ciphertext": AESGCM(answer["Plaintext"]).encrypt(nonce, plaintext, associated_data(context)),
+    }
+    return _sealed(sealed, with_data_key=True)
+
+
+def associated_data(context: Mapping[str, str]) -> bytes:
+    """The encryption context in the one form that the function also writes it."""
+    return json.dumps(context, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def _sealed(parts: Mapping[str, str | bytes], *, with_data_key: bool) -> Sealed:
+    document: dict[str, str | int] = {"version": 1}
+    for name, value in parts.items():
+        document[name] = base64.b64encode(value).decode() if isinstance(value, bytes) else value
+    return Sealed(json.dumps(document, sort_keys=True, indent=1).encode() + b"\n", with_data_key)
+
+
+def _client(kms: KmsSettings) -> Any:
+    session = boto3.session.Session()
+    if kms.role_arn is None:
+        return session.client("kms", region_name=kms.region, config=_CONFIG)
+    sts = session.client("sts", region_name=kms.region, config=_CONFIG)
+    answer = sts.assume_role(RoleArn=kms.role_arn, RoleSessionName="ec2-decommission-build", DurationSeconds=900)
+    credentials = answer["Credentials"]
+    return session.client(
+        "kms",
+        region_name=kms.region,
+        config=_CONFIG,
+        aws_access_key_id=credentials["AccessKeyId"],
+        aws_secret_access_key=credentials["SecretAccessKey"],
+        aws_session_token=credentials["SessionToken"],
+    )
+
+
+class _Explained:
+    """Turns what AWS answers into sentences."""
+
+    def __init__(self, kms: KmsSettings) -> None:
+        self._kms = kms
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _type: object, error: BaseException | None, _trace: object) -> None:
+        if isinstance(error, (botocore.exceptions.ClientError, botocore.exceptions.BotoCoreError)):
+            raise SealError(self._sentence(error)) from None
+
+    def _sentence(self, error: Exception) -> str:
+        key, region = self._kms.key_arn, self._kms.region
+        if isinstance(error, botocore.exceptions.ClientError):
+            return self._refusal(error)
+        if isinstance(error, botocore.exceptions.ProfileNotFound):
+            return "The AWS profile that AWS_PROFILE names does not exist on this machine, so the secrets cannot be sealed."
+        if isinstance(error, (botocore.exceptions.NoCredentialsError, botocore.exceptions.PartialCredentialsError)):
+            return f"There are no AWS credentials to seal the secrets with. {_HINT}"
+        if isinstance(error, (botocore.exceptions.TokenRetrievalError, botocore.exceptions.SSOError)):
+            return "The AWS single sign-on session has ended, so the secrets cannot be sealed; run `aws sso login`."
+        if isinstance(error, (botocore.exceptions.HTTPClientError, botocore.exceptions.ConnectionError)):
+            return f"KMS in {region} cannot be reached to seal the secrets with {key}: check the network and proxies."
+        return f"The secrets cannot be sealed with {key}: AWS's client failed ({type(error).__name__})."
+
+    def _refusal(self, error: botocore.exceptions.ClientError) -> str:
+        key, region, role = self._kms.key_arn, self._kms.region, self._kms.role_arn
+        code = str(error.response.get("Error", {}).get("Code", ""))
+        operation = str(error.operation_name)
+        if operation == "AssumeRole":
+            return f"The role {role}, with which the secrets are to be sealed, cannot be assumed ({code}). {_HINT}"
+        if code in ("AccessDeniedException", "AccessDenied"):
+            return (
+                f"AWS does not allow these credentials kms:{operation} on {key}, which the build needs to seal the secrets. "
+                f"{_HINT}"
+            )
+        if code == "NotFoundException":
+            return f"The KMS key {key} does not exist in {region}, or in the account of these credentials. {_HINT}"
+        if code == "DisabledException":
+            return f"The KMS key {key} is disabled; enable it, then build again."
+        if code == "KMSInvalidStateException":
+            return f"The KMS key {key} cannot be used in its present state (is it to be deleted?)."
+        if code == "InvalidKeyUsageException":
+            return f"The KMS key {key} is not for encryption; a symmetric key for ENCRYPT_DECRYPT is needed."
+        if code in ("ExpiredTokenException", "ExpiredToken"):
+            return f"The AWS credentials to seal the secrets with have expired. {_HINT}"
+        if code in ("UnrecognizedClientException", "InvalidClientTokenId", "InvalidSignatureException"):
+            return f"AWS does not accept the credentials to seal the secrets with ({code}). {_HINT}"
+        return f"KMS refused {operation} with {key} ({code})."

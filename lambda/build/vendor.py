@@ -1,0 +1,287 @@
+"""The function's dependencies: pinned, hash-checked, for the function's own Python and processor.
+
+pip downloads the wheels (from wherever the user's pip is told to look); they are read here, not installed,
+so nothing of the machine that builds gets into the package.
+"""
+
+import os
+import re
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import canonicalize_name, parse_wheel_filename
+
+from errors import VendorError
+
+# What Lambda's images have for a C library: Amazon Linux 2 up to Python 3.11, Amazon Linux 2023 from 3.12.
+# https://docs.aws.amazon.com/lambda/latest/dg/lambda-runtimes.html
+_GLIBC = {"python3.11": 26, "python3.12": 34, "python3.13": 34}
+_MACHINE = {"arm64": "aarch64", "x86_64": "x86_64"}
+
+# Ships as a source distribution only, so its wheel is built here, from the hash-pinned source.
+_SOURCE_ONLY = frozenset({"pychef"})
+
+# The runtime has its own, and the AWS calls of the function are tested with it.
+_OF_THE_RUNTIME = frozenset({"boto3", "botocore", "s3transfer"})
+
+# What of a package is never used by the function. Tried by the tests: the unpacked zip imports without it.
+_UNUSED = {
+    "aws-lambda-powertools": re.compile(r".*/swagger_ui/.*\.(js|css)"),  # a web page's assets, half of the package
+    "cffi": re.compile(r"cffi/.*"),  # cryptography needs its compiled backend only
+    "pycparser": re.compile(r".*"),  # cffi's, to parse C
+}
+_UNUSED_ANYWHERE = re.compile(r"(.*/)?(tests?/.*|[^/]+\.(pyi|pyx|pxd|c|h))")
+
+PIP_TIMEOUT = 900  # seconds for one call of pip
+
+
+@dataclass(frozen=True)
+class Target:
+    """What the function runs on."""
+
+    runtime: str
+    architecture: str
+
+    @property
+    def python(self) -> str:
+        return self.runtime.removeprefix("python")
+
+    @property
+    def platforms(self) -> list[str]:
+        machine = _MACHINE[self.architecture]
+        tags = [f"manylinux_2_{minor}_{machine}" for minor in range(_GLIBC[self.runtime], 16, -1)]
+        return [*tags, f"manylinux2014_{machine}"]
+
+    @property
+    def markers(self) -> dict[str, str]:
+        """The environment that the markers of a requirement are about: the function's, not this machine's."""
+        return {
+            "implementation_name": "cpython",
+            "implementation_version": f"{self.python}.0",
+            "os_name": "posix",
+            "platform_machine": _MACHINE[self.architecture],
+            "platform_python_implementation": "CPython",
+            "platform_release": "",
+            "platform_system": "Linux",
+            "platform_version": "",
+            "python_full_version": f"{self.python}.0",
+            "python_version": self.python,
+            "sys_platform": "linux",
+            "extra": "",
+        }
+
+
+@dataclass(frozen=True)
+class Pin:
+    """One locked requirement."""
+
+    name: str
+    version: str
+    hashes: frozenset[str]
+
+    def __str__(self) -> str:
+        return f"{self.name}=={self.version}"
+
+
+@dataclass(frozen=True)
+class Vendored:
+    files: Mapping[str, bytes]
+    packages: Sequence[str]
+
+
+def requirement_files(requirements: Path, features: Iterable[str], *, with_data_key: bool) -> list[Path]:
+    """Which lock files the function needs: one for every function, one a step, and cryptography for a data key."""
+    names = ["function"]
+    names += [name for name in ("chef", "consul") if name in features]
+    if with_data_key and "chef" not in features:
+        names.append("crypto")
+    return [requirements / f"{name}.txt" for name in names]
+
+
+def read_lock(path: Path, target: Target) -> dict[str, Pin]:
+    """The pins of a hash-locked requirements file that hold for the target. Raises VendorError."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        raise VendorError(f"The requirements file {path} cannot be read.") from None
+    pins: dict[str, Pin] = {}
+    problems = []
+    for line in _logical_lines(text):
+        if line.startswith("-"):
+            problems.append(
+                f'{path}: the option "{line.split()[0]}" is not for this file; pip takes it from its own configuration.'
+            )
+            continue
+        words, *hashes = re.split(r"\s+--hash[= ]", line)
+        try:
+            requirement = Requirement(words)
+        except InvalidRequirement:
+            problems.append(f'{path}: "{words}" is not a requirement.')
+            continue
+        specifiers = list(requirement.specifier)
+        exact = len(specifiers) == 1 and specifiers[0].operator == "==" and "*" not in specifiers[0].version
+        if requirement.url or not exact or not hashes:
+            problems.append(
+                f"{path}: {requirement.name} must be pinned as name==version with its hashes "
+                "(`pip-compile --generate-hashes` or `uv pip compile --generate-hashes` writes such a file)."
+            )
+            continue
+        if requirement.marker is not None and not requirement.marker.evaluate(target.markers):
+            continue
+        name = canonicalize_name(requirement.name)
+        pin = Pin(name, specifiers[0].version, frozenset(value.strip() for value in hashes))
+        if name in pins and pins[name] != pin:
+            problems.append(f"{path}: {name} is pinned twice.")
+        pins[name] = pin
+    if problems:
+        raise VendorError(*problems)
+    return pins
+
+
+def merge(own: Mapping[str, Pin], theirs: Mapping[str, Pin], whose: str) -> dict[str, Pin]:
+    """Adds a custom step's pins. One package can be there in one version only. Raises VendorError."""
+    problems = [
+        f"{whose} pins {pin}, and the package has {own[name]} already; there is room for one, so pin that version."
+        for name, pin in sorted(theirs.items())
+        if name in own and own[name].version != pin.version
+    ]
+    if problems:
+        raise VendorError(*problems)
+    return {**theirs, **own}
+
+
+def collect(pins: Mapping[str, Pin], whole: Iterable[str], target: Target, work: Path) -> Vendored:
+    """Downloads and reads the wheels. `whole` names packages of which nothing is left out (a user's own).
+
+    Raises VendorError. `work` is an empty directory that nobody else uses.
+    """
+    wanted = {name: pin for name, pin in pins.items() if name not in _OF_THE_RUNTIME}
+    keep = frozenset(whole)
+    files: dict[str, bytes] = {}
+    origin: dict[str, str] = {}
+    wheels = _wheels(wanted, target, work)
+    missing = sorted(set(wanted) - set(wheels))
+    if missing:
+        raise VendorError(f"pip gave no wheel of {', '.join(missing)}.")
+    for name, wheel in sorted(wheels.items()):
+        for path, content in _contents(wheel, None if name in keep else _UNUSED.get(name), everything=name in keep):
+            if path in files and files[path] != content:
+                raise VendorError(f"The packages {origin[path]} and {name} both bring the file {path}.")
+            files[path], origin[path] = content, name
+    return Vendored(files, [str(pin) for _, pin in sorted(wanted.items())])
+
+
+def _logical_lines(text: str) -> Iterator[str]:
+    for line in re.sub(r"\\\r?\n", " ", text).splitlines():
+        stripped = re.sub(r"(^|\s)#.*$", "", line).strip()
+        if stripped:
+            yield stripped
+
+
+def _wheels(pins: Mapping[str, Pin], target: Target, work: Path) -> dict[str, Path]:
+    wheels = work / "wheels"
+    wheels.mkdir()
+    ready = [pin for name, pin in sorted(pins.items()) if name not in _SOURCE_ONLY]
+    source = [pin for name, pin in sorted(pins.items()) if name in _SOURCE_ONLY]
+    if ready:
+        abi = "cp" + target.python.replace(".", "")
+        tags = [f"--platform={tag}" for tag in target.platforms]
+        tags += [f"--python-version={target.python}", "--implementation=cp"]
+        tags += [f"--abi={name}" for name in (abi, "abi3", "none")]
+        _pip("download", work / "wheels.txt", ready, wheels, ["--only-binary=:all:", *tags], target)
+    if source:
+        _pip("wheel", work / "sources.txt", source, wheels, ["--no-binary=:all:", "--no-build-isolation"], target)
+    found = {}
+    for path in wheels.glob("*.whl"):
+        name, _, _, tags_found = parse_wheel_filename(path.name)
+        if name in _SOURCE_ONLY and not any(tag.platform == "any" for tag in tags_found):
+            raise VendorError(f"The wheel built of {name} is for this machine only ({path.name}).")
+        found[str(name)] = path
+    return found
+
+
+def _pip(command: str, lock: Path, pins: Sequence[Pin], wheels: Path, options: Sequence[str], target: Target) -> None:
+    lines = [f"{pin} " + " ".join(f"--hash={value}" for value in sorted(pin.hashes)) + "\n" for pin in pins]
+    lock.write_text("".join(lines), encoding="utf-8")
+    into = "--dest" if command == "download" else "--wheel-dir"
+    arguments = [sys.executable, "-I", "-m", "pip", command, "--quiet", "--no-deps", "--require-hashes"]
+    arguments += [*options, f"{into}={wheels}", "--requirement", str(lock)]
+    try:
+        done = subprocess.run(
+            arguments,
+            env=pip_environment(os.environ),
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+            timeout=PIP_TIMEOUT,
+            stdin=subprocess.DEVNULL,
+        )
+    except subprocess.TimeoutExpired:
+        raise VendorError(f"pip did not finish in {PIP_TIMEOUT} seconds; is the package index reachable?") from None
+    if done.returncode != 0:
+        raise VendorError(_explain(done.stderr or done.stdout, target))
+
+
+def pip_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """The user's environment, for their mirrors and proxies, without what would send files elsewhere or is none
+    of pip's business: Vault's credentials, and settings for installing."""
+    unwanted = ("PIP_TARGET", "PIP_PREFIX", "PIP_USER", "PIP_CONSTRAINT", "PIP_REQUIREMENT", "PIP_NO_BINARY")
+    unwanted += ("PIP_ONLY_BINARY", "PIP_REQUIRE_VIRTUALENV", "PIP_QUIET", "PIP_VERBOSE", "BUILD_SPEC")
+    kept = {
+        key: value for key, value in environ.items() if key not in unwanted and not key.startswith(("VAULT_", "PYTHON"))
+    }
+    return kept | {"PIP_NO_INPUT": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+
+
+def _explain(output: str, target: Target) -> str:
+    where = f"{target.runtime} on {target.architecture}"
+    mismatch = re.search(r"THESE PACKAGES DO NOT MATCH THE HASHES.*?\n\s*(\S+==\S+|\S+)", output, re.DOTALL)
+    if mismatch:
+        return (
+            f"The hash of {mismatch[1]} is not the one in the requirements: the package index gave another file "
+            "than the one that was locked. Nothing was built."
+        )
+    missing = re.search(r"No matching distribution found for (\S+)", output)
+    if missing:
+        return (
+            f"There is no wheel of {missing[1]} for {where} in the package indexes that pip is configured to use, "
+            "or they cannot be reached."
+        )
+    tail = " / ".join(line.strip() for line in output.strip().splitlines()[-3:])
+    return f"pip could not fetch the dependencies for {where}: {tail[:600]}"
+
+
+def _contents(wheel: Path, unused: re.Pattern[str] | None, *, everything: bool) -> Iterator[tuple[str, bytes]]:
+    with zipfile.ZipFile(wheel) as archive:
+        for info in archive.infolist():
+            path = _place(info.filename)
+            if path is None or info.is_dir():
+                continue
+            if not everything and (_UNUSED_ANYWHERE.fullmatch(path) or (unused and unused.fullmatch(path))):
+                continue
+            yield path, archive.read(info)
+
+
+def _place(name: str) -> str | None:
+    """Where a wheel's member goes, None for what is not taken: scripts, and pip's own records.
+
+    A package's METADATA stays (scanners of Lambda functions read it), and so do its licences.
+    """
+    parts = name.split("/")
+    if ".." in parts or name.startswith("/"):
+        return None
+    if parts[0].endswith(".data"):
+        return "/".join(parts[2:]) if len(parts) > 2 and parts[1] in ("purelib", "platlib") else None
+    if parts[0].endswith(".dist-info"):
+        inside = "/".join(parts[1:])
+        kept = inside in ("METADATA", "entry_points.txt") or re.match(r"(licenses/|LICEN[CS]E|NOTICE|COPYING|AUTHORS)", inside)
+        return name if kept else None
+    if "__pycache__" in parts or name.endswith((".pyc", ".pyo")):
+        return None
+    return name
