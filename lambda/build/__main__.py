@@ -1,7 +1,7 @@
 """Builds the function's package: `BUILD_SPEC='{...}' python3 lambda/build`, or `--spec FILE`.
 
-This file runs on whatever `python3` is, so it keeps to syntax that old ones read, and it needs nothing
-but the standard library: it finds a Python that is new enough, and hands over to it.
+This file runs on whatever `python3` is, so it keeps to syntax that Python 3.6 reads, and needs nothing but
+the standard library: it finds a Python that is new enough, and hands over to it.
 """
 
 import os
@@ -13,7 +13,7 @@ OLDEST = (3, 11)  # the oldest Python that the locked requirements are resolved 
 CANDIDATES = ("python3.13", "python3.12", "python3.11", "python3.14")
 
 
-def newer_python():  # type: ignore[no-untyped-def]  # no annotations: an old Python must be able to read this
+def newer_python() -> "str | None":
     for name in CANDIDATES:
         path = shutil.which(name)
         # A pyenv shim may be on PATH and yet not run, so each one is run before it is believed.
@@ -22,19 +22,19 @@ def newer_python():  # type: ignore[no-untyped-def]  # no annotations: an old Py
     return None
 
 
-def start():  # type: ignore[no-untyped-def]
+def start() -> int:
     sys.dont_write_bytecode = True  # the module's directory may be read-only, and stays clean
     here = os.path.dirname(os.path.abspath(__file__))  # noqa: PTH100, PTH120
-    if sys.version_info < OLDEST:  # noqa: UP036  # the very case this is here for
+    if sys.version_info < OLDEST:  # the very case this is here for
         path = newer_python()
         if path is None:
             sys.stderr.write(
-                "Building the package needs Python %d.%d or later; this is Python %s (%s), and none of %s on "
-                "PATH serves. Install one, or build elsewhere and give the module a prebuilt package.\n"
-                % (OLDEST + (sys.version.split()[0], sys.executable, ", ".join(CANDIDATES)))
+                f"Error: building the package needs Python {OLDEST[0]}.{OLDEST[1]} or later. This is Python "
+                f"{sys.version.split()[0]} ({sys.executable}), and none of {', '.join(CANDIDATES)} on PATH serves. "
+                "Install one, or build elsewhere and give the module a prebuilt package.\n"
             )
             return 2
-        return subprocess.call([path, "-B", here] + sys.argv[1:])
+        return subprocess.call([path, "-B", here, *sys.argv[1:]])
     if here not in sys.path:
         sys.path.insert(0, here)
     import program  # noqa: PLC0415  # only now is the Python known to be able to read it

@@ -63,7 +63,9 @@ def ca_bundle(path: Path) -> bytes:
     if b"-----BEGIN CERTIFICATE-----" not in content:
         raise SourceError(f"The CA bundle {path} (ca_bundle_file) holds no certificate in PEM form.")
     if b"PRIVATE KEY-----" in content:
-        raise SourceError(f"The CA bundle {path} (ca_bundle_file) holds a private key, which must not go into the package.")
+        raise SourceError(
+            f"The CA bundle {path} (ca_bundle_file) holds a private key, which must not go into the package."
+        )
     return content
 
 
@@ -94,7 +96,9 @@ def write(files: Mapping[str, bytes], output: Path) -> str:
         digest = base64.b64encode(hashlib.sha256(unfinished.read_bytes()).digest()).decode()
         unfinished.replace(output)
     except OSError as error:
-        raise SourceError(f"The package {output} cannot be written: {error.strerror or type(error).__name__}.") from None
+        raise SourceError(
+            f"The package {output} cannot be written: {error.strerror or type(error).__name__}."
+        ) from None
     finally:
         unfinished.unlink(missing_ok=True)
     return digest

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 import venv
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from errors import BuildError
@@ -22,6 +22,22 @@ from progress import say
 HERE = Path(__file__).resolve().parent
 REQUIREMENTS = HERE.parent / "requirements"
 STALE = 30 * 24 * 3600  # seconds after which an environment that nothing used goes
+
+_NOT_FOR_PIP = frozenset(
+    f"PIP_{name}"
+    for name in (
+        "CONSTRAINT",
+        "NO_BINARY",
+        "ONLY_BINARY",
+        "PREFIX",
+        "QUIET",
+        "REQUIREMENT",
+        "REQUIRE_VIRTUALENV",
+        "TARGET",
+        "USER",
+        "VERBOSE",
+    )
+) | {"BUILD_SPEC"}
 
 
 def enter(cache: Path, arguments: Sequence[str]) -> None:
@@ -40,7 +56,9 @@ def enter(cache: Path, arguments: Sequence[str]) -> None:
                 _make(environment)
             os.utime(environment)
     except OSError as error:
-        raise BuildError(f"The build cache {cache} cannot be used: {error.strerror or type(error).__name__}.") from None
+        raise BuildError(
+            f"The build cache {cache} cannot be used: {error.strerror or type(error).__name__}."
+        ) from None
     # Isolated: the user's PYTHONPATH and site-packages have no part in a build.
     command = [str(_python(environment)), "-I", "-B", str(HERE), *arguments]
     if os.name == "nt":  # exec there returns to the shell before the new program ends
@@ -82,16 +100,29 @@ def _make(environment: Path) -> None:
 
 
 def _run(command: Sequence[str], failure: str) -> None:
-    # The user's pip configuration (mirrors, proxies, certificates) counts; what would install elsewhere does not.
-    unwanted = ("PIP_TARGET", "PIP_PREFIX", "PIP_USER", "PIP_CONSTRAINT", "PIP_REQUIRE_VIRTUALENV", "BUILD_SPEC")
-    kept = {key: value for key, value in os.environ.items() if key not in unwanted and not key.startswith("VAULT_")}
-    kept |= {"PIP_NO_INPUT": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
     done = subprocess.run(
-        command, env=kept, capture_output=True, text=True, errors="replace", check=False, stdin=subprocess.DEVNULL
+        command,
+        env=pip_environment(os.environ),
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
+        stdin=subprocess.DEVNULL,
     )
     if done.returncode != 0:
         tail = " / ".join(line.strip() for line in (done.stderr or done.stdout).strip().splitlines()[-3:])
         raise BuildError(f"{failure}: {tail[:600]}")
+
+
+def pip_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """The user's environment, for their mirrors and proxies, without what would send files elsewhere or is none
+    of pip's business: Vault's credentials, and settings for installing."""
+    kept = {
+        key: value
+        for key, value in environ.items()
+        if key not in _NOT_FOR_PIP and not key.startswith(("VAULT_", "PYTHON"))
+    }
+    return kept | {"PIP_NO_INPUT": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
 
 
 def _remove_stale(cache: Path, current: Path) -> None:

@@ -46,7 +46,7 @@ def main(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print("Error: the build was interrupted. The package was not built.", file=sys.stderr)
         return 130
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:
         # The message of an error that nobody foresaw might quote a value, so its place has to do.
         place = traceback.extract_tb(error.__traceback__)[-1]
         print(
@@ -133,7 +133,9 @@ def _specification(path: Path | None) -> tuple[str, str]:
     if path is None:
         text = os.environ.get("BUILD_SPEC", "")
         if not text:
-            raise SpecError("There is no specification: set the environment variable BUILD_SPEC, or give --spec FILE.")
+            raise SpecError(
+                "There is no specification: set the environment variable BUILD_SPEC, or give --spec FILE."
+            )
         return text, "BUILD_SPEC"
     try:
         return path.read_text(encoding="utf-8"), str(path)

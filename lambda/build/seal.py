@@ -25,8 +25,8 @@ KMS_LIMIT = 4096  # bytes; https://docs.aws.amazon.com/kms/latest/APIReference/A
 _CONFIG = Config(connect_timeout=5, read_timeout=20, retries={"mode": "standard", "total_max_attempts": 4})
 
 _HINT = (
-    "The build uses the AWS credentials in the environment of `terraform apply`; a role that the AWS provider assumes "
-    "is not passed on to it, so name one in the settings of the package if it is needed."
+    "The build uses the AWS credentials in the environment of `terraform apply`; a role that the AWS provider "
+    "assumes is not passed on to it, so name one in the settings of the package if it is needed."
 )
 
 
@@ -46,14 +46,16 @@ def check(values: Mapping[str, str], references: Mapping[str, str]) -> None:
         return
     what = f"The secret chef_client_key, read from {references['chef_client_key']},"
     if not re.search(r"-----BEGIN [A-Z ]*PRIVATE KEY-----", key):
-        raise SealError(f"{what} is not a private key in PEM form (there is no line -----BEGIN RSA PRIVATE KEY-----).")
+        raise SealError(
+            f"{what} is not a private key in PEM form (there is no line -----BEGIN RSA PRIVATE KEY-----)."
+        )
     if "ENCRYPTED" in key:
         raise SealError(f"{what} is protected by a passphrase; the function needs it without one.")
     if "\n" not in key.strip():
         raise SealError(f"{what} has lost its line breaks; store the PEM file as it is (value=@client.pem).")
     try:
         parsed = load_pem_private_key(key.encode(), password=None)
-    except Exception:  # noqa: BLE001  # of many types, and a message could quote the key
+    except Exception:  # of many types, and a message could quote the key
         raise SealError(f"{what} is a damaged private key: it cannot be parsed.") from None
     if not isinstance(parsed, RSAPrivateKey):
         raise SealError(f"{what} is not an RSA key; Chef's clients have RSA keys.")
@@ -81,7 +83,7 @@ def seal(values: Mapping[str, str], kms: KmsSettings, client: Any = None) -> Sea
 
 def associated_data(context: Mapping[str, str]) -> bytes:
     """The encryption context in the one form that the function also writes it."""
-    return json.dumps(context, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    return json.dumps(context, sort_keys=True, separators=(",", ":")).encode()
 
 
 def _sealed(parts: Mapping[str, str | bytes], *, with_data_key: bool) -> Sealed:
@@ -126,7 +128,7 @@ class _Explained:
         if isinstance(error, botocore.exceptions.ClientError):
             return self._refusal(error)
         if isinstance(error, botocore.exceptions.ProfileNotFound):
-            return "The AWS profile that AWS_PROFILE names does not exist on this machine, so the secrets cannot be sealed."
+            return "The secrets cannot be sealed: the profile that AWS_PROFILE names does not exist on this machine."
         if isinstance(error, (botocore.exceptions.NoCredentialsError, botocore.exceptions.PartialCredentialsError)):
             return f"There are no AWS credentials to seal the secrets with. {_HINT}"
         if isinstance(error, (botocore.exceptions.TokenRetrievalError, botocore.exceptions.SSOError)):
@@ -143,8 +145,8 @@ class _Explained:
             return f"The role {role}, with which the secrets are to be sealed, cannot be assumed ({code}). {_HINT}"
         if code in ("AccessDeniedException", "AccessDenied"):
             return (
-                f"AWS does not allow these credentials kms:{operation} on {key}, which the build needs to seal the secrets. "
-                f"{_HINT}"
+                f"AWS does not allow these credentials kms:{operation} on {key}, which the build needs to seal the "
+                f"secrets. {_HINT}"
             )
         if code == "NotFoundException":
             return f"The KMS key {key} does not exist in {region}, or in the account of these credentials. {_HINT}"

@@ -215,7 +215,7 @@ def _spec(top: _Object) -> Spec:
     )
     top.finish()
     if secrets and top.value("kms") is None:
-        top.wrong("kms", "is missing: there are secrets, and they go into the package sealed with a KMS key or not at all")
+        top.wrong("kms", "is missing: secrets go into the package sealed with a KMS key, or not at all")
     if "chef" in features and not any(reference.name == "chef_client_key" for reference in secrets):
         top.wrong("secrets.chef_client_key", "is missing: the chef step is on, and signs its requests with that key")
     return spec
@@ -315,7 +315,9 @@ def _kms(top: _Object) -> KmsSettings | None:
     item = top.object("kms")
     if item is None:
         return None
-    key_arn = item.text("key_arn", _KMS_ARN, "must be the ARN of a KMS key or alias (arn:aws:kms:REGION:ACCOUNT:key/ID)")
+    key_arn = item.text(
+        "key_arn", _KMS_ARN, "must be the ARN of a KMS key or alias (arn:aws:kms:REGION:ACCOUNT:key/ID)"
+    )
     match = _KMS_ARN.fullmatch(key_arn)
     region = item.optional_text("region") or (match["region"] if match else "")
     context = item.value("encryption_context")

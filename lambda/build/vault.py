@@ -51,7 +51,7 @@ def connection(settings: VaultSettings, environ: Mapping[str, str]) -> Connectio
     address = settings.address or environ.get("VAULT_ADDR", "")
     if not address:
         raise VaultError(
-            "There are secrets to read, and no Vault address: set vault.address, or the environment variable VAULT_ADDR."
+            "There are secrets to read, and no Vault address: set vault.address, or the variable VAULT_ADDR."
         )
     problem = address_problem(address)
     if problem:
@@ -62,7 +62,7 @@ def connection(settings: VaultSettings, environ: Mapping[str, str]) -> Connectio
         verify = str(Path(authority).expanduser())
         if not Path(verify).exists():
             raise VaultError(
-                f"The CA certificate for Vault, {authority}, does not exist (vault.ca_certificate_file or VAULT_CACERT)."
+                f"The CA certificate for Vault, {authority}, does not exist (ca_certificate_file, VAULT_CACERT)."
             )
     if environ.get("VAULT_SKIP_VERIFY", "").lower() in _TRUE:
         warn("VAULT_SKIP_VERIFY is set: Vault's certificate is not checked, and whoever answers gets the login.")
@@ -107,7 +107,7 @@ def login(
         session.cert = where.certificate
         for scheme in ("http://", "https://"):
             session.mount(scheme, HTTPAdapter(max_retries=retry))
-        client = hvac.Client(
+        client = hvac.Client(  # type: ignore[no-untyped-call]
             url=where.address,
             token="",  # hvac would pick up the user's own
             namespace=where.namespace,
@@ -147,7 +147,9 @@ def _token_login(made: Login, _auth: VaultAuth, environ: Mapping[str, str], home
             "or choose another vault.auth.method."
         )
     if not _HEADER_SAFE.fullmatch(token):
-        raise VaultError(f"What {source} holds is not a Vault token: it has a space, a line break or a foreign letter in it.")
+        raise VaultError(
+            f"What {source} holds is not a Vault token: there is a space, a line break or a foreign letter in it."
+        )
     made.client.token = token
     made.credentials.append(token)
     made.described = f"the token of {source}"
@@ -179,7 +181,9 @@ def _aws_login(made: Login, auth: VaultAuth, _environ: Mapping[str, str], _home:
         session = boto3.session.Session()
         found = session.get_credentials()
         if found is None:
-            raise VaultError(f"The Vault login by AWS IAM needs AWS credentials, and there are none. {NO_AWS_CREDENTIALS}")
+            raise VaultError(
+                f"The Vault login by AWS IAM needs AWS credentials, and there are none. {NO_AWS_CREDENTIALS}"
+            )
         credentials = found.get_frozen_credentials()
     except botocore.exceptions.BotoCoreError as error:
         raise VaultError(
@@ -194,18 +198,17 @@ def _aws_login(made: Login, auth: VaultAuth, _environ: Mapping[str, str], _home:
     headers = {"Content-Type": "application/x-www-form-urlencoded; charset=utf-8", "Host": host}
     if auth.aws_header_value:
         headers["X-Vault-AWS-IAM-Server-ID"] = auth.aws_header_value
-    request = AWSRequest(
-        method="POST", url=f"https://{host}/", headers=headers, data="Action=GetCallerIdentity&Version=2011-06-15"
-    )
+    url, data = f"https://{host}/", "Action=GetCallerIdentity&Version=2011-06-15"
+    request = AWSRequest(method="POST", url=url, headers=headers, data=data)
     SigV4Auth(credentials, "sts", region).add_auth(request)
     mount = auth.mount or "aws"
     body = {
         "iam_http_request_method": "POST",
-        "iam_request_url": _base64(request.url),
+        "iam_request_url": _base64(url),
         "iam_request_headers": _base64(json.dumps({key: [value] for key, value in request.headers.items()})),
-        "iam_request_body": _base64(request.data),
+        "iam_request_body": _base64(data),
     } | ({"role": auth.role} if auth.role else {})
-    secrets = [credentials.secret_key, *([credentials.token] if credentials.token else [])]
+    secrets = [value for value in (credentials.secret_key, credentials.token) if value]
     _log_in(made, f"AWS IAM at auth/{mount}, role {auth.role or '(the default)'}", secrets, mount, body)
 
 
@@ -258,7 +261,9 @@ def _log_in(made: Login, described: str, credentials: list[str], mount: str, bod
     except (hvac.exceptions.VaultError, requests.RequestException) as error:
         raise _unavailable(error, made) from None
     except (KeyError, TypeError, ValueError):
-        raise VaultError(f"What answers at {made.where.address} is not Vault: its answer to the login has no token.") from None
+        raise VaultError(
+            f"What answers at {made.where.address} is not Vault: its answer to the login has no token."
+        ) from None
     made.credentials.append(made.client.token)
     # A batch token has no entry of its own to revoke; it ends with its (short) time to live.
     made.own = auth.get("token_type") != "batch"
@@ -311,14 +316,14 @@ def _detect(made: Login, mount: str) -> int | None:
     data = (answer or {}).get("data") or {}
     if data.get("type") not in ("kv", "generic", "cubbyhole"):
         raise VaultError(
-            f"The engine mounted at {mount} in Vault is of the type {data.get('type')!r}; the secrets are read from a "
-            "key-value engine (kv)."
+            f"The engine mounted at {mount} in Vault is of the type {data.get('type')!r}; the secrets are read "
+            "from a key-value engine (kv)."
         )
     return 2 if str((data.get("options") or {}).get("version")) == "2" else 1
 
 
 def _read_path(made: Login, reference: Reference, version: int | None) -> Mapping[str, Any]:
-    if version == 2:  # noqa: PLR2004
+    if version == 2:
         return _read_v2(made, reference)
     if version == 1:
         return _read_v1(made, reference)
@@ -363,9 +368,9 @@ def _explained(made: Login, reference: Reference, path: str) -> Iterator[None]:
     except (hvac.exceptions.Forbidden, hvac.exceptions.Unauthorized) as error:
         if not _token_is_valid(made, error):
             raise VaultError(
-                f"Vault does not accept {made.described} (any more): it has expired, was revoked, or belongs to another "
-                f"Vault or namespace{_words(error, made)}.{_namespace_hint(made)} The secret {reference.name} was to be "
-                f"read from {reference}."
+                f"Vault does not accept {made.described} (any more): it has expired, was revoked, or belongs to "
+                f"another Vault or namespace{_words(error, made)}.{_namespace_hint(made)} "
+                f"The secret {reference.name} was to be read from {reference}."
             ) from None
         raise _Refused(
             f"{made.described} has no right to read {path}. Its policy needs: "
@@ -380,7 +385,7 @@ def _explained(made: Login, reference: Reference, path: str) -> Iterator[None]:
 
 
 def _not_found(made: Login, reference: Reference, error: Any) -> str:
-    metadata = {}
+    metadata: Mapping[str, Any] = {}
     if isinstance(error.json, dict) and isinstance(error.json.get("data"), dict):
         metadata = error.json["data"].get("metadata") or {}
     at = f"version {metadata.get('version')}"
@@ -459,5 +464,7 @@ def _unavailable(error: Exception, made: Login) -> VaultError:
     if isinstance(error, requests.exceptions.Timeout):
         return VaultError(f"The Vault at {address} did not answer in {TIMEOUT[1]} seconds.")
     if isinstance(error, requests.exceptions.ConnectionError):
-        return VaultError(f"There is no Vault to be reached at {address}: check the address, the network and proxies.")
+        return VaultError(
+            f"There is no Vault to be reached at {address}: check the address, the network and proxies."
+        )
     return VaultError(f"The Vault at {address} cannot be asked ({type(error).__name__}).")

@@ -16,6 +16,7 @@ from pathlib import Path
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name, parse_wheel_filename
 
+from bootstrap import pip_environment
 from errors import VendorError
 
 # What Lambda's images have for a C library: Amazon Linux 2 up to Python 3.11, Amazon Linux 2023 from 3.12.
@@ -36,6 +37,8 @@ _UNUSED = {
     "pycparser": re.compile(r".*"),  # cffi's, to parse C
 }
 _UNUSED_ANYWHERE = re.compile(r"(.*/)?(tests?/.*|[^/]+\.(pyi|pyx|pxd|c|h))")
+
+_KEPT_RECORDS = re.compile(r"METADATA$|entry_points\.txt$|licenses/|LICEN[CS]E|NOTICE|COPYING|AUTHORS")
 
 PIP_TIMEOUT = 900  # seconds for one call of pip
 
@@ -114,7 +117,7 @@ def read_lock(path: Path, target: Target) -> dict[str, Pin]:
     for line in _logical_lines(text):
         if line.startswith("-"):
             problems.append(
-                f'{path}: the option "{line.split()[0]}" is not for this file; pip takes it from its own configuration.'
+                f'{path}: the option "{line.split()[0]}" is not for this file; pip has a configuration of its own.'
             )
             continue
         words, *hashes = re.split(r"\s+--hash[= ]", line)
@@ -193,9 +196,16 @@ def _wheels(pins: Mapping[str, Pin], target: Target, work: Path) -> dict[str, Pa
         tags = [f"--platform={tag}" for tag in target.platforms]
         tags += [f"--python-version={target.python}", "--implementation=cp"]
         tags += [f"--abi={name}" for name in (abi, "abi3", "none")]
-        _pip("download", work / "wheels.txt", ready, wheels, ["--only-binary=:all:", *tags], target)
+        _pip("download", work / "wheels.txt", ready, wheels, options=["--only-binary=:all:", *tags], target=target)
     if source:
-        _pip("wheel", work / "sources.txt", source, wheels, ["--no-binary=:all:", "--no-build-isolation"], target)
+        _pip(
+            "wheel",
+            work / "sources.txt",
+            source,
+            wheels,
+            options=["--no-binary=:all:", "--no-build-isolation"],
+            target=target,
+        )
     found = {}
     for path in wheels.glob("*.whl"):
         name, _, _, tags_found = parse_wheel_filename(path.name)
@@ -205,7 +215,9 @@ def _wheels(pins: Mapping[str, Pin], target: Target, work: Path) -> dict[str, Pa
     return found
 
 
-def _pip(command: str, lock: Path, pins: Sequence[Pin], wheels: Path, options: Sequence[str], target: Target) -> None:
+def _pip(
+    command: str, lock: Path, pins: Sequence[Pin], wheels: Path, *, options: Sequence[str], target: Target
+) -> None:
     lines = [f"{pin} " + " ".join(f"--hash={value}" for value in sorted(pin.hashes)) + "\n" for pin in pins]
     lock.write_text("".join(lines), encoding="utf-8")
     into = "--dest" if command == "download" else "--wheel-dir"
@@ -226,17 +238,6 @@ def _pip(command: str, lock: Path, pins: Sequence[Pin], wheels: Path, options: S
         raise VendorError(f"pip did not finish in {PIP_TIMEOUT} seconds; is the package index reachable?") from None
     if done.returncode != 0:
         raise VendorError(_explain(done.stderr or done.stdout, target))
-
-
-def pip_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """The user's environment, for their mirrors and proxies, without what would send files elsewhere or is none
-    of pip's business: Vault's credentials, and settings for installing."""
-    unwanted = ("PIP_TARGET", "PIP_PREFIX", "PIP_USER", "PIP_CONSTRAINT", "PIP_REQUIREMENT", "PIP_NO_BINARY")
-    unwanted += ("PIP_ONLY_BINARY", "PIP_REQUIRE_VIRTUALENV", "PIP_QUIET", "PIP_VERBOSE", "BUILD_SPEC")
-    kept = {
-        key: value for key, value in environ.items() if key not in unwanted and not key.startswith(("VAULT_", "PYTHON"))
-    }
-    return kept | {"PIP_NO_INPUT": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
 
 
 def _explain(output: str, target: Target) -> str:
@@ -280,8 +281,7 @@ def _place(name: str) -> str | None:
         return "/".join(parts[2:]) if len(parts) > 2 and parts[1] in ("purelib", "platlib") else None
     if parts[0].endswith(".dist-info"):
         inside = "/".join(parts[1:])
-        kept = inside in ("METADATA", "entry_points.txt") or re.match(r"(licenses/|LICEN[CS]E|NOTICE|COPYING|AUTHORS)", inside)
-        return name if kept else None
+        return name if _KEPT_RECORDS.match(inside) else None
     if "__pycache__" in parts or name.endswith((".pyc", ".pyo")):
         return None
     return name
