@@ -1,0 +1,93 @@
+"""AWS clients that keep to the invocation's deadline, and AWS's errors in this package's terms."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import boto3
+from botocore.config import Config as BotoConfig
+from botocore.exceptions import BotoCoreError, ClientError
+
+from ..errors import AccessError, ConfigurationError, TransientError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from ..deadline import Deadline
+
+CONNECT_TIMEOUT_SECONDS = 2
+READ_TIMEOUT_SECONDS = 6
+
+# https://docs.aws.amazon.com/AWSEC2/latest/APIReference/errors-overview.html and the pages of the other services
+_ACCESS = {"AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "NotAuthorized"}
+_SETUP = {
+    "NoSuchHostedZone": "the hosted zone does not exist",
+    "ResourceNotFoundException": "the table does not exist",
+    "NotFoundException": "the key does not exist",
+    "DisabledException": "the key is disabled",
+    "KMSInvalidStateException": "the key is not in a state in which it can be used",
+    "InvalidCiphertextException": "the bundle was sealed with another key or under another encryption context",
+    "AWS.SimpleQueueService.NonExistentQueue": "the queue does not exist",
+}
+
+
+class AwsClients:
+    """Makes each client once, when it is first asked for.
+
+    No attempt, first or repeated, is sent unless it can time out before the deadline. Throttling is retried by
+    botocore's standard mode, which knows Route 53's ``Throttling`` and ``PriorRequestNotComplete`` too.
+
+    Args:
+        deadline: returns the deadline of the work under way.
+    """
+
+    def __init__(self, deadline: Callable[[], Deadline]) -> None:
+        self._deadline = deadline
+        self._clients: dict[str, Any] = {}
+
+    def __call__(self, service: str) -> Any:
+        """The client of that service, for example ``ec2``."""
+        if service not in self._clients:
+            client: Any = boto3.client(  # type: ignore[call-overload]
+                service,
+                config=BotoConfig(
+                    connect_timeout=CONNECT_TIMEOUT_SECONDS,
+                    read_timeout=READ_TIMEOUT_SECONDS,
+                    retries={"mode": "standard", "total_max_attempts": 4},
+                    max_pool_connections=16,
+                ),
+            )
+            client.meta.events.register("before-send", self._gate)
+            self._clients[service] = client
+        return self._clients[service]
+
+    def _gate(self, **_: object) -> None:
+        self._deadline().check(CONNECT_TIMEOUT_SECONDS + READ_TIMEOUT_SECONDS, "a call to AWS")
+
+
+@contextmanager
+def aws_errors(doing: str) -> Iterator[None]:
+    """Turns botocore's errors into this package's.
+
+    Args:
+        doing: what is being done, with the resource, for example ``read table inventory (dynamodb:GetItem)``.
+
+    Raises:
+        AccessError: the role lacks the right.
+        ConfigurationError: what the configuration names does not exist or cannot be used.
+        TransientError: anything else.
+    """
+    try:
+        yield
+    except ClientError as error:
+        code = str(error.response.get("Error", {}).get("Code", ""))
+        message = str(error.response.get("Error", {}).get("Message", ""))
+        if code in _ACCESS:
+            raise AccessError(f"AWS denies the function's role the right to {doing}: {message}") from None
+        if code in _SETUP:
+            raise ConfigurationError(f"could not {doing}: {_SETUP[code]} ({code}: {message})") from None
+        raise TransientError(f"could not {doing}: {code}: {message}") from error
+    except (BotoCoreError, OSError, ValueError) as error:
+        # ValueError: an answer that cannot be read.
+        raise TransientError(f"could not {doing}: {error}") from error

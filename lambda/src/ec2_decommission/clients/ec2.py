@@ -1,0 +1,259 @@
+"""EC2: what an instance is, and what lives now."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ..chunks import chunks
+from ..errors import AccessError, DecommissionError
+from ..identity import Facts, Instance
+from ..steps.base import Interface
+from .aws import aws_errors
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from ..templates import Template
+
+# https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/ec2-instance-lifecycle.html
+LIVING_STATES = ("pending", "running", "stopping", "stopped")
+_FILTER_VALUES = 200  # the most that EC2 takes in one filter
+_PAGE = 1000
+
+
+@dataclass(frozen=True)
+class Description:
+    """One instance as EC2 describes it now."""
+
+    instance_id: str
+    state: str
+    facts: Facts
+
+    @property
+    def lives(self) -> bool:
+        """Pending, running, stopping or stopped."""
+        return self.state in LIVING_STATES
+
+    def instance(self) -> Instance:
+        """The instance with nothing known but this description."""
+        return Instance(self.instance_id, state=self.state).learn(self.facts)
+
+
+class Ec2(Protocol):
+    """What the function asks of EC2. Every call may raise TransientError or AccessError."""
+
+    def describe(self, instance_ids: Iterable[str]) -> Mapping[str, Description]:
+        """The instances that EC2 still knows; no entry for the others."""
+
+    def living(self, filters: Mapping[str, Iterable[str]]) -> Iterator[Description]:
+        """All living instances that match EC2's own filters; with none, all that live."""
+
+    def interfaces(self, addresses: Iterable[str]) -> Mapping[str, tuple[Interface, ...]]:
+        """The network interfaces that have each address now."""
+
+
+class BotoEc2:
+    """EC2 through boto3.
+
+    Args:
+        client: a boto3 ``ec2`` client.
+    """
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        self._region: str = client.meta.region_name
+
+    def describe(self, instance_ids: Iterable[str]) -> Mapping[str, Description]:
+        # A filter, not InstanceIds: one id that EC2 has forgotten would make the whole call an error.
+        found = {}
+        for some in chunks(dict.fromkeys(instance_ids), _FILTER_VALUES):
+            for description in self._instances({"instance-id": some}):
+                found[description.instance_id] = description
+        return found
+
+    def living(self, filters: Mapping[str, Iterable[str]]) -> Iterator[Description]:
+        yield from (d for d in self._instances({"instance-state-name": LIVING_STATES, **filters}) if d.lives)
+
+    def _instances(self, filters: Mapping[str, Iterable[str]]) -> Iterator[Description]:
+        request = {"Filters": [{"Name": n, "Values": list(v)} for n, v in filters.items()]}
+        with aws_errors("describe instances (ec2:DescribeInstances)"):
+            pages = self._client.get_paginator("describe_instances")
+            for page in pages.paginate(**request, PaginationConfig={"PageSize": _PAGE}):
+                for reservation in page["Reservations"]:
+                    for raw in reservation["Instances"]:
+                        yield self._description(raw, reservation.get("OwnerId"))
+
+    def _description(self, raw: Mapping[str, Any], owner_id: str | None) -> Description:
+        interfaces = sorted(
+            raw.get("NetworkInterfaces") or [], key=lambda i: i.get("Attachment", {}).get("DeviceIndex", 0)
+        )
+        addresses = [a for i in interfaces for a in i.get("PrivateIpAddresses") or []]
+        public = [a.get("Association") or {} for a in addresses]
+        facts = Facts(
+            source="ec2",
+            account_id=owner_id,
+            region=self._region,
+            vpc_id=raw.get("VpcId"),
+            launch_time=raw["LaunchTime"].isoformat() if raw.get("LaunchTime") else None,
+            private_ips=_known(raw.get("PrivateIpAddress"), *(a.get("PrivateIpAddress") for a in addresses)),
+            public_ips=_known(raw.get("PublicIpAddress"), *(a.get("PublicIp") for a in public)),
+            ipv6_addresses=_known(
+                *(_ipv6(a.get("Ipv6Address")) for i in interfaces for a in i.get("Ipv6Addresses") or [])
+            ),
+            private_dns_names=_known(
+                raw.get("PrivateDnsName"), *(a.get("PrivateDnsName") for a in [*interfaces, *addresses])
+            ),
+            public_dns_names=_known(raw.get("PublicDnsName"), *(a.get("PublicDnsName") for a in public)),
+            tags={t["Key"]: t["Value"] for t in raw.get("Tags") or []},
+        )
+        return Description(raw["InstanceId"], str(raw.get("State", {}).get("Name", "")), facts)
+
+    def interfaces(self, addresses: Iterable[str]) -> Mapping[str, tuple[Interface, ...]]:
+        wanted = {a: ipaddress.ip_address(a) for a in addresses}
+        private = [a for a, ip in wanted.items() if ip.version == 4]
+        public = [a for a, ip in wanted.items() if ip.version == 4 and not ip.is_private]
+        ipv6 = [a for a, ip in wanted.items() if ip.version == 6]
+        found: dict[str, dict[str, Interface]] = {}
+        for name, values in (
+            ("addresses.private-ip-address", private),
+            ("addresses.association.public-ip", public),
+            ("ipv6-addresses.ipv6-address", ipv6),
+        ):
+            for some in chunks(values, _FILTER_VALUES):
+                for raw in self._interfaces_with(name, some):
+                    interface = _interface(raw)
+                    for address in _addresses_of(raw):
+                        if address in wanted:
+                            found.setdefault(address, {})[interface.interface_id] = interface
+        return {address: tuple(interfaces.values()) for address, interfaces in found.items()}
+
+    def _interfaces_with(self, name: str, values: list[str]) -> list[Mapping[str, Any]]:
+        try:
+            return list(self._interfaces([{"Name": name, "Values": values}]))
+        except AccessError:
+            raise
+        except DecommissionError:
+            # EC2-compatible endpoints do not know every filter: read all, and let the caller choose.
+            return list(self._interfaces([]))
+
+    def _interfaces(self, filters: list[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+        with aws_errors("describe network interfaces (ec2:DescribeNetworkInterfaces)"):
+            pages = self._client.get_paginator("describe_network_interfaces")
+            for page in pages.paginate(Filters=filters, PaginationConfig={"PageSize": _PAGE}):
+                yield from page["NetworkInterfaces"]
+
+
+def _known(*values: str | None) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(v for v in values if v))
+
+
+def _ipv6(text: str | None) -> str | None:
+    return str(ipaddress.ip_address(text)) if text else None
+
+
+def _interface(raw: Mapping[str, Any]) -> Interface:
+    return Interface(
+        interface_id=raw["NetworkInterfaceId"],
+        vpc_id=raw.get("VpcId"),
+        instance_id=(raw.get("Attachment") or {}).get("InstanceId"),
+        description=raw.get("Description") or "",
+    )
+
+
+def _addresses_of(raw: Mapping[str, Any]) -> Iterator[str]:
+    for address in raw.get("PrivateIpAddresses") or [raw]:
+        yield from _known(address.get("PrivateIpAddress"), (address.get("Association") or {}).get("PublicIp"))
+    yield from _known((raw.get("Association") or {}).get("PublicIp"))
+    yield from _known(*(_ipv6(a.get("Ipv6Address")) for a in raw.get("Ipv6Addresses") or []))
+
+
+class LivingInEc2:
+    """What lives now, asked of EC2 at most once for each address and name; serves one batch.
+
+    Args:
+        ec2: EC2.
+        gone: the batch's own instances, which are never taken for living.
+    """
+
+    def __init__(self, ec2: Ec2, gone: Iterable[str]) -> None:
+        self._ec2 = ec2
+        self._gone = frozenset(gone)
+        self._interfaces: dict[str, tuple[Interface, ...]] = {}
+        self._bearers: dict[tuple[Template, str], tuple[str, ...]] = {}
+
+    def interfaces(self, addresses: Iterable[str]) -> Mapping[str, tuple[Interface, ...]]:
+        asked = set(addresses)
+        new = asked - set(self._interfaces)
+        if new:
+            answer = self._ec2.interfaces(sorted(new))
+            self._interfaces.update({address: answer.get(address, ()) for address in new})
+        return {a: self._interfaces[a] for a in asked if self._interfaces[a]}
+
+    def bearers(self, template: Template, names: Iterable[str]) -> Mapping[str, tuple[str, ...]]:
+        asked = {name.lower() for name in names}
+        new = {name for name in asked if (template, name) not in self._bearers}
+        if new:
+            found: dict[str, dict[str, None]] = {name: {} for name in new}
+            for filters in _filters(template, new):
+                for description in self._ec2.living(filters):
+                    name = (template.render(description.instance()) or "").lower()
+                    if name in found and description.instance_id not in self._gone:
+                        found[name][description.instance_id] = None
+            self._bearers.update({(template, name): tuple(ids) for name, ids in found.items()})
+        return {n: self._bearers[template, n] for n in asked if self._bearers[template, n]}
+
+
+def _filters(template: Template, names: set[str]) -> Iterator[Mapping[str, Iterable[str]]]:
+    """EC2 filters that let through every living instance for which the template renders one of the names.
+
+    They may let through more, never less. Only a template whose one placeholder stands in it once can be turned
+    round; any other asks for a tag that it needs, or for all that live.
+    """
+    tags = [v.removeprefix("tag:") for v in template.variables if v.startswith("tag:")]
+    values = _values(template, names) if len(template.placeholders) == 1 else None
+    asked = _asked(template.placeholders[0], values) if values is not None else None
+    if asked is None:
+        yield {"tag-key": tags[:1]} if tags else {}
+        return
+    for name, wanted in asked.items():
+        for some in chunks(sorted(wanted), _FILTER_VALUES):
+            yield {name: some}
+
+
+def _values(template: Template, names: set[str]) -> set[str]:
+    """The values that the template's one placeholder has in these names."""
+    before, after = re.split(r"\{[^{}]*\}", template.text.lower())
+    return {
+        name[len(before) : len(name) - len(after)]
+        for name in names
+        if name.startswith(before) and name.endswith(after) and len(name) > len(before) + len(after)
+    }
+
+
+def _asked(placeholder: str, values: set[str]) -> Mapping[str, set[str]] | None:
+    """The EC2 filter for a placeholder's values; None where EC2 has no filter that is sure to find them."""
+    if placeholder.startswith("tag:"):
+        # Filters know case, names do not: each letter is asked for as EC2's wildcard for one character, and
+        # so is all that EC2 might take for a wildcard.
+        return {placeholder: {re.sub(r"[^0-9._-]", "?", value) for value in values}}
+    if placeholder == "instance_id":
+        return {"instance-id": values}
+    if placeholder == "private_ip":
+        return {"private-ip-address": values}
+    if placeholder == "private_ip_dashed":
+        return {"private-ip-address": {value.replace("-", ".") for value in values}}
+    # EC2 makes two kinds of private DNS name: by address, and by instance id.
+    # https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/hostname-types.html
+    asked: dict[str, set[str]] = {}
+    for value in values:
+        label = value.split(".")[0]
+        if match := re.fullmatch(r"ip-(\d+-\d+-\d+-\d+)", label):
+            asked.setdefault("private-ip-address", set()).add(match[1].replace("-", "."))
+        elif re.fullmatch(r"i-[0-9a-f]+", label):
+            asked.setdefault("instance-id", set()).add(label)
+        else:
+            return None
+    return asked

@@ -1,0 +1,188 @@
+"""Route 53: record sets as they are listed, and changes that are refused when the record set has changed since."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from botocore.exceptions import ClientError
+
+from ..errors import DecommissionError
+from .aws import aws_errors
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+_PAGE = 300  # the most that ListResourceRecordSets gives at once
+_ESCAPE = re.compile(r"\\([0-7]{3})")
+
+
+def canonical(name: str) -> str:
+    """A DNS name as this package compares it: lower case, with the trailing dot, escapes resolved.
+
+    Route 53 lists ``*.example.com`` as ``\\052.example.com.``, and every other unusual character likewise.
+    https://docs.aws.amazon.com/Route53/latest/DeveloperGuide/DomainNameFormat.html
+    """
+    plain = _ESCAPE.sub(lambda m: chr(int(m[1], 8)), name).lower()
+    return plain if plain.endswith(".") else plain + "."
+
+
+@dataclass(frozen=True)
+class Zone:
+    """A hosted zone; ``name`` is canonical."""
+
+    zone_id: str
+    name: str
+
+    def holds(self, name: str) -> bool:
+        """Whether a canonical name lies in the zone."""
+        return name == self.name or name.endswith("." + self.name)
+
+
+@dataclass(frozen=True)
+class RecordSet:
+    """A record set; ``raw`` is exactly as it was listed, for sending it back."""
+
+    zone_id: str
+    name: str
+    type: str
+    values: tuple[str, ...]
+    set_identifier: str | None = None
+    alias: bool = False
+    traffic_policy: bool = False
+    raw: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False, hash=False)
+
+    @property
+    def key(self) -> tuple[str, str, str, str | None]:
+        """What Route 53 knows the record set by."""
+        return (self.zone_id, self.name, self.type, self.set_identifier)
+
+    def without(self, values: Iterable[str]) -> dict[str, Any]:
+        """The raw record set less these values."""
+        gone = set(values)
+        kept = [r for r in self.raw["ResourceRecords"] if r["Value"] not in gone]
+        return {**self.raw, "ResourceRecords": kept}
+
+
+class ChangeRefusedError(DecommissionError):
+    """InvalidChangeBatch: something in the batch no longer is as it was listed; nothing was changed."""
+
+
+class Zones(Protocol):
+    """What the step asks of Route 53. Every call may raise TransientError, AccessError or ConfigurationError."""
+
+    def zone(self, zone_id: str) -> Zone:
+        """The hosted zone of that id."""
+
+    def records(self, zone_id: str, names: Iterable[str]) -> Mapping[str, Sequence[RecordSet]]:
+        """All record sets at these canonical names; no entry for a name that has none."""
+
+    def change(self, zone_id: str, changes: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
+        """Makes all the changes (``DELETE`` or ``CREATE``, raw record set), or none.
+
+        Raises:
+            ChangeRefusedError: one of them does not fit the zone as it is now.
+        """
+
+
+class BotoZones:
+    """Route 53 through boto3.
+
+    Args:
+        client: a boto3 ``route53`` client.
+    """
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        self._zones: dict[str, Zone] = {}
+
+    def zone(self, zone_id: str) -> Zone:
+        # A zone's name never changes, so it is asked once for as long as the function stays warm.
+        if zone_id not in self._zones:
+            with aws_errors(f"read hosted zone {zone_id} (route53:GetHostedZone)"):
+                raw = self._client.get_hosted_zone(Id=zone_id)["HostedZone"]
+            self._zones[zone_id] = Zone(zone_id, canonical(raw["Name"]))
+        return self._zones[zone_id]
+
+    def records(self, zone_id: str, names: Iterable[str]) -> Mapping[str, Sequence[RecordSet]]:
+        # Walks the zone in its own order and skips what nobody asked for: at most one call for each name, and
+        # about one for each page of the zone, whichever is less.
+        found: dict[str, list[RecordSet]] = {}
+        asked = sorted(dict.fromkeys(names), key=_by_labels)
+        position = 0
+        while position < len(asked):
+            start = asked[position]
+            page, ended = self._from(zone_id, start)
+            end = None if ended or not page else page[-1].name
+            covered = [start]
+            for name in asked[position + 1 :]:
+                if not _between(start, name, end):
+                    break
+                covered.append(name)
+            for record in page:
+                if record.name in covered:
+                    found.setdefault(record.name, []).append(record)
+            position += len(covered)
+        return found
+
+    def _from(self, zone_id: str, name: str) -> tuple[list[RecordSet], bool]:
+        """The record sets from that name on: all at that name, and what else came; whether the zone ends there."""
+        records: list[RecordSet] = []
+        start: dict[str, str] = {"StartRecordName": name}
+        while True:
+            with aws_errors(f"list hosted zone {zone_id} (route53:ListResourceRecordSets)"):
+                answer = self._client.list_resource_record_sets(HostedZoneId=zone_id, MaxItems=str(_PAGE), **start)
+            records += [_record_set(zone_id, raw) for raw in answer["ResourceRecordSets"]]
+            if not answer.get("IsTruncated"):
+                return records, True
+            if canonical(answer["NextRecordName"]) != name:
+                return records, False
+            start = {"StartRecordName": answer["NextRecordName"], "StartRecordType": answer["NextRecordType"]}
+            if answer.get("NextRecordIdentifier"):
+                start["StartRecordIdentifier"] = answer["NextRecordIdentifier"]
+
+    def change(self, zone_id: str, changes: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
+        batch = {"Changes": [{"Action": action, "ResourceRecordSet": dict(raw)} for action, raw in changes]}
+        with aws_errors(f"change hosted zone {zone_id} (route53:ChangeResourceRecordSets)"):
+            try:
+                self._client.change_resource_record_sets(HostedZoneId=zone_id, ChangeBatch=batch)
+            except ClientError as error:
+                if error.response.get("Error", {}).get("Code") in ("InvalidChangeBatch", "InvalidInput"):
+                    raise ChangeRefusedError(error.response["Error"].get("Message", "")) from None
+                raise
+
+
+def _record_set(zone_id: str, raw: Mapping[str, Any]) -> RecordSet:
+    return RecordSet(
+        zone_id=zone_id,
+        name=canonical(raw["Name"]),
+        type=raw["Type"],
+        values=tuple(r["Value"] for r in raw.get("ResourceRecords") or ()),
+        set_identifier=raw.get("SetIdentifier"),
+        alias=bool(raw.get("AliasTarget")),
+        traffic_policy=bool(raw.get("TrafficPolicyInstanceId")),
+        raw=raw,
+    )
+
+
+def _by_labels(name: str) -> tuple[str, ...]:
+    return tuple(reversed(name.split(".")))
+
+
+def _by_text(name: str) -> str:
+    # https://docs.aws.amazon.com/Route53/latest/APIReference/API_ListResourceRecordSets.html
+    return ".".join(reversed(name.rstrip(".").split("."))) + "."
+
+
+def _between(start: str, name: str, end: str | None) -> bool:
+    """Whether a page from ``start`` to ``end`` (None: of the zone) holds all there is at ``name``.
+
+    Route 53's order is documented for plain names only, so both readings of it must agree.
+    """
+    labels, text = _by_labels, _by_text
+    return (
+        labels(start) < labels(name)
+        and text(start) < text(name)
+        and (end is None or (labels(name) < labels(end) and text(name) < text(end)))
+    )

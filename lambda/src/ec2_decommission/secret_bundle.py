@@ -1,0 +1,97 @@
+"""The secrets that the package carries: sealed with KMS when it was built, opened once per cold start.
+
+The format is written by ``lambda/build``: ciphertext of one JSON object of texts by name, either KMS's own (up to
+4 KB) or AES-256-GCM under a KMS data key, both bound to the function by KMS's encryption context.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .clients.aws import aws_errors
+from .errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+FILE_NAME = "sealed_secrets.json"
+
+
+class SecretBundle:
+    """Opens the bundle when the first secret is asked for.
+
+    Args:
+        path: the sealed file.
+        encryption_context: what it was sealed under.
+        kms: returns a boto3 ``kms`` client; asked only when a secret is.
+    """
+
+    def __init__(self, path: Path, encryption_context: Mapping[str, str], kms: Callable[[], Any]) -> None:
+        self._path = path
+        self._context = dict(encryption_context)
+        self._kms = kms
+        self._secrets: dict[str, str] | None = None
+
+    def __repr__(self) -> str:
+        return f"SecretBundle({self._path.name})"
+
+    def __getitem__(self, name: str) -> str:
+        """The secret of that name.
+
+        Raises:
+            ConfigurationError: the package holds no such secret, or not in a form that this function opens.
+            AccessError: the role may not use the key.
+            TransientError: KMS did not answer.
+        """
+        if self._secrets is None:
+            self._secrets = self._open()
+        try:
+            return self._secrets[name]
+        except KeyError:
+            raise ConfigurationError(f"the package holds no secret {name}: build it again with one") from None
+
+    def _open(self) -> dict[str, str]:
+        try:
+            sealed = json.loads(self._path.read_text())
+            ciphertext = base64.b64decode(sealed["ciphertext"], validate=True)
+            encryption = sealed["encryption"]
+            data_key = base64.b64decode(sealed.get("encrypted_data_key", ""), validate=True)
+            nonce = base64.b64decode(sealed.get("nonce", ""), validate=True)
+        except FileNotFoundError:
+            raise ConfigurationError(f"the package holds no {FILE_NAME}: build it again with secrets") from None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ConfigurationError(f"{FILE_NAME} in the package cannot be read: {type(error).__name__}") from None
+        if encryption == "kms":
+            plaintext = self._decrypt(ciphertext)
+        elif encryption == "kms-data-key":
+            plaintext = self._unseal(self._decrypt(data_key), nonce, ciphertext)
+        else:
+            raise ConfigurationError(f"{FILE_NAME}: encryption is neither kms nor kms-data-key")
+        try:
+            secrets = json.loads(plaintext)
+        except ValueError:
+            secrets = None
+        if not isinstance(secrets, dict) or not all(isinstance(v, str) for v in secrets.values()):
+            raise ConfigurationError(f"{FILE_NAME} does not hold an object of texts")
+        return secrets
+
+    def _decrypt(self, ciphertext: bytes) -> bytes:
+        with aws_errors("open the secrets (kms:Decrypt)"):
+            answer = self._kms().decrypt(CiphertextBlob=ciphertext, EncryptionContext=self._context)
+            plaintext: bytes = answer["Plaintext"]
+            return plaintext
+
+    def _unseal(self, key: bytes, nonce: bytes, ciphertext: bytes) -> bytes:
+        from cryptography.exceptions import InvalidTag  # noqa: PLC0415  # in the package only where needed
+        from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # noqa: PLC0415
+
+        aad = json.dumps(self._context, sort_keys=True, separators=(",", ":")).encode()
+        try:
+            return AESGCM(key).decrypt(nonce, ciphertext, aad)
+        except (InvalidTag, ValueError):
+            raise ConfigurationError(
+                f"{FILE_NAME} was changed after it was sealed: build the package again"
+            ) from None

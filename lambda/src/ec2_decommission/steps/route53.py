@@ -1,0 +1,400 @@
+"""The step ``route53``: A, AAAA and CNAME records by name, and the PTR records of the instance's addresses.
+
+A value goes when it is an address or DNS name recorded for this instance and no living interface has that address
+now. Where nothing was recorded, a record goes when its name comes from the instance's own tags or id, and neither
+the name nor the address is a living instance's. Deletes are compare-and-swap: the exact set is sent back.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from ..clients.route53 import ChangeRefusedError, RecordSet, Zone, Zones, canonical
+from ..errors import DecommissionError
+from .base import Batch, Finding, Left, Outcome, Removal, owner_in
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from ..config import Route53Settings
+    from ..identity import Facts, Instance
+    from ..templates import Template
+
+# https://docs.aws.amazon.com/Route53/latest/DeveloperGuide/DNSLimitations.html
+MAX_CHANGES = 1000
+MAX_CHARACTERS = 32_000
+_ROUNDS = 3  # how often a record set that changes under our hands is read and decided again
+
+# EC2's own names by address: ip-10-0-0-5.ec2.internal, ec2-3-4-5-6.compute-1.amazonaws.com
+_ADDRESS_NAME = re.compile(r"(?:ip|ec2)-(\d+)-(\d+)-(\d+)-(\d+)\.")
+
+
+@dataclass
+class _Wanted:
+    """The names to look at for one instance."""
+
+    instance: Instance
+    names: dict[str, Template] = field(default_factory=dict)
+    pointers: dict[str, str] = field(default_factory=dict)  # PTR name to address
+    removals: list[Removal] = field(default_factory=list)
+    left: list[Left] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Value:
+    """The handle of a removal: one value of one record set."""
+
+    record: RecordSet
+    value: str
+
+
+class Route53Step:
+    """The step for one batch."""
+
+    name: ClassVar[str] = "route53"
+
+    def __init__(self, settings: Route53Settings, zones: Zones) -> None:
+        self._settings = settings
+        self._zones = zones
+
+    def look(self, batch: Batch) -> Mapping[str, Facts]:  # noqa: ARG002
+        """Nothing: Route 53 knows no instances, and its names follow from what the others know."""
+        return {}
+
+    def find(self, batch: Batch) -> Mapping[str, Finding]:
+        wanted = {instance.instance_id: self._wanted(instance) for instance in batch.instances.values()}
+        zones = [self._zones.zone(zone_id) for zone_id in self._settings.zone_ids]
+        forward = self._list(zones, {name for w in wanted.values() for name in w.names})
+        _ask_living(batch, wanted.values(), forward)
+        for one in wanted.values():
+            _note_homeless(one, zones)
+            for name, template in one.names.items():
+                for record in forward.get(name, ()):
+                    if record.type in ("A", "AAAA", "CNAME"):
+                        self._decide(batch, one, record, template, forward[name], zones)
+        # The addresses that were recorded, and those that a record just proved to be the instance's.
+        for one in wanted.values():
+            proven = [r.handle.value for r in one.removals if r.handle.record.type in ("A", "AAAA")]
+            for address in dict.fromkeys([*one.instance.addresses, *proven]):
+                one.pointers[ipaddress.ip_address(address).reverse_pointer + "."] = address
+        reverse = self._list(zones, {name for w in wanted.values() for name in w.pointers})
+        for one in wanted.values():
+            for name, address in one.pointers.items():
+                for record in reverse.get(name, ()):
+                    if record.type == "PTR":
+                        _decide_pointer(batch, one, record, address, reverse[name], zones)
+        return {i: Finding(tuple(w.removals), tuple(w.left), tuple(w.notes)) for i, w in wanted.items()}
+
+    def _wanted(self, instance: Instance) -> _Wanted:
+        one = _Wanted(instance)
+        for template in self._settings.record_names:
+            name = template.render(instance)
+            if name is not None:
+                one.names.setdefault(canonical(name), template)
+                continue
+            unknown = ", ".join(template.missing(instance))
+            reason = f"{unknown} is not known for {instance.instance_id}"
+            one.notes.append(f"record name {template.text}: {reason}")
+        if not one.names and not instance.addresses:
+            # Nothing could be looked for at all: not the same as having looked.
+            one.left = [Left("its DNS records", note) for note in one.notes]
+            one.notes = []
+        return one
+
+    def _list(self, zones: Sequence[Zone], names: set[str]) -> dict[str, list[RecordSet]]:
+        found: dict[str, list[RecordSet]] = defaultdict(list)
+        for zone in zones:
+            here = sorted(name for name in names if zone.holds(name))
+            if here:
+                for name, records in self._zones.records(zone.zone_id, here).items():
+                    found[name].extend(records)
+        return found
+
+    def _decide(
+        self,
+        batch: Batch,
+        one: _Wanted,
+        record: RecordSet,
+        template: Template,
+        siblings: Iterable[RecordSet],
+        zones: Sequence[Zone],
+    ) -> None:
+        instance = one.instance
+        reason = _not_ours_at_all(record, siblings, zones)
+        if reason:
+            one.left.append(Left(_target(record), reason))
+            return
+        recorded = _recorded(instance, record.type)
+        mine = [value for value in record.values if _comparable(record.type, value) in recorded]
+        if mine:
+            for value in mine:
+                owner = _owner(batch, instance, record.type, value)
+                if owner:
+                    one.left.append(Left(_target(record, value), f"{value} is {owner}'s now"))
+                else:
+                    proof = f"{value} is recorded for {instance.instance_id} and no living interface has it"
+                    one.removals.append(_removal(record, value, proof))
+            return
+        if instance.addresses or instance.dns_names:
+            told = "; ".join(filter(None, (_whose(batch, instance, record, value) for value in record.values)))
+            reason = f"not an address or DNS name recorded for {instance.instance_id}"
+            one.left.append(Left(_target(record), f"{reason} ({told})" if told else reason))
+            return
+        self._decide_by_name(batch, one, record, template)
+
+    def _decide_by_name(self, batch: Batch, one: _Wanted, record: RecordSet, template: Template) -> None:
+        """Nothing is recorded of the instance but its tags."""
+        instance = one.instance
+        own = any(p == "instance_id" or p.startswith("tag:") for p in template.placeholders)
+        if not own or len(record.values) != 1:
+            why = "the set has several values" if own else "the name does not come from its tags or id"
+            one.left.append(Left(_target(record), f"no address is recorded for {instance.instance_id}, and {why}"))
+            return
+        value = record.values[0]
+        bearers = batch.living.bearers(template, [record.name.rstrip("."), record.name])
+        living = next((ids[0] for ids in bearers.values() if ids), None)
+        if living:
+            one.left.append(Left(_target(record), f"the name is {living}'s, which lives"))
+            return
+        address = _address_of(record.type, value)
+        owner = _owner(batch, instance, record.type, value)
+        if address is None or owner:
+            why = f"{value} is {owner}'s" if owner else f"it cannot be told whose {value} is"
+            one.left.append(Left(_target(record), why))
+            return
+        proof = f"the name is {instance.instance_id}'s by its tags or id; no living instance has name or address"
+        one.removals.append(_removal(record, value, proof))
+
+    def remove(self, batch: Batch, findings: Mapping[str, Finding]) -> Mapping[str, Outcome]:
+        tally = _Tally(findings)
+        for zone_id, records in _by_zone(findings).items():
+            for some in _batches(records):
+                self._change(batch, zone_id, some, tally, _ROUNDS)
+        return tally.outcomes()
+
+    def _change(self, batch: Batch, zone_id: str, records: _Records, tally: _Tally, rounds: int) -> None:
+        """Makes one change batch; where it is refused, one record set at a time, reading it again."""
+        changes = [change for record, owners in records.items() for change in _changes(record, owners)]
+        try:
+            self._zones.change(zone_id, changes)
+        except ChangeRefusedError as refusal:
+            if len(records) > 1:
+                for record, owners in records.items():
+                    self._change(batch, zone_id, {record: owners}, tally, rounds)
+                return
+            ((record, owners),) = records.items()
+            if rounds > 1:
+                self._again(batch, record, owners, tally, rounds - 1)
+            else:
+                for instance_id, removal in owners:
+                    tally.failed(instance_id, f"{removal.target}: Route 53 refuses the change: {refusal}")
+        except DecommissionError as error:
+            for owners in records.values():
+                for instance_id, removal in owners:
+                    tally.failed(instance_id, f"{removal.target}: {error}")
+        else:
+            for owners in records.values():
+                for instance_id, removal in owners:
+                    tally.removed(instance_id, removal)
+
+    def _again(self, batch: Batch, record: RecordSet, owners: _Owners, tally: _Tally, rounds: int) -> None:
+        """The record set is not as it was found: finds again for its instances, and keeps to this record set."""
+        instances = {i: batch.instances[i] for i, _ in owners}
+        try:
+            findings = self.find(Batch(instances, batch.living, batch.deadline))
+        except DecommissionError as error:
+            for instance_id, removal in owners:
+                tally.failed(instance_id, f"{removal.target}: {error}")
+            return
+        here: dict[str, Finding] = {}
+        for instance_id, finding in findings.items():
+            here[instance_id] = Finding(tuple(r for r in finding.removals if r.handle.record.key == record.key))
+            for left in finding.left:
+                if left.target.startswith(f"{record.type} {record.name}"):
+                    tally.left(instance_id, left)
+        for zone_id, records in _by_zone(here).items():
+            self._change(batch, zone_id, records, tally, rounds)
+
+
+_Owners = list[tuple[str, Removal]]
+_Records = dict[RecordSet, _Owners]
+
+
+class _Tally:
+    """What became of each instance's removals, gathered over zones and batches."""
+
+    def __init__(self, instance_ids: Iterable[str]) -> None:
+        self._removed: dict[str, list[Removal]] = {i: [] for i in instance_ids}
+        self._left: dict[str, list[Left]] = {i: [] for i in self._removed}
+        self._errors: dict[str, list[str]] = {i: [] for i in self._removed}
+
+    def removed(self, instance_id: str, removal: Removal) -> None:
+        self._removed[instance_id].append(removal)
+
+    def left(self, instance_id: str, left: Left) -> None:
+        self._left[instance_id].append(left)
+
+    def failed(self, instance_id: str, error: str) -> None:
+        self._errors[instance_id].append(error)
+
+    def outcomes(self) -> dict[str, Outcome]:
+        return {
+            i: Outcome(tuple(self._removed[i]), tuple(self._left[i]), tuple(self._errors[i])) for i in self._removed
+        }
+
+
+def _by_zone(findings: Mapping[str, Finding]) -> dict[str, _Records]:
+    """All removals by zone and record set: two instances may each have a value in one set."""
+    zones: dict[str, _Records] = defaultdict(lambda: defaultdict(list))
+    for instance_id, finding in findings.items():
+        for removal in finding.removals:
+            record = removal.handle.record
+            zones[record.zone_id][record].append((instance_id, removal))
+    return zones
+
+
+def _changes(record: RecordSet, owners: _Owners) -> list[tuple[str, Mapping[str, Any]]]:
+    rest = record.without(removal.handle.value for _, removal in owners)
+    changes: list[tuple[str, Mapping[str, Any]]] = [("DELETE", record.raw)]
+    if rest["ResourceRecords"]:
+        changes.append(("CREATE", rest))
+    return changes
+
+
+def _batches(records: _Records) -> Iterator[_Records]:
+    """Pieces that fit into one change batch each; a set's DELETE and CREATE stay together."""
+    piece: _Records = {}
+    count = characters = 0
+    for record, owners in records.items():
+        changes = _changes(record, owners)
+        size = sum(len(r["Value"]) for _, raw in changes for r in raw["ResourceRecords"])
+        number = sum(len(raw["ResourceRecords"]) for _, raw in changes)
+        if piece and (count + number > MAX_CHANGES or characters + size > MAX_CHARACTERS):
+            yield piece
+            piece, count, characters = {}, 0, 0
+        piece[record] = owners
+        count += number
+        characters += size
+    if piece:
+        yield piece
+
+
+def _ask_living(batch: Batch, wanted: Iterable[_Wanted], found: Mapping[str, Sequence[RecordSet]]) -> None:
+    """Asks EC2 once for every address that a decision may turn on; the answers are kept by ``living``."""
+    addresses: set[str] = set()
+    for one in wanted:
+        for name in one.names:
+            for record in found.get(name, ()):
+                if not record.alias and record.type in ("A", "AAAA", "CNAME"):
+                    addresses.update(filter(None, (_address_of(record.type, value) for value in record.values)))
+                    addresses.update(one.instance.addresses)
+    if addresses:
+        batch.living.interfaces(addresses)
+
+
+def _note_homeless(one: _Wanted, zones: Sequence[Zone]) -> None:
+    for name in one.names:
+        if not any(zone.holds(name) for zone in zones):
+            one.notes.append(f"record name {name} lies in none of the zones {', '.join(z.name for z in zones)}")
+
+
+def _not_ours_at_all(record: RecordSet, siblings: Iterable[RecordSet], zones: Sequence[Zone]) -> str | None:
+    """Why nobody's proof could make this record an instance's; None where it may be."""
+    if record.alias:
+        return "an alias record points at an AWS resource, not at an instance"
+    if record.traffic_policy:
+        return "a traffic policy made it"
+    if any(zone.zone_id == record.zone_id and zone.name == record.name for zone in zones):
+        return "it is the zone's own name (the apex)"
+    for sibling in siblings:
+        owned = sibling.type == "TXT" and any("heritage=external-dns" in value for value in sibling.values)
+        if owned and sibling.zone_id == record.zone_id:
+            return "external-dns owns the name (TXT heritage=external-dns)"
+    return None
+
+
+def _decide_pointer(
+    batch: Batch,
+    one: _Wanted,
+    record: RecordSet,
+    address: str,
+    siblings: Iterable[RecordSet],
+    zones: Sequence[Zone],
+) -> None:
+    """A PTR at the instance's address goes where it points to one of the instance's names."""
+    instance = one.instance
+    reason = _not_ours_at_all(record, siblings, zones)
+    owner = _owner(batch, instance, "PTR", address)
+    if reason or owner:
+        one.left.append(Left(_target(record), reason or f"{address} is {owner}'s now"))
+        return
+    names = {*one.names, *(canonical(name) for name in instance.dns_names)}
+    for value in record.values:
+        if canonical(value) in names:
+            proof = f"{address} was {instance.instance_id}'s, no living interface has it, and {value} is its name"
+            one.removals.append(_removal(record, value, proof))
+        else:
+            one.left.append(Left(_target(record, value), f"{value} is not a name of {instance.instance_id}"))
+
+
+def _recorded(instance: Instance, record_type: str) -> set[str]:
+    """The values of that type that were recorded for the instance, comparable."""
+    if record_type == "CNAME":
+        return {canonical(name) for name in instance.dns_names}
+    return set(instance.addresses)
+
+
+def _comparable(record_type: str, value: str) -> str:
+    if record_type == "CNAME":
+        return canonical(value)
+    try:
+        return str(ipaddress.ip_address(value))
+    except ValueError:
+        return value
+
+
+def _address_of(record_type: str, value: str) -> str | None:
+    """The address behind a value: itself, or the one that EC2 wrote into its DNS name."""
+    if record_type == "CNAME":
+        match = _ADDRESS_NAME.match(value.lower())
+        value = ".".join(match.groups()) if match else ""
+    try:
+        return str(ipaddress.ip_address(value))
+    except ValueError:
+        return None
+
+
+def _owner(batch: Batch, instance: Instance, record_type: str, value: str) -> str | None:
+    """Who living has the address behind a value now; None where nobody has.
+
+    A private address is the VPC's own; a public one is the same everywhere.
+    """
+    address = _address_of(record_type, value)
+    if address is None:
+        return None
+    interfaces = batch.living.interfaces([address]).get(address, ())
+    vpc_id = None if address in instance.public_ips else instance.vpc_id
+    interface = owner_in(interfaces, vpc_id, instance.instance_id)
+    return interface.owner if interface else None
+
+
+def _whose(batch: Batch, instance: Instance, record: RecordSet, value: str) -> str:
+    owner = _owner(batch, instance, record.type, value)
+    return f"{value} is {owner}'s" if owner else ""
+
+
+def _target(record: RecordSet, value: str | None = None) -> str:
+    values = value if value is not None else ",".join(record.values)
+    words = [record.type, record.name, values]
+    if record.set_identifier:
+        words.append(f"[{record.set_identifier}]")
+    return " ".join(word for word in words if word)
+
+
+def _removal(record: RecordSet, value: str, proof: str) -> Removal:
+    return Removal("delete", _target(record, value), proof, _Value(record, value))
