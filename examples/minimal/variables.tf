@@ -1,0 +1,37 @@
+variable "region" {
+  description = "Region whose instances are handled."
+  type        = string
+  default     = "eu-west-1"
+}
+
+variable "name" {
+  description = "Prefix of every resource."
+  type        = string
+  default     = "ec2-decommission"
+}
+
+variable "dry_run" {
+  description = "Report what would be removed, and remove nothing."
+  type        = bool
+  default     = false
+}
+
+variable "zone_ids" {
+  description = "Hosted zones to remove records from."
+  type        = list(string)
+}
+
+variable "record_names" {
+  description = "Templates of the names that an instance bears, zone included."
+  type        = list(string)
+  default     = ["{tag:Name}.example.internal"]
+}
+
+variable "function" {
+  description = "Settings of the Lambda function, as in the module."
+  type = object({
+    runtime      = optional(string)
+    architecture = optional(string)
+  })
+  default = {}
+}

@@ -1,0 +1,38 @@
+# The sweep searches for terminations whose event never came. It takes the same way as an event.
+
+resource "aws_cloudwatch_event_rule" "sweep" {
+  count = local.sweep_on ? 1 : 0
+
+  name                = "${var.name}-sweep"
+  description         = "Searches for instances that are gone, and whose termination nobody told"
+  schedule_expression = var.sweep.schedule_expression
+  state               = local.has_work ? "ENABLED" : "DISABLED"
+
+  tags = var.tags
+}
+
+resource "aws_cloudwatch_event_target" "sweep" {
+  count = local.sweep_on ? 1 : 0
+
+  rule      = aws_cloudwatch_event_rule.sweep[0].name
+  target_id = "queue"
+  arn       = aws_sqs_queue.events.arn
+
+  input = jsonencode({
+    source        = "ec2-decommission"
+    "detail-type" = "EC2 Decommission Sweep"
+    detail        = {}
+  })
+
+  # The next sweep makes up for one that was not delivered: no need to retry it for a day.
+  retry_policy {
+    maximum_event_age_in_seconds = 3600
+    maximum_retry_attempts       = 185
+  }
+
+  dead_letter_config {
+    arn = aws_sqs_queue.dead_letters.arn
+  }
+
+  depends_on = [aws_sqs_queue_policy.events, aws_sqs_queue_policy.dead_letters]
+}
