@@ -8,6 +8,7 @@ What PyChef needs and no longer finds, and what it gets here (read in its source
 - ``collections.Mapping`` and kin moved to ``collections.abc``; Python 3.10 dropped the old names.
 - ``pkg_resources`` left setuptools, and costs a cold start dearly where it is still there. PyChef uses its
   ``parse_version`` only.
+- ``datetime.utcnow`` is deprecated since Python 3.12; PyChef dates its requests with it.
 
 The stand-ins are in place for the import alone. Afterwards the interpreter is as it was, but for
 ``chef.rsa``, and PyChef's own modules, which keep what they were given. Python imports a module once and under
@@ -22,6 +23,7 @@ import importlib
 import re
 import sys
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -93,6 +95,14 @@ def parse_version(version: str) -> tuple[int, ...]:
     return tuple(int(number) for number in re.findall(r"\d+", version))
 
 
+class _Clock:
+    """Stands in for ``datetime.datetime`` in ``chef.api``, which asks it for the time and nothing else."""
+
+    @staticmethod
+    def utcnow() -> datetime:
+        return datetime.now(UTC)
+
+
 def _stand_in(name: str, **content: Any) -> ModuleType:
     module = ModuleType(name, "A stand-in; see ec2_decommission.clients.pychef_compat.")
     module.__dict__.update(content)
@@ -131,7 +141,8 @@ def _import_chef() -> ModuleType:
     for name, part in list(sys.modules.items()):
         if name.startswith("chef.") and getattr(part, "collections", None) is collections:
             part.__dict__["collections"] = collections.abc
+    sys.modules["chef.api"].__dict__["datetime"] = _stand_in("datetime", datetime=_Clock)
     return module
 
 
-chef = _import_chef()
+chef: Any = _import_chef()
