@@ -207,6 +207,14 @@ class Server:
         """Kills the process (SIGKILL) and waits for its end: what a machine's failure looks like."""
         self._end(signal.SIGKILL)
 
+    def pause(self) -> None:
+        """Stops the process from running (SIGSTOP): connections are accepted still, and never answered."""
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Lets a paused process run on."""
+        os.kill(self.pid, signal.SIGCONT)
+
     def wait(self, timeout: float) -> int:
         """Waits until the process ends of itself and gives its exit status."""
         if self._process is None:
@@ -290,6 +298,8 @@ class Server:
         if process is None or process.poll() is not None:
             return
         process.send_signal(first)
+        # A paused process would see the signal only when it runs on.
+        process.send_signal(signal.SIGCONT)
         try:
             process.wait(self._stop_timeout)
         except subprocess.TimeoutExpired:
