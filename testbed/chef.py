@@ -5,7 +5,7 @@ tests have an independent witness.
 
 What goiardi 0.11.10 does otherwise than Chef Infra Server (measured):
 
-- It knows no organizations: the server's URL is its root. Under /organizations/ it answers 200 and no JSON.
+- It knows no organizations: the server's URL is its root. A path that it does not know is 200 with no body.
 - `total` of a search is the number of rows on this page, not of all that match; and without `rows` it gives all.
 - Search finds a node as soon as it is written, where Chef Infra Server lags some seconds behind.
 - A client that is no administrator may read everything, and delete its own node and client. Any other delete is

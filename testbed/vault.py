@@ -1,0 +1,280 @@
+"""A Vault server on loopback: OpenBao (or Vault, when that is what PATH has) in development mode, in memory.
+
+OpenBao has namespaces, which Vault has in its Enterprise edition only; OpenBao has no AWS auth method.
+"""
+
+from __future__ import annotations
+
+import base64
+import json as jsonlib
+import re
+import time
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import requests
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
+
+from testbed.processes import LOOPBACK, Part, Server, free_port, wait_until
+from testbed.tools import bao_binary
+
+_REQUEST_TIMEOUT_SECONDS = 10
+
+JsonObject = dict[str, Any]
+
+
+class VaultApiError(RuntimeError):
+    """The server answered with something other than 2xx; `status` is the HTTP status."""
+
+    def __init__(self, method: str, path: str, status: int, text: str) -> None:
+        super().__init__(f"Vault: {method} {path}: {status} {text.strip()}")
+        self.status = status
+
+
+class AppRole(NamedTuple):
+    role_id: str
+    secret_id: str
+
+
+class JwtIssuer:
+    """Signs JWTs as a pipeline's identity provider does, with a key made here."""
+
+    def __init__(self, issuer: str = "https://issuer.example") -> None:
+        self.issuer = issuer
+        self._key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+
+    @property
+    def public_key(self) -> str:
+        """PEM."""
+        return (
+            self._key.public_key()
+            .public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+            .decode()
+        )
+
+    def sign(self, *, subject: str, audience: str, lifetime_seconds: int = 300) -> str:
+        """A token, RS256; a negative lifetime gives one that has expired."""
+        now = int(time.time())
+        claims = {
+            "iss": self.issuer,
+            "sub": subject,
+            "aud": audience,
+            "iat": now - 1,
+            "nbf": now - 1,
+            "exp": now + lifetime_seconds,
+        }
+        text = f"{_base64url({'alg': 'RS256', 'typ': 'JWT'})}.{_base64url(claims)}"
+        signature = self._key.sign(text.encode(), PKCS1v15(), hashes.SHA256())
+        return f"{text}.{base64.urlsafe_b64encode(signature).rstrip(b'=').decode()}"
+
+
+class VaultServer(Part):
+    """A server that is initialized and unsealed, with a KV engine of version 2 mounted at `secret`.
+
+    With `tls` it listens with a certificate that `ca_certificate` has signed. Paths that its methods take are
+    those of the API, as policies name them: `secret/data/apps/chef` for a secret of KV version 2.
+    """
+
+    def __init__(self, *, tls: bool = False, run_directory: Path | None = None) -> None:
+        super().__init__("vault", run_directory)
+        self.root_token = f"root-{uuid.uuid4()}"
+        self.ca_certificate = self.run_directory / "vault-ca.pem" if tls else None
+        self._listen = f"{LOOPBACK}:{free_port()}"
+        self.address = f"{'https' if tls else 'http'}://{self._listen}"
+        self._http = requests.Session()
+        # No proxy and no .netrc of the user's: everything is on loopback.
+        self._http.trust_env = False
+        if self.ca_certificate:
+            self._http.verify = str(self.ca_certificate)
+        self.server: Server | None = None
+
+    def _start(self) -> None:
+        tls = ["-dev-tls", f"-dev-tls-cert-dir={self.run_directory}"] if self.ca_certificate else []
+        self.server = Server(
+            "vault",
+            [
+                bao_binary(),
+                *("server", "-dev", f"-dev-listen-address={self._listen}", "-dev-no-store-token"),
+                *tls,
+            ],
+            run_directory=self.run_directory,
+            ready=self._ready,
+            # The token goes through the environment, as argument lists are open to all.
+            environment={
+                "PATH": "/usr/bin:/bin",
+                "HOME": str(self.run_directory),
+                "BAO_DEV_ROOT_TOKEN_ID": self.root_token,
+                "VAULT_DEV_ROOT_TOKEN_ID": self.root_token,
+            },
+        )
+        self.server.start()
+
+    def _stop(self) -> None:
+        if self.server:
+            self.server.stop()
+
+    # Secrets
+
+    def mount_kv(self, mount: str, version: int, *, namespace: str | None = None) -> None:
+        """Mounts a KV engine there, unless something is mounted there already."""
+        mounts = self.api("GET", "/v1/sys/mounts", namespace=namespace)
+        if f"{mount}/" not in mounts["data"]:
+            body = {"type": "kv", "options": {"version": str(version)}}
+            self.api("POST", f"/v1/sys/mounts/{mount}", json=body, namespace=namespace)
+
+    def write_kv1(self, mount: str, path: str, data: Mapping[str, Any], *, namespace: str | None = None) -> None:
+        """Writes a secret of KV version 1, and mounts the engine first where there is none."""
+        self.mount_kv(mount, 1, namespace=namespace)
+        self.api("POST", f"/v1/{mount}/{path}", json=dict(data), namespace=namespace)
+
+    def write_kv2(self, mount: str, path: str, data: Mapping[str, Any], *, namespace: str | None = None) -> int:
+        """Writes a secret of KV version 2, and mounts the engine first where there is none; gives its version."""
+        self.mount_kv(mount, 2, namespace=namespace)
+        body = {"data": dict(data)}
+
+        written: list[int] = []
+
+        def write() -> bool:
+            # A new mount answers 400 ("Upgrading from non-versioned to versioned data") for a moment.
+            try:
+                answer = self.api("POST", f"/v1/{mount}/data/{path}", json=body, namespace=namespace)
+            except VaultApiError as error:
+                if error.status == requests.codes.bad_request:
+                    return False
+                raise
+            written.append(answer["data"]["version"])
+            return True
+
+        wait_until(write, timeout=10, what=f"a write to the KV engine {mount}")
+        return written[0]
+
+    def delete_kv2(self, mount: str, path: str) -> None:
+        """Deletes the newest version: reading it is 404 then, with metadata."""
+        self.api("DELETE", f"/v1/{mount}/data/{path}")
+
+    # Access
+
+    def create_policy(self, *paths: str, namespace: str | None = None) -> str:
+        """A policy that admits reading exactly these paths; gives its name."""
+        name = f"read-{uuid.uuid4()}"
+        rules = "\n".join(f'path "{path}" {{ capabilities = ["read"] }}' for path in paths)
+        self.api("PUT", f"/v1/sys/policies/acl/{name}", json={"policy": rules}, namespace=namespace)
+        return name
+
+    def create_token(self, *paths: str, ttl: str = "1h", namespace: str | None = None) -> str:
+        """A token that may read exactly these paths."""
+        body = {"policies": [self.create_policy(*paths, namespace=namespace)], "ttl": ttl, "renewable": False}
+        answer = self.api("POST", "/v1/auth/token/create-orphan", json=body, namespace=namespace)
+        token: str = answer["auth"]["client_token"]
+        return token
+
+    def revoke_token(self, token: str) -> None:
+        self.api("POST", "/v1/auth/token/revoke", json={"token": token})
+
+    def expired_token(self, *paths: str) -> str:
+        """A token that could read these paths until a moment ago."""
+        token = self.create_token(*paths, ttl="1s")
+        wait_until(lambda: not self.token_is_valid(token), timeout=10, what="a token's end")
+        return token
+
+    def token_is_valid(self, token: str) -> bool:
+        try:
+            self.api("POST", "/v1/auth/token/lookup", json={"token": token})
+        except VaultApiError:
+            return False
+        return True
+
+    def token_accessors(self) -> set[str]:
+        """One accessor for each token that lives: a login that was revoked afterwards leaves none."""
+        answer = self.api("LIST", "/v1/auth/token/accessors")
+        return set(answer["data"]["keys"])
+
+    def create_approle(self, role: str, *paths: str, mount: str = "approle") -> AppRole:
+        """An AppRole whose tokens may read exactly these paths."""
+        self._enable_auth(mount, "approle")
+        body = {"token_policies": [self.create_policy(*paths)], "token_ttl": "10m"}
+        self.api("POST", f"/v1/auth/{mount}/role/{role}", json=body)
+        role_id = self.api("GET", f"/v1/auth/{mount}/role/{role}/role-id")["data"]["role_id"]
+        secret_id = self.api("POST", f"/v1/auth/{mount}/role/{role}/secret-id")["data"]["secret_id"]
+        return AppRole(role_id, secret_id)
+
+    def create_jwt_role(
+        self, role: str, *paths: str, issuer: JwtIssuer, subject: str, audience: str, mount: str = "jwt"
+    ) -> None:
+        """A role that admits the issuer's JWTs for this subject and audience, and may read these paths."""
+        self._enable_auth(mount, "jwt")
+        configuration = {"jwt_validation_pubkeys": [issuer.public_key], "bound_issuer": issuer.issuer}
+        self.api("POST", f"/v1/auth/{mount}/config", json=configuration)
+        body = {
+            "role_type": "jwt",
+            "user_claim": "sub",
+            "bound_subject": subject,
+            "bound_audiences": [audience],
+            "token_policies": [self.create_policy(*paths)],
+            "token_ttl": "10m",
+        }
+        self.api("POST", f"/v1/auth/{mount}/role/{role}", json=body)
+
+    def create_namespace(self, name: str) -> None:
+        """OpenBao 2.3 and later, or Vault Enterprise."""
+        self.api("POST", f"/v1/sys/namespaces/{name}")
+
+    # State
+
+    def seal(self) -> None:
+        """Every request is 503 from now on."""
+        self.api("POST", "/v1/sys/seal")
+
+    def unseal(self) -> None:
+        self.api("POST", "/v1/sys/unseal", json={"key": self._unseal_key()})
+        wait_until(self._ready, timeout=10, what="the unsealed Vault's answer")
+
+    def api(
+        self,
+        method: str,
+        path: str,
+        *,
+        token: str | None = None,
+        namespace: str | None = None,
+        json: JsonObject | None = None,
+    ) -> Any:
+        """One request, by default with the root token; gives the parsed answer, or None where there is none.
+
+        Raises VaultApiError for any status other than 2xx.
+        """
+        headers = {"X-Vault-Token": self.root_token if token is None else token}
+        if namespace:
+            headers["X-Vault-Namespace"] = namespace
+        answer = self._http.request(
+            method, self.address + path, json=json, headers=headers, timeout=_REQUEST_TIMEOUT_SECONDS
+        )
+        if not answer.ok:
+            raise VaultApiError(method, path, answer.status_code, answer.text)
+        return answer.json() if answer.content else None
+
+    def _enable_auth(self, mount: str, kind: str) -> None:
+        if f"{mount}/" not in self.api("GET", "/v1/sys/auth")["data"]:
+            self.api("POST", f"/v1/sys/auth/{mount}", json={"type": kind})
+
+    def _unseal_key(self) -> str:
+        assert self.server is not None
+        keys = re.findall(r"^Unseal Key: (\S+)$", self.server.log.read_text(), flags=re.MULTILINE)
+        if not keys:
+            raise RuntimeError(f"the log names no unseal key: {self.server.log}")
+        return str(keys[-1])
+
+    def _ready(self) -> bool:
+        try:
+            mounts = self.api("GET", "/v1/sys/mounts")
+        except VaultApiError:
+            return False
+        # The development server mounts it last.
+        return "secret/" in mounts["data"]
+
+
+def _base64url(value: JsonObject) -> str:
+    return base64.urlsafe_b64encode(jsonlib.dumps(value).encode()).rstrip(b"=").decode()
