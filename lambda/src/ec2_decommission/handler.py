@@ -1,0 +1,267 @@
+"""The story of an event: parse, recall, run the steps, remember, report. It knows no vendor's API."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Protocol
+
+from .deadline import Deadline
+from .errors import ConfigurationError, DecommissionError, StillAlive
+from .events import BadMessage, Request, is_batch, parse, parse_batch
+from .inventory import TERMINATED
+from .recall import Known, recall
+from .report import Report, StepReport
+from .run import Clock, Log, Run, StepFactory, Tools
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from .clients.ec2 import Ec2
+    from .config import Config
+    from .identity import Instance
+    from .inventory import Inventory
+    from .steps.base import Living
+
+# DescribeInstances may not know an instance yet that has just entered `running`.
+_YOUNG = timedelta(minutes=10)
+
+
+class Delays(Protocol):
+    """Puts off the next try of messages; the queue keeps them for so long."""
+
+    def put_off(self, seconds_by_receipt: Mapping[str, int]) -> None: ...
+
+
+class FailedError(DecommissionError):
+    """At least one step failed for the event that the function was called with; all steps have run."""
+
+
+class Application:
+    """Everything that outlives an invocation, injected.
+
+    Args:
+        living: makes what tells the living from the dead, for a batch's own instances.
+        steps: those that are on, in the order in which they run.
+        delays: None where the function has no queue.
+        now: the time.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        ec2: Ec2,
+        living: Callable[[Iterable[str]], Living],
+        inventory: Inventory | None,
+        steps: Sequence[StepFactory],
+        log: Log,
+        clock: Clock,
+        delays: Delays | None = None,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._config = config
+        self._ec2 = ec2
+        self._tools = Tools(living, inventory, steps, log, clock, now)
+        self._inventory = inventory
+        self._log = log
+        self._delays = delays
+
+    def handle(self, event: Any, deadline: Deadline) -> dict[str, Any]:
+        """Handles whatever the function was called with.
+
+        Returns:
+            For an SQS event the messages to be tried again; else the report.
+
+        Raises:
+            MalformedEvent: the payload is none that the contract names.
+            FailedError: something failed for a single EventBridge event.
+        """
+        with self._tools.clock.until(deadline):
+            if is_batch(event):
+                return self._handle_batch(event)
+            request = parse(event)
+            report = self._carry_out([request])[request]
+            if report.failed and request.kind != "operator":
+                raise FailedError(f"{report.instance_id}: {report.failures}")
+            return report.document()
+
+    def _handle_batch(self, event: dict[str, Any]) -> dict[str, Any]:
+        requests, bad = parse_batch(event)
+        reports = self._carry_out(requests)
+        failed = [request for request, report in reports.items() if report.failed]
+        for message in bad:
+            self._log.error(message.error, extra={"message_id": message.message_id})
+        self._put_off(failed, bad)
+        identifiers = [r.message_id for r in failed] + [m.message_id for m in bad]
+        return {"batchItemFailures": [{"itemIdentifier": identifier} for identifier in identifiers]}
+
+    def _put_off(self, failed: Sequence[Request], bad: Sequence[BadMessage]) -> None:
+        """Failed messages wait longer with each receive; one that cannot be read has nothing to wait for."""
+        queue = self._config.queue
+        if self._delays is None or queue is None:
+            return
+        seconds = {m.receipt_handle: 0 for m in bad if m.receipt_handle}
+        for request in failed:
+            if request.receipt_handle:
+                doubled = queue.retry_delay_seconds * 2 ** min(request.receive_count - 1, 16)
+                seconds[request.receipt_handle] = min(doubled, queue.max_retry_delay_seconds)
+        try:
+            if seconds:
+                self._delays.put_off(seconds)
+        except DecommissionError as error:
+            # The queue's own visibility timeout brings them back.
+            self._log.warning(f"failed messages come back after the queue's visibility timeout: {error}")
+
+    def _carry_out(self, requests: Sequence[Request]) -> dict[Request, Report]:
+        """One report for each request; requests of one instance share one."""
+        for request in requests:
+            self._tell_arrival(request)
+        concerned = {r.instance_id for r in requests if r.kind in ("terminated", "operator")}
+        if self._inventory is not None:
+            concerned |= {r.instance_id for r in requests if r.kind == "running"}
+        known = recall(concerned, self._ec2, self._inventory, self._config.instance_filter)
+        ended = {r.instance_id: r for r in requests if r.kind in ("terminated", "operator")}
+        reports: dict[str, Report] = {}
+        started = {r.instance_id: r for r in requests if r.kind == "running" and r.instance_id not in ended}
+        for request in started.values():
+            reports[request.instance_id] = self._remember_running(request, known)
+        for dry_run in (True, False):
+            same = [r for r in ended.values() if self._is_dry(r) == dry_run]
+            reports |= self._decommission(same, known, dry_run=dry_run)
+        answers: dict[Request, Report] = {}
+        for request in requests:
+            ignored = Report(request.instance_id, request.kind, self._is_dry(request), note=request.ignored)
+            answers[request] = ignored if request.kind == "ignored" else reports[request.instance_id]
+            self._tell_outcome(request, answers[request])
+        return answers
+
+    def _is_dry(self, request: Request) -> bool:
+        return self._config.dry_run if request.dry_run is None else request.dry_run
+
+    # Remember what runs
+
+    def _remember_running(self, request: Request, known: Known) -> Report:
+        report = Report(request.instance_id, "running", self._is_dry(request))
+        description = known.descriptions.get(request.instance_id)
+        record = known.records.get(request.instance_id)
+        if self._inventory is None:
+            return replace(report, note="the inventory is off; nothing is remembered")
+        if known.errors:
+            return replace(report, errors=known.errors)
+        if (record and record.state == TERMINATED) or (description and not description.lives):
+            return replace(report, note="it has been terminated since; a late event brings nothing back")
+        if description is None:
+            if request.time and self._tools.now() - request.time < _YOUNG:
+                return replace(report, errors=("ec2: DescribeInstances does not know the instance yet",))
+            return replace(report, note="EC2 does not know the instance any more; a late event brings nothing back")
+        instance = description.instance()
+        reason = known.unwanted(instance)
+        if reason:
+            return replace(report, note=reason)
+        try:
+            kept = self._inventory.remember_running(instance)
+        except DecommissionError as error:
+            return replace(report, errors=(f"inventory: {error}",))
+        note = "recorded in the inventory" if kept else "it is recorded as terminated, and stays so"
+        return replace(report, identity=instance.identity(), note=note)
+
+    # Remove what the dead left
+
+    def _decommission(self, requests: Sequence[Request], known: Known, *, dry_run: bool) -> dict[str, Report]:
+        reports: dict[str, Report] = {}
+        todo: dict[str, Instance] = {}
+        retries: set[str] = set()
+        for request in requests:
+            instance = known.instance(request)
+            reports[request.instance_id] = Report(
+                request.instance_id, instance.state, dry_run, errors=known.errors, identity=instance.identity()
+            )
+            refused = self._refusal(request, instance, known)
+            if refused:
+                steps = tuple(replace(refused, step=step.name) for step in self._tools.steps)
+                reports[request.instance_id] = replace(reports[request.instance_id], steps=steps)
+            else:
+                todo[request.instance_id] = instance
+                if request.kind != "operator":
+                    retries.add(request.instance_id)
+        if todo:
+            run = Run(self._tools, todo, known, retries, dry_run=dry_run)
+            for instance_id, (instance, steps, errors) in run.carry_out().items():
+                reports[instance_id] = replace(
+                    reports[instance_id],
+                    steps=steps,
+                    identity=instance.identity(),
+                    errors=(*reports[instance_id].errors, *errors),
+                )
+        return reports
+
+    def _refusal(self, request: Request, instance: Instance, known: Known) -> StepReport | None:
+        """Why no step may run for this instance."""
+        if known.ec2_error:
+            return StepReport.failed("", f"cannot be sure that the instance is gone: {known.ec2_error}")
+        description = known.descriptions.get(request.instance_id)
+        state = description.state if description else ""
+        if description and description.lives and request.kind == "terminated":
+            return StepReport.failed("", StillAlive(f"the event says terminated, EC2 says {state}; retried"))
+        if description and (description.lives or state == "shutting-down") and request.kind == "operator":
+            return StepReport.skipped(
+                "", f"{request.instance_id} is {state}: nothing of it is removed while it lives"
+            )
+        reason = known.unwanted(instance)
+        return StepReport.skipped("", reason) if reason else None
+
+    # Tell
+
+    def _tell_arrival(self, request: Request) -> None:
+        extra = log_keys(request)
+        if request.kind in ("running", "terminated"):
+            self._log.info(f"instance {request.instance_id} has entered state {request.kind}", extra=extra)
+        elif request.kind == "operator":
+            self._log.info(f"an operator asks for instance {request.instance_id}", extra=extra)
+        elif request.kind == "ignored":
+            self._log.info(f"ignored: {request.ignored}", extra=extra)
+
+    def _tell_outcome(self, request: Request, report: Report) -> None:
+        if request.kind == "ignored":
+            return
+        extra = {**log_keys(request), "report": report.document()}
+        if report.failed:
+            self._log.error(f"failed: {report.failures}", extra=extra)
+        else:
+            told = ", ".join(f"{step.step} {step.status}" for step in report.steps)
+            self._log.info(told or report.note or "nothing to do", extra=extra)
+
+
+def log_keys(request: Request) -> dict[str, str]:
+    keys = {"instance_id": request.instance_id, "message_id": request.message_id or ""}
+    return {key: value for key, value in keys.items() if value}
+
+
+_application: Application | None = None
+
+
+def handle(event: Any, context: Any) -> dict[str, Any]:
+    """The function's entry: ``ec2_decommission.handler.handle``.
+
+    Args:
+        event: an SQS event, an EventBridge event, or the operator's payload.
+        context: Lambda's context.
+
+    Raises:
+        ConfigurationError: the function is set up wrongly. An SQS batch is returned to the queue instead.
+        MalformedEvent: the payload is none that the contract names.
+        FailedError: something failed for a single EventBridge event.
+    """
+    global _application  # noqa: PLW0603  # one cold start, one application
+    from .wiring import application, log  # noqa: PLC0415  # it imports the vendors' libraries
+
+    try:
+        if _application is None:
+            _application = application()
+        return _application.handle(event, Deadline(lambda: context.get_remaining_time_in_millis() / 1000))
+    except ConfigurationError as error:
+        log.error(f"the function cannot start: {error}")
+        if not is_batch(event):
+            raise
+        identifiers = [record["messageId"] for record in event["Records"] if isinstance(record, dict)]
+        return {"batchItemFailures": [{"itemIdentifier": identifier} for identifier in identifiers]}

@@ -1,0 +1,225 @@
+"""One run of the steps over a batch of terminated instances: look, remember, find, remove, remember."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+from .deadline import Deadline
+from .errors import DecommissionError, TransientError
+from .identity import Facts, Instance
+from .inventory import TERMINATED
+from .report import FAILED, StepReport
+from .steps.base import Batch, Finding, Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from datetime import datetime
+
+    from .inventory import Inventory, Record
+    from .recall import Known
+    from .steps.base import Living, Step
+
+RESERVE_SECONDS = 4.0  # kept back from the steps, to remember, report and return
+
+
+class Log(Protocol):
+    """The part of Powertools' Logger that is used here."""
+
+    def info(self, msg: object, **kwargs: Any) -> None: ...
+    def warning(self, msg: object, **kwargs: Any) -> None: ...
+    def error(self, msg: object, **kwargs: Any) -> None: ...
+    def exception(self, msg: object, **kwargs: Any) -> None: ...
+
+
+class Clock:
+    """The deadline of the work under way; every client asks it before a call."""
+
+    def __init__(self) -> None:
+        self.deadline = Deadline.after(0)
+
+    @contextmanager
+    def until(self, deadline: Deadline) -> Iterator[Deadline]:
+        """Makes ``deadline`` the one that counts."""
+        before, self.deadline = self.deadline, deadline
+        try:
+            yield deadline
+        finally:
+            self.deadline = before
+
+
+@dataclass(frozen=True)
+class StepFactory:
+    """Makes a step for one batch; making it may open a secret, and so may fail like the step itself."""
+
+    name: str
+    make: Callable[[], Step]
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What a run works with.
+
+    Attributes:
+        living: makes what tells the living from the dead, for a batch's own instances.
+        steps: those that are on, in the order in which they run.
+    """
+
+    living: Callable[[Iterable[str]], Living]
+    inventory: Inventory | None
+    steps: Sequence[StepFactory]
+    log: Log
+    clock: Clock
+    now: Callable[[], datetime]
+
+
+class Run:
+    """The steps, run over a batch of terminated instances."""
+
+    def __init__(
+        self, tools: Tools, instances: dict[str, Instance], known: Known, retries: set[str], *, dry_run: bool
+    ) -> None:
+        self._tools = tools
+        self._instances = instances
+        self._known = known
+        self._dry_run = dry_run
+        self._living = tools.living(instances)
+        self._reports: dict[str, dict[str, StepReport]] = {i: {} for i in instances}
+        self._errors: dict[str, list[str]] = {i: [] for i in instances}
+        # Whether an instance's identity was known before the steps were asked.
+        self._known_before = {i for i, instance in instances.items() if instance.addresses}
+        self._not_looked: set[str] = set()
+        for instance_id in retries:
+            self._recall_settled(instance_id)
+
+    def _recall_settled(self, instance_id: str) -> None:
+        """On a retry only what is not settled runs again. Where all is, the event is a second one."""
+        record = self._known.records.get(instance_id)
+        if record is None or self._dry_run:
+            return
+        settled = {name: step for name, step in record.steps.items() if step.get("settled_at")}
+        if any(factory.name not in settled for factory in self._tools.steps):
+            for name, step in settled.items():
+                self._reports[instance_id][name] = StepReport.remembered(name, step)
+
+    def carry_out(self) -> dict[str, tuple[Instance, tuple[StepReport, ...], tuple[str, ...]]]:
+        """Runs all steps, and returns instance, step reports and other errors by instance id."""
+        steps = [(factory, step) for factory in self._tools.steps if (step := self._look(factory)) is not None]
+        self._remember_identity()
+        for position, (factory, step) in enumerate(steps):
+            self._find_and_remove(factory, step, len(steps) - position)
+        self._remember_outcome()
+        order = [factory.name for factory in self._tools.steps]
+        return {
+            i: (
+                self._instances[i],
+                tuple(self._reports[i][name] for name in order if name in self._reports[i]),
+                tuple(self._errors[i]),
+            )
+            for i in self._instances
+        }
+
+    def _due(self, name: str) -> dict[str, Instance]:
+        return {i: instance for i, instance in self._instances.items() if name not in self._reports[i]}
+
+    def _look(self, factory: StepFactory) -> Step | None:
+        due = self._due(factory.name)
+        if not due:
+            return None
+        with self._guard(factory.name, due, len(self._tools.steps) * 2) as deadline:
+            step = factory.make()
+            for instance_id, facts in step.look(Batch(due, self._living, deadline)).items():
+                self._instances[instance_id] = self._instances[instance_id].learn(facts)
+            return step
+        self._not_looked.update(due)
+        return None
+
+    def _find_and_remove(self, factory: StepFactory, step: Step, parts: int) -> None:
+        due = self._due(factory.name)
+        findings: Mapping[str, Finding] = {}
+        with self._guard(factory.name, due, parts) as deadline:
+            batch = Batch(due, self._living, deadline)
+            findings = step.find(batch)
+            outcomes: Mapping[str, Outcome | None] = dict.fromkeys(findings)
+            if not self._dry_run:
+                wanted = {i: finding for i, finding in findings.items() if finding.removals}
+                outcomes = {**dict.fromkeys(findings, Outcome()), **(step.remove(batch, wanted) if wanted else {})}
+            for instance_id, finding in findings.items():
+                report = StepReport.of(factory.name, finding, outcomes[instance_id])
+                self._reports[instance_id][factory.name] = report
+
+    @contextmanager
+    def _guard(self, name: str, due: Mapping[str, Instance], parts: int) -> Iterator[Deadline]:
+        """A step that fails stops no other, and may not use up the time of those that follow it."""
+        whole = self._tools.clock.deadline
+        spare = Deadline(lambda: whole.remaining() - RESERVE_SECONDS)
+        try:
+            with self._tools.clock.until(spare.share(parts)) as deadline:
+                yield deadline
+        except DecommissionError as error:
+            self._fail(name, due, error)
+        except Exception as error:  # a fault of the step's own; the other steps still run
+            self._tools.log.exception(f"step {name} failed unexpectedly")
+            self._fail(name, due, TransientError(f"unexpected {type(error).__name__}: {error}"))
+
+    def _fail(self, name: str, due: Mapping[str, Instance], error: Exception) -> None:
+        for instance_id in due:
+            self._reports[instance_id].setdefault(name, StepReport.failed(name, error))
+
+    def _remember_identity(self) -> None:
+        """Before anything is removed, so that a retry next day has all of it."""
+        inventory = self._tools.inventory
+        if inventory is None or self._dry_run or self._known.inventory_error:
+            return
+        for instance_id, instance in self._instances.items():
+            record = self._known.records.get(instance_id)
+            if record and record.state == TERMINATED and not _grown(instance, record):
+                continue
+            try:
+                inventory.remember_terminated(instance)
+            except DecommissionError as error:
+                self._errors[instance_id].append(f"inventory: {error}")
+
+    def _remember_outcome(self) -> None:
+        inventory = self._tools.inventory
+        if inventory is None or self._dry_run or self._known.inventory_error:
+            return
+        now = self._tools.now().isoformat()
+        for instance_id, reports in self._reports.items():
+            # A step that looked while another could not say who the instance was has to look again.
+            complete = instance_id not in self._not_looked or instance_id in self._known_before
+            steps: dict[str, Mapping[str, Any]] = {}
+            removed: list[Mapping[str, str]] = []
+            for name, report in reports.items():
+                fresh = report.settled_at is None
+                settles = fresh and complete and report.status != FAILED
+                steps[name] = replace(report, settled_at=now).document() if settles else report.document()
+                if fresh:
+                    removed += [{"at": now, "step": name, **action} for action in report.actions]
+            try:
+                inventory.remember_steps(instance_id, steps, removed)
+            except DecommissionError as error:
+                self._errors[instance_id].append(f"inventory: {error}")
+
+
+def _grown(instance: Instance, record: Record) -> bool:
+    """Whether more is known of the instance than the inventory remembers."""
+    return record.instance().learn(_facts(instance)) != record.instance()
+
+
+def _facts(instance: Instance) -> Facts:
+    return Facts(
+        "all",
+        account_id=instance.account_id,
+        region=instance.region,
+        vpc_id=instance.vpc_id,
+        launch_time=instance.launch_time,
+        private_ips=instance.private_ips,
+        public_ips=instance.public_ips,
+        ipv6_addresses=instance.ipv6_addresses,
+        private_dns_names=instance.private_dns_names,
+        public_dns_names=instance.public_dns_names,
+        tags=instance.tags,
+        known_as=instance.known_as,
+    )

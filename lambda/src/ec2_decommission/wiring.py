@@ -1,0 +1,157 @@
+"""Puts the application together from the environment: made once per cold start."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from aws_lambda_powertools import Logger
+
+from .chunks import chunks
+from .clients.aws import AwsClients, aws_errors
+from .clients.ec2 import BotoEc2, LivingInEc2
+from .clients.route53 import BotoZones
+from .config import VARIABLE, Config
+from .errors import ConfigurationError
+from .handler import Application
+from .inventory import DynamoInventory
+from .run import Clock, StepFactory
+from .secret_bundle import FILE_NAME, SecretBundle
+from .steps.route53 import Route53Step
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import TypeVar
+
+    from .steps.base import Step
+
+    T = TypeVar("T")
+
+PACKAGE_ROOT = Path(__file__).parent.parent
+_CHANGE_VISIBILITY_BATCH = 10  # the most that ChangeMessageVisibilityBatch takes
+
+log = Logger()
+
+
+def application() -> Application:
+    """The application as the environment configures it.
+
+    Raises:
+        ConfigurationError: says everything that is wrong with the configuration, or what the package lacks.
+    """
+    config = Config.parse(os.environ.get(VARIABLE))
+    clock = Clock()
+    aws = AwsClients(lambda: clock.deadline)
+    ec2 = BotoEc2(aws("ec2"))
+    inventory = None
+    if config.inventory:
+        inventory = DynamoInventory(aws("dynamodb"), config.inventory.table_name, config.inventory.retention_days)
+    return Application(
+        config,
+        ec2=ec2,
+        living=lambda gone: LivingInEc2(ec2, gone),
+        inventory=inventory,
+        steps=_steps(config, aws, clock),
+        log=log,
+        clock=clock,
+        delays=SqsDelays(aws, config.queue.url) if config.queue else None,
+    )
+
+
+def _steps(config: Config, aws: AwsClients, clock: Clock) -> list[StepFactory]:
+    """The steps that are on. The DNS names go first, so that nobody is sent to what is then taken down."""
+    secrets = SecretBundle(PACKAGE_ROOT / FILE_NAME, config.encryption_context, lambda: aws("kms"))
+    steps: list[StepFactory] = []
+
+    # What a step needs is imported, opened and connected when the step first runs, and kept while warm.
+    if config.route53:
+        route53 = config.route53
+        zones = _once(lambda: BotoZones(aws("route53")))
+        steps.append(StepFactory("route53", lambda: Route53Step(route53, zones())))
+    if config.chef:
+        chef = config.chef
+
+        def chef_server() -> Any:
+            from .clients.chef import PyChefServer  # noqa: PLC0415
+
+            return PyChefServer(chef, secrets["chef_client_key"], lambda: clock.deadline, _verify())
+
+        server = _once(chef_server)
+
+        def chef_step() -> Step:
+            from .steps.chef import ChefStep  # noqa: PLC0415
+
+            return ChefStep(chef, server())
+
+        steps.append(StepFactory("chef", chef_step))
+    if config.consul:
+        consul = config.consul
+
+        def consul_catalog() -> Any:
+            from .clients.consul import PyConsulCatalog  # noqa: PLC0415
+
+            token = secrets["consul_token"] if "consul_token" in config.secrets else None
+            return PyConsulCatalog(consul, token, lambda: clock.deadline, _verify())
+
+        catalog = _once(consul_catalog)
+
+        def consul_step() -> Step:
+            from .steps.consul import ConsulStep  # noqa: PLC0415
+
+            return ConsulStep(consul, catalog())
+
+        steps.append(StepFactory("consul", consul_step))
+    _check_package([step.name for step in steps])
+    return steps
+
+
+def _once(make: Callable[[], T]) -> Callable[[], T]:
+    """Calls ``make`` when first asked; a failure is not kept."""
+    made: list[T] = []
+
+    def get() -> T:
+        if not made:
+            made.append(make())
+        return made[0]
+
+    return get
+
+
+def _verify() -> bool | str:
+    """The certificates that Chef and Consul are checked against: the package's own, where it has any."""
+    bundle = PACKAGE_ROOT / "ca_bundle.pem"
+    return str(bundle) if bundle.is_file() else True
+
+
+def _check_package(steps: list[str]) -> None:
+    """A prebuilt package may have been built for other steps than those that are on."""
+    try:
+        info = json.loads((PACKAGE_ROOT / "build_info.json").read_text())
+    except FileNotFoundError:
+        return  # not a package: a checkout
+    lacking = sorted(set(steps) - set(info.get("features", ())))
+    if lacking:
+        raise ConfigurationError(
+            f"the package was built without {', '.join(lacking)}, which the module switches on: build it again"
+        )
+
+
+class SqsDelays:
+    """Puts off messages by their visibility timeout."""
+
+    def __init__(self, aws: AwsClients, queue_url: str) -> None:
+        self._aws = aws
+        self._queue_url = queue_url
+
+    def put_off(self, seconds_by_receipt: Mapping[str, int]) -> None:
+        """Makes each message visible again after so many seconds (0 to 43,200)."""
+        client = self._aws("sqs")
+        for some in chunks(seconds_by_receipt.items(), _CHANGE_VISIBILITY_BATCH):
+            entries = [
+                {"Id": str(number), "ReceiptHandle": receipt, "VisibilityTimeout": seconds}
+                for number, (receipt, seconds) in enumerate(some)
+            ]
+            with aws_errors(f"put off messages of {self._queue_url} (sqs:ChangeMessageVisibility)"):
+                client.change_message_visibility_batch(QueueUrl=self._queue_url, Entries=entries)
