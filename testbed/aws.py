@@ -1,0 +1,513 @@
+"""AWS on loopback, made as strict as AWS where moto is too kind.
+
+`StrictAws` runs moto's server in this process, with IAM enforced on every call, EC2 instances that lose what AWS
+takes from them, Route 53's exact deletes, EventBridge's own delivery, counters of calls, and faults on demand.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import secrets
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any, Self
+from uuid import uuid4
+
+import boto3
+import botocore.config
+from moto.events.models import events_backends
+from moto.iam.models import iam_backends
+from moto.moto_api._internal.models import moto_api_backend
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
+from moto.sts.models import sts_backends
+from werkzeug.serving import BaseWSGIServer, make_server
+
+from testbed import aws_iam, aws_patches
+from testbed.aws_protocol import (
+    Answer,
+    AwsError,
+    Call,
+    Environ,
+    FaultHook,
+    buffer_body,
+    error_answer,
+    parse_call,
+)
+
+ADMIN = "admin"
+_EVENTS_BUS = "default"
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """An access key, with a token when it is a role's session."""
+
+    access_key: str
+    secret_key: str
+    session_token: str | None = None
+
+
+@dataclass(frozen=True)
+class LaunchedInstance:
+    """What the instance was while it lived."""
+
+    id: str
+    name: str
+    private_ip: str
+    private_dns_name: str
+    launch_time: datetime
+
+
+@dataclass(frozen=True)
+class Hang:
+    """A fault: no answer for so long, then the connection ends; the call has no effect."""
+
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Drop:
+    """A fault: the connection ends without an answer. With `after`, the call has taken effect all the same."""
+
+    after: bool = False
+
+
+def throttled(code: str = "Throttling") -> AwsError:
+    """The fault "too many requests", as most services say it (HTTP 400)."""
+    return AwsError(code, "Rate exceeded", 400)
+
+
+def unavailable(status: int = 503) -> AwsError:
+    """The fault "not now"."""
+    return AwsError("ServiceUnavailable", "Service Unavailable", status)
+
+
+def garbage(status: int = 200) -> Answer:
+    """The fault of an answer that is not the service's: a proxy's page, half a document."""
+    return Answer(status, b"<html><body>\x00 not what you asked for", {"Content-Type": "text/html"})
+
+
+class Fault:
+    """A fault that is in force until `remove`, or the end of the `with` block."""
+
+    def __init__(self, hook: FaultHook, everyone: bool, owner: list[Fault]) -> None:
+        self.hook = hook
+        self.everyone = everyone
+        self._owner = owner
+
+    def remove(self) -> None:
+        if self in self._owner:
+            self._owner.remove(self)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.remove()
+
+
+class RateLimit:
+    """A token bucket: `burst` calls at once, refilled at `rate` a second."""
+
+    def __init__(self, burst: int, rate: float) -> None:
+        self.burst = burst
+        self.rate = rate
+        self._tokens = float(burst)
+        self._at = time.monotonic()
+        self._lock = threading.Lock()
+
+    def take(self) -> bool:
+        """Whether the call is within the limit."""
+        with self._lock:
+            now = time.monotonic()
+            self._tokens = min(self.burst, self._tokens + (now - self._at) * self.rate)
+            self._at = now
+            if self._tokens < 1:
+                return False
+            self._tokens -= 1
+            return True
+
+
+# Route 53's limit of an account: https://docs.aws.amazon.com/Route53/latest/DeveloperGuide/DNSLimitations.html
+ROUTE53_RATE = (50, 10.0)
+
+
+class StrictAws:
+    """A strict AWS; one at a time in a process, for moto keeps its state in module variables.
+
+    `endpoint` and `credentials` are those of an administrator. `calls` counts "service:Operation", `calls_by` the
+    same by the caller's ARN, `history` holds the last calls. `undelivered` lists what EventBridge could not deliver:
+    (rule or schedule, target, why).
+    """
+
+    _running = threading.Lock()
+
+    def __init__(self, region: str = "us-east-1", *, route53_rate: tuple[int, float] | None = None) -> None:
+        self.region = region
+        self.account = aws_iam.ACCOUNT
+        self.endpoint = ""
+        self.calls: Counter[str] = Counter()
+        self.calls_by: Counter[tuple[str, str]] = Counter()
+        self.history: deque[Call] = deque(maxlen=20_000)
+        self.undelivered: list[tuple[str, str, str]] = []
+        self.invoker: aws_patches.Invoker | None = None
+        self._route53_rate = route53_rate
+        self._limits: dict[str, RateLimit] = {}
+        self._faults: list[Fault] = []
+        self._subnet: str | None = None
+        self._stopping = threading.Event()
+        self._stack = ExitStack()
+        self._server: BaseWSGIServer | None = None
+        self._lock = threading.Lock()
+        self._subnet_lock = threading.Lock()
+
+    # ------------------------------------------------------------ life
+
+    def start(self) -> Self:
+        if not self._running.acquire(blocking=False):
+            raise RuntimeError("another StrictAws runs in this process; stop it first")
+        self._stack.callback(self._running.release)
+        try:
+            # werkzeug says every request on stderr otherwise.
+            logging.getLogger("werkzeug").setLevel(logging.ERROR)
+            self._stack.enter_context(aws_patches.applied(self))
+            application = _Application(self, DomainDispatcherApplication(create_backend_app))
+            self._server = make_server("127.0.0.1", 0, application, threaded=True, request_handler=_RequestHandler)
+            thread = threading.Thread(target=self._server.serve_forever, name="testbed-aws", daemon=True)
+            thread.start()
+            self._stack.callback(self._stop_server, thread)
+            self.endpoint = f"http://127.0.0.1:{self._server.server_port}"
+            self.reset()
+        except BaseException:
+            self._stack.close()
+            raise
+        return self
+
+    def stop(self) -> None:
+        self._stopping.set()  # ends the hanging answers
+        self._stack.close()
+
+    def reset(self) -> None:
+        """An empty account again, with a new administrator."""
+        moto_api_backend.reset()
+        self._faults.clear()
+        self._subnet = None
+        self.undelivered.clear()
+        self.reset_calls()
+        self.limit_route53(*(self._route53_rate or (None, None)))
+        self.credentials = self._make_admin()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _stop_server(self, thread: threading.Thread) -> None:
+        if self._server is not None:
+            self._server.shutdown()
+            self._server.server_close()
+            self._server = None
+        thread.join(10)
+        moto_api_backend.reset()
+
+    # ------------------------------------------------------------ clients
+
+    def environ(self, credentials: Credentials | None = None) -> dict[str, str]:
+        """What boto3 and Terraform need in the environment to work here (by default as the administrator)."""
+        credentials = credentials or self.credentials
+        variables = {
+            "AWS_ENDPOINT_URL": self.endpoint,
+            "AWS_ACCESS_KEY_ID": credentials.access_key,
+            "AWS_SECRET_ACCESS_KEY": credentials.secret_key,
+            "AWS_REGION": self.region,
+            "AWS_DEFAULT_REGION": self.region,
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }
+        if credentials.session_token:
+            variables["AWS_SESSION_TOKEN"] = credentials.session_token
+        return variables
+
+    def client(self, service: str, credentials: Credentials | None = None, *, retries: int = 0) -> Any:
+        """A boto3 client, by default the administrator's; it does not retry unless told to."""
+        credentials = credentials or self.credentials
+        return boto3.session.Session().client(
+            service,  # type: ignore[call-overload]  # any service by its name
+            region_name=self.region,
+            endpoint_url=self.endpoint,
+            aws_access_key_id=credentials.access_key,
+            aws_secret_access_key=credentials.secret_key,
+            aws_session_token=credentials.session_token,
+            config=botocore.config.Config(retries={"total_max_attempts": retries + 1}, read_timeout=900),
+        )
+
+    def role_credentials(self, role_arn: str, session_name: str) -> Credentials:
+        """A session of the role, as the service that the role trusts gets it."""
+        session = sts_backends[self.account]["aws"].assume_role(
+            region_name=self.region,
+            role_session_name=session_name,
+            role_arn=role_arn,
+            policy="",
+            duration=3600,
+            external_id="",
+        )
+        return Credentials(session.access_key_id, session.secret_access_key, session.session_token)
+
+    def _make_admin(self) -> Credentials:
+        iam = iam_backends[self.account]["aws"]
+        iam.create_user(self.region, ADMIN)
+        everything = {"Effect": "Allow", "Action": "*", "Resource": "*"}
+        iam.put_user_policy(ADMIN, "all", json.dumps({"Version": "2012-10-17", "Statement": [everything]}))
+        key = iam.create_access_key(ADMIN)
+        return Credentials(key.access_key_id, key.secret_access_key)
+
+    # ------------------------------------------------------------ counters and faults
+
+    def reset_calls(self) -> None:
+        self.calls.clear()
+        self.calls_by.clear()
+        self.history.clear()
+
+    def fault(self, hook: FaultHook, *, everyone: bool = False) -> Fault:
+        """From now on asks `hook(service, operation, params)` about every call but the administrator's.
+
+        The hook returns None (go on), or returns or raises one of: `AwsError` (see also `throttled`,
+        `unavailable`), `Answer` (raw HTTP; see `garbage`), `Hang`, `Drop`. It may also do something, such as to
+        kill the function, and return None. With `everyone` the administrator's calls are asked about too.
+        """
+        fault = Fault(hook, everyone, self._faults)
+        self._faults.append(fault)
+        return fault
+
+    def clear_faults(self) -> None:
+        self._faults.clear()
+
+    def limit_route53(self, burst: int | None = ROUTE53_RATE[0], rate: float | None = ROUTE53_RATE[1]) -> None:
+        """Throttles Route 53 for everybody but the administrator; None lifts the limit."""
+        self._limits.pop("route53", None)
+        if burst is not None and rate is not None:
+            self._limits["route53"] = RateLimit(burst, rate)
+
+    # ------------------------------------------------------------ EC2
+
+    @property
+    def subnet_id(self) -> str:
+        """A subnet 10.0.0.0/16, in a VPC with DNS names; made when first asked for."""
+        with self._subnet_lock:
+            if self._subnet is None:
+                ec2 = self.client("ec2")
+                vpc = ec2.create_vpc(CidrBlock="10.0.0.0/16")["Vpc"]["VpcId"]
+                ec2.modify_vpc_attribute(VpcId=vpc, EnableDnsHostnames={"Value": True})
+                subnet = ec2.create_subnet(VpcId=vpc, CidrBlock="10.0.0.0/16")
+                self._subnet = str(subnet["Subnet"]["SubnetId"])
+            return self._subnet
+
+    @property
+    def security_group_id(self) -> str:
+        """The default security group of the VPC of `subnet_id`."""
+        ec2 = self.client("ec2")
+        vpc = ec2.describe_subnets(SubnetIds=[self.subnet_id])["Subnets"][0]["VpcId"]
+        filters = [{"Name": "vpc-id", "Values": [vpc]}, {"Name": "group-name", "Values": ["default"]}]
+        return str(ec2.describe_security_groups(Filters=filters)["SecurityGroups"][0]["GroupId"])
+
+    def launch(
+        self,
+        name: str | None,
+        private_ip: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        *,
+        subnet_id: str | None = None,
+        emit: bool = True,
+        **run_instances: Any,
+    ) -> LaunchedInstance:
+        """Launches an instance (`name` is its Name tag) and emits its `pending` and `running` events.
+
+        `run_instances` goes to RunInstances as it is.
+        """
+        all_tags = {**({"Name": name} if name is not None else {}), **(tags or {})}
+        request: dict[str, Any] = {
+            "ImageId": "ami-12c6146b",
+            "InstanceType": "t3.micro",
+            "MinCount": 1,
+            "MaxCount": 1,
+            "SubnetId": subnet_id or self.subnet_id,
+            **run_instances,
+        }
+        if private_ip is not None:
+            request["PrivateIpAddress"] = private_ip
+        if all_tags:
+            tag_list = [{"Key": key, "Value": value} for key, value in all_tags.items()]
+            request["TagSpecifications"] = [{"ResourceType": "instance", "Tags": tag_list}]
+        instance = self.client("ec2").run_instances(**request)["Instances"][0]
+        if emit:
+            self.emit(self.state_change(instance["InstanceId"], "pending"))
+            self.emit(self.state_change(instance["InstanceId"], "running"))
+        return LaunchedInstance(
+            id=instance["InstanceId"],
+            name=name or "",
+            private_ip=instance["PrivateIpAddress"],
+            private_dns_name=instance["PrivateDnsName"],
+            launch_time=instance["LaunchTime"],
+        )
+
+    def terminate(self, instance_id: str, *, emit: bool = True) -> dict[str, Any]:
+        """Terminates the instance, emits `shutting-down` and `terminated`, and gives the latter event."""
+        self.client("ec2").terminate_instances(InstanceIds=[instance_id])
+        event = self.state_change(instance_id, "terminated")
+        if emit:
+            self.emit(self.state_change(instance_id, "shutting-down"))
+            self.emit(event)
+        return event
+
+    def forget_tags(self, instance_id: str) -> None:
+        """As AWS does some time after the termination."""
+        aws_patches.forget_instance_tags(self.account, self.region, instance_id)
+
+    def forget(self, instance_id: str) -> None:
+        """As AWS does about an hour after the termination: the id becomes an error."""
+        aws_patches.forget_instance(self.account, self.region, instance_id)
+
+    # ------------------------------------------------------------ EventBridge
+
+    def state_change(self, instance_id: str, state: str, *, at: datetime | None = None) -> dict[str, Any]:
+        """An `EC2 Instance State-change Notification`, as AWS writes it."""
+        return {
+            "version": "0",
+            "id": str(uuid4()),
+            "detail-type": "EC2 Instance State-change Notification",
+            "source": "aws.ec2",
+            "account": self.account,
+            "time": (at or datetime.now(UTC)).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "region": self.region,
+            "resources": [f"arn:aws:ec2:{self.region}:{self.account}:instance/{instance_id}"],
+            "detail": {"instance-id": instance_id, "state": state},
+        }
+
+    def emit(self, event: Mapping[str, Any]) -> list[str]:
+        """Puts a whole event (id and time included) on the default bus, as an AWS service does.
+
+        The deployed rules' own patterns decide where it goes; gives the names of the rules that took it.
+        """
+        taken = []
+        for rule in self._rules():
+            pattern = rule.event_pattern
+            if rule.state == "ENABLED" and pattern.get_pattern() and pattern.matches_event(dict(event)):
+                aws_patches.deliver(self, rule, dict(event))
+                taken.append(rule.name)
+        return taken
+
+    def fire_schedule(self, name: str) -> None:
+        """Does what the deployed scheduled rule, or EventBridge Scheduler's schedule, of that name does when due."""
+        for rule in self._rules():
+            if rule.name == name and rule.scheduled_expression:
+                event = {
+                    **self.state_change("-", "-"),
+                    "detail-type": "Scheduled Event",
+                    "source": "aws.events",
+                    "resources": [rule.arn],
+                    "detail": {},
+                }
+                aws_patches.deliver(self, rule, event)
+                return
+        raise LookupError(f"no scheduled rule {name} is deployed")
+
+    def _rules(self) -> Iterator[Any]:
+        bus = events_backends[self.account][self.region].describe_event_bus(_EVENTS_BUS)
+        yield from list(bus.rules.values())
+
+    # ------------------------------------------------------------ answering
+
+    def answer(self, environ: Environ) -> Answer | Drop | Call | None:
+        """What to answer in moto's place; a `Call` when moto is to answer it, None for what is no API call."""
+        body = buffer_body(environ)
+        path = str(environ.get("PATH_INFO", ""))
+        if path.startswith(aws_patches.CODE_PATH):
+            code = aws_patches.function_code(self.region, path.removeprefix(aws_patches.CODE_PATH))
+            return Answer(404, b"") if code is None else Answer(200, code, {"Content-Type": "application/zip"})
+        call = parse_call(environ, body)
+        if call is None:
+            return None
+        try:
+            principal = aws_iam.principal_of(call)
+            call = replace(call, principal=principal.arn)
+            self._count(call)
+            is_admin = principal.arn.endswith(f":user/{ADMIN}")
+            limit = None if is_admin else self._limits.get(call.service)
+            if limit is not None and not limit.take():
+                raise throttled()
+            fault = self._ask_faults(call, is_admin)
+            if isinstance(fault, Answer):
+                return fault
+            if isinstance(fault, Drop) and not fault.after:
+                return fault
+            aws_iam.authorize(principal, call)
+        except AwsError as error:
+            return error_answer(call, error)
+        return fault if isinstance(fault, Drop) else call
+
+    def _count(self, call: Call) -> None:
+        with self._lock:
+            self.calls[call.name] += 1
+            self.calls_by[call.principal, call.name] += 1
+            self.history.append(call)
+
+    def _ask_faults(self, call: Call, is_admin: bool) -> Answer | Drop | None:
+        for fault in list(self._faults):
+            if is_admin and not fault.everyone:
+                continue
+            outcome = fault.hook(call.service, call.operation, call.params)
+            if isinstance(outcome, AwsError):
+                raise outcome
+            if isinstance(outcome, Hang):
+                self._stopping.wait(outcome.seconds)
+                return Drop()
+            if isinstance(outcome, Answer | Drop):
+                return outcome
+            if outcome is not None:
+                raise TypeError(f"a fault hook answered {outcome!r}")
+        return None
+
+
+class _RequestHandler(MotoRequestHandler):
+    def connection_dropped(self, error: BaseException, environ: Environ | None = None) -> None:  # noqa: ARG002
+        # Else the connection stays open for the next request, and the client waits for an answer.
+        self.close_connection = True
+
+
+class _Application:
+    """The WSGI application: what the strict AWS does not answer goes on to moto."""
+
+    def __init__(self, aws: StrictAws, moto: DomainDispatcherApplication) -> None:
+        self._aws = aws
+        self._moto = moto
+
+    def __call__(self, environ: Environ, start_response: Any) -> Iterable[bytes]:
+        decided = self._aws.answer(environ)
+        if isinstance(decided, Drop):
+            if decided.after:
+                b"".join(self._moto(environ, lambda *_: None))
+            # werkzeug takes it for a client that went away, and closes the connection without an answer.
+            raise ConnectionAbortedError
+        if isinstance(decided, Answer):
+            status = f"{decided.status} testbed"
+            headers = {**decided.headers, "Content-Length": str(len(decided.body)), "x-amzn-RequestId": str(uuid4())}
+            start_response(status, list(headers.items()))
+            return [decided.body]
+        answer: Iterable[bytes] = self._moto(environ, start_response)
+        return answer
+
+
+def random_name(prefix: str) -> str:
+    """A name that no earlier test has used."""
+    return f"{prefix}-{secrets.token_hex(4)}"

@@ -1,0 +1,403 @@
+"""Decides whether a principal may make an API call, as IAM does: actions, resources and conditions.
+
+moto's own enforcement looks at neither resources nor conditions. An unknown condition operator is an error here, and
+an operation whose resource is not worked out below needs a statement with the resource `*`: nothing passes unseen.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from moto.iam.models import ManagedPolicy, Role, User, iam_backends
+from moto.kms.models import kms_backends
+from moto.sqs.models import sqs_backends
+from moto.sts.models import AssumedRole, sts_backends
+
+from testbed.aws_protocol import AwsError, Call
+from testbed.aws_route53 import normalized_name
+
+ACCOUNT = "123456789012"
+_PARTITION = "aws"
+
+# Where the IAM action is not named after the operation.
+_ACTIONS = {"lambda:Invoke": "lambda:InvokeFunction", "s3:ListObjectsV2": "s3:ListBucket"}
+
+Statement = Mapping[str, Any]
+Context = Mapping[str, list[str]]
+
+
+@dataclass(frozen=True)
+class Principal:
+    """Who makes a call: a user or a role's session."""
+
+    arn: str
+    policies: list[dict[str, Any]]
+    boundary: dict[str, Any] | None = None
+    role_arn: str | None = None
+
+    @property
+    def identities(self) -> set[str]:
+        """The ARNs by which a resource's policy may name it."""
+        return {self.arn, *([self.role_arn] if self.role_arn else [])}
+
+
+def principal_of(call: Call) -> Principal:
+    """The owner of the call's credentials; raises the AwsError that AWS answers unknown ones with."""
+    for role in sts_backends[ACCOUNT][_PARTITION].assumed_roles:
+        if role.access_key_id == call.access_key:
+            if role.session_token != call.session_token:
+                raise _invalid_token(call)
+            return _session(role, call)
+    for user in list(iam_backends[ACCOUNT][_PARTITION].users.values()):
+        if any(key.access_key_id == call.access_key for key in user.access_keys):
+            return _user(user)
+    raise _invalid_token(call)
+
+
+def role_principal(role_arn: str, session_name: str) -> Principal:
+    """A session of the role, without credentials: to ask what the role may do."""
+    role = iam_backends[ACCOUNT][_PARTITION].get_role_by_arn(role_arn)
+    arn = f"arn:{_PARTITION}:sts::{ACCOUNT}:assumed-role/{role.name}/{session_name}"
+    return Principal(arn, _policies(role), _boundary(role.permissions_boundary_arn), role.arn)
+
+
+def authorize(principal: Principal, call: Call) -> None:
+    """Raises AWS's "access denied" for the call unless policies allow it for every resource that it touches."""
+    if call.name == "sts:GetCallerIdentity":  # AWS allows it always
+        return
+    action = _ACTIONS.get(call.name, call.name)
+    context = _context(principal, call)
+    for resource in _resources(call):
+        if reason := denial(principal, action, resource, context):
+            raise _access_denied(call, principal, action, resource, reason)
+
+
+def denial(principal: Principal, action: str, resource: str, context: Context) -> str | None:
+    """Why IAM refuses the action on the resource; None when it is allowed."""
+    identity = _decision(principal.policies, action, resource, context)
+    if identity == "Deny":
+        return "with an explicit deny in an identity-based policy"
+    resource_policy = _resource_policy(resource)
+    by_resource = None
+    if resource_policy is not None:
+        by_resource = _decision([resource_policy], action, resource, context, principal=principal)
+        if by_resource == "Deny":
+            return "with an explicit deny in a resource-based policy"
+    if principal.boundary is not None and _decision([principal.boundary], action, resource, context) != "Allow":
+        return f"because no permissions boundary allows the {action} action"
+    if action.startswith("kms:") and resource_policy is not None:
+        # A key's policy must let the principal in itself, or leave it to IAM by naming the account's root.
+        delegated = _decision([resource_policy], action, resource, context, principal=_ROOT) == "Allow"
+        if by_resource != "Allow" and not delegated:
+            return f"because no resource-based policy allows the {action} action"
+    if identity == "Allow" or by_resource == "Allow":
+        return None
+    return f"because no identity-based policy allows the {action} action"
+
+
+def service_may(policy: dict[str, Any] | None, service: str, action: str, resource: str, context: Context) -> bool:
+    """Whether a resource's policy lets an AWS service, such as events.amazonaws.com, do the action."""
+    return policy is not None and _decision([policy], action, resource, context, service=service) == "Allow"
+
+
+# ---------------------------------------------------------------- policies
+
+
+_ROOT = Principal(f"arn:{_PARTITION}:iam::{ACCOUNT}:root", [])
+
+
+def _user(user: User) -> Principal:
+    return Principal(user.arn, _policies(user))
+
+
+def _session(session: AssumedRole, call: Call) -> Principal:
+    try:
+        return role_principal(session.role_arn, session.session_name)
+    except Exception as error:  # the role was deleted meanwhile
+        raise _invalid_token(call) from error
+
+
+def _policies(owner: User | Role) -> list[dict[str, Any]]:
+    inline = [json.loads(document) for document in owner.policies.values()]
+    return inline + [_document(policy) for policy in owner.managed_policies.values()]
+
+
+def _document(policy: ManagedPolicy) -> dict[str, Any]:
+    document: dict[str, Any] = next(json.loads(version.document) for version in policy.versions if version.is_default)
+    return document
+
+
+def _boundary(arn: str | None) -> dict[str, Any] | None:
+    if not arn:
+        return None
+    policy = iam_backends[ACCOUNT][_PARTITION].managed_policies.get(arn)
+    # A boundary that does not exist allows nothing.
+    return _document(policy) if policy else {"Statement": []}
+
+
+def _resource_policy(resource: str) -> dict[str, Any] | None:
+    parts = resource.split(":", 5)
+    if len(parts) < 6:
+        return None
+    service, region, name = parts[2], parts[3], parts[5]
+    document: Any = None
+    if service == "sqs" and (queue := sqs_backends[ACCOUNT][region].queues.get(name)):
+        document = queue.policy
+    elif service == "kms" and (key := kms_backends[ACCOUNT][region].keys.get(name.removeprefix("key/"))):
+        document = key.policy
+    return json.loads(document) if document else None
+
+
+def _decision(
+    policies: list[dict[str, Any]],
+    action: str,
+    resource: str,
+    context: Context,
+    *,
+    principal: Principal | None = None,
+    service: str | None = None,
+) -> str | None:
+    """ "Allow", "Deny" or None. With a principal or a service the statement must name it."""
+    decision = None
+    for policy in policies:
+        for statement in _as_list(policy["Statement"]):
+            if (
+                _names_action(statement, action)
+                and _names_resource(statement, resource)
+                and ((principal is None and service is None) or _names_principal(statement, principal, service))
+                and _conditions_hold(statement, context)
+            ):
+                if statement["Effect"] == "Deny":
+                    return "Deny"
+                decision = "Allow"
+    return decision
+
+
+def _names_action(statement: Statement, action: str) -> bool:
+    if "NotAction" in statement:
+        return not _any_like(statement["NotAction"], action, ignore_case=True)
+    return _any_like(statement.get("Action", []), action, ignore_case=True)
+
+
+def _names_resource(statement: Statement, resource: str) -> bool:
+    if "NotResource" in statement:
+        return not _any_like(statement["NotResource"], resource)
+    # A role's trust policy has no resource.
+    return "Resource" not in statement or _any_like(statement["Resource"], resource)
+
+
+def _names_principal(statement: Statement, principal: Principal | None, service: str | None) -> bool:
+    named = statement.get("Principal")
+    if named == "*":
+        return True
+    if not isinstance(named, Mapping):
+        return False
+    if service is not None:
+        return service in _as_list(named.get("Service", []))
+    if principal is None:
+        return False
+    for arn in _as_list(named.get("AWS", [])):
+        if arn == "*" or arn in principal.identities:
+            return True
+        if arn == ACCOUNT and principal is _ROOT:
+            return True
+    return False
+
+
+def _conditions_hold(statement: Statement, context: Context) -> bool:
+    return all(
+        _condition_holds(operator, key, [str(value) for value in _as_list(expected)], context)
+        for operator, keys in statement.get("Condition", {}).items()
+        for key, expected in keys.items()
+    )
+
+
+def _condition_holds(operator: str, key: str, expected: list[str], context: Context) -> bool:
+    quantifier, _, name = operator.rpartition(":")
+    if_exists = name.endswith("IfExists")
+    name = name.removesuffix("IfExists")
+    actual = next((values for known, values in context.items() if known.lower() == key.lower()), None)
+    if name == "Null":
+        return (actual is None) == (expected[0].lower() == "true")
+    if actual is None:
+        # A missing key: a negated condition holds, ForAllValues holds over nothing, all else fails.
+        return if_exists or "Not" in name or quantifier == "ForAllValues"
+    matches = [_compare(name, value, expected) for value in actual]
+    return all(matches) if quantifier == "ForAllValues" or "Not" in name else any(matches)
+
+
+def _compare(operator: str, value: str, expected: list[str]) -> bool:
+    negated = "Not" in operator
+    plain = operator.replace("Not", "")
+    if plain in ("StringEquals", "ArnEquals", "ArnLike", "StringLike"):
+        # ArnEquals and ArnLike are the same in IAM.
+        found = value in expected if plain == "StringEquals" else _any_like(expected, value)
+    elif plain in ("StringEqualsIgnoreCase", "Bool"):
+        found = value.lower() in [item.lower() for item in expected]
+    elif plain == "NumericEquals":
+        found = float(value) in [float(item) for item in expected]
+    else:
+        raise NotImplementedError(f"the testbed's IAM does not know the condition operator {operator}")
+    return found != negated
+
+
+def _any_like(patterns: Any, value: str, *, ignore_case: bool = False) -> bool:
+    flags = re.DOTALL | (re.IGNORECASE if ignore_case else 0)
+    return any(
+        re.fullmatch(re.escape(pattern).replace(r"\*", ".*").replace(r"\?", "."), value, flags)
+        for pattern in _as_list(patterns)
+    )
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+# ---------------------------------------------------------------- what a call touches
+
+
+def _arn(service: str, region: str, name: str) -> str:
+    return f"arn:{_PARTITION}:{service}:{region}:{ACCOUNT}:{name}"
+
+
+def _resources(call: Call) -> list[str]:
+    """The ARNs that the call needs permission for; `*` where AWS has none, or none is worked out here."""
+    return list(_RESOURCES.get(call.service, _no_resources)(call)) or ["*"]
+
+
+def _no_resources(_call: Call) -> Iterator[str]:
+    yield from ()
+
+
+def _route53(call: Call) -> Iterator[str]:
+    zone = call.params.get("HostedZoneId") or (call.params.get("Id") if "HostedZone" in call.operation else None)
+    if zone:
+        yield f"arn:{_PARTITION}:route53:::hostedzone/{str(zone).removeprefix('/').removeprefix('hostedzone/')}"
+    elif call.operation == "GetChange":
+        yield f"arn:{_PARTITION}:route53:::change/{str(call.params.get('Id')).rpartition('/')[2]}"
+
+
+def _dynamodb(call: Call) -> Iterator[str]:
+    tables = set(call.params.get("RequestItems", {}))
+    for item in call.params.get("TransactItems", []):
+        tables.update(operation["TableName"] for operation in item.values())
+    if table := call.params.get("TableName"):
+        tables.add(table)
+    for table in sorted(tables):
+        arn = table if table.startswith("arn:") else _arn("dynamodb", call.region, f"table/{table}")
+        # A query of an index needs the right on the index, not on the table.
+        yield f"{arn}/index/{call.params['IndexName']}" if "IndexName" in call.params else arn
+
+
+def _sqs(call: Call) -> Iterator[str]:
+    if url := call.params.get("QueueUrl"):
+        yield _arn("sqs", call.region, str(url).rpartition("/")[2])
+    elif name := call.params.get("QueueName"):
+        yield _arn("sqs", call.region, name)
+
+
+def _kms(call: Call) -> Iterator[str]:
+    key_id = call.params.get("KeyId")
+    if not key_id and call.operation == "Decrypt":
+        key_id = _key_of_ciphertext(call.params.get("CiphertextBlob"))
+    if key_id:
+        backend = kms_backends[ACCOUNT][call.region]
+        known = str(backend.any_id_to_key_id(key_id))
+        yield _arn("kms", call.region, f"key/{known}")
+
+
+def _key_of_ciphertext(blob: Any) -> str | None:
+    if not isinstance(blob, bytes) or len(blob) < 36:
+        return None
+    return struct.unpack("36s", blob[:36])[0].decode(errors="replace").rstrip("\0") or None
+
+
+def _logs(call: Call) -> Iterator[str]:
+    if group := call.params.get("logGroupName"):
+        resource = _arn("logs", call.region, f"log-group:{group}")
+        if call.operation in ("CreateLogStream", "PutLogEvents", "GetLogEvents", "DeleteLogStream"):
+            resource += f":log-stream:{call.params.get('logStreamName', '')}"
+        yield resource
+
+
+def _lambda(call: Call) -> Iterator[str]:
+    if name := call.params.get("FunctionName"):
+        yield name if name.startswith("arn:") else _arn("lambda", call.region, f"function:{name}")
+
+
+def _sts(call: Call) -> Iterator[str]:
+    if arn := call.params.get("RoleArn"):
+        yield arn
+
+
+def _sns(call: Call) -> Iterator[str]:
+    if arn := call.params.get("TopicArn"):
+        yield arn
+
+
+_RESOURCES = {
+    "route53": _route53,
+    "dynamodb": _dynamodb,
+    "sqs": _sqs,
+    "kms": _kms,
+    "logs": _logs,
+    "lambda": _lambda,
+    "sts": _sts,
+    "sns": _sns,
+}
+
+
+def _context(principal: Principal, call: Call) -> Context:
+    """The condition keys of the call. The loopback is taken for TLS, or policies that demand TLS refuse all."""
+    context = {
+        "aws:PrincipalArn": [principal.role_arn or principal.arn],
+        "aws:PrincipalAccount": [ACCOUNT],
+        "aws:RequestedRegion": [call.region],
+        "aws:SecureTransport": ["true"],
+    }
+    if call.service == "kms":
+        encryption_context = call.params.get("EncryptionContext") or {}
+        for key, value in encryption_context.items():
+            context[f"kms:EncryptionContext:{key}"] = [str(value)]
+        if encryption_context:
+            context["kms:EncryptionContextKeys"] = list(encryption_context)
+        context["kms:CallerAccount"] = [ACCOUNT]
+    if call.name == "route53:ChangeResourceRecordSets":
+        changes = (call.params.get("ChangeBatch") or {}).get("Changes") or []
+        sets = [change["ResourceRecordSet"] for change in changes]
+        # https://docs.aws.amazon.com/Route53/latest/DeveloperGuide/specifying-conditions-route53.html
+        prefix = "route53:ChangeResourceRecordSets"
+        context[f"{prefix}NormalizedRecordNames"] = [normalized_name(item["Name"]).rstrip(".") for item in sets]
+        context[f"{prefix}RecordTypes"] = [item["Type"] for item in sets]
+        context[f"{prefix}Actions"] = [change["Action"] for change in changes]
+    if call.name == "cloudwatch:PutMetricData" and "Namespace" in call.params:
+        context["cloudwatch:namespace"] = [call.params["Namespace"]]
+    return context
+
+
+# ---------------------------------------------------------------- answers
+
+
+def _access_denied(call: Call, principal: Principal, action: str, resource: str, reason: str) -> AwsError:
+    where = "" if resource == "*" else f" on resource: {resource}"
+    message = f"User: {principal.arn} is not authorized to perform: {action}{where} {reason}"
+    if call.service == "sqs":
+        message = message.replace(action, action.lower())  # SQS's own habit
+    if call.service == "ec2":
+        return AwsError("UnauthorizedOperation", f"You are not authorized to perform this operation. {message}", 403)
+    if call.service == "sqs" or call.protocol in ("query", "rest-xml"):
+        return AwsError("AccessDenied", message, 403)
+    return AwsError("AccessDeniedException", message, 403 if call.protocol == "rest-json" else 400)
+
+
+def _invalid_token(call: Call) -> AwsError:
+    if call.service == "ec2":
+        return AwsError("AuthFailure", "AWS was not able to validate the provided access credentials", 401)
+    json_protocol = call.protocol in ("json", "rest-json")
+    code = "UnrecognizedClientException" if json_protocol and call.service != "sqs" else "InvalidClientTokenId"
+    return AwsError(code, "The security token included in the request is invalid.", 400 if json_protocol else 403)

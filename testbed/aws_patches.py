@@ -1,0 +1,401 @@
+"""Where moto is kinder than AWS, or different: each patch says what AWS does."""
+
+from __future__ import annotations
+
+import base64
+import ipaddress
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, Protocol
+from unittest.mock import patch
+
+from moto.awslambda.exceptions import InvalidParameterValueException
+from moto.awslambda.models import EventSourceMapping, LambdaBackend, LambdaFunction
+from moto.core.utils import unix_time_millis
+from moto.ec2.exceptions import EC2ClientError, InvalidInstanceIdError
+from moto.ec2.models import ec2_backends
+from moto.ec2.models.elastic_network_interfaces import NetworkInterface
+from moto.ec2.models.instances import Instance, InstanceBackend
+from moto.ec2.models.subnets import Subnet
+from moto.events.models import EventsBackend, Rule
+from moto.iam.models import iam_backends
+from moto.route53.responses import Route53
+from moto.sqs.exceptions import InvalidParameterValue, ReceiptHandleIsInvalid
+from moto.sqs.models import Message, Queue, SQSBackend, sqs_backends
+
+from testbed import aws_iam, aws_route53
+
+_LAMBDA_ENVIRONMENT_LIMIT = 4096
+_VISIBILITY_LIMIT_SECONDS = 43_200
+
+
+class Invoker(Protocol):
+    """Runs a deployed function; `lambda_service` supplies one."""
+
+    def __call__(
+        self, function: LambdaFunction, payload: bytes, *, asynchronous: bool, log_tail: bool
+    ) -> tuple[bytes, dict[str, str]]:
+        """Gives the answer's body and its headers."""
+
+
+class Patched(Protocol):
+    """What the patches need of the strict AWS that they belong to."""
+
+    endpoint: str
+    invoker: Invoker | None
+    undelivered: list[tuple[str, str, str]]
+
+
+@contextmanager
+def applied(aws: Patched) -> Iterator[None]:
+    """moto is strict inside the block."""
+    with ExitStack() as stack:
+        for owner, name, replacement in (*_ec2(), *_sqs(), *_events(aws), *_lambda(aws), *_route53()):
+            stack.enter_context(patch.object(owner, name, replacement))
+        yield
+
+
+Patch = tuple[Any, str, Any]
+
+
+def _route53() -> Iterator[Patch]:
+    yield Route53, "change_resource_record_sets", aws_route53.change_resource_record_sets
+    yield Route53, "list_resource_record_sets", aws_route53.list_resource_record_sets
+
+
+# ---------------------------------------------------------------- EC2
+
+
+class TerminatedInstance(Instance):
+    """What AWS still shows of a terminated instance: id, type, times, reason and (for a while) tags.
+
+    The private address, DNS names, VPC, subnet, interfaces and volumes are gone.
+    """
+
+    private_ip = None
+    private_ip_address = None
+    private_dns_name = ""
+    public_ip = None
+    public_ip_address = None
+    public_dns_name = ""
+    vpc_id = None
+    subnet_id = None
+
+
+def _ec2() -> Iterator[Patch]:
+    terminate = Instance.terminate
+    filter_value = NetworkInterface.get_filter_value
+    request_ip = Subnet.request_ip
+    by_ids = InstanceBackend.get_reservations_by_instance_ids
+
+    def strict_terminate(self: Instance) -> Any:
+        previous = terminate(self)
+        for interface in list(self.nics.values()):
+            # AWS deletes the interfaces that were made with the instance, and detaches the others. moto keeps all.
+            if interface.id in self.ec2_backend.enis and (
+                interface.delete_on_termination or interface.description == "Primary network interface"
+            ):
+                interface.delete()
+            interface.instance = None
+            interface.attachment_id = None
+            interface.status = "available"
+        self.nics = {}
+        self.security_groups = []
+        self.__class__ = TerminatedInstance  # type: ignore[type-abstract]  # moto's own classes are abstract too
+        return previous
+
+    def strict_filter_value(self: NetworkInterface, filter_name: str, method_name: str | None = None) -> Any:
+        # AWS matches every address of an interface, the secondary ones too.
+        if filter_name == "addresses.private-ip-address":
+            return [address["PrivateIpAddress"] for address in self.private_ip_addresses]
+        if filter_name == "status":
+            return "in-use" if self.instance else "available"
+        return filter_value(self, filter_name, method_name)
+
+    def strict_request_ip(self: Subnet, ip: str, instance: Instance) -> None:
+        # moto fails with an error of its own, which reaches the client as HTTP 500.
+        if ipaddress.ip_address(ip) not in self.cidr:
+            raise EC2ClientError(
+                "InvalidParameterValue", f"Address {ip} does not fall within the subnet's address range"
+            )
+        if ip in self._subnet_ips:
+            raise EC2ClientError("InvalidIPAddress.InUse", f"Address {ip} is in use.")
+        request_ip(self, ip, instance)
+
+    def strict_by_ids(self: Any, instance_ids: list[str], filters: Any = None) -> Any:
+        # AWS refuses an id of the wrong form by another code, and names every id that it does not know.
+        for instance_id in instance_ids:
+            if not instance_id.startswith("i-") or not all(c in "0123456789abcdef" for c in instance_id[2:]):
+                raise EC2ClientError("InvalidInstanceID.Malformed", f'Invalid id: "{instance_id}"')
+        known = {instance.id for reservation in self.all_reservations() for instance in reservation.instances}
+        if missing := [instance_id for instance_id in instance_ids if instance_id not in known]:
+            raise InvalidInstanceIdError(missing)
+        return by_ids(self, list(dict.fromkeys(instance_ids)), filters)
+
+    yield Instance, "terminate", strict_terminate
+    yield NetworkInterface, "get_filter_value", strict_filter_value
+    yield Subnet, "request_ip", strict_request_ip
+    yield InstanceBackend, "get_reservations_by_instance_ids", strict_by_ids
+
+
+def forget_instance(account: str, region: str, instance_id: str) -> None:
+    """EC2 knows nothing of it any more: about an hour after termination the id is an error."""
+    backend = ec2_backends[account][region]
+    for reservation_id, reservation in list(backend.reservations.items()):
+        reservation.instances = [item for item in reservation.instances if item.id != instance_id]
+        if not reservation.instances:
+            del backend.reservations[reservation_id]
+    backend.tags.pop(instance_id, None)
+
+
+def forget_instance_tags(account: str, region: str, instance_id: str) -> None:
+    """The tags of a terminated instance go some time before the instance itself."""
+    ec2_backends[account][region].tags.pop(instance_id, None)
+
+
+# ---------------------------------------------------------------- SQS
+
+
+class _NoMappings:
+    """Queues tell moto's Lambda of no message: what the testbed's own poller reads stays in the queue till then."""
+
+    def __get__(self, _queue: object, _owner: type) -> dict[str, EventSourceMapping]:
+        return {}
+
+    def __set__(self, _queue: object, _value: object) -> None:
+        pass
+
+
+def _sqs() -> Iterator[Patch]:
+    mark_received = Message.mark_received
+
+    def strict_mark_received(self: Message, visibility_timeout: int | None = None) -> None:
+        mark_received(self, visibility_timeout)
+        self.received_at = unix_time_millis()  # type: ignore[attr-defined]
+
+    def strict_change_visibility(
+        self: SQSBackend, queue_name: str, receipt_handle: str, visibility_timeout: int
+    ) -> None:
+        # AWS counts the 12 hours from the receive, moto from the send, so that in moto a message that is older
+        # cannot be put back at all.
+        queue = self.get_queue(queue_name)
+        for message in queue._messages:
+            if message.had_receipt_handle(receipt_handle):
+                since_receive = (unix_time_millis() - getattr(message, "received_at", 0)) / 1000
+                if since_receive + int(visibility_timeout) > _VISIBILITY_LIMIT_SECONDS:
+                    raise InvalidParameterValue(
+                        f"Value {visibility_timeout} for parameter VisibilityTimeout is invalid. Reason: Total "
+                        "VisibilityTimeout for the message is beyond the limit [43200 seconds]"
+                    )
+                message.change_visibility(visibility_timeout)
+                if message.visible:
+                    queue.pending_messages.discard(message)
+                return
+        raise ReceiptHandleIsInvalid
+
+    yield Message, "mark_received", strict_mark_received
+    yield SQSBackend, "change_message_visibility", strict_change_visibility
+    # `patch.object` cannot replace what is not there yet.
+    if not hasattr(Queue, "lambda_event_source_mappings"):
+        Queue.lambda_event_source_mappings = {}
+    yield Queue, "lambda_event_source_mappings", _NoMappings()
+
+
+# ---------------------------------------------------------------- EventBridge
+
+
+def _events(aws: Patched) -> Iterator[Patch]:
+    put_events = EventsBackend.put_events
+
+    def strict_put_events(self: EventsBackend, events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        # AWS keeps the sources that begin with "aws." to itself: its own events come from `StrictAws.emit`.
+        allowed = [event for event in events if not str(event.get("Source", "")).startswith("aws.")]
+        results = iter(put_events(self, allowed) if allowed else [])
+        refused = {"ErrorCode": "NotAuthorizedForSourceException", "ErrorMessage": "Not authorized for the source."}
+        return [next(results) if event in allowed else dict(refused) for event in events]
+
+    def send_to_targets(self: Rule, original_event: Any, **_options: Any) -> None:
+        event: Any = dict(original_event)
+        event.pop("ingestion-time", None)
+        if self.state == "ENABLED" and self.event_pattern.matches_event(event):
+            deliver(aws, self, event)
+
+    yield EventsBackend, "put_events", strict_put_events
+    yield Rule, "send_to_targets", send_to_targets
+
+
+def deliver(aws: Patched, rule: Rule, event: dict[str, Any]) -> None:
+    """Gives the event to the rule's targets: SQS queues whose policy admits the rule, and Lambda functions."""
+    for target in rule.targets:
+        body = _target_input(target, event)
+        failure = send_to_target(aws, rule.arn, target["Arn"], body)
+        if failure is None:
+            continue
+        aws.undelivered.append((rule.arn, target["Arn"], failure))
+        dead_letters = target.get("DeadLetterConfig", {}).get("Arn")
+        if dead_letters and (failure := send_to_target(aws, rule.arn, dead_letters, body)):
+            aws.undelivered.append((rule.arn, dead_letters, failure))
+
+
+def _target_input(target: dict[str, Any], event: dict[str, Any]) -> str:
+    if "Input" in target:
+        return str(target["Input"])
+    if "InputPath" in target or "InputTransformer" in target:
+        raise NotImplementedError("the testbed's EventBridge transforms no input")
+    return json.dumps(event)
+
+
+def send_to_target(aws: Patched, source_arn: str, target_arn: str, body: str) -> str | None:
+    """Sends as EventBridge does, and says why it could not."""
+    service, region, name = target_arn.split(":")[2], target_arn.split(":")[3], target_arn.split(":", 5)[5]
+    context = {"aws:SourceArn": [source_arn], "aws:SourceAccount": [aws_iam.ACCOUNT], "aws:SecureTransport": ["true"]}
+    if service == "sqs":
+        queue = sqs_backends[aws_iam.ACCOUNT][region].queues.get(name)
+        if queue is None:
+            return "the queue does not exist"
+        policy = json.loads(queue.policy) if queue.policy else None
+        # moto delivers whatever the queue's policy says.
+        if not aws_iam.service_may(policy, "events.amazonaws.com", "sqs:SendMessage", target_arn, context):
+            return "the queue's policy does not let EventBridge send for this rule"
+        sqs_backends[aws_iam.ACCOUNT][region].send_message(name, body)
+        return None
+    if service == "lambda" and aws.invoker is not None:
+        function = _function(target_arn)
+        if function is None:
+            return "the function does not exist"
+        policy = {"Statement": function.policy.statements}
+        if not aws_iam.service_may(policy, "events.amazonaws.com", "lambda:InvokeFunction", target_arn, context):
+            return "the function's policy does not let EventBridge invoke it for this rule"
+        aws.invoker(function, body.encode(), asynchronous=True, log_tail=False)
+        return None
+    raise NotImplementedError(f"the testbed's EventBridge does not deliver to {target_arn}")
+
+
+# ---------------------------------------------------------------- Lambda
+
+
+def _function(arn: str) -> LambdaFunction | None:
+    from moto.awslambda.models import lambda_backends  # noqa: PLC0415 (moto's own import cycle)
+
+    return lambda_backends[aws_iam.ACCOUNT][arn.split(":")[3]].get_function_by_arn(arn)
+
+
+def _lambda(aws: Patched) -> Iterator[Patch]:
+    create_function = LambdaBackend.create_function
+    update_configuration = LambdaBackend.update_function_configuration
+    create_mapping = LambdaBackend.create_event_source_mapping
+    get_code = LambdaFunction.get_code
+
+    def strict_create(self: LambdaBackend, spec: dict[str, Any]) -> LambdaFunction:
+        _check_function(spec, spec["Role"])
+        return create_function(self, spec)
+
+    def strict_update(self: LambdaBackend, function_name: str, qualifier: Any, body: dict[str, Any]) -> Any:
+        _check_function(body, body.get("Role") or self.get_function(function_name, None).role)
+        return update_configuration(self, function_name, qualifier, body)
+
+    def strict_mapping(self: LambdaBackend, spec: dict[str, Any]) -> EventSourceMapping:
+        function = self.get_function(spec["FunctionName"], None)
+        if ":sqs:" in spec.get("EventSourceArn", ""):
+            _check_mapping(spec, function)
+        return create_mapping(self, spec)
+
+    def invoke(
+        self: LambdaBackend, function_name: str, qualifier: str | None, body: Any, headers: Any, response_headers: Any
+    ) -> bytes | None:
+        # moto runs functions in Docker.
+        if aws.invoker is None:
+            raise NotImplementedError("no Lambda service is attached to the testbed's AWS (testbed.lambda_service)")
+        function = self.get_function(function_name, qualifier)
+        if headers.get("X-Amz-Invocation-Type") == "DryRun":
+            return b""
+        payload, more = aws.invoker(
+            function,
+            (body if isinstance(body, bytes) else str(body or "").encode()) or b"{}",
+            asynchronous=headers.get("X-Amz-Invocation-Type") == "Event",
+            log_tail=headers.get("X-Amz-Log-Type") == "Tail",
+        )
+        response_headers.update(more)
+        return payload
+
+    def code_location(self: LambdaFunction) -> dict[str, Any]:
+        # AWS gives a URL from which whoever may call GetFunction downloads the package; moto gives none.
+        answer = get_code(self)
+        answer["Code"] = {"RepositoryType": "S3", "Location": f"{aws.endpoint}{CODE_PATH}{self.function_name}"}
+        return answer
+
+    yield LambdaBackend, "create_function", strict_create
+    yield LambdaBackend, "update_function_configuration", strict_update
+    yield LambdaBackend, "create_event_source_mapping", strict_mapping
+    yield LambdaBackend, "invoke", invoke
+    yield LambdaFunction, "get_code", code_location
+
+
+CODE_PATH = "/testbed/lambda-code/"
+
+
+def function_code(region: str, name: str) -> bytes | None:
+    """The deployed package's bytes."""
+    from moto.awslambda.models import lambda_backends  # noqa: PLC0415
+
+    functions = {
+        function.function_name: function for function in lambda_backends[aws_iam.ACCOUNT][region].list_functions()
+    }
+    function = functions.get(name)
+    return function.code_bytes if function else None
+
+
+def _check_function(spec: dict[str, Any], role_arn: str) -> None:
+    """What AWS looks at when a function is created or changed."""
+    variables = (spec.get("Environment") or {}).get("Variables") or {}
+    if len(json.dumps(variables, separators=(",", ":")).encode()) > _LAMBDA_ENVIRONMENT_LIMIT:
+        raise InvalidParameterValueException(
+            "Lambda was unable to configure your environment variables because the environment variables you have "
+            "provided exceeded the 4KB limit."
+        )
+    role = _role(role_arn)
+    trust = json.loads(role.assume_role_policy_document)
+    if not aws_iam.service_may(trust, "lambda.amazonaws.com", "sts:AssumeRole", role_arn, {}):
+        raise InvalidParameterValueException("The role defined for the function cannot be assumed by Lambda.")
+    if (spec.get("VpcConfig") or {}).get("SubnetIds"):
+        for action in ("CreateNetworkInterface", "DescribeNetworkInterfaces", "DeleteNetworkInterface"):
+            if aws_iam.denial(aws_iam.role_principal(role_arn, "lambda"), f"ec2:{action}", "*", {}):
+                raise InvalidParameterValueException(
+                    f"The provided execution role does not have permissions to call {action} on EC2"
+                )
+
+
+def _check_mapping(spec: dict[str, Any], function: LambdaFunction) -> None:
+    """What AWS looks at when a queue is mapped to a function."""
+    arn = spec["EventSourceArn"]
+    for action in ("ReceiveMessage", "DeleteMessage", "GetQueueAttributes"):
+        context = {"aws:SecureTransport": ["true"]}
+        if aws_iam.denial(aws_iam.role_principal(function.role, "lambda"), f"sqs:{action}", arn, context):
+            raise InvalidParameterValueException(
+                f"The provided execution role does not have permissions to call {action} on SQS"
+            )
+    queue = sqs_backends[aws_iam.ACCOUNT][arn.split(":")[3]].queues.get(arn.rpartition(":")[2])
+    if queue is not None and int(queue.visibility_timeout) < int(function.timeout):  # type: ignore[attr-defined]
+        raise InvalidParameterValueException(
+            f"Queue visibility timeout: {queue.visibility_timeout} seconds is less than "  # type: ignore[attr-defined]
+            f"Function timeout: {function.timeout} seconds"
+        )
+    if int(spec.get("BatchSize") or 10) > 10 and not spec.get("MaximumBatchingWindowInSeconds"):
+        raise InvalidParameterValueException(
+            "Maximum batch window in seconds must be greater than 0 if maximum batch size is greater than 10"
+        )
+
+
+def _role(arn: str) -> Any:
+    try:
+        return iam_backends[aws_iam.ACCOUNT]["aws"].get_role_by_arn(arn)
+    except Exception as error:
+        raise InvalidParameterValueException(
+            "The role defined for the function cannot be assumed by Lambda."
+        ) from error
+
+
+def log_result(lines: list[str]) -> str:
+    """The last 4 KB of an invocation's log, as `X-Amz-Log-Result` carries them."""
+    return base64.b64encode("\n".join(lines).encode()[-4096:]).decode()
