@@ -88,6 +88,7 @@ def build(wanted: spec.Spec) -> None:
     for lock in locks:
         pins = vendor.merge(pins, vendor.read_lock(lock, target), lock.name)
     pins = vendor.merge(pins, theirs, "The requirements of the custom steps")
+    wanted.cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="work-", dir=wanted.cache) as work:
         vendored = vendor.collect(pins, theirs, target, Path(work))
     say(f"dependencies: {', '.join(vendored.packages)}")

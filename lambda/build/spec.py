@@ -234,8 +234,9 @@ def _features(top: _Object) -> tuple[str, ...]:
 
 def _secrets(top: _Object, *, custom: bool) -> tuple[Reference, ...]:
     references = []
-    segments = re.compile(r"[^/\s#@?]+(/[^/\s#@?]+)*")
-    rule = "must be written as a/b/c: no / at either end, no empty part, no space and none of # @ ?"
+    # A part of dots only would be resolved on the way, and read something else.
+    segments = re.compile(r"(?!\.+(/|$))[^/\s]+(/(?!\.+(/|$))[^/\s]+)*")
+    rule = "must be written as a/b/c: no / at either end, no empty part, no space, and no . or .. as a part"
     for name, item in sorted(top.objects("secrets").items()):
         # Custom steps bring secrets of their own; without them an unknown name is a misspelling.
         if custom and not _IDENTIFIER.fullmatch(name):

@@ -1,0 +1,235 @@
+"""A real OpenBao, moto's KMS, and the build program run as Terraform runs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+import requests
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from moto.server import ThreadedMotoServer
+
+from testbed.processes import Server, free_port
+from testbed.tools import bao_binary
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+BUILD = REPOSITORY / "lambda" / "build"
+sys.path.insert(0, str(BUILD))  # the build program's modules are a program's, not a package's
+
+ROOT = "root-of-the-tests"
+CONTEXT = {"FunctionName": "ec2-decommission"}
+HERE = "arm64" if platform.machine() in ("arm64", "aarch64") else "x86_64"
+
+
+def rsa_key(bits: int = 2048) -> str:
+    key = rsa.generate_private_key(public_exponent=65537, key_size=bits)
+    return key.private_bytes(Encoding.PEM, PrivateFormat.TraditionalOpenSSL, NoEncryption()).decode()
+
+
+@dataclass
+class OpenBao:
+    address: str
+    server: Server
+    values: dict[str, str] = field(default_factory=dict)
+
+    def call(
+        self, method: str, path: str, body: Any = None, *, namespace: str = "", token: str = ROOT
+    ) -> dict[str, Any]:
+        headers = {"X-Vault-Token": token} | ({"X-Vault-Namespace": namespace} if namespace else {})
+        answer = requests.request(method, f"{self.address}/v1/{path}", json=body, headers=headers, timeout=10)
+        answer.raise_for_status()
+        return dict(answer.json()) if answer.content else {}
+
+    def token(self, *rules: str, namespace: str = "", **settings: Any) -> str:
+        """A token that may read these paths and nothing else, not even itself."""
+        policy = "\n".join(f'path "{rule}" {{ capabilities = ["read"] }}' for rule in rules)
+        name = f"p{abs(hash(rules))}"
+        self.call("PUT", f"sys/policies/acl/{name}", {"policy": policy}, namespace=namespace)
+        body = {"policies": [name], "no_default_policy": True, **settings}
+        made = self.call("POST", "auth/token/create", body, namespace=namespace)
+        return str(made["auth"]["client_token"])
+
+    def tokens(self) -> int:
+        return len(self.call("LIST", "auth/token/accessors")["data"]["keys"])
+
+
+def start_openbao(directory: Path) -> OpenBao:
+    port = free_port()
+    address = f"http://127.0.0.1:{port}"
+    command = [str(bao_binary()), "server", "-dev", "-dev-no-store-token", f"-dev-root-token-id={ROOT}"]
+    server = Server(
+        "openbao",
+        [*command, f"-dev-listen-address=127.0.0.1:{port}"],
+        run_directory=directory,
+        ready=lambda: requests.get(f"{address}/v1/sys/health", timeout=1).status_code == 200,
+    )
+    server.start()
+    return OpenBao(address, server)
+
+
+@pytest.fixture(scope="session")
+def openbao(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenBao]:
+    """KV 2 at secret/ and KV 1 at team/kv/, with a Chef key and a Consul token, and an AppRole that may read them."""
+    bao = start_openbao(tmp_path_factory.mktemp("openbao"))
+    try:
+        bao.values = {"chef_client_key": rsa_key(), "consul_token": "8f246b77-f3e1-ff88-5b48-8ec93abf3e05"}
+        bao.call("POST", "secret/data/decommission/chef", {"data": {"pem": bao.values["chef_client_key"]}})
+        bao.call("POST", "secret/data/decommission/consul", {"data": {"token": bao.values["consul_token"]}})
+        bao.call("POST", "sys/mounts/team/kv", {"type": "kv", "options": {"version": "1"}})
+        bao.call("POST", "team/kv/consul", {"token": bao.values["consul_token"], "number": 5, "blank": " "})
+        policy = 'path "secret/data/decommission/*" { capabilities = ["read"] }'
+        bao.call("PUT", "sys/policies/acl/build", {"policy": policy})
+        bao.call("POST", "sys/auth/approle", {"type": "approle"})
+        bao.call("POST", "auth/approle/role/build", {"token_policies": "build", "token_ttl": "10m"})
+        yield bao
+    finally:
+        bao.server.stop()
+
+
+@pytest.fixture(scope="session")
+def approle(openbao: OpenBao) -> dict[str, str]:
+    """What a pipeline has in its environment."""
+    role_id = openbao.call("GET", "auth/approle/role/build/role-id")["data"]["role_id"]
+    secret_id = openbao.call("POST", "auth/approle/role/build/secret-id")["data"]["secret_id"]
+    return {"VAULT_ADDR": openbao.address, "VAULT_ROLE_ID": role_id, "VAULT_SECRET_ID": secret_id}
+
+
+@dataclass(frozen=True)
+class Kms:
+    client: Any
+    key_arn: str
+    environ: Mapping[str, str]
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        return {"key_arn": self.key_arn, "region": "us-east-1", "role_arn": None, "encryption_context": CONTEXT}
+
+
+@pytest.fixture(scope="session")
+def kms() -> Iterator[Kms]:
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=free_port(), verbose=False)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        endpoint = f"http://{host}:{port}"
+        environ = {
+            "AWS_ENDPOINT_URL": endpoint,
+            "AWS_ACCESS_KEY_ID": "testing",
+            "AWS_SECRET_ACCESS_KEY": "testing",
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }
+        client = boto3.client(
+            "kms",
+            region_name="us-east-1",
+            endpoint_url=endpoint,
+            aws_access_key_id="testing",
+            aws_secret_access_key="testing",
+        )
+        yield Kms(client, client.create_key()["KeyMetadata"]["Arn"], environ)
+    finally:
+        server.stop()
+
+
+@dataclass(frozen=True)
+class Builder:
+    """Runs `python3 lambda/build` with a specification in the environment, and nothing of the tests' own."""
+
+    directory: Path
+
+    def environ(self, *more: Mapping[str, str]) -> dict[str, str]:
+        home = Path.home()
+        own = {name: os.environ[name] for name in os.environ if name.startswith("PIP_") or "proxy" in name.lower()}
+        own |= {
+            "PATH": os.environ["PATH"],
+            "HOME": str(self.directory / "home"),
+            "TMPDIR": str(self.directory / "tmp"),
+            # pip's mirrors and downloads stay the user's
+            "XDG_CONFIG_HOME": os.environ.get("XDG_CONFIG_HOME", str(home / ".config")),
+            "XDG_CACHE_HOME": os.environ.get("XDG_CACHE_HOME", str(home / ".cache")),
+        }
+        for part in more:
+            own |= part
+        return own
+
+    def spec(self, name: str, **more: Any) -> dict[str, Any]:
+        base = {"name": "ec2-decommission", "runtime": "python3.13", "architecture": HERE, "features": ["route53"]}
+        return base | {"output": str(self.directory / "out" / f"{name}.zip")} | more
+
+    def start(self, spec: Mapping[str, Any], *environ: Mapping[str, str]) -> subprocess.Popen[str]:
+        for name in ("home", "tmp"):
+            (self.directory / name).mkdir(exist_ok=True)
+        return subprocess.Popen(
+            [sys.executable, str(BUILD)],
+            env=self.environ({"BUILD_SPEC": json.dumps(spec)}, *environ),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=self.directory,
+        )
+
+    def run(self, spec: Mapping[str, Any], *environ: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+        process = self.start(spec, *environ)
+        out, error = process.communicate(timeout=240)
+        return subprocess.CompletedProcess(process.args, process.returncode, out, error)
+
+    def build(self, spec: Mapping[str, Any], *environ: Mapping[str, str]) -> Path:
+        done = self.run(spec, *environ)
+        assert done.returncode == 0, done.stderr
+        return Path(spec["output"])
+
+
+@pytest.fixture(scope="session")
+def builder(tmp_path_factory: pytest.TempPathFactory) -> Builder:
+    return Builder(tmp_path_factory.mktemp("package"))
+
+
+SECRETS = {
+    "chef_client_key": {"mount": "secret", "path": "decommission/chef", "field": "pem", "version": None},
+    "consul_token": {"mount": "secret", "path": "decommission/consul", "field": "token", "version": 1},
+}
+
+
+@pytest.fixture(scope="session")
+def full_spec(builder: Builder, kms: Kms) -> Callable[..., dict[str, Any]]:
+    """All features and both secrets, by AppRole."""
+
+    def make(name: str, **more: Any) -> dict[str, Any]:
+        return builder.spec(
+            name,
+            **{
+                "features": ["route53", "chef", "consul"],
+                "secrets": SECRETS,
+                "vault": {"auth": {"method": "approle"}},
+                "kms": kms.spec,
+            }
+            | more,
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def full(
+    builder: Builder, full_spec: Callable[..., dict[str, Any]], kms: Kms, approle: Mapping[str, str]
+) -> Callable[..., Path]:
+    """The package of all features for a runtime and an architecture; each is built once."""
+    made: dict[tuple[str, str], Path] = {}
+
+    def build(runtime: str = "python3.13", architecture: str = HERE) -> Path:
+        key = (runtime, architecture)
+        if key not in made:
+            spec = full_spec(f"full-{runtime}-{architecture}", runtime=runtime, architecture=architecture)
+            made[key] = builder.build(spec, kms.environ, approle)
+        return made[key]
+
+    return build

@@ -1,0 +1,342 @@
+"""What is in the zip, and that it runs, is small, is the same each time, and holds nothing in the clear."""
+
+from __future__ import annotations
+
+import base64
+import json
+import platform
+import subprocess
+import threading
+import time
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from tests.package.conftest import CONTEXT, HERE, REPOSITORY, Builder, Kms, OpenBao
+
+SpecMaker = Callable[..., dict[str, Any]]
+Full = Callable[..., Path]
+pytestmark = pytest.mark.servers
+
+LINUX = pytest.mark.skipif(platform.system() != "Linux", reason="the package's libraries are Linux's")
+
+
+def members(path: Path) -> dict[str, bytes]:
+    with zipfile.ZipFile(path) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def opened(path: Path, kms: Kms) -> tuple[str, dict[str, str]]:
+    """As the function opens the bundle: how it was sealed, and the secrets."""
+    sealed = json.loads(members(path)["sealed_secrets.json"])
+    assert sealed["version"] == 1
+    ciphertext = base64.b64decode(sealed["ciphertext"])
+    if sealed["encryption"] == "kms":
+        plaintext = kms.client.decrypt(CiphertextBlob=ciphertext, EncryptionContext=CONTEXT)["Plaintext"]
+    else:
+        blob = base64.b64decode(sealed["encrypted_data_key"])
+        key = kms.client.decrypt(CiphertextBlob=blob, EncryptionContext=CONTEXT)["Plaintext"]
+        context = json.dumps(CONTEXT, sort_keys=True, separators=(",", ":")).encode()
+        plaintext = AESGCM(key).decrypt(base64.b64decode(sealed["nonce"]), ciphertext, context)
+    return sealed["encryption"], json.loads(plaintext)
+
+
+def test_holds_the_function_its_dependencies_and_what_it_was_built_for(full: Full) -> None:
+    files = members(full())
+    source = REPOSITORY / "lambda" / "src" / "ec2_decommission"
+    for path in [*source.rglob("*.py"), source / "py.typed"]:
+        assert files[f"ec2_decommission/{path.relative_to(source).as_posix()}"] == path.read_bytes()
+    for name in ("aws_lambda_powertools", "chef", "consul", "cryptography", "requests"):
+        assert f"{name}/__init__.py" in files
+    assert json.loads(files["build_info.json"]) == {
+        "features": ["chef", "consul", "route53"],
+        "runtime": "python3.13",
+        "architecture": HERE,
+        "secrets": ["chef_client_key", "consul_token"],
+        "custom_steps": [],
+    }
+
+
+def test_holds_nothing_that_the_function_does_not_need(full: Full) -> None:
+    names = set(members(full()))
+    tops = {name.split("/")[0] for name in names}
+    unwanted = {
+        "boto3",
+        "botocore",
+        "hvac",
+        "pip",
+        "setuptools",
+        "pkg_resources",
+        "wheel",
+        "bin",
+        "cffi",
+        "pycparser",
+    }
+    assert not tops & unwanted
+    assert not [name for name in names if name.endswith((".pyc", ".pyi", "/RECORD")) or "__pycache__" in name]
+    assert "cryptography-" in " ".join(tops), "its METADATA, which scanners read, and its licence stay"
+    assert any("LICENSE" in name for name in names)
+
+
+def test_holds_only_what_the_features_need(builder: Builder) -> None:
+    tops = {name.split("/")[0] for name in members(builder.build(builder.spec("route53")))}
+    assert "aws_lambda_powertools" in tops
+    assert not tops & {"chef", "consul", "cryptography", "requests", "sealed_secrets.json", "ca_bundle.pem"}
+
+
+@pytest.mark.parametrize("architecture", ["arm64", "x86_64"])
+def test_is_at_most_8_megabytes_and_of_the_right_architecture(full: Full, architecture: str) -> None:
+    path = full(architecture=architecture)
+    assert path.stat().st_size <= 8_000_000
+    machine = {"arm64": 183, "x86_64": 62}[architecture]  # e_machine in the ELF header
+    libraries = {name: content for name, content in members(path).items() if name.endswith(".so")}
+    assert libraries
+    for name, content in libraries.items():
+        assert int.from_bytes(content[18:20], "little") == machine, name
+
+
+def test_seals_a_small_bundle_with_kms_itself(full: Full, kms: Kms, openbao: OpenBao) -> None:
+    assert opened(full(), kms) == ("kms", openbao.values)
+
+
+def test_seals_a_large_bundle_under_a_data_key_and_brings_cryptography(
+    builder: Builder, full_spec: SpecMaker, kms: Kms, openbao: OpenBao, approle: Mapping[str, str]
+) -> None:
+    token = "long-" * 1000
+    openbao.call("POST", "secret/data/decommission/large", {"data": {"token": token}})
+    secrets = {"consul_token": {"mount": "secret", "path": "decommission/large", "field": "token"}}
+    spec = full_spec("large", features=["consul"], secrets=secrets)
+    path = builder.build(spec, kms.environ, approle)
+    assert opened(path, kms) == ("kms-data-key", {"consul_token": token})
+    names = members(path)
+    assert "cryptography/__init__.py" in names
+    assert "chef/__init__.py" not in names
+
+
+def test_the_bundle_opens_under_its_own_encryption_context_only(full: Full, kms: Kms) -> None:
+    ciphertext = base64.b64decode(json.loads(members(full())["sealed_secrets.json"])["ciphertext"])
+    with pytest.raises(kms.client.exceptions.InvalidCiphertextException):
+        kms.client.decrypt(CiphertextBlob=ciphertext, EncryptionContext={"FunctionName": "another"})
+
+
+def test_two_builds_side_by_side_are_the_same_byte_for_byte(builder: Builder) -> None:
+    # The first builds of a cache of their own, at once: both need the environment, one makes it.
+    specs = [builder.spec(f"side-by-side/{name}", features=["route53", "consul"]) for name in ("a", "b")]
+    running = [builder.start(spec) for spec in specs]
+    for process in running:
+        _, error = process.communicate(timeout=240)
+        assert process.returncode == 0, error
+    first, second = (Path(spec["output"]).read_bytes() for spec in specs)
+    assert first == second
+    left = [
+        path.name for path in Path(specs[0]["output"]).parent.rglob("*") if path.name.startswith(("work-", "unf"))
+    ]
+    assert not left
+    assert not list(Path(specs[0]["output"]).parent.glob(".*.part"))
+
+
+def test_a_build_again_differs_in_the_ciphertext_only(
+    builder: Builder, full: Full, full_spec: SpecMaker, kms: Kms, approle: Mapping[str, str]
+) -> None:
+    first = members(full())
+    second = members(builder.build(full_spec("again"), kms.environ, approle))
+    assert first.pop("sealed_secrets.json") != second.pop("sealed_secrets.json")
+    assert first == second
+    assert list(first) == list(second)
+
+
+def test_every_entry_has_a_fixed_time_and_mode(full: Full) -> None:
+    with zipfile.ZipFile(full()) as archive:
+        entries = archive.infolist()
+    assert [entry.filename for entry in entries] == sorted(entry.filename for entry in entries)
+    assert {entry.date_time for entry in entries} == {(1980, 1, 1, 0, 0, 0)}
+    for entry in entries:
+        expected = 0o100755 if ".so" in entry.filename else 0o100644
+        assert entry.external_attr >> 16 == expected, entry.filename
+
+
+_IMPORTS = """
+import sys
+sys.path[:0] = sys.argv[1:]
+import consul, requests, cryptography, six
+from aws_lambda_powertools import Logger, Metrics
+from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType, process_partial_response
+from aws_lambda_powertools.utilities.data_classes import SQSEvent
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+import ec2_decommission
+Logger(service="test").info("hello")
+rsa.generate_private_key(public_exponent=65537, key_size=2048).sign(b"x", padding.PKCS1v15(), hashes.SHA256())
+AESGCM(bytes(32)).encrypt(bytes(12), b"x", b"")
+consul.Consul(host="127.0.0.1", token="x")
+requests.Session().close()
+for module in (consul, requests, cryptography, ec2_decommission):
+    assert module.__file__.startswith(sys.argv[1]), module.__file__
+"""
+
+
+@LINUX
+@pytest.mark.parametrize("version", ["3.11", "3.13"])
+def test_imports_on_the_runtime_with_nothing_but_boto3_beside_it(full: Full, tmp_path: Path, version: str) -> None:
+    python = subprocess.run(
+        [str(REPOSITORY / "scripts" / "find-python"), version], capture_output=True, text=True, check=False
+    )
+    if python.returncode:
+        pytest.skip(f"no Python {version} on this machine")
+    with zipfile.ZipFile(full(f"python{version}")) as archive:
+        archive.extractall(tmp_path / "task")
+    runtime = tmp_path / "runtime"  # what Lambda's image has of its own
+    runtime.mkdir()
+    site = Path(pytest.__file__).parents[1]
+    for name in ("boto3", "botocore", "s3transfer", "jmespath", "dateutil", "urllib3", "six.py"):
+        (runtime / name).symlink_to(site / name)
+    done = subprocess.run(
+        [python.stdout.strip(), "-I", "-S", "-B", "-c", _IMPORTS, str(tmp_path / "task"), str(runtime)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+class Watch:
+    """Looks at a process and all its children, many times a second: their arguments, environment and files."""
+
+    def __init__(self, pid: int, directory: Path) -> None:
+        self.seen: dict[str, set[bytes]] = {"argv": set(), "environ": set(), "files": set()}
+        self._pid = pid
+        self._directory = directory
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def end(self) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            for pid in self._family():
+                for kind, name in (("argv", "cmdline"), ("environ", "environ")):
+                    try:
+                        content = Path(f"/proc/{pid}/{name}").read_bytes()
+                    except OSError:
+                        continue
+                    self.seen[kind].add(content)
+            for work in (self._directory / "out" / ".build-cache").glob("work-*/*"):
+                if work.is_file():
+                    try:
+                        self.seen["files"].add(work.read_bytes())
+                    except OSError:
+                        continue
+            time.sleep(0.02)
+
+    def _family(self) -> list[int]:
+        family = [self._pid]
+        for pid in family:
+            try:
+                tasks = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+            except OSError:
+                continue
+            family += [int(child) for child in tasks.split()]
+        return family
+
+
+def traces(value: str) -> list[bytes]:
+    """What would betray a secret: its lines, and its base64 forms at each of the three offsets."""
+    lines = [line.encode() for line in value.splitlines() if len(line) >= 20 and "-----" not in line]
+    encoded = [base64.b64encode(b"." * shift + value.encode())[8:48] for shift in range(3)]
+    return [*lines, *encoded]
+
+
+@LINUX
+def test_no_secret_is_in_the_clear_anywhere(
+    builder: Builder, full_spec: SpecMaker, kms: Kms, openbao: OpenBao, approle: Mapping[str, str]
+) -> None:
+    spec = full_spec("watched")
+    process = builder.start(spec, kms.environ, approle)
+    watch = Watch(process.pid, builder.directory)
+    try:
+        out, error = process.communicate(timeout=240)
+    finally:
+        watch.end()
+    assert process.returncode == 0, error
+    assert len(watch.seen["argv"]) > 2, "pip was seen at work"
+    assert watch.seen["files"], "files in the making were seen"
+    places = {"stdout": [out.encode()], "stderr": [error.encode()], "zip": [Path(spec["output"]).read_bytes()]}
+    places |= {f"zip member {name}": [content] for name, content in members(Path(spec["output"])).items()}
+    places |= {kind: list(contents) for kind, contents in watch.seen.items()}
+    for path in builder.directory.rglob("*"):
+        if path.is_file():
+            places[str(path)] = [path.read_bytes()]
+    needles = [trace for value in openbao.values.values() for trace in traces(value)]
+    for place, contents in places.items():
+        for content in contents:
+            assert not any(needle in content for needle in needles), place
+    # Nor do the credentials of the login go further than the build itself: not to pip, not into a file.
+    for place, contents in places.items():
+        if place != "environ":
+            assert not any(approle["VAULT_SECRET_ID"].encode() in content for content in contents), place
+    mine = {content for content in watch.seen["environ"] if b"VAULT_SECRET_ID=" in content}
+    assert mine, "the build itself has them"
+    pip = [content for content in watch.seen["environ"] if b"PIP_NO_INPUT=1" in content]
+    assert pip, "pip was seen"
+    assert not any(b"VAULT_" in content or b"BUILD_SPEC=" in content for content in pip)
+
+
+def test_tells_what_it_reads_by_reference(
+    builder: Builder, full_spec: SpecMaker, kms: Kms, approle: Mapping[str, str]
+) -> None:
+    done = builder.run(full_spec("told"), kms.environ, approle)
+    assert done.returncode == 0, done.stderr
+    assert "vault: read chef_client_key from secret/decommission/chef#pem\n" in done.stdout
+    assert "vault: read consul_token from secret/decommission/consul#token@1\n" in done.stdout
+    assert "vault: own login revoked" in done.stdout
+    assert f"sealed 2 secrets with {kms.key_arn}" in done.stdout
+    assert "code sha256" in done.stdout
+
+
+def test_a_custom_step_and_a_ca_bundle_go_in(builder: Builder, tmp_path: Path) -> None:
+    step = tmp_path / "step"
+    (step / "data").mkdir(parents=True)
+    (step / "step.py").write_text("print()\n")
+    (step / "data" / "zones.txt").write_text("a\n")
+    (step / ".env").write_text("SECRET=1\n")
+    (step / "__pycache__").mkdir()
+    (step / "__pycache__" / "step.cpython-313.pyc").write_bytes(b"")
+    lock = REPOSITORY / "lambda" / "requirements" / "consul.txt"
+    certificate = "-----BEGIN CERTIFICATE-----\nMII\n-----END CERTIFICATE-----\n"
+    (tmp_path / "ca.pem").write_text(certificate)
+    spec = builder.spec(
+        "custom",
+        custom_steps={"tidy": {"source_dir": str(step), "requirements_file": str(lock)}},
+        ca_bundle_file=str(tmp_path / "ca.pem"),
+    )
+    files = members(builder.build(spec))
+    assert [name for name in files if name.startswith("custom_steps/")] == [
+        "custom_steps/tidy/data/zones.txt",
+        "custom_steps/tidy/step.py",
+    ]
+    assert "consul/__init__.py" in files
+    assert files["ca_bundle.pem"].decode() == certificate
+    assert json.loads(files["build_info.json"])["custom_steps"] == ["tidy"]
+
+
+def test_leaves_nothing_in_the_home_and_temporary_directories(builder: Builder, full: Full) -> None:
+    full()
+    assert not list((builder.directory / "home").iterdir())
+    assert not list((builder.directory / "tmp").iterdir())
+
+
+def test_a_failed_build_leaves_the_last_package(builder: Builder, full_spec: SpecMaker) -> None:
+    path = builder.build(builder.spec("kept"))
+    before = path.read_bytes()
+    done = builder.run(full_spec("kept"), {"VAULT_ADDR": "http://127.0.0.1:1"})
+    assert done.returncode == 1
+    assert path.read_bytes() == before
