@@ -24,6 +24,7 @@ class Request:
 
     Attributes:
         kind: ``running``, ``terminated``, ``operator``, ``sweep``, or ``ignored``.
+        accept: the ids that an operator confirms to be gone, for a sweep.
         instance_id: of whom; empty for a sweep and for what is ignored.
         message_id: of the SQS message that brought it.
         dry_run: what the operator asked for; None means the module's setting.
@@ -41,6 +42,8 @@ class Request:
     dry_run: bool | None = None
     time: datetime | None = None
     ignored: str | None = None
+    accept: tuple[str, ...] = ()
+    by_operator: bool = False
 
 
 @dataclass(frozen=True)
@@ -96,14 +99,19 @@ def parse(event: Any, **delivery: Any) -> Request:
         return _event(event, delivery)
     if "instance_id" in event:
         return _operator(event, delivery)
-    raise MalformedEvent('expected an EventBridge event, or {"instance_id": "i-...", "dry_run": true or false}')
+    if "sweep" in event:
+        return _operators_sweep(event, delivery)
+    raise MalformedEvent(
+        'expected an EventBridge event, {"instance_id": "i-...", "dry_run": true or false}, '
+        'or {"sweep": true, "dry_run": true or false, "accept": ["i-...", ...]}'
+    )
 
 
 def _event(event: dict[str, Any], delivery: dict[str, Any]) -> Request:
     detail_type, detail = event["detail-type"], event.get("detail")
     if detail_type == SWEEP and event.get("source") == SWEEP_SOURCE:
         return Request("sweep", **delivery)
-    if detail_type != STATE_CHANGE or event.get("source") != "aws.ec2":
+    if detail_type != STATE_CHANGE or event.get("source") not in ("aws.ec2", SWEEP_SOURCE):
         return Request("ignored", ignored=f"an event of another kind: {str(detail_type)[:80]}", **delivery)
     if not isinstance(detail, dict):
         raise MalformedEvent("the event has no detail")
@@ -121,13 +129,40 @@ def _event(event: dict[str, Any], delivery: dict[str, Any]) -> Request:
 
 
 def _operator(payload: dict[str, Any], delivery: dict[str, Any]) -> Request:
-    unknown = sorted(set(payload) - {"instance_id", "dry_run"})
+    dry_run = _dry_run(payload, {"instance_id", "dry_run"})
+    return Request("operator", _instance_id(payload["instance_id"]), dry_run=dry_run, by_operator=True, **delivery)
+
+
+def _operators_sweep(payload: dict[str, Any], delivery: dict[str, Any]) -> Request:
+    dry_run = _dry_run(payload, {"sweep", "dry_run", "accept"})
+    accept = payload.get("accept", [])
+    if payload["sweep"] is not True or not isinstance(accept, list):
+        raise MalformedEvent('sweep: expected {"sweep": true}, with accept a list of instance ids')
+    return Request(
+        "sweep", dry_run=dry_run, accept=tuple(_instance_id(i) for i in accept), by_operator=True, **delivery
+    )
+
+
+def _dry_run(payload: dict[str, Any], known: set[str]) -> bool | None:
+    unknown = sorted(set(payload) - known)
     if unknown:
-        raise MalformedEvent(f"unknown key {', '.join(unknown)}; known are dry_run, instance_id")
+        raise MalformedEvent(f"unknown key {', '.join(unknown)}; known are {', '.join(sorted(known))}")
     dry_run = payload.get("dry_run")
     if dry_run is not None and not isinstance(dry_run, bool):
         raise MalformedEvent(f"dry_run: expected true or false, found {json.dumps(dry_run, default=str)[:40]}")
-    return Request("operator", _instance_id(payload["instance_id"]), dry_run=dry_run, **delivery)
+    return dry_run
+
+
+def termination(instance_id: str, account_id: str | None, region: str | None, time: datetime) -> dict[str, Any]:
+    """The event that EC2 would have sent, in the sweep's own name."""
+    return {
+        "source": SWEEP_SOURCE,
+        "detail-type": STATE_CHANGE,
+        "account": account_id,
+        "region": region,
+        "time": time.isoformat(),
+        "detail": {"instance-id": instance_id, "state": "terminated"},
+    }
 
 
 def _instance_id(value: Any) -> str:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .identity import Instance
     from .inventory import Inventory
     from .steps.base import Living
+    from .sweep import Sweep
 
 # DescribeInstances may not know an instance yet that has just entered `running`.
 _YOUNG = timedelta(minutes=10)
@@ -44,6 +45,7 @@ class Application:
         living: makes what tells the living from the dead, for a batch's own instances.
         steps: those that are on, in the order in which they run.
         delays: None where the function has no queue.
+        sweep: makes a sweep; None where it is off.
         now: the time.
     """
 
@@ -57,6 +59,7 @@ class Application:
         log: Log,
         clock: Clock,
         delays: Delays | None = None,
+        sweep: Callable[[], Sweep] | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._config = config
@@ -65,6 +68,7 @@ class Application:
         self._inventory = inventory
         self._log = log
         self._delays = delays
+        self._sweep = sweep
 
     def handle(self, event: Any, deadline: Deadline) -> dict[str, Any]:
         """Handles whatever the function was called with.
@@ -81,8 +85,8 @@ class Application:
                 return self._handle_batch(event)
             request = parse(event)
             report = self._carry_out([request])[request]
-            if report.failed and request.kind != "operator":
-                raise FailedError(f"{report.instance_id}: {report.failures}")
+            if report.failed and not request.by_operator:
+                raise FailedError(f"{report.instance_id or request.kind}: {report.failures}")
             return report.document()
 
     def _handle_batch(self, event: dict[str, Any]) -> dict[str, Any]:
@@ -130,8 +134,13 @@ class Application:
             reports |= self._decommission(same, known, dry_run=dry_run)
         answers: dict[Request, Report] = {}
         for request in requests:
-            ignored = Report(request.instance_id, request.kind, self._is_dry(request), note=request.ignored)
-            answers[request] = ignored if request.kind == "ignored" else reports[request.instance_id]
+            if request.kind == "sweep":
+                answers[request] = self._sweep_once(request)
+            elif request.kind == "ignored":
+                dry_run = self._is_dry(request)
+                answers[request] = Report(request.instance_id, request.kind, dry_run, note=request.ignored)
+            else:
+                answers[request] = reports[request.instance_id]
             self._tell_outcome(request, answers[request])
         return answers
 
@@ -210,6 +219,19 @@ class Application:
         reason = known.unwanted(instance)
         return StepReport.skipped("", reason) if reason else None
 
+    # Search for what nobody told
+
+    def _sweep_once(self, request: Request) -> Report:
+        report = Report("", "sweep", self._is_dry(request))
+        if self._sweep is None:
+            return replace(report, note="the sweep is off, or the inventory that it needs")
+        try:
+            seen = self._sweep().run(dry_run=report.dry_run, accept=request.accept)
+        except DecommissionError as error:
+            return replace(report, errors=(f"sweep: {error}",))
+        errors = (seen.braked,) if seen.braked else ()
+        return replace(report, errors=errors, sweep=seen.document())
+
     # Tell
 
     def _tell_arrival(self, request: Request) -> None:
@@ -218,6 +240,8 @@ class Application:
             self._log.info(f"instance {request.instance_id} has entered state {request.kind}", extra=extra)
         elif request.kind == "operator":
             self._log.info(f"an operator asks for instance {request.instance_id}", extra=extra)
+        elif request.kind == "sweep":
+            self._log.info("sweep: searching for terminations that nobody told", extra=extra)
         elif request.kind == "ignored":
             self._log.info(f"ignored: {request.ignored}", extra=extra)
 
@@ -229,6 +253,8 @@ class Application:
             self._log.error(f"failed: {report.failures}", extra=extra)
         else:
             told = ", ".join(f"{step.step} {step.status}" for step in report.steps)
+            if report.sweep is not None:
+                told = f"sweep: {len(report.sweep['gone'])} gone, {report.sweep['refreshed']} refreshed"
             self._log.info(told or report.note or "nothing to do", extra=extra)
 
 

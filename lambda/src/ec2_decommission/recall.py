@@ -64,15 +64,20 @@ class Known:
 
     def unwanted(self, instance: Instance) -> str | None:
         """Why ``instance_filter`` leaves this instance alone; None where it does not."""
-        for key, patterns in self._filter.exclude_tags.items():
-            if _matches(instance.tags.get(key), patterns):
-                return f"instance_filter excludes it by tag {key}={instance.tags[key]}"
-        for key, patterns in self._filter.include_tags.items():
-            if key not in instance.tags:
-                return f"instance_filter includes by tag {key}, which is not known for {instance.instance_id}"
-            if not _matches(instance.tags[key], patterns):
-                return f"instance_filter does not include tag {key}={instance.tags[key]}"
-        return None
+        return unwanted(instance, self._filter)
+
+
+def unwanted(instance: Instance, instance_filter: InstanceFilter) -> str | None:
+    """Why the filter leaves this instance alone; None where it does not."""
+    for key, patterns in instance_filter.exclude_tags.items():
+        if _matches(instance.tags.get(key), patterns):
+            return f"instance_filter excludes it by tag {key}={instance.tags[key]}"
+    for key, patterns in instance_filter.include_tags.items():
+        if key not in instance.tags:
+            return f"instance_filter includes by tag {key}, which is not known for {instance.instance_id}"
+        if not _matches(instance.tags[key], patterns):
+            return f"instance_filter does not include tag {key}={instance.tags[key]}"
+    return None
 
 
 def _matches(value: str | None, patterns: Iterable[str]) -> bool:

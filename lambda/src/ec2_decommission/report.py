@@ -88,6 +88,7 @@ class Report:
         identity: which identity was used, by ``Instance.identity``.
         errors: what failed outside the steps, for example the inventory; the message is retried.
         note: why no step was carried out, where none was.
+        sweep: what a sweep saw and did.
     """
 
     instance_id: str
@@ -97,6 +98,7 @@ class Report:
     identity: Mapping[str, Any] = field(default_factory=dict)
     errors: tuple[str, ...] = ()
     note: str | None = None
+    sweep: Mapping[str, Any] | None = None
 
     @property
     def failed(self) -> bool:
@@ -122,4 +124,6 @@ class Report:
             document["errors"] = list(self.errors)
         if self.note:
             document["note"] = self.note
+        if self.sweep is not None:
+            document["sweep"] = dict(self.sweep)
         return document

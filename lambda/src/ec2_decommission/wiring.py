@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,23 +15,26 @@ from .clients.aws import AwsClients, aws_errors
 from .clients.ec2 import BotoEc2, LivingInEc2
 from .clients.route53 import BotoZones
 from .config import VARIABLE, Config
-from .errors import ConfigurationError
+from .errors import ConfigurationError, TransientError
+from .events import termination
 from .handler import Application
 from .inventory import DynamoInventory
+from .recall import unwanted
 from .run import Clock, StepFactory
 from .secret_bundle import FILE_NAME, SecretBundle
 from .steps.route53 import Route53Step
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from typing import TypeVar
 
+    from .clients.ec2 import Description
     from .steps.base import Step
 
     T = TypeVar("T")
 
 PACKAGE_ROOT = Path(__file__).parent.parent
-_CHANGE_VISIBILITY_BATCH = 10  # the most that ChangeMessageVisibilityBatch takes
+_SQS_BATCH = 10  # the most entries that SQS takes in one call
 
 log = Logger()
 
@@ -56,8 +60,27 @@ def application() -> Application:
         steps=_steps(config, aws, clock),
         log=log,
         clock=clock,
-        delays=SqsDelays(aws, config.queue.url) if config.queue else None,
+        delays=SqsQueue(aws, config.queue.url) if config.queue else None,
+        sweep=_sweep(config, aws, ec2, inventory),
     )
+
+
+def _sweep(
+    config: Config, aws: AwsClients, ec2: BotoEc2, inventory: DynamoInventory | None
+) -> Callable[[], Any] | None:
+    settings, queue = config.sweep, config.queue
+    if settings is None or queue is None or inventory is None:
+        return None
+
+    def make() -> Any:
+        from .sweep import Sweep  # noqa: PLC0415  # not needed by an event
+
+        def wanted(description: Description) -> bool:
+            return unwanted(description.instance(), config.instance_filter) is None
+
+        return Sweep(settings, ec2, inventory, SqsQueue(aws, queue.url), wanted, ec2.region)
+
+    return make
 
 
 def _steps(config: Config, aws: AwsClients, clock: Clock) -> list[StepFactory]:
@@ -138,8 +161,8 @@ def _check_package(steps: list[str]) -> None:
         )
 
 
-class SqsDelays:
-    """Puts off messages by their visibility timeout."""
+class SqsQueue:
+    """The module's own queue."""
 
     def __init__(self, aws: AwsClients, queue_url: str) -> None:
         self._aws = aws
@@ -148,10 +171,32 @@ class SqsDelays:
     def put_off(self, seconds_by_receipt: Mapping[str, int]) -> None:
         """Makes each message visible again after so many seconds (0 to 43,200)."""
         client = self._aws("sqs")
-        for some in chunks(seconds_by_receipt.items(), _CHANGE_VISIBILITY_BATCH):
+        for some in chunks(seconds_by_receipt.items(), _SQS_BATCH):
             entries = [
                 {"Id": str(number), "ReceiptHandle": receipt, "VisibilityTimeout": seconds}
                 for number, (receipt, seconds) in enumerate(some)
             ]
             with aws_errors(f"put off messages of {self._queue_url} (sqs:ChangeMessageVisibility)"):
                 client.change_message_visibility_batch(QueueUrl=self._queue_url, Entries=entries)
+
+    def send(self, instances: Sequence[Mapping[str, str]]) -> None:
+        """One termination event for each instance.
+
+        Raises:
+            TransientError: not all could be sent; those that were are handled once more by the next sweep.
+        """
+        client, now = self._aws("sqs"), datetime.now(UTC)
+        for some in chunks(instances, _SQS_BATCH):
+            entries = [
+                {
+                    "Id": str(number),
+                    "MessageBody": json.dumps(
+                        termination(known["instance_id"], known.get("account_id"), known.get("region"), now)
+                    ),
+                }
+                for number, known in enumerate(some)
+            ]
+            with aws_errors(f"send to {self._queue_url} (sqs:SendMessage)"):
+                answer = client.send_message_batch(QueueUrl=self._queue_url, Entries=entries)
+            if answer.get("Failed"):
+                raise TransientError(f"{len(answer['Failed'])} messages could not be sent to {self._queue_url}")

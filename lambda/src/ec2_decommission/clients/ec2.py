@@ -64,7 +64,7 @@ class BotoEc2:
 
     def __init__(self, client: Any) -> None:
         self._client = client
-        self._region: str = client.meta.region_name
+        self.region: str = client.meta.region_name
 
     def describe(self, instance_ids: Iterable[str]) -> Mapping[str, Description]:
         # A filter, not InstanceIds: one id that EC2 has forgotten would make the whole call an error.
@@ -95,7 +95,7 @@ class BotoEc2:
         facts = Facts(
             source="ec2",
             account_id=owner_id,
-            region=self._region,
+            region=self.region,
             vpc_id=raw.get("VpcId"),
             launch_time=raw["LaunchTime"].isoformat() if raw.get("LaunchTime") else None,
             private_ips=_known(raw.get("PrivateIpAddress"), *(a.get("PrivateIpAddress") for a in addresses)),
