@@ -1,0 +1,110 @@
+"""The inventory in process, held to the one in DynamoDB by tests/conformance/test_inventory.py."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from ec2_decommission.identity import Facts
+from ec2_decommission.inventory import RUNNING, TERMINATED, Record
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+
+    from ec2_decommission.identity import Instance
+
+
+class FakeInventory:
+    """The table.
+
+    Attributes:
+        items: what is remembered, by instance id.
+        expires: when a terminated instance's item goes.
+        fault: called with the operation before each request, to raise what is to go wrong.
+        calls: requests by operation.
+    """
+
+    def __init__(self, retention_days: int = 30, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+        self.items: dict[str, Record] = {}
+        self.expires: dict[str, datetime] = {}
+        self.fault: Callable[[str], None] = lambda *_: None
+        self.calls: Counter[str] = Counter()
+        self._retention = timedelta(days=retention_days)
+        self._now = now
+
+    def expire(self) -> None:
+        """DynamoDB takes away what is past its time."""
+        for instance_id in [i for i, at in self.expires.items() if at <= self._now()]:
+            del self.items[instance_id], self.expires[instance_id]
+
+    # The Inventory protocol
+
+    def recall(self, instance_ids: Iterable[str]) -> Mapping[str, Record]:
+        wanted = list(dict.fromkeys(instance_ids))
+        if wanted:
+            self._request("recall")
+        return {i: copy.deepcopy(self.items[i]) for i in wanted if i in self.items}
+
+    def remember_running(self, instance: Instance) -> bool:
+        self._request("remember_running")
+        known = self.items.get(instance.instance_id)
+        if known is not None and known.state not in ("", RUNNING):
+            return False
+        record = known or Record(instance.instance_id, RUNNING, Facts("inventory"))
+        self.items[instance.instance_id] = replace(
+            record, state=RUNNING, facts=_facts(instance), recorded_at=self._now().isoformat()
+        )
+        return True
+
+    def remember_terminated(self, instance: Instance) -> None:
+        self._request("remember_terminated")
+        now = self._now()
+        record = self.items.get(instance.instance_id) or Record(instance.instance_id, TERMINATED, Facts("inventory"))
+        self.items[instance.instance_id] = replace(
+            record,
+            state=TERMINATED,
+            facts=_facts(instance),
+            recorded_at=record.recorded_at or now.isoformat(),
+            terminated_at=record.terminated_at or now.isoformat(),
+        )
+        self.expires[instance.instance_id] = now + self._retention
+
+    def remember_steps(
+        self, instance_id: str, steps: Mapping[str, Mapping[str, Any]], removed: Iterable[Mapping[str, str]]
+    ) -> None:
+        self._request("remember_steps")
+        record = self.items.get(instance_id) or Record(instance_id, "", Facts("inventory"))
+        self.items[instance_id] = replace(
+            record,
+            steps=copy.deepcopy({name: dict(step) for name, step in steps.items()}),
+            removed=(*record.removed, *(dict(entry) for entry in removed)),
+        )
+
+    def living(self) -> Iterator[Record]:
+        self._request("living")
+        found = [record for record in self.items.values() if record.state == RUNNING]
+        yield from (copy.deepcopy(record) for record in sorted(found, key=lambda record: record.instance_id))
+
+    def _request(self, operation: str) -> None:
+        self.calls[operation] += 1
+        self.fault(operation)
+
+
+def _facts(instance: Instance) -> Facts:
+    return Facts(
+        source="inventory",
+        account_id=instance.account_id,
+        region=instance.region,
+        vpc_id=instance.vpc_id,
+        launch_time=instance.launch_time,
+        private_ips=instance.private_ips,
+        public_ips=instance.public_ips,
+        ipv6_addresses=instance.ipv6_addresses,
+        private_dns_names=instance.private_dns_names,
+        public_dns_names=instance.public_dns_names,
+        tags=dict(instance.tags),
+        known_as={step: dict(kinds) for step, kinds in instance.known_as.items()},
+    )

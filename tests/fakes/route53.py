@@ -1,0 +1,211 @@
+"""Route 53 in process, held to the strict AWS's behaviour by tests/conformance/test_route53.py."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from ec2_decommission.clients.route53 import ChangeRefusedError, RecordSet, Zone, canonical
+from ec2_decommission.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+MAX_RECORDS = 1000
+MAX_CHARACTERS = 32_000
+
+_UNUSUAL = re.compile(r"[^a-z0-9_.-]")
+
+Raw = dict[str, Any]
+_Key = tuple[str, str | None]
+_Content = dict[str, dict[_Key, Raw]]
+
+
+class FakeZones:
+    """Hosted zones and their record sets.
+
+    Attributes:
+        fault: called with operation and zone id before each request, to raise what is to go wrong, or to change a
+            record behind the caller's back.
+        calls: requests by operation.
+        changes: every change batch that was accepted: zone id, and its changes.
+    """
+
+    def __init__(self) -> None:
+        self.fault: Callable[[str, str], None] = lambda *_: None
+        self.calls: Counter[str] = Counter()
+        self.changes: list[tuple[str, list[tuple[str, Raw]]]] = []
+        self._zones: dict[str, Zone] = {}
+        self._content: dict[str, _Content] = {}
+
+    # The world
+
+    def add_zone(self, zone_id: str, name: str) -> None:
+        """A hosted zone with the NS and SOA records that each has."""
+        self._zones[zone_id] = Zone(zone_id, canonical(name))
+        self._content[zone_id] = {}
+        self.put(zone_id, name, "NS", ["ns-1.awsdns-01.org."], ttl=172_800)
+        soa = "ns-1.awsdns-01.org. awsdns-hostmaster.amazon.com. 1 7200 900 1209600 86400"
+        self.put(zone_id, name, "SOA", [soa], ttl=900)
+
+    def put(
+        self, zone_id: str, name: str, record_type: str, values: Iterable[str] = (), ttl: int = 300, **more: Any
+    ) -> None:
+        """Makes or replaces a record set; ``more`` goes into it as the API has it (``SetIdentifier``, ...)."""
+        raw: Raw = {"Name": listed(name), "Type": record_type, **more}
+        if "AliasTarget" not in more and "TrafficPolicyInstanceId" not in more:
+            raw |= {"TTL": ttl, "ResourceRecords": [{"Value": value} for value in values]}
+        self._content[zone_id].setdefault(canonical(name), {})[_key(raw)] = raw
+
+    def take(self, zone_id: str, name: str, record_type: str, set_identifier: str | None = None) -> None:
+        """Removes a record set by hand."""
+        del self._content[zone_id][canonical(name)][record_type, set_identifier]
+
+    def values(
+        self, zone_id: str, name: str, record_type: str, set_identifier: str | None = None
+    ) -> tuple[str, ...] | None:
+        """The values of a record set; None where there is none."""
+        raw = self._content[zone_id].get(canonical(name), {}).get((record_type, set_identifier))
+        return tuple(r["Value"] for r in raw["ResourceRecords"]) if raw else None
+
+    def ttl(self, zone_id: str, name: str, record_type: str) -> int | None:
+        """The TTL of a record set."""
+        raw = self._content[zone_id].get(canonical(name), {}).get((record_type, None))
+        return int(raw["TTL"]) if raw else None
+
+    def everything(self) -> set[tuple[str, ...]]:
+        """All that is there: zone id, name, type, set identifier, TTL and values (or the alias)."""
+        return {
+            (zone_id, name, kind, identifier or "", str(raw.get("TTL", "")), *sorted(_values(raw)))
+            for zone_id, content in self._content.items()
+            for name, sets in content.items()
+            for (kind, identifier), raw in sets.items()
+        }
+
+    # The Zones protocol
+
+    def zone(self, zone_id: str) -> Zone:
+        self._request("GetHostedZone", zone_id, f"read hosted zone {zone_id} (route53:GetHostedZone)")
+        return self._zones[zone_id]
+
+    def records(self, zone_id: str, names: Iterable[str]) -> Mapping[str, Sequence[RecordSet]]:
+        doing = f"list hosted zone {zone_id} (route53:ListResourceRecordSets)"
+        self._request("ListResourceRecordSets", zone_id, doing)
+        content = self._content[zone_id]
+        return {
+            name: [_record_set(zone_id, name, raw) for _, raw in sorted(content[name].items(), key=_order)]
+            for name in dict.fromkeys(names)
+            if content.get(name)
+        }
+
+    def change(self, zone_id: str, changes: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
+        doing = f"change hosted zone {zone_id} (route53:ChangeResourceRecordSets)"
+        self._request("ChangeResourceRecordSets", zone_id, doing)
+        _check_limits(changes)
+        content = self._content[zone_id]
+        names = {canonical(raw["Name"]) for _, raw in changes}
+        trial: _Content = {name: dict(content.get(name, {})) for name in names}
+        done: dict[tuple[str, _Key], list[str]] = {}
+        errors: list[str] = []
+        for action, raw in changes:
+            actions = done.setdefault((canonical(raw["Name"]), _key(raw)), [])
+            actions.append(action)
+            if len(actions) > 1 and actions != ["DELETE", "CREATE"]:
+                errors.append(
+                    "The request contains an invalid set of changes for a resource record set "
+                    f"'{raw['Type']} {listed(raw['Name'])}'"
+                )
+                continue
+            error = _apply(trial, action, raw, self._zones[zone_id].name)
+            if error:
+                errors.append(error)
+        if errors:
+            raise ChangeRefusedError(f"[{', '.join(errors)}]")
+        for name, sets in trial.items():
+            if sets:
+                content[name] = sets
+            else:
+                content.pop(name, None)
+        self.changes.append((zone_id, [(action, copy.deepcopy(dict(raw))) for action, raw in changes]))
+
+    def _request(self, operation: str, zone_id: str, doing: str) -> None:
+        self.calls[operation] += 1
+        self.fault(operation, zone_id)
+        if zone_id not in self._zones:
+            raise ConfigurationError(
+                f"could not {doing}: the hosted zone does not exist "
+                f"(NoSuchHostedZone: No hosted zone found with ID: {zone_id})"
+            )
+
+
+def listed(name: str) -> str:
+    """A name as Route 53 lists it: lower case, trailing dot, octal escapes."""
+    return _UNUSUAL.sub(lambda m: f"\\{ord(m[0]):03o}", canonical(name))
+
+
+def _key(raw: Mapping[str, Any]) -> _Key:
+    return raw["Type"], raw.get("SetIdentifier")
+
+
+def _order(item: tuple[_Key, Raw]) -> tuple[str, str]:
+    return item[0][0], item[0][1] or ""
+
+
+def _values(raw: Mapping[str, Any]) -> list[str]:
+    return [record["Value"] for record in raw.get("ResourceRecords") or ()]
+
+
+def _record_set(zone_id: str, name: str, raw: Raw) -> RecordSet:
+    return RecordSet(
+        zone_id=zone_id,
+        name=name,
+        type=raw["Type"],
+        values=tuple(_values(raw)),
+        set_identifier=raw.get("SetIdentifier"),
+        alias="AliasTarget" in raw,
+        traffic_policy="TrafficPolicyInstanceId" in raw,
+        raw=copy.deepcopy(raw),
+    )
+
+
+def _check_limits(changes: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
+    weights = [(2 if action == "UPSERT" else 1, _values(raw)) for action, raw in changes]
+    if sum(weight * len(values) for weight, values in weights) > MAX_RECORDS:
+        raise ChangeRefusedError(f"Number of records limit of {MAX_RECORDS} exceeded.")
+    if sum(weight * sum(map(len, values)) for weight, values in weights) > MAX_CHARACTERS:
+        raise ChangeRefusedError(f"Number of characters limit of {MAX_CHARACTERS} exceeded.")
+
+
+def _apply(trial: _Content, action: str, raw: Mapping[str, Any], apex: str) -> str | None:
+    """Makes one change, or says why AWS would refuse it."""
+    name, kind, identifier = canonical(raw["Name"]), raw["Type"], raw.get("SetIdentifier")
+    sets = trial[name]
+    current = sets.get(_key(raw))
+    by_identifier = f", set identifier='{identifier}'" if identifier else ""
+    described = f"resource record set [name='{listed(name)}', type='{kind}'{by_identifier}]"
+    if action == "DELETE":
+        if current is None:
+            return f"Tried to delete {described} but it was not found"
+        if _comparable(current) != _comparable(raw):
+            return f"Tried to delete {described} but the values provided do not match the current values"
+        if name == apex and kind in ("NS", "SOA"):
+            return f"A HostedZone must contain at least one {kind} record for the zone itself."
+        del sets[_key(raw)]
+        return None
+    if name != apex and not name.endswith("." + apex):
+        return f"RRSet with DNS name {listed(name)} is not permitted in zone {apex}"
+    if current is not None and action == "CREATE":
+        return f"Tried to create {described} but it already exists"
+    if any((other == "CNAME") != (kind == "CNAME") for other, _ in sets):
+        return (
+            f"RRSet of type {kind} with DNS name {listed(name)} is not permitted as it conflicts with other records "
+            f"with the same DNS name in zone {apex}"
+        )
+    sets[_key(raw)] = {**copy.deepcopy(dict(raw)), "Name": listed(name)}
+    return None
+
+
+def _comparable(raw: Mapping[str, Any]) -> dict[str, Any]:
+    return {**raw, "Name": canonical(raw["Name"]), "ResourceRecords": sorted(_values(raw))}
