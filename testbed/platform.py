@@ -1,0 +1,206 @@
+"""All the systems together: AWS, Consul, Chef and Vault, and a fleet of instances that leave traces in them."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from testbed.aws import LaunchedInstance, StrictAws
+from testbed.chef import ChefServer
+from testbed.consul import Agent, ConsulCluster
+from testbed.lambda_service import EventSourcePoller, LambdaService
+from testbed.vault import VaultServer
+
+ZONE = "example.internal"
+REVERSE_ZONE = "0.10.in-addr.arpa"
+LOCK_PREFIX = "locks/"
+TOOL_CLIENT = "ec2-decommission"  # the Chef client that the function signs as
+
+# What the Consul step needs, and no more; the same is in the README.
+CONSUL_RULES = """
+node_prefix "" { policy = "write" }
+session_prefix "" { policy = "write" }
+key_prefix "locks/" { policy = "write" }
+operator = "write"
+"""
+
+
+@dataclass
+class Member:
+    """An instance of the fleet and the traces that it has left."""
+
+    name: str
+    instance: LaunchedInstance
+    agent: Agent
+    session: str
+    lock: str
+
+    @property
+    def id(self) -> str:
+        return self.instance.id
+
+
+@dataclass(frozen=True)
+class Trace:
+    """One thing in one system: whose it is (a name), and what it is."""
+
+    owner: str
+    system: str
+    thing: str
+
+
+@dataclass
+class Platform:
+    """Starts everything, and stops it; `progress` is told each part."""
+
+    run_directory: Path
+    progress: Callable[[str], None] = lambda _: None
+    region: str = "eu-west-1"
+    fleet: dict[str, Member] = field(default_factory=dict)
+
+    def start(self) -> Self:
+        self._stack = ExitStack()
+        try:
+            self._start()
+        except BaseException:
+            self._stack.close()
+            raise
+        return self
+
+    def _start(self) -> None:
+        self.progress("AWS (moto, made strict, IAM enforced)")
+        self.aws = self._stack.enter_context(StrictAws(self.region))
+        self.progress("Consul (ACLs on)")
+        self.consul = self._stack.enter_context(ConsulCluster(run_directory=self.run_directory / "consul"))
+        self.progress("Chef (goiardi, signed requests)")
+        self.chef = self._stack.enter_context(ChefServer(run_directory=self.run_directory / "chef"))
+        self.progress("Vault (OpenBao)")
+        self.vault = self._stack.enter_context(VaultServer(run_directory=self.run_directory / "vault"))
+        self.functions = self._stack.enter_context(
+            LambdaService(self.aws, run_directory=self.run_directory / "lambda")
+        )
+        self.poller = EventSourcePoller(self.functions)
+        self.route53 = self.aws.client("route53")
+        self.zone_id = self._zone(ZONE)
+        self.reverse_zone_id = self._zone(REVERSE_ZONE)
+        self.chef_key = self.chef.create_client(TOOL_CLIENT, admin=True)
+        self.consul_token = self.consul.create_token(CONSUL_RULES)
+        self.vault.write_kv2("secret", "ec2-decommission/chef", {"client_key": self.chef_key.decode()})
+        self.vault.write_kv2("secret", "ec2-decommission/consul", {"token": self.consul_token})
+
+    def stop(self) -> None:
+        self._stack.close()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def vault_token(self) -> str:
+        """A token that may read the two secrets and nothing else."""
+        return self.vault.create_token("secret/data/ec2-decommission/chef", "secret/data/ec2-decommission/consul")
+
+    def example_variables(self, **more: Any) -> dict[str, Any]:
+        """The variables of `examples/complete` for this platform."""
+        return {
+            "region": self.region,
+            "zone_ids": [self.zone_id, self.reverse_zone_id],
+            "chef_server_url": self.chef.url,
+            "chef_client_name": TOOL_CLIENT,
+            "consul_url": self.consul.url,
+            "vault_address": self.vault.address,
+            "subnet_ids": [self.aws.subnet_id],
+            "security_group_ids": [self.aws.security_group_id],
+            **more,
+        }
+
+    # The fleet
+
+    def launch(self, name: str, private_ip: str | None = None, *, emit: bool = True) -> Member:
+        """An instance with an A and a PTR record, a Chef node and client, and a Consul agent that holds a lock.
+
+        Its agent's address is of loopback and not the instance's: all agents run on this machine.
+        """
+        instance = self.aws.launch(name, private_ip, emit=emit)
+        record = f"{name}.{ZONE}"
+        self.change_record("CREATE", self.zone_id, record, "A", instance.private_ip)
+        self.change_record("CREATE", self.reverse_zone_id, pointer(instance.private_ip), "PTR", f"{record}.")
+        self.chef.create_client(name)
+        ec2 = {"instance_id": instance.id, "local_ipv4": instance.private_ip}
+        self.chef.create_node(name, ec2=ec2, automatic={"ipaddress": instance.private_ip})
+        agent = self.consul.add_agent(name, meta={"instance_id": instance.id})
+        session = self.consul.create_session(name)
+        lock = f"{LOCK_PREFIX}{name}"
+        self.consul.acquire(lock, session, name.encode())
+        member = Member(name, instance, agent, session, lock)
+        self.fleet[name] = member
+        return member
+
+    def kill(self, member: Member, *, emit: bool = True) -> None:
+        """The instance is terminated: its Consul agent is killed, and seen to have failed."""
+        member.agent.kill()
+        self.consul.wait_for_status(member.name, "failed")
+        self.aws.terminate(member.id, emit=emit)
+
+    def change_record(self, action: str, zone_id: str, name: str, kind: str, *values: str, ttl: int = 60) -> None:
+        """CREATE, UPSERT or DELETE of one record set."""
+        record = {
+            "Name": name,
+            "Type": kind,
+            "TTL": ttl,
+            "ResourceRecords": [{"Value": value} for value in values],
+        }
+        self.route53.change_resource_record_sets(
+            HostedZoneId=zone_id, ChangeBatch={"Changes": [{"Action": action, "ResourceRecordSet": record}]}
+        )
+
+    # What is there
+
+    def traces(self) -> list[Trace]:
+        """Everything in the three systems that the fleet could have left."""
+        return [*self._records(), *self._chef_traces(), *self._consul_traces()]
+
+    def _records(self) -> Iterator[Trace]:
+        for zone_id in (self.zone_id, self.reverse_zone_id):
+            for page in self.route53.get_paginator("list_resource_record_sets").paginate(HostedZoneId=zone_id):
+                for record in page["ResourceRecordSets"]:
+                    if record["Type"] in ("NS", "SOA"):
+                        continue
+                    values = ",".join(r["Value"] for r in record["ResourceRecords"])
+                    owner = (values if record["Type"] == "PTR" else record["Name"]).split(".")[0]
+                    yield Trace(owner, "Route 53", f"{record['Type']} {record['Name']} {values}")
+
+    def _chef_traces(self) -> Iterator[Trace]:
+        own = {TOOL_CLIENT, "chef-validator", "chef-webui", self.chef.admin_name}
+        yield from (Trace(name, "Chef", f"node {name}") for name in self.chef.nodes())
+        yield from (Trace(name, "Chef", f"client {name}") for name in self.chef.clients() if name not in own)
+
+    def _consul_traces(self) -> Iterator[Trace]:
+        for node in self.consul.nodes():
+            name = node["Node"]
+            if name != self.consul.node_name:
+                yield Trace(name, "Consul", f"node {name} ({self.consul.member_status(name) or 'no member'})")
+        for session in self.consul.sessions():
+            yield Trace(session["Node"], "Consul", f"session {session['ID'][:8]} of {session['Node']}")
+        for member in self.fleet.values():
+            entry = self.consul.kv(member.lock)
+            if entry:
+                held = f"held by {entry['Session'][:8]}" if entry.get("Session") else "free"
+                yield Trace(member.name, "Consul", f"lock {member.lock} {held}")
+
+    def _zone(self, name: str) -> str:
+        zone = self.route53.create_hosted_zone(Name=name, CallerReference=name)["HostedZone"]
+        return str(zone["Id"]).rpartition("/")[2]
+
+
+def pointer(address: str) -> str:
+    """The name of the PTR record of an address."""
+    return ipaddress.ip_address(address).reverse_pointer
