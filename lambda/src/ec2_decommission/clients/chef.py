@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import ssl
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -171,14 +172,17 @@ class _Api(chef.ChefAPI):  # type: ignore[misc]  # PyChef has no types
             )
             with response:
                 response._content = self._read(response, end, what)
-        except requests.exceptions.SSLError as error:
-            raise ConfigurationError(f"Chef server {self.host}: no trusted TLS connection: {error}") from None
         except (requests.Timeout, urllib3.exceptions.TimeoutError):
             raise _NoAnswerError(f"Chef server {self.host} did not answer {what} within {timeout:.0f} s") from None
         except (requests.ConnectionError, urllib3.exceptions.ProtocolError, OSError) as error:
             if isinstance(error, (requests.exceptions.InvalidURL, requests.exceptions.InvalidHeader)):
                 raise ConfigurationError(f"Chef server {self.host}: {what} cannot be sent: {error}") from None
-            reason = _root_cause(error)
+            cause = _root_cause(error)
+            reason = str(cause)[:200] or type(cause).__name__
+            if isinstance(cause, ssl.SSLCertVerificationError):
+                raise ConfigurationError(
+                    f"Chef server {self.host}: its certificate is not trusted: {reason}"
+                ) from None
             raise _NoConnectionError(f"Chef server {self.host}: no connection for {what} ({reason})") from None
         except urllib3.exceptions.HTTPError as error:
             raise TransientError(f"Chef server {self.host} gave an unreadable answer to {what}: {error}") from None
@@ -232,11 +236,11 @@ def _error_text(response: requests.Response) -> str:
     return ", ".join(str(part) for part in said)[:200] if isinstance(said, list) else str(said)[:200]
 
 
-def _root_cause(error: BaseException) -> str:
+def _root_cause(error: BaseException) -> BaseException:
     """The last link of the chain that urllib3 makes of an OSError, which is the readable one."""
     while error.__context__ is not None:
         error = error.__context__
-    return str(error)[:200] or type(error).__name__
+    return error
 
 
 class PyChefServer:
