@@ -85,8 +85,9 @@ class ChefStep:
         unread = [name for asked in names.values() for name in asked if name not in self._nodes]
         if unread:
             self._nodes.update(self._server.nodes(unread))
-        clients = self._clients(names)
+        clients = dict(self._clients(names))
         living = self._living(batch, names, clients)
+        clients.update(self._clients_to_leave(living, clients))
         claims: dict[tuple[Kind, str], str] = {}
         finds = {
             instance_id: _Find(self, instance, names[instance_id], clients, living, claims)
@@ -201,6 +202,16 @@ class ChefStep:
                     not isinstance(node, DecommissionError) and node.instance_id in (None, instance_id)
                 ):
                     asked[name] = None
+        return self._server.clients(asked) if asked else {}
+
+    def _clients_to_leave(
+        self, living: Mapping[str, tuple[str, ...]], clients: Mapping[str, bool | DecommissionError]
+    ) -> Mapping[str, bool | DecommissionError]:
+        """Whether clients exist that no deletion will tell about, for they are to stay."""
+        if not self._settings.delete_client:
+            return {}
+        own = (node.name for nodes in self._own.values() for node in nodes if node.name not in clients)
+        asked = [name for name in own if name in living or self._protected(name)]
         return self._server.clients(asked) if asked else {}
 
     def _living(
