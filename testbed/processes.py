@@ -52,14 +52,18 @@ class ServerError(RuntimeError):
     """A part did not start or did not get ready; the message names the part and its log."""
 
 
-def free_port(address: str = LOOPBACK) -> int:
-    """A port that is free for TCP and UDP on `address`, and that this process has not given out before."""
+def free_port(address: str = LOOPBACK, *, consecutive: int = 1) -> int:
+    """A port that is free for TCP and UDP on `address`, and that this process has not given out before.
+
+    For a server that takes the port after its own as well: the first of `consecutive` such ports.
+    """
     with _ports_lock:
         for _ in range(1000):
-            port = _random.choice(_PORTS)
-            if port not in _given_ports and _is_free(address, port):
-                _given_ports.add(port)
-                return port
+            first = _random.choice(_PORTS)
+            ports = range(first, first + consecutive)
+            if _given_ports.isdisjoint(ports) and all(_is_free(address, port) for port in ports):
+                _given_ports.update(ports)
+                return first
     raise ServerError(f"no free port found on {address}")
 
 

@@ -83,7 +83,8 @@ class VaultServer(Part):
         super().__init__("vault", run_directory)
         self.root_token = f"root-{uuid.uuid4()}"
         self.ca_certificate = self.run_directory / "vault-ca.pem" if tls else None
-        self._listen = f"{LOOPBACK}:{free_port()}"
+        # The port after it is the cluster's.
+        self._listen = f"{LOOPBACK}:{free_port(consecutive=2)}"
         self.address = f"{'https' if tls else 'http'}://{self._listen}"
         self._http = requests.Session()
         # No proxy and no .netrc of the user's: everything is on loopback.
