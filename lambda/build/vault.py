@@ -22,9 +22,11 @@ import botocore.exceptions
 import hvac
 import hvac.exceptions
 import requests
+import urllib3
 from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from requests.adapters import HTTPAdapter
+from urllib3.exceptions import InsecureRequestWarning
 from urllib3.util.retry import Retry
 
 from errors import VaultError
@@ -66,6 +68,7 @@ def connection(settings: VaultSettings, environ: Mapping[str, str]) -> Connectio
             )
     if environ.get("VAULT_SKIP_VERIFY", "").lower() in _TRUE:
         warn("VAULT_SKIP_VERIFY is set: Vault's certificate is not checked, and whoever answers gets the login.")
+        urllib3.disable_warnings(InsecureRequestWarning)  # it would come once a request
         verify = False
     if environ.get("VAULT_TLS_SERVER_NAME"):
         warn("VAULT_TLS_SERVER_NAME is set and has no effect here; vault.address must bear the certificate's name.")
@@ -253,7 +256,10 @@ def _log_in(made: Login, described: str, credentials: list[str], mount: str, bod
         auth = answer["auth"]
         made.client.token = auth["client_token"]
     except (hvac.exceptions.InvalidRequest, hvac.exceptions.Forbidden, hvac.exceptions.Unauthorized) as error:
-        raise VaultError(f"Vault refused {made.described}{_words(error, made)}.{_namespace_hint(made)}") from None
+        raise VaultError(
+            f"Vault refused {made.described}{_words(error, made)}. Check the credentials, the role and the mount "
+            f"(vault.auth.role, vault.auth.mount).{_namespace_hint(made)}"
+        ) from None
     except hvac.exceptions.InvalidPath as error:
         if "namespace not found" in _text(error):
             raise VaultError(
@@ -400,7 +406,9 @@ def _not_found(made: Login, reference: Reference, error: Any) -> str:
     if metadata.get("deletion_time"):
         return f"{at} was deleted on {metadata['deletion_time']}."
     if "namespace not found" in _text(error):
-        raise VaultError(f"Vault has no namespace {made.where.namespace} (vault.namespace or VAULT_NAMESPACE).")
+        raise VaultError(
+            f"Vault has no namespace {made.where.namespace} (vault.namespace or VAULT_NAMESPACE)."
+        ) from None
     if "no handler for route" in _text(error) or "unsupported path" in _text(error):
         return f"nothing is mounted at {reference.mount} that reads such a path.{_namespace_hint(made)}"
     hint = ""

@@ -8,25 +8,23 @@ import platform
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import boto3
 import pytest
-import requests
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from moto.server import ThreadedMotoServer
 
-from testbed.processes import Server, free_port
-from testbed.tools import bao_binary
+from testbed.processes import free_port
+from testbed.vault import VaultServer
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 BUILD = REPOSITORY / "lambda" / "build"
 sys.path.insert(0, str(BUILD))  # the build program's modules are a program's, not a package's
 
-ROOT = "root-of-the-tests"
 CONTEXT = {"FunctionName": "ec2-decommission"}
 HERE = "arm64" if platform.machine() in ("arm64", "aarch64") else "x86_64"
 
@@ -36,72 +34,38 @@ def rsa_key(bits: int = 2048) -> str:
     return key.private_bytes(Encoding.PEM, PrivateFormat.TraditionalOpenSSL, NoEncryption()).decode()
 
 
-@dataclass
-class OpenBao:
-    address: str
-    server: Server
-    values: dict[str, str] = field(default_factory=dict)
+class OpenBao(VaultServer):
+    """The testbed's server, what lies in it, and short ways of asking it."""
 
-    def call(
-        self, method: str, path: str, body: Any = None, *, namespace: str = "", token: str = ROOT
-    ) -> dict[str, Any]:
-        headers = {"X-Vault-Token": token} | ({"X-Vault-Namespace": namespace} if namespace else {})
-        answer = requests.request(method, f"{self.address}/v1/{path}", json=body, headers=headers, timeout=10)
-        answer.raise_for_status()
-        return dict(answer.json()) if answer.content else {}
+    def __init__(self, *, tls: bool = False) -> None:
+        super().__init__(tls=tls)
+        self.values: dict[str, str] = {}
 
-    def token(self, *rules: str, namespace: str = "", **settings: Any) -> str:
-        """A token that may read these paths and nothing else, not even itself."""
-        policy = "\n".join(f'path "{rule}" {{ capabilities = ["read"] }}' for rule in rules)
-        name = f"p{abs(hash(rules))}"
-        self.call("PUT", f"sys/policies/acl/{name}", {"policy": policy}, namespace=namespace)
-        body = {"policies": [name], "no_default_policy": True, **settings}
-        made = self.call("POST", "auth/token/create", body, namespace=namespace)
-        return str(made["auth"]["client_token"])
+    def call(self, method: str, path: str, body: Any = None, *, namespace: str | None = None) -> Any:
+        return self.api(method, f"/v1/{path}", json=body, namespace=namespace)
 
-    def tokens(self) -> int:
-        return len(self.call("LIST", "auth/token/accessors")["data"]["keys"])
-
-
-def start_openbao(directory: Path) -> OpenBao:
-    port = free_port()
-    address = f"http://127.0.0.1:{port}"
-    command = [str(bao_binary()), "server", "-dev", "-dev-no-store-token", f"-dev-root-token-id={ROOT}"]
-    server = Server(
-        "openbao",
-        [*command, f"-dev-listen-address=127.0.0.1:{port}"],
-        run_directory=directory,
-        ready=lambda: requests.get(f"{address}/v1/sys/health", timeout=1).status_code == 200,
-    )
-    server.start()
-    return OpenBao(address, server)
+    def narrow_token(self, path: str) -> str:
+        """A token that may read this path and nothing else, not even itself."""
+        body = {"policies": [self.create_policy(path)], "no_default_policy": True}
+        return str(self.call("POST", "auth/token/create-orphan", body)["auth"]["client_token"])
 
 
 @pytest.fixture(scope="session")
-def openbao(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenBao]:
-    """KV 2 at secret/ and KV 1 at team/kv/, with a Chef key and a Consul token, and an AppRole that may read them."""
-    bao = start_openbao(tmp_path_factory.mktemp("openbao"))
-    try:
+def openbao() -> Iterator[OpenBao]:
+    """KV 2 at secret/ and KV 1 at team/kv/, with a Chef key and a Consul token in them."""
+    with OpenBao() as bao:
         bao.values = {"chef_client_key": rsa_key(), "consul_token": "8f246b77-f3e1-ff88-5b48-8ec93abf3e05"}
-        bao.call("POST", "secret/data/decommission/chef", {"data": {"pem": bao.values["chef_client_key"]}})
-        bao.call("POST", "secret/data/decommission/consul", {"data": {"token": bao.values["consul_token"]}})
-        bao.call("POST", "sys/mounts/team/kv", {"type": "kv", "options": {"version": "1"}})
-        bao.call("POST", "team/kv/consul", {"token": bao.values["consul_token"], "number": 5, "blank": " "})
-        policy = 'path "secret/data/decommission/*" { capabilities = ["read"] }'
-        bao.call("PUT", "sys/policies/acl/build", {"policy": policy})
-        bao.call("POST", "sys/auth/approle", {"type": "approle"})
-        bao.call("POST", "auth/approle/role/build", {"token_policies": "build", "token_ttl": "10m"})
+        bao.write_kv2("secret", "decommission/chef", {"pem": bao.values["chef_client_key"]})
+        bao.write_kv2("secret", "decommission/consul", {"token": bao.values["consul_token"]})
+        bao.write_kv1("team/kv", "consul", {"token": bao.values["consul_token"], "number": 5, "blank": " "})
         yield bao
-    finally:
-        bao.server.stop()
 
 
 @pytest.fixture(scope="session")
 def approle(openbao: OpenBao) -> dict[str, str]:
     """What a pipeline has in its environment."""
-    role_id = openbao.call("GET", "auth/approle/role/build/role-id")["data"]["role_id"]
-    secret_id = openbao.call("POST", "auth/approle/role/build/secret-id")["data"]["secret_id"]
-    return {"VAULT_ADDR": openbao.address, "VAULT_ROLE_ID": role_id, "VAULT_SECRET_ID": secret_id}
+    role = openbao.create_approle("build", "secret/data/decommission/*")
+    return {"VAULT_ADDR": openbao.address, "VAULT_ROLE_ID": role.role_id, "VAULT_SECRET_ID": role.secret_id}
 
 
 @dataclass(frozen=True)

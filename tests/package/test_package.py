@@ -107,7 +107,7 @@ def test_seals_a_large_bundle_under_a_data_key_and_brings_cryptography(
     builder: Builder, full_spec: SpecMaker, kms: Kms, openbao: OpenBao, approle: Mapping[str, str]
 ) -> None:
     token = "long-" * 1000
-    openbao.call("POST", "secret/data/decommission/large", {"data": {"token": token}})
+    openbao.write_kv2("secret", "decommission/large", {"token": token})
     secrets = {"consul_token": {"mount": "secret", "path": "decommission/large", "field": "token"}}
     spec = full_spec("large", features=["consul"], secrets=secrets)
     path = builder.build(spec, kms.environ, approle)
@@ -328,9 +328,8 @@ def test_a_custom_step_and_a_ca_bundle_go_in(builder: Builder, tmp_path: Path) -
     assert json.loads(files["build_info.json"])["custom_steps"] == ["tidy"]
 
 
-def test_leaves_nothing_in_the_home_and_temporary_directories(builder: Builder, full: Full) -> None:
+def test_leaves_nothing_in_the_temporary_directory(builder: Builder, full: Full) -> None:
     full()
-    assert not list((builder.directory / "home").iterdir())
     assert not list((builder.directory / "tmp").iterdir())
 
 
