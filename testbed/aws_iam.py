@@ -25,7 +25,14 @@ ACCOUNT = "123456789012"
 _PARTITION = "aws"
 
 # Where the IAM action is not named after the operation.
-_ACTIONS = {"lambda:Invoke": "lambda:InvokeFunction", "s3:ListObjectsV2": "s3:ListBucket"}
+_ACTIONS = {
+    "lambda:Invoke": "lambda:InvokeFunction",
+    "s3:ListObjectsV2": "s3:ListBucket",
+    "sqs:ChangeMessageVisibilityBatch": "sqs:ChangeMessageVisibility",
+    "sqs:DeleteMessageBatch": "sqs:DeleteMessage",
+    "sqs:SendMessageBatch": "sqs:SendMessage",
+}
+_TRANSACTION_ACTIONS = {"Get": "GetItem", "Put": "PutItem", "Update": "UpdateItem", "Delete": "DeleteItem"}
 
 Statement = Mapping[str, Any]
 Context = Mapping[str, list[str]]
@@ -70,9 +77,8 @@ def authorize(principal: Principal, call: Call) -> None:
     """Raises AWS's "access denied" for the call unless policies allow it for every resource that it touches."""
     if call.name == "sts:GetCallerIdentity":  # AWS allows it always
         return
-    action = _ACTIONS.get(call.name, call.name)
     context = _context(principal, call)
-    for resource in _resources(call):
+    for action, resource in _needed(call):
         if reason := denial(principal, action, resource, context):
             raise _access_denied(call, principal, action, resource, reason)
 
@@ -265,9 +271,17 @@ def _arn(service: str, region: str, name: str) -> str:
     return f"arn:{_PARTITION}:{service}:{region}:{ACCOUNT}:{name}"
 
 
-def _resources(call: Call) -> list[str]:
-    """The ARNs that the call needs permission for; `*` where AWS has none, or none is worked out here."""
-    return list(_RESOURCES.get(call.service, _no_resources)(call)) or ["*"]
+def _needed(call: Call) -> list[tuple[str, str]]:
+    """The actions and the ARNs that they need; `*` where AWS has no narrower one, or none is worked out here."""
+    if call.service == "dynamodb" and "TransactItems" in call.params:
+        # A transaction has no right of its own.
+        return [
+            (f"dynamodb:{_TRANSACTION_ACTIONS.get(kind, kind + 'Item')}", _table_arn(call, operation["TableName"]))
+            for item in call.params["TransactItems"]
+            for kind, operation in item.items()
+        ]
+    resources = list(_RESOURCES.get(call.service, _no_resources)(call)) or ["*"]
+    return [(_ACTIONS.get(call.name, call.name), resource) for resource in resources]
 
 
 def _no_resources(_call: Call) -> Iterator[str]:
@@ -283,15 +297,14 @@ def _route53(call: Call) -> Iterator[str]:
 
 
 def _dynamodb(call: Call) -> Iterator[str]:
-    tables = set(call.params.get("RequestItems", {}))
-    for item in call.params.get("TransactItems", []):
-        tables.update(operation["TableName"] for operation in item.values())
-    if table := call.params.get("TableName"):
-        tables.add(table)
-    for table in sorted(tables):
-        arn = table if table.startswith("arn:") else _arn("dynamodb", call.region, f"table/{table}")
+    for table in sorted({*call.params.get("RequestItems", {}), call.params.get("TableName", "")} - {""}):
+        arn = _table_arn(call, table)
         # A query of an index needs the right on the index, not on the table.
         yield f"{arn}/index/{call.params['IndexName']}" if "IndexName" in call.params else arn
+
+
+def _table_arn(call: Call, table: str) -> str:
+    return table if table.startswith("arn:") else _arn("dynamodb", call.region, f"table/{table}")
 
 
 def _sqs(call: Call) -> Iterator[str]:

@@ -286,14 +286,23 @@ def _lambda(aws: Patched) -> Iterator[Patch]:
     update_configuration = LambdaBackend.update_function_configuration
     create_mapping = LambdaBackend.create_event_source_mapping
     get_code = LambdaFunction.get_code
+    get_configuration = LambdaFunction.get_configuration
 
     def strict_create(self: LambdaBackend, spec: dict[str, Any]) -> LambdaFunction:
         _check_function(spec, spec["Role"])
-        return create_function(self, spec)
+        function = create_function(self, spec)
+        function.logging_config = spec.get("LoggingConfig")  # type: ignore[attr-defined]  # ours
+        return function
 
     def strict_update(self: LambdaBackend, function_name: str, qualifier: Any, body: dict[str, Any]) -> Any:
         _check_function(body, body.get("Role") or self.get_function(function_name, None).role)
+        if "LoggingConfig" in body:
+            self.get_function(function_name, None).logging_config = body["LoggingConfig"]  # type: ignore[attr-defined]
         return update_configuration(self, function_name, qualifier, body)
+
+    def configuration(self: LambdaFunction, on_create: bool = False) -> dict[str, Any]:
+        # moto forgets where the log goes and in which form.
+        return {**get_configuration(self, on_create), "LoggingConfig": logging_config(self)}
 
     def strict_mapping(self: LambdaBackend, spec: dict[str, Any]) -> EventSourceMapping:
         function = self.get_function(spec["FunctionName"], None)
@@ -330,6 +339,13 @@ def _lambda(aws: Patched) -> Iterator[Patch]:
     yield LambdaBackend, "create_event_source_mapping", strict_mapping
     yield LambdaBackend, "invoke", invoke
     yield LambdaFunction, "get_code", code_location
+    yield LambdaFunction, "get_configuration", configuration
+
+
+def logging_config(function: LambdaFunction) -> dict[str, Any]:
+    """The function's log group and format, with AWS's defaults."""
+    default = {"LogFormat": "Text", "LogGroup": f"/aws/lambda/{function.function_name}"}
+    return {**default, **(getattr(function, "logging_config", None) or {})}
 
 
 CODE_PATH = "/testbed/lambda-code/"

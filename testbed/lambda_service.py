@@ -1,0 +1,404 @@
+"""The part of Lambda that runs deployed functions: for `Invoke`, for EventBridge, and for queues.
+
+What runs is the deployed package with its deployed handler, variables and timeout, as the function's own role, so
+that IAM decides on all that it does.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from botocore.exceptions import BotoCoreError, ClientError
+from moto.awslambda.models import EventSourceMapping, LambdaFunction, lambda_backends
+from moto.core.utils import unix_time_millis
+from moto.sqs.models import Message, Queue, sqs_backends
+
+from testbed.aws import Credentials, StrictAws
+from testbed.aws_patches import log_result, logging_config
+from testbed.runtime import Invocation, LambdaRuntime
+
+_RECEIVE_LIMIT = 10  # of one ReceiveMessage
+# https://docs.aws.amazon.com/lambda/latest/dg/invocation-async-error-handling.html
+_ASYNCHRONOUS_TRIES = 3
+
+
+@dataclass(frozen=True)
+class DeployedInvocation(Invocation):
+    """An invocation of a deployed function."""
+
+    function_name: str = ""
+    payload: Any = None
+    log_error: str | None = None
+    """Why Lambda could not write the log, as the role's rights or the log group were missing."""
+
+
+@dataclass
+class _Environments:
+    """The warm execution environments of one version of one function."""
+
+    fingerprint: str
+    idle: list[LambdaRuntime] = field(default_factory=list)
+    all: list[LambdaRuntime] = field(default_factory=list)
+
+
+class LambdaService:
+    """Attaches itself to a `StrictAws`, whose `Invoke` then runs what is deployed.
+
+    `invocations` holds all that ran, in the order of their ends. `extra_environment` is put before the function's
+    own variables, for what a test must tell the process (such as SSL_CERT_FILE).
+    """
+
+    def __init__(
+        self,
+        aws: StrictAws,
+        *,
+        run_directory: Path | None = None,
+        extra_environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self.aws = aws
+        self.invocations: list[DeployedInvocation] = []
+        self.extra_environment = dict(extra_environment or {})
+        self._run_directory = run_directory
+        self._environments: dict[str, _Environments] = {}
+        self._lock = threading.Lock()
+        self._background = ThreadPoolExecutor(max_workers=4, thread_name_prefix="lambda-event")
+        aws.invoker = self._invoker
+
+    # ------------------------------------------------------------ use
+
+    def invoke(self, function_name: str, payload: Any) -> DeployedInvocation:
+        """Runs the deployed function once and tells all about it (an `Invoke` over HTTP tells less)."""
+        return self.run(self._function(function_name), payload)
+
+    def run(self, function: LambdaFunction, payload: Any, request_id: str | None = None) -> DeployedInvocation:
+        """Runs it in an idle warm environment, or in a new one, as Lambda scales."""
+        environments, runtime = self._take(function)
+        try:
+            ran = runtime.invoke(payload, timeout=float(function.timeout), request_id=request_id)
+        finally:
+            with self._lock:
+                if self._environments.get(function.function_arn) is environments:
+                    environments.idle.append(runtime)
+        log_error = self._write_log(function, ran)
+        done = DeployedInvocation(
+            **vars(ran), function_name=function.function_name, payload=payload, log_error=log_error
+        )
+        with self._lock:
+            self.invocations.append(done)
+        return done
+
+    def environments(self, function_name: str) -> list[LambdaRuntime]:
+        """The function's execution environments."""
+        found = self._environments.get(self._function(function_name).function_arn)
+        return list(found.all) if found else []
+
+    def kill(self, function_name: str) -> None:
+        """Kills the function's processes, in the middle of what they do; may be called from a fault hook."""
+        for runtime in self.environments(function_name):
+            runtime.kill()
+
+    def forget_environments(self) -> None:
+        """Makes the next invocation of every function a cold start, with new credentials."""
+        with self._lock:
+            stale, self._environments = self._environments, {}
+        for environments in stale.values():
+            for runtime in environments.all:
+                runtime.close()
+
+    def wait_asynchronous(self) -> None:
+        """Waits until all invocations of type Event have ended."""
+        self._background.shutdown(wait=True)
+        self._background = ThreadPoolExecutor(max_workers=4, thread_name_prefix="lambda-event")
+
+    def close(self) -> None:
+        self._background.shutdown(wait=True, cancel_futures=True)
+        self.forget_environments()
+        # `==`: each look at a bound method makes a new one.
+        if self.aws.invoker == self._invoker:
+            self.aws.invoker = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # ------------------------------------------------------------ environments
+
+    def _function(self, name: str) -> LambdaFunction:
+        return lambda_backends[self.aws.account][self.aws.region].get_function(name, None)
+
+    def _take(self, function: LambdaFunction) -> tuple[_Environments, LambdaRuntime]:
+        fingerprint = _fingerprint(function)
+        with self._lock:
+            known = self._environments.get(function.function_arn)
+            stale: list[LambdaRuntime] = []
+            if known is None or known.fingerprint != fingerprint:
+                stale = known.all if known else []
+                known = self._environments[function.function_arn] = _Environments(fingerprint)
+            if known.idle:
+                return known, known.idle.pop()
+        for runtime in stale:
+            runtime.close()
+        runtime = LambdaRuntime(
+            function.code_bytes,
+            str(function.handler),
+            {**self.extra_environment, **function.environment_vars},
+            str(function.run_time).removeprefix("python"),
+            credentials=self.aws.environ(self._role_credentials(function, function.function_name)),
+            function_name=function.function_name,
+            function_arn=function.function_arn,
+            memory_size=int(function.memory_size),
+            log_group=_log_group(function),
+            timeout=float(function.timeout),
+            run_directory=self._run_directory,
+        )
+        with self._lock:
+            known.all.append(runtime)
+        return known, runtime
+
+    def _role_credentials(self, function: LambdaFunction, session_name: str) -> Credentials:
+        return self.aws.role_credentials(function.role, session_name)
+
+    # ------------------------------------------------------------ Invoke
+
+    def _invoker(
+        self, function: LambdaFunction, payload: bytes, *, asynchronous: bool, log_tail: bool
+    ) -> tuple[bytes, dict[str, str]]:
+        event = json.loads(payload)
+        if asynchronous:
+            self._background.submit(self._run_asynchronously, function, event)
+            return b"", {}
+        ran = self.run(function, event)
+        headers = {"X-Amz-Executed-Version": "$LATEST"}
+        if ran.error is not None:
+            headers["X-Amz-Function-Error"] = "Unhandled"
+        if log_tail:
+            headers["X-Amz-Log-Result"] = log_result(_platform_log(ran, function))
+        return json.dumps(ran.result if ran.error is None else ran.error).encode(), headers
+
+    def _run_asynchronously(self, function: LambdaFunction, event: Any) -> None:
+        """Lambda tries again twice (after one and two minutes, which nobody waits for here), then drops it."""
+        for _ in range(_ASYNCHRONOUS_TRIES):
+            if self.run(function, event).error is None:
+                return
+
+    def _write_log(self, function: LambdaFunction, ran: Invocation) -> str | None:
+        """To CloudWatch Logs, as the role: where its rights do not suffice, Lambda drops the log silently."""
+        logs = self.aws.client("logs", self._role_credentials(function, "lambda-logs"))
+        stream = {"logGroupName": _log_group(function), "logStreamName": f"testbed/[$LATEST]{ran.request_id}"}
+        now = int(time.time() * 1000)
+        lines = [line for line in _platform_log(ran, function) if line]
+        try:
+            with suppress(logs.exceptions.ResourceAlreadyExistsException):
+                logs.create_log_stream(**stream)
+            logs.put_log_events(**stream, logEvents=[{"timestamp": now, "message": line} for line in lines])
+        except (BotoCoreError, ClientError) as error:
+            return str(error)
+        return None
+
+
+def _fingerprint(function: LambdaFunction) -> str:
+    parts = [function.handler, function.run_time, function.role, function.memory_size, function.environment_vars]
+    return sha256(function.code_bytes + json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _log_group(function: LambdaFunction) -> str:
+    return str(logging_config(function)["LogGroup"])
+
+
+def _platform_log(ran: Invocation, function: LambdaFunction) -> list[str]:
+    milliseconds = f"{ran.duration * 1000:.2f} ms"
+    return [
+        f"START RequestId: {ran.request_id} Version: $LATEST",
+        *ran.logs,
+        *([str(ran.error["errorMessage"])] if ran.error and ran.timed_out else []),
+        f"END RequestId: {ran.request_id}",
+        f"REPORT RequestId: {ran.request_id}\tDuration: {milliseconds}\tMemory Size: {function.memory_size} MB",
+    ]
+
+
+# ---------------------------------------------------------------- queues
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One batch that a queue gave to a function."""
+
+    queue: str
+    function_name: str
+    message_ids: list[str]
+    invocation: DeployedInvocation
+    returned: list[str]
+    """Ids of the messages that stay in the queue."""
+
+
+class EventSourcePoller:
+    """Lambda's poller of the deployed event source mappings, one round after the other when told to."""
+
+    def __init__(self, service: LambdaService) -> None:
+        self.service = service
+        self.aws = service.aws
+
+    def drain(self, max_rounds: int = 100, *, skip_delays: bool = False) -> list[Batch]:
+        """Hands out batches until no queue has a visible message, or for so many rounds.
+
+        A message that comes back with a visibility timeout waits for `skip_delays` or `advance`; with `skip_delays`
+        nothing waits, and what fails always ends in the dead-letter queue.
+        """
+        batches: list[Batch] = []
+        for _ in range(max_rounds):
+            if skip_delays:
+                self.skip_delays()
+            this_round = self.poll()
+            if not this_round:
+                break
+            batches += this_round
+        return batches
+
+    def poll(self) -> list[Batch]:
+        """One batch for every enabled mapping whose queue has visible messages."""
+        mappings = [mapping for mapping in self._mappings() if mapping.enabled]
+        return [batch for mapping in mappings if (batch := self._poll(mapping)) is not None]
+
+    def skip_delays(self, queue_name: str | None = None) -> None:
+        """Makes every delayed or invisible message visible now."""
+        for queue in self._queues(queue_name):
+            for message in queue._messages:
+                message.visible_at = 0
+                message.delayed_until = 0
+
+    def advance(self, seconds: float, queue_name: str | None = None) -> None:
+        """Lets the time pass for every message: its delays, its age, and at last its retention."""
+        milliseconds = seconds * 1000
+        for queue in self._queues(queue_name):
+            for message in list(queue._messages):
+                _make_older(message, milliseconds)
+                retention = int(queue.message_retention_period) * 1000  # type: ignore[attr-defined]
+                if message.sent_timestamp is not None and message.sent_timestamp + retention < unix_time_millis():
+                    queue._messages.remove(message)
+
+    def messages(self, queue_name: str) -> list[dict[str, Any]]:
+        """All messages of a queue, visible or not, as a test wants to see them."""
+        now = unix_time_millis()
+        return [
+            {
+                "id": message.id,
+                "body": message.body,
+                "receive_count": message.approximate_receive_count,
+                "visible_in_seconds": max(0.0, (max(message.visible_at, message.delayed_until) - now) / 1000),
+            }
+            for queue in self._queues(queue_name)
+            for message in queue._messages
+        ]
+
+    # ------------------------------------------------------------ one batch
+
+    def _poll(self, mapping: EventSourceMapping) -> Batch | None:
+        function = self.service._function(mapping.function_arn)
+        # As the function's role: Lambda can read the queue only as far as the role can.
+        sqs = self.aws.client("sqs", self.service._role_credentials(function, "event-source-mapping"), retries=2)
+        queue_name = mapping.event_source_arn.rpartition(":")[2]
+        url = f"{self.aws.endpoint}/{self.aws.account}/{queue_name}"
+        messages = self._receive(sqs, url, mapping.batch_size)
+        if not messages:
+            return None
+        records = [_record(message, mapping.event_source_arn, self.aws.region) for message in messages]
+        ran = self.service.run(function, {"Records": records})
+        returned = _failed_ids(mapping, ran, [message["MessageId"] for message in messages])
+        done = [message for message in messages if message["MessageId"] not in returned]
+        for start in range(0, len(done), _RECEIVE_LIMIT):
+            entries = [
+                {"Id": str(index), "ReceiptHandle": message["ReceiptHandle"]}
+                for index, message in enumerate(done[start : start + _RECEIVE_LIMIT])
+            ]
+            sqs.delete_message_batch(QueueUrl=url, Entries=entries)
+        ids = [message["MessageId"] for message in messages]
+        return Batch(queue_name, function.function_name, ids, ran, sorted(returned))
+
+    def _receive(self, sqs: Any, url: str, batch_size: int) -> list[dict[str, Any]]:
+        messages: list[dict[str, Any]] = []
+        while len(messages) < batch_size:
+            got = sqs.receive_message(
+                QueueUrl=url,
+                MaxNumberOfMessages=min(_RECEIVE_LIMIT, batch_size - len(messages)),
+                MessageSystemAttributeNames=["All"],
+                MessageAttributeNames=["All"],
+                WaitTimeSeconds=0,
+            ).get("Messages", [])
+            if not got:
+                break
+            messages += got
+        return messages
+
+    def _mappings(self) -> list[EventSourceMapping]:
+        backend = lambda_backends[self.aws.account][self.aws.region]
+        return [
+            mapping for mapping in backend.list_event_source_mappings("", "") if ":sqs:" in mapping.event_source_arn
+        ]
+
+    def _queues(self, name: str | None) -> list[Queue]:
+        queues = sqs_backends[self.aws.account][self.aws.region].queues
+        return list(queues.values()) if name is None else [queues[name]]
+
+
+def _make_older(message: Message, milliseconds: float) -> None:
+    message.visible_at -= milliseconds
+    message.delayed_until -= milliseconds
+    for name in ("sent_timestamp", "approximate_first_receive_timestamp", "received_at"):
+        if (value := getattr(message, name, None)) is not None:
+            setattr(message, name, int(value - milliseconds))
+
+
+def _record(message: dict[str, Any], arn: str, region: str) -> dict[str, Any]:
+    """https://docs.aws.amazon.com/lambda/latest/dg/with-sqs.html"""
+    return {
+        "messageId": message["MessageId"],
+        "receiptHandle": message["ReceiptHandle"],
+        "body": message["Body"],
+        "attributes": message.get("Attributes", {}),
+        "messageAttributes": {
+            name: {
+                "stringValue": value.get("StringValue"),
+                "dataType": value["DataType"],
+                "stringListValues": [],
+                "binaryListValues": [],
+            }
+            for name, value in message.get("MessageAttributes", {}).items()
+        },
+        "md5OfBody": message["MD5OfBody"],
+        "eventSource": "aws:sqs",
+        "eventSourceARN": arn,
+        "awsRegion": region,
+    }
+
+
+def _failed_ids(mapping: EventSourceMapping, ran: Invocation, ids: list[str]) -> set[str]:
+    """https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-errorhandling.html"""
+    everything = set(ids)
+    if ran.error is not None:
+        return everything
+    if "ReportBatchItemFailures" not in (mapping.function_response_types or []):
+        return set()
+    if ran.result is None:
+        return set()
+    if not isinstance(ran.result, dict):
+        return everything
+    failures = ran.result.get("batchItemFailures") or []
+    if not isinstance(failures, list):
+        return everything
+    failed = {failure.get("itemIdentifier") if isinstance(failure, dict) else None for failure in failures}
+    # An identifier that is empty or unknown makes the whole batch a failure.
+    return everything if failed - everything else {str(identifier) for identifier in failed}

@@ -1,0 +1,182 @@
+"""Applies a Terraform root module, such as an example of this repository, to the AWS of the testbed.
+
+The root module is run where it stands, so that its relative module sources work. State, plugins and logs go to the
+run directory; beside the source Terraform writes only its lock file, which git ignores.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from testbed import tools
+from testbed.aws import StrictAws
+
+Progress = Callable[[str], None]
+
+# Not handed on to Terraform: they would change what it does, or where.
+_DROPPED = ("TF_", "AWS_")
+_TAIL_LINES = 30
+
+
+class TerraformError(RuntimeError):
+    """A Terraform command failed; the message holds its last lines and names its log."""
+
+
+class Stack:
+    """One root module with its own state.
+
+    `variables` become TF_VAR_ variables; what is no string is given as JSON. `environment` comes on top of this
+    process's own (less its AWS_ and TF_ variables) and of what reaches the testbed's AWS.
+    """
+
+    def __init__(
+        self,
+        source_dir: Path,
+        aws: StrictAws,
+        run_dir: Path,
+        *,
+        variables: Mapping[str, Any] | None = None,
+        environment: Mapping[str, str] | None = None,
+        progress: Progress | None = None,
+        command_timeout: float = 900,
+    ) -> None:
+        self.source = source_dir.resolve()
+        self.run_dir = run_dir.resolve()
+        self.run_dir.mkdir(parents=True, exist_ok=True)
+        self.state = self.run_dir / "terraform.tfstate"
+        self.variables = dict(variables or {})
+        self.environment = dict(environment or {})
+        self._aws = aws
+        self._progress = progress
+        self._timeout = command_timeout
+        self._initialized = False
+
+    # ------------------------------------------------------------ commands
+
+    def init(self) -> None:
+        """Done by the other commands when it was not before."""
+        # -upgrade: a lock file that an earlier run with other plugins left is no hindrance.
+        arguments = ["init", "-backend=false", "-upgrade"]
+        if mirror := tools.terraform_mirror():
+            arguments.append(f"-plugin-dir={mirror}")
+        self._run(arguments, "init")
+        self._initialized = True
+
+    def apply(self) -> None:
+        """Makes it so."""
+        self._with_state(["apply", "-auto-approve"], "apply")
+
+    def destroy(self) -> None:
+        """Removes all that `apply` made."""
+        self._with_state(["destroy", "-auto-approve"], "destroy")
+
+    def plan(self) -> Literal["empty", "changes"]:
+        """Whether an apply would do anything; the plan itself is in the log."""
+        status = self._with_state(["plan", "-detailed-exitcode"], "plan", good=(0, 2))
+        return "changes" if status == 2 else "empty"
+
+    def outputs(self) -> dict[str, Any]:
+        """The root module's outputs, by name."""
+        listed = json.loads(self._capture(["output", "-json", f"-state={self.state}"]))
+        return {name: output["value"] for name, output in listed.items()}
+
+    def resources(self) -> list[str]:
+        """The addresses of all that is in the state."""
+        if not self.state.exists():
+            return []
+        return self._capture(["state", "list", f"-state={self.state}"]).split()
+
+    @property
+    def logs(self) -> Path:
+        """The directory of the commands' logs."""
+        return self.run_dir
+
+    # ------------------------------------------------------------ running
+
+    def _with_state(self, arguments: list[str], name: str, good: Sequence[int] = (0,)) -> int:
+        if not self._initialized:
+            self.init()
+        return self._run([*arguments, "-lock=false", f"-state={self.state}"], name, good)
+
+    def _run(self, arguments: list[str], name: str, good: Sequence[int] = (0,)) -> int:
+        log_path = self.run_dir / f"terraform-{name}.log"
+        command = self._command([*arguments, "-input=false"])
+        with (
+            log_path.open("w") as log,
+            subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                env=self._environment(),
+            ) as process,
+        ):
+            assert process.stdout is not None
+            # Asked to end, Terraform still writes what it knows into the state.
+            too_long = threading.Timer(self._timeout, process.terminate)
+            too_long.daemon = True
+            too_long.start()
+            try:
+                for line in process.stdout:
+                    log.write(line)
+                    log.flush()
+                    if self._progress is not None and line.strip():
+                        self._progress(line.rstrip())
+                status = process.wait()
+            except BaseException:
+                process.terminate()
+                process.wait(60)
+                raise
+            finally:
+                expired = too_long.finished.is_set()
+                too_long.cancel()
+        if expired:
+            raise TerraformError(f"terraform {name} took over {self._timeout:g} seconds; log: {log_path}")
+        if status not in good:
+            tail = "\n".join(log_path.read_text().splitlines()[-_TAIL_LINES:])
+            raise TerraformError(f"terraform {name} failed (status {status}); log: {log_path}\n{tail}")
+        return status
+
+    def _capture(self, arguments: list[str]) -> str:
+        done = subprocess.run(
+            self._command(arguments), capture_output=True, text=True, check=False, env=self._environment()
+        )
+        if done.returncode != 0:
+            raise TerraformError(f"terraform {arguments[0]} failed (status {done.returncode}):\n{done.stderr}")
+        return done.stdout
+
+    def _command(self, arguments: list[str]) -> list[str]:
+        return [str(tools.terraform_binary()), f"-chdir={self.source}", *arguments]
+
+    def _environment(self) -> dict[str, str]:
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(_DROPPED)}
+        return {
+            **inherited,
+            **self._aws.environ(),
+            "TF_DATA_DIR": str(self.run_dir / "terraform-data"),
+            "TF_IN_AUTOMATION": "1",
+            "TF_CLI_ARGS": "-no-color",
+            "CHECKPOINT_DISABLE": "1",
+            **self._plugin_cache(),
+            **{f"TF_VAR_{name}": _as_variable(value) for name, value in self.variables.items()},
+            **self.environment,
+        }
+
+    def _plugin_cache(self) -> dict[str, str]:
+        """Where providers come from the registry, they are loaded once, not once for each stack."""
+        if tools.terraform_mirror() is not None:
+            return {}
+        cache = tools.CACHE / "terraform-plugins"
+        cache.mkdir(parents=True, exist_ok=True)
+        return {"TF_PLUGIN_CACHE_DIR": str(cache), "TF_PLUGIN_CACHE_MAY_BREAK_DEPENDENCY_LOCK_FILE": "1"}
+
+
+def _as_variable(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
