@@ -156,6 +156,18 @@ def test_a_node_without_ec2_data_stays_when_a_living_instance_would_bear_its_nam
     assert server.client_names == {"web-1"}
 
 
+def test_a_node_of_a_machine_outside_ec2_stays(server: FakeChefServer) -> None:
+    """It converged, so its address is known, and never was the instance's."""
+    server.put_node("web-1", private_ips=("192.0.2.7",))
+    server.put_client("web-1")
+    mine = Instance(A, tags={"Name": "web-1"}, private_ips=("10.0.0.5",))
+    run = Run(copy.deepcopy(server), mine)
+    assert run.removals() == []
+    assert run.left() == (Left("node web-1", f"bears no ec2 data, and 192.0.2.7 was never {A}'s"),)
+    server.put_node("web-1", private_ips=("10.0.0.5",))
+    assert Run(server, mine).removed() == ["client web-1", "node web-1"]
+
+
 def test_without_node_name_a_node_without_ec2_data_is_not_looked_for(server: FakeChefServer) -> None:
     server.put_node("web-1")
     server.put_client("web-1")

@@ -306,6 +306,10 @@ class _Find:
             )
         elif bearers := self._living.get(name):
             self._left.append(Left(f"node {name}", f"bears no ec2 data, and {_would_bear(bearers)}"))
+        elif (addresses := _addresses(node)) and instance.addresses and not addresses & set(instance.addresses):
+            # It converged, on some other machine: one outside EC2, perhaps.
+            told = ", ".join(sorted(addresses))
+            self._left.append(Left(f"node {name}", f"bears no ec2 data, and {told} was never {self._id}'s"))
         else:
             proof = f"{self._why(instance, name)}, and the node bears no ec2 data"
             self._client(name, proof, None)
@@ -354,6 +358,10 @@ def _would_bear(bearers: Sequence[str]) -> str:
 def _in_words(placeholder: str) -> str:
     kind, _, key = placeholder.partition(":")
     return f"tag {key}" if kind == "tag" else placeholder
+
+
+def _addresses(node: ChefNode) -> set[str]:
+    return set(node.private_ips + node.public_ips + node.ipv6_addresses)
 
 
 def _facts(nodes: Sequence[ChefNode]) -> Facts:
