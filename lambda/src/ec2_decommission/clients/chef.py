@@ -144,7 +144,7 @@ class _Api(chef.ChefAPI):  # type: ignore[misc]  # PyChef has no types
     def __init__(
         self, settings: ChefSettings, key: Key, deadline: Callable[[], Deadline], verify: bool | str
     ) -> None:
-        # 0.10.8, PyChef's own choice, is older than the oldest client that Chef Infra Server 12 and later serve.
+        # By PyChef's default we would be a client of Chef 0.10.8, of 2012, which a server may refuse.
         super().__init__(settings.server_url, key, settings.client_name, version="12.0.0", ssl_verify=verify)
         self.host = urlsplit(settings.server_url).netloc.rpartition("@")[2]
         self._deadline = deadline
