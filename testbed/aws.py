@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import secrets
 import threading
 import time
 from collections import Counter, deque
@@ -40,6 +39,22 @@ from testbed.aws_protocol import (
     error_answer,
     parse_call,
 )
+
+__all__ = [
+    "Answer",
+    "AwsError",
+    "Call",
+    "Credentials",
+    "Drop",
+    "Fault",
+    "Hang",
+    "LaunchedInstance",
+    "RateLimit",
+    "StrictAws",
+    "garbage",
+    "throttled",
+    "unavailable",
+]
 
 ADMIN = "admin"
 _EVENTS_BUS = "default"
@@ -169,6 +184,9 @@ class StrictAws:
         self._server: BaseWSGIServer | None = None
         self._lock = threading.Lock()
         self._subnet_lock = threading.Lock()
+        # One session, for it keeps the services' models once it has read them.
+        self._session = boto3.session.Session()
+        self._session_lock = threading.Lock()
 
     # ------------------------------------------------------------ life
 
@@ -242,15 +260,16 @@ class StrictAws:
     def client(self, service: str, credentials: Credentials | None = None, *, retries: int = 0) -> Any:
         """A boto3 client, by default the administrator's; it does not retry unless told to."""
         credentials = credentials or self.credentials
-        return boto3.session.Session().client(
-            service,  # type: ignore[call-overload]  # any service by its name
-            region_name=self.region,
-            endpoint_url=self.endpoint,
-            aws_access_key_id=credentials.access_key,
-            aws_secret_access_key=credentials.secret_key,
-            aws_session_token=credentials.session_token,
-            config=botocore.config.Config(retries={"total_max_attempts": retries + 1}, read_timeout=900),
-        )
+        with self._session_lock:  # making clients is not safe for threads, using them is
+            return self._session.client(
+                service,  # type: ignore[call-overload]  # any service by its name
+                region_name=self.region,
+                endpoint_url=self.endpoint,
+                aws_access_key_id=credentials.access_key,
+                aws_secret_access_key=credentials.secret_key,
+                aws_session_token=credentials.session_token,
+                config=botocore.config.Config(retries={"total_max_attempts": retries + 1}, read_timeout=900),
+            )
 
     def role_credentials(self, role_arn: str, session_name: str) -> Credentials:
         """A session of the role, as the service that the role trusts gets it."""
@@ -506,8 +525,3 @@ class _Application:
             return [decided.body]
         answer: Iterable[bytes] = self._moto(environ, start_response)
         return answer
-
-
-def random_name(prefix: str) -> str:
-    """A name that no earlier test has used."""
-    return f"{prefix}-{secrets.token_hex(4)}"

@@ -248,7 +248,7 @@ def _compare(operator: str, value: str, expected: list[str]) -> bool:
     elif plain == "NumericEquals":
         found = float(value) in [float(item) for item in expected]
     else:
-        raise NotImplementedError(f"the testbed's IAM does not know the condition operator {operator}")
+        raise AwsError("NotImplemented", f"the testbed's IAM does not know the condition operator {operator}", 501)
     return found != negated
 
 
