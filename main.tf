@@ -71,15 +71,6 @@ resource "aws_sqs_queue_policy" "dead_letters" {
   policy    = data.aws_iam_policy_document.queue["dead_letters"].json
 }
 
-resource "aws_sqs_queue_redrive_allow_policy" "dead_letters" {
-  queue_url = aws_sqs_queue.dead_letters.id
-
-  redrive_allow_policy = jsonencode({
-    redrivePermission = "byQueue"
-    sourceQueueArns   = [aws_sqs_queue.events.arn]
-  })
-}
-
 # Event source mapping: hands the function batches, and takes back what it could not finish.
 
 resource "aws_lambda_event_source_mapping" "events" {
@@ -122,13 +113,6 @@ resource "aws_lambda_function" "this" {
     variables = merge(local.environment, { DECOMMISSION_CONFIG = jsonencode(local.config) })
   }
 
-  # The function writes JSON lines by itself; Lambda's own JSON format would wrap its start-up
-  # and crash messages in another shape.
-  logging_config {
-    log_format = "Text"
-    log_group  = aws_cloudwatch_log_group.function.name
-  }
-
   tracing_config {
     mode = var.function.tracing_mode
   }
@@ -160,7 +144,8 @@ resource "aws_lambda_function" "this" {
   }
 }
 
-# Log group: made before the function, or Lambda would make one that never expires.
+# Log group: made before the function, or Lambda would make one that never expires. The log format stays
+# Lambda's default, text: the function writes JSON lines itself, which Lambda's JSON format would wrap.
 
 resource "aws_cloudwatch_log_group" "function" {
   name              = "/aws/lambda/${var.name}"
