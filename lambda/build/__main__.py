@@ -34,6 +34,8 @@ def start() -> int:
                 "Install one, or build elsewhere and give the module a prebuilt package.\n"
             )
             return 2
+        if os.name != "nt":  # the same process, so that a signal to it reaches the build
+            os.execv(path, [path, "-B", here, *sys.argv[1:]])  # noqa: S606
         return subprocess.call([path, "-B", here, *sys.argv[1:]])
     if here not in sys.path:
         sys.path.insert(0, here)

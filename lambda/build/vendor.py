@@ -149,7 +149,7 @@ def read_lock(path: Path, target: Target) -> dict[str, Pin]:
 def merge(own: Mapping[str, Pin], theirs: Mapping[str, Pin], whose: str) -> dict[str, Pin]:
     """Adds a custom step's pins. One package can be there in one version only. Raises VendorError."""
     problems = [
-        f"{whose}: {pin} is pinned, and the package has {own[name]} already; there is room for one, so pin that version."
+        f"{whose}: {pin} is pinned, and the package has {own[name]} already; there can be one, so pin that version."
         for name, pin in sorted(theirs.items())
         if name in own and own[name].version != pin.version
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -110,6 +111,15 @@ class Builder:
 
     directory: Path
 
+    @property
+    def module(self) -> Path:
+        """The module's files, copied: the working copy may be edited while the tests run, and builds are compared."""
+        return self.directory / "module"
+
+    @property
+    def program(self) -> Path:
+        return self.module / "lambda" / "build"
+
     def environ(self, *more: Mapping[str, str]) -> dict[str, str]:
         home = Path.home()
         own = {name: os.environ[name] for name in os.environ if name.startswith("PIP_") or "proxy" in name.lower()}
@@ -133,7 +143,7 @@ class Builder:
         for name in ("home", "tmp"):
             (self.directory / name).mkdir(exist_ok=True)
         return subprocess.Popen(
-            [sys.executable, str(BUILD)],
+            [sys.executable, str(self.program)],
             env=self.environ({"BUILD_SPEC": json.dumps(spec)}, *environ),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -154,7 +164,11 @@ class Builder:
 
 @pytest.fixture(scope="session")
 def builder(tmp_path_factory: pytest.TempPathFactory) -> Builder:
-    return Builder(tmp_path_factory.mktemp("package"))
+    made = Builder(tmp_path_factory.mktemp("package"))
+    for name in ("build", "requirements", "src"):
+        source = REPOSITORY / "lambda" / name
+        shutil.copytree(source, made.module / "lambda" / name, ignore=shutil.ignore_patterns("__pycache__"))
+    return made
 
 
 SECRETS = {

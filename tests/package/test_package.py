@@ -45,9 +45,9 @@ def opened(path: Path, kms: Kms) -> tuple[str, dict[str, str]]:
     return sealed["encryption"], json.loads(plaintext)
 
 
-def test_holds_the_function_its_dependencies_and_what_it_was_built_for(full: Full) -> None:
+def test_holds_the_function_its_dependencies_and_what_it_was_built_for(builder: Builder, full: Full) -> None:
     files = members(full())
-    source = REPOSITORY / "lambda" / "src" / "ec2_decommission"
+    source = builder.module / "lambda" / "src" / "ec2_decommission"
     for path in [*source.rglob("*.py"), source / "py.typed"]:
         assert files[f"ec2_decommission/{path.relative_to(source).as_posix()}"] == path.read_bytes()
     for name in ("aws_lambda_powertools", "chef", "consul", "cryptography", "requests"):
@@ -328,8 +328,9 @@ def test_a_custom_step_and_a_ca_bundle_go_in(builder: Builder, tmp_path: Path) -
     assert json.loads(files["build_info.json"])["custom_steps"] == ["tidy"]
 
 
-def test_leaves_nothing_in_the_temporary_directory(builder: Builder, full: Full) -> None:
+def test_leaves_nothing_in_the_module_and_the_temporary_directory(builder: Builder, full: Full) -> None:
     full()
+    assert not list(builder.module.rglob("__pycache__"))
     assert not list((builder.directory / "tmp").iterdir())
 
 

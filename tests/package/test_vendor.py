@@ -94,7 +94,7 @@ def test_two_versions_of_one_package_are_told_in_words() -> None:
         vendor.merge(own, theirs, "The requirements of the custom steps")
     assert str(raised.value) == (
         "The requirements of the custom steps: requests==2.0 is pinned, and the package has requests==2.1 already; "
-        "there is room for one, so pin that version."
+        "there can be one, so pin that version."
     )
     merged = vendor.merge(own, {"ldap3": theirs["ldap3"]}, "x")
     assert sorted(merged) == ["ldap3", "requests"]
