@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import boto3
 from botocore.config import Config as BotoConfig
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.parsers import ResponseParserError
 
 from ..errors import AccessError, ConfigurationError, TransientError
 
@@ -88,6 +89,6 @@ def aws_errors(doing: str) -> Iterator[None]:
         if code in _SETUP:
             raise ConfigurationError(f"could not {doing}: {_SETUP[code]} ({code}: {message})") from None
         raise TransientError(f"could not {doing}: {code}: {message}") from error
-    except (BotoCoreError, OSError, ValueError) as error:
-        # ValueError: an answer that cannot be read.
+    except (BotoCoreError, ResponseParserError, OSError, ValueError) as error:
+        # An answer that cannot be read, such as a proxy's page, is a ResponseParserError or a ValueError.
         raise TransientError(f"could not {doing}: {error}") from error
