@@ -83,6 +83,9 @@ class Route53Step:
             for address in dict.fromkeys([*one.instance.addresses, *proven]):
                 one.pointers[ipaddress.ip_address(address).reverse_pointer + "."] = address
         reverse = self._list(zones, {name for w in wanted.values() for name in w.pointers})
+        pointed = {address for w in wanted.values() for name, address in w.pointers.items() if name in reverse}
+        if pointed:
+            batch.living.interfaces(pointed)  # once for all of them; the answers are kept
         for one in wanted.values():
             for name, address in one.pointers.items():
                 for record in reverse.get(name, ()):
@@ -156,8 +159,7 @@ class Route53Step:
             one.left.append(Left(_target(record), f"no address is recorded for {instance.instance_id}, and {why}"))
             return
         value = record.values[0]
-        bearers = batch.living.bearers(template, [record.name.rstrip("."), record.name])
-        living = next((ids[0] for ids in bearers.values() if ids), None)
+        living = self._living_namesake(batch, record.name)
         if living:
             one.left.append(Left(_target(record), f"the name is {living}'s, which lives"))
             return
@@ -169,6 +171,13 @@ class Route53Step:
             return
         proof = f"the name is {instance.instance_id}'s by its tags or id; no living instance has name or address"
         one.removals.append(_removal(record, value, proof))
+
+    def _living_namesake(self, batch: Batch, name: str) -> str | None:
+        """A living instance that one of the templates, whichever, gives this name."""
+        for template in self._settings.record_names:
+            for ids in batch.living.bearers(template, [name.rstrip("."), name]).values():
+                return ids[0]
+        return None
 
     def remove(self, batch: Batch, findings: Mapping[str, Finding]) -> Mapping[str, Outcome]:
         tally = _Tally(findings)
