@@ -499,6 +499,9 @@ class StrictAws:
 
 
 class _RequestHandler(MotoRequestHandler):
+    # Header and body are two writes: with Nagle's algorithm the second waits 40 ms for an acknowledgement.
+    disable_nagle_algorithm = True
+
     def connection_dropped(self, error: BaseException, environ: Environ | None = None) -> None:  # noqa: ARG002
         # Else the connection stays open for the next request, and the client waits for an answer.
         self.close_connection = True

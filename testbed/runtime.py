@@ -15,6 +15,7 @@ import re
 import shutil
 import stat
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -311,6 +312,15 @@ def _make_writable(directory: Path) -> None:
             path.chmod(0o755)
 
 
+class _QuietServer(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A killed function breaks its connections: that is nothing to print."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)  # type: ignore[arg-type]  # as the base class has it
+
+
 class _RuntimeApi:
     """https://docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html on loopback."""
 
@@ -324,6 +334,8 @@ class _RuntimeApi:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            # Header and body are two writes: with Nagle's algorithm the second waits 40 ms for an acknowledgement.
+            disable_nagle_algorithm = True
 
             def do_GET(self) -> None:
                 api.next(self)
@@ -335,8 +347,7 @@ class _RuntimeApi:
             def log_message(self, format: str, *args: object) -> None:  # noqa: A002
                 pass
 
-        self._server = ThreadingHTTPServer((LOOPBACK, 0), Handler)
-        self._server.daemon_threads = True
+        self._server = _QuietServer((LOOPBACK, 0), Handler)
         self.address = f"{LOOPBACK}:{self._server.server_port}"
         threading.Thread(target=self._server.serve_forever, args=(0.05,), name="runtime-api", daemon=True).start()
 
