@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform as machine
+import re
 import signal
 import time
 from collections.abc import Iterator
@@ -44,6 +45,7 @@ class Story:
         self.keep = keep
         self.ready_file = ready_file
         self.began = time.monotonic()
+        self.fleet: dict[str, Member] = {}
 
     def tell(self) -> int:
         """Returns the exit status."""
@@ -59,6 +61,7 @@ class Story:
         self.run_directory.mkdir(parents=True, exist_ok=True)
         self._act("Start AWS, Consul, Chef and Vault on loopback")
         with Platform(self.run_directory, self._step) as platform:
+            self.fleet = platform.fleet
             stack = self._stack(platform)
             self._act("terraform apply of examples/complete")
             with self._destroyed_at_the_end(platform, stack):
@@ -78,7 +81,7 @@ class Story:
             self.run_directory / "terraform",
             variables=platform.example_variables(function=function),
             environment={"VAULT_TOKEN": platform.vault_token()},
-            progress=self._step,
+            progress=self._terraform,
         )
 
     @contextmanager
@@ -172,7 +175,7 @@ class Story:
 
     def _world(self, before: list[Trace], now: list[Trace]) -> None:
         """The traces by instance; what was there before and is gone is struck through."""
-        owners = list(dict.fromkeys(trace.owner for trace in before))
+        owners = sorted({trace.owner for trace in before}, key=list(self.fleet).index)
         table = Table(title="What the instances have left", title_justify="left")
         table.add_column("System")
         for owner in owners:
@@ -230,6 +233,18 @@ class Story:
 
     def _act(self, title: str) -> None:
         self.console.print(f"\n[bold]{title}[/]")
+
+    def _terraform(self, line: str) -> None:
+        """Terraform says much; what was made, what the build says, and the sum are worth a line."""
+        made = re.fullmatch(r"module\.ec2_decommission\.(\S+): (Creation|Destruction) complete after .*", line)
+        built = re.fullmatch(r"module\.ec2_decommission\.terraform_data\.package\[0\] \(local-exec\): (.*)", line)
+        waited = re.fullmatch(r"module\.ec2_decommission\.(\S+): Still .*\[(.*), (\d+)s elapsed\]", line)
+        if made:
+            self._step(f"{'made' if made[2] == 'Creation' else 'gone'}: {made[1]}", style="dim")
+        elif built and not built[1].startswith("Executing"):
+            self._step(f"build: {built[1]}", style="dim")
+        elif waited or "complete!" in line or line.startswith(("Error", "Terraform has been")):
+            self._step(line.removeprefix("module.ec2_decommission."), style="dim" if waited else None)
 
     def _step(self, text: str, style: str | None = None) -> None:
         seconds = time.monotonic() - self.began

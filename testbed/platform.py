@@ -6,9 +6,12 @@ import ipaddress
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+
+from moto.ec2.models import ec2_backends
 
 from testbed.aws import LaunchedInstance, StrictAws
 from testbed.chef import ChefServer
@@ -81,6 +84,7 @@ class Platform:
         self.chef = self._stack.enter_context(ChefServer(run_directory=self.run_directory / "chef"))
         self.progress("Vault (OpenBao)")
         self.vault = self._stack.enter_context(VaultServer(run_directory=self.run_directory / "vault"))
+        (self.run_directory / "lambda").mkdir(parents=True, exist_ok=True)
         self.functions = self._stack.enter_context(
             LambdaService(self.aws, run_directory=self.run_directory / "lambda")
         )
@@ -124,12 +128,16 @@ class Platform:
 
     # The fleet
 
-    def launch(self, name: str, private_ip: str | None = None, *, emit: bool = True) -> Member:
+    def launch(self, name: str, private_ip: str | None = None, *, age: timedelta = timedelta(hours=1)) -> Member:
         """An instance with an A and a PTR record, a Chef node and client, and a Consul agent that holds a lock.
 
-        Its agent's address is of loopback and not the instance's: all agents run on this machine.
+        It was launched ``age`` ago: a younger one than ten minutes is never swept. Its agent's address is of
+        loopback and not the instance's: all agents run on this machine.
         """
-        instance = self.aws.launch(name, private_ip, emit=emit)
+        instance = self.aws.launch(name, private_ip, emit=False)
+        backend = ec2_backends[self.aws.account][self.region]
+        backend.get_instance(instance.id).launch_time = datetime.now(UTC) - age
+        self.aws.emit(self.aws.state_change(instance.id, "running"))
         record = f"{name}.{ZONE}"
         self.change_record("CREATE", self.zone_id, record, "A", instance.private_ip)
         self.change_record("CREATE", self.reverse_zone_id, pointer(instance.private_ip), "PTR", f"{record}.")

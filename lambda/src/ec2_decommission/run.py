@@ -51,10 +51,14 @@ class Clock:
 
 @dataclass(frozen=True)
 class StepFactory:
-    """Makes a step for one batch; making it may open a secret, and so may fail like the step itself."""
+    """Makes a step for one batch; making it may open a secret, and so may fail like the step itself.
+
+    Attributes:
+        make: takes whether the run is dry.
+    """
 
     name: str
-    make: Callable[[], Step]
+    make: Callable[[bool], Step]
 
 
 @dataclass(frozen=True)
@@ -128,7 +132,7 @@ class Run:
         if not due:
             return None
         with self._guard(factory.name, due, len(self._tools.steps) * 2) as deadline:
-            step = factory.make()
+            step = factory.make(self._dry_run)
             for instance_id, facts in step.look(Batch(due, self._living, deadline)).items():
                 self._instances[instance_id] = self._instances[instance_id].learn(facts)
             return step

@@ -92,7 +92,7 @@ def _steps(config: Config, aws: AwsClients, clock: Clock) -> list[StepFactory]:
     if config.route53:
         route53 = config.route53
         zones = _once(lambda: BotoZones(aws("route53")))
-        steps.append(StepFactory("route53", lambda: Route53Step(route53, zones())))
+        steps.append(StepFactory("route53", lambda _: Route53Step(route53, zones())))
     if config.chef:
         chef = config.chef
 
@@ -103,10 +103,11 @@ def _steps(config: Config, aws: AwsClients, clock: Clock) -> list[StepFactory]:
 
         server = _once(chef_server)
 
-        def chef_step() -> Step:
+        def chef_step(dry_run: bool) -> Step:
             from .steps.chef import ChefStep  # noqa: PLC0415
 
-            return ChefStep(chef, server())
+            # Before a deletion the server's own 404 tells whether a client is there; a dry run has to ask.
+            return ChefStep(chef, server(), confirm_clients=dry_run)
 
         steps.append(StepFactory("chef", chef_step))
     if config.consul:
@@ -120,7 +121,7 @@ def _steps(config: Config, aws: AwsClients, clock: Clock) -> list[StepFactory]:
 
         catalog = _once(consul_catalog)
 
-        def consul_step() -> Step:
+        def consul_step(_: bool) -> Step:
             from .steps.consul import ConsulStep  # noqa: PLC0415
 
             return ConsulStep(consul, catalog())
