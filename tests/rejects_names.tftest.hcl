@@ -1,0 +1,464 @@
+# Rejected names, networks, filters, packages, custom steps and tags.
+
+run "rejects_name_with_a_space" {
+  command = plan
+
+  module {
+    source = "./tests/variables"
+  }
+
+  variables {
+    name = "my stack"
+  }
+
+  expect_failures = [var.name]
+}
+
+run "rejects_name_that_begins_with_a_digit" {
+  command = plan
+
+  module {
+    source = "./tests/variables"
+  }
+
+  variables {
+    name = "1st"
+  }
+
+  expect_failures = [var.name]
+}
+
+run "rejects_empty_name" {
+  command = plan
+
+  module {
+    source = "./tests/variables"
+  }
+
+  variables {
+    name = ""
+  }
+
+  expect_failures = [var.name]
+}
+
+run "rejects_name_of_49_characters" {
+  command = plan
+
+  module {
+    source = "./tests/variables"
+  }
+
+  variables {
+    name = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
+  }
+
+  expect_failures = [var.name]
+}
+
+run "rejects_name_that_aws_reserves" {
+  command = plan
+
+  module {
+    source = "./tests/variables"
+  }
+
+  variables {
+    name = "aws-cleanup"
+  }
+
+  expect_failures = [var.name]
+}
+
+run "rejects_empty_subnet_list" {
+  command = plan
+
+  module {
+    source = "./tests/variables"
+  }
+
+  variables {
+    vpc_config = { subnet_ids = [], security_group_ids = ["sg-1"] }
+  }
+
+  expect_failures = [var.vpc_config]
+}
+
+run "rejects_empty_security_group_list" {
+  command = plan
+
+  module {
+    source = "./tests/variables"
+  }
+
+  variables {
+    vpc_config = { subnet_ids = ["subnet-1"], security_group_ids = [] }
+  }
+
+  expect_failures = [var.vpc_config]
+}
+
+run "rejects_subnet_by_its_name" {
+  command = plan
+
+  module {
+    source = "./tests/variables"
+  }
+
+  variables {
+    vpc_config = { subnet_ids = ["private-a"], security_group_ids = ["sg-1"] }
+  }
+
+  expect_failures = [var.vpc_config]
+}
+
+run "rejects_security_group_by_its_name" {
+  command = plan
+
+  module {
+    source = "./tests/variables"
+  }
+
+  variables {
+    vpc_config = { subnet_ids = ["subnet-1"], security_group_ids = ["default"] }
+  }
+
+  expect_failures = [var.vpc_config]
+}
+
+run "rejects_included_tag_without_values" {
+  command = plan
+
+  module {
+    source = "./tests/variables"
+  }
+
+  variables {
+    instance_filter = { include_tags = { Env = [] } }
+  }
+
+  expect_failures = [var.instance_filter]
+}
+
+run "rejects_excluded_tag_without_values" {
+  command = plan
+
+  module {
+    source = "./tests/variables"
+  }
+
+  variables {
+    instance_filter = { exclude_tags = { Env = [] } }
+  }
+
+  expect_failures = [var.instance_filter]
+}
+
+run "rejects_unknown_package_type" {
+  command = plan
+
+  module {
+    source = "./tests/variables"
+  }
+
+  variables {
+    package = { type = "zip" }
+  }
+
+  expect_failures = [var.package]
+}
+
+run "rejects_prebuilt_without_zip" {
+  command = plan
+
+  module {
+    source = "./tests/variables"
+  }
+
+  variables {
+    package = { type = "prebuilt" }
+  }
+
+  expect_failures = [var.package]
+}
+
+run "rejects_zip_without_its_type" {
+  command = plan
+
+  module {
+    source = "./tests/variables"
+  }
+
+  variables {
+    package = { zip_file = "package.zip" }
+  }
+
+  expect_failures = [var.package]
+}
+
+run "rejects_s3_without_object" {
+  command = plan
+
+  module {
+    source = "./tests/variables"
+  }
+
+  variables {
+    package = { type = "s3" }
+  }
+
+  expect_failures = [var.package]
+}
+
+run "rejects_object_without_its_type" {
+  command = plan
+
+  module {
+    source = "./tests/variables"
+  }
+
+  variables {
+    package = { s3 = { bucket = "b", key = "k", object_version = "1" } }
+  }
+
+  expect_failures = [var.package]
+}
+
+run "rejects_s3_object_that_could_change_unnoticed" {
+  command = plan
+
+  module {
+    source = "./tests/variables"
+  }
+
+  variables {
+    package = { type = "s3", s3 = { bucket = "b", key = "k" } }
+  }
+
+  expect_failures = [var.package]
+}
+
+run "rejects_digest_in_hexadecimal" {
+  command = plan
+
+  module {
+    source = "./tests/variables"
+  }
+
+  variables {
+    package = { type = "prebuilt", zip_file = "package.zip", code_sha256 = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855" }
+  }
+
+  expect_failures = [var.package]
+}
+
+run "rejects_digest_of_what_is_yet_to_be_built" {
+  command = plan
+
+  module {
+    source = "./tests/variables"
+  }
+
+  variables {
+    package = { code_sha256 = "47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=" }
+  }
+
+  expect_failures = [var.package]
+}
+
+run "rejects_prebuilt_secrets_without_their_key" {
+  command = plan
+
+  module {
+    source = "./tests/variables"
+  }
+
+  variables {
+    package = { type = "prebuilt", zip_file = "package.zip" }
+    secrets = { consul_token = { path = "consul" } }
+  }
+
+  expect_failures = [var.package]
+}
+
+run "rejects_build_role_that_is_no_role" {
+  command = plan
+
+  module {
+    source = "./tests/variables"
+  }
+
+  variables {
+    package = { build_role_arn = "arn:aws:iam::123456789012:user/build" }
+  }
+
+  expect_failures = [var.package]
+}
+
+run "rejects_ca_bundle_that_is_not_there" {
+  command = plan
+
+  module {
+    source = "./tests/variables"
+  }
+
+  variables {
+    package = { ca_bundle_file = "no-such-file.pem" }
+  }
+
+  expect_failures = [var.package]
+}
+
+run "rejects_empty_python" {
+  command = plan
+
+  module {
+    source = "./tests/variables"
+  }
+
+  variables {
+    package = { python = "" }
+  }
+
+  expect_failures = [var.package]
+}
+
+run "rejects_custom_step_named_with_a_hyphen" {
+  command = plan
+
+  module {
+    source = "./tests/variables"
+  }
+
+  variables {
+    custom_steps = { my-step = { source_dir = "lambda/src" } }
+  }
+
+  expect_failures = [var.custom_steps]
+}
+
+run "rejects_custom_step_named_as_one_of_the_modules" {
+  command = plan
+
+  module {
+    source = "./tests/variables"
+  }
+
+  variables {
+    custom_steps = { route53 = { source_dir = "lambda/src" } }
+  }
+
+  expect_failures = [var.custom_steps]
+}
+
+run "rejects_custom_step_without_code" {
+  command = plan
+
+  module {
+    source = "./tests/variables"
+  }
+
+  variables {
+    custom_steps = { mine = { source_dir = "no-such-directory" } }
+  }
+
+  expect_failures = [var.custom_steps]
+}
+
+run "rejects_custom_step_with_requirements_that_are_not_there" {
+  command = plan
+
+  module {
+    source = "./tests/variables"
+  }
+
+  variables {
+    custom_steps = { mine = { source_dir = "lambda/src", requirements_file = "no-such-file.txt" } }
+  }
+
+  expect_failures = [var.custom_steps]
+}
+
+run "rejects_custom_statement_without_resources" {
+  command = plan
+
+  module {
+    source = "./tests/variables"
+  }
+
+  variables {
+    custom_steps = { mine = { source_dir = "lambda/src", iam_statements = [{ actions = ["sns:Publish"], resources = [] }] } }
+  }
+
+  expect_failures = [var.custom_steps]
+}
+
+run "rejects_custom_statement_for_a_whole_service" {
+  command = plan
+
+  module {
+    source = "./tests/variables"
+  }
+
+  variables {
+    custom_steps = { mine = { source_dir = "lambda/src", iam_statements = [{ actions = ["sns:*"], resources = ["*"] }] } }
+  }
+
+  expect_failures = [var.custom_steps]
+}
+
+run "rejects_custom_statement_for_everything" {
+  command = plan
+
+  module {
+    source = "./tests/variables"
+  }
+
+  variables {
+    custom_steps = { mine = { source_dir = "lambda/src", iam_statements = [{ actions = ["*"], resources = ["*"] }] } }
+  }
+
+  expect_failures = [var.custom_steps]
+}
+
+run "rejects_boundary_that_is_no_policy" {
+  command = plan
+
+  module {
+    source = "./tests/variables"
+  }
+
+  variables {
+    permissions_boundary_arn = "boundary"
+  }
+
+  expect_failures = [var.permissions_boundary_arn]
+}
+
+run "rejects_tag_key_that_aws_reserves" {
+  command = plan
+
+  module {
+    source = "./tests/variables"
+  }
+
+  variables {
+    tags = { "aws:x" = "y" }
+  }
+
+  expect_failures = [var.tags]
+}
+
+run "rejects_tag_value_above_256_characters" {
+  command = plan
+
+  module {
+    source = "./tests/variables"
+  }
+
+  variables {
+    tags = { x = join("", [for n in range(257) : "a"]) }
+  }
+
+  expect_failures = [var.tags]
+}
