@@ -1,0 +1,100 @@
+"""The module, applied to a strict AWS beside real Consul, Chef and Vault servers; shared by all tests here."""
+
+from __future__ import annotations
+
+import platform as machine
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from testbed.lambda_service import Batch, DeployedInvocation
+from testbed.platform import Member, Platform
+from testbed.terraform import Stack
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+NAME = "ec2-decommission"
+ARCHITECTURE = {"x86_64": "x86_64", "aarch64": "arm64", "arm64": "arm64"}[machine.machine()]
+
+
+class Deployed:
+    """The deployed function and everything around it."""
+
+    def __init__(self, platform: Platform, stack: Stack) -> None:
+        self.platform = platform
+        self.stack = stack
+        self._names = 0
+
+    def name(self, prefix: str = "web") -> str:
+        """A name that no test has used."""
+        self._names += 1
+        return f"{prefix}-{self._names}"
+
+    def deliver(self) -> list[Batch]:
+        """Hands the queue's visible messages to the function until there are none."""
+        return self.platform.poller.drain()
+
+    def terminate(self, member: Member) -> list[Batch]:
+        """Terminates the member, its agent killed, and delivers the event."""
+        self.platform.kill(member)
+        return self.deliver()
+
+    def invoke(self, payload: Any) -> DeployedInvocation:
+        """Calls the function as an operator does."""
+        return self.platform.functions.invoke(NAME, payload)
+
+    def decommission(self, instance_id: str, *, dry_run: bool | None = None) -> dict[str, Any]:
+        """The report of an operator's call."""
+        payload: dict[str, Any] = {"instance_id": instance_id}
+        if dry_run is not None:
+            payload["dry_run"] = dry_run
+        ran = self.invoke(payload)
+        assert ran.error is None, ran.error
+        report: dict[str, Any] = ran.result
+        return report
+
+    def things(self, name: str) -> list[str]:
+        """What the systems hold under that name."""
+        return [trace.thing for trace in self.platform.traces() if trace.owner == name]
+
+
+def report_of(batches: list[Batch], instance_id: str) -> dict[str, Any]:
+    """The last report of an instance in the logs of these batches."""
+    reports = [
+        line["report"]
+        for batch in batches
+        for line in batch.invocation.json_logs()
+        if line.get("report", {}).get("instance_id") == instance_id
+    ]
+    assert reports, [line for batch in batches for line in batch.invocation.logs]
+    report: dict[str, Any] = reports[-1]
+    return report
+
+
+def step_of(report: dict[str, Any], name: str) -> dict[str, Any]:
+    """One step of a report."""
+    step: dict[str, Any] = next(step for step in report["steps"] if step["step"] == name)
+    return step
+
+
+@pytest.fixture(scope="session")
+def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
+    with Platform(tmp_path_factory.mktemp("platform")) as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def deployed(platform: Platform, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
+    """`examples/complete`, applied; destroyed at the end, when nothing of it may be left."""
+    stack = Stack(
+        ROOT / "examples" / "complete",
+        platform.aws,
+        tmp_path_factory.mktemp("terraform"),
+        variables=platform.example_variables(function={"architecture": ARCHITECTURE}),
+        environment={"VAULT_TOKEN": platform.vault_token()},
+    )
+    stack.apply()
+    yield Deployed(platform, stack)
+    stack.destroy()
+    assert stack.resources() == []

@@ -1,0 +1,103 @@
+"""The main job, on the deployed zip: one instance dies, and exactly its traces go."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.deployed.conftest import Deployed, report_of, step_of
+
+pytestmark = pytest.mark.servers
+
+
+def test_the_second_plan_is_empty(deployed: Deployed) -> None:
+    assert deployed.stack.plan() == "empty"
+
+
+def test_only_the_dead_instances_traces_go(deployed: Deployed) -> None:
+    dead, living = (deployed.platform.launch(deployed.name()) for _ in range(2))
+    deployed.deliver()
+    before = deployed.things(living.name)
+    report = report_of(deployed.terminate(dead), dead.id)
+    assert [step["status"] for step in report["steps"]] == ["done", "done", "done"]
+    assert deployed.things(dead.name) == [f"lock {dead.lock} free"]
+    assert deployed.things(living.name) == before
+
+
+def test_the_first_line_of_the_log_says_which_state_was_entered(deployed: Deployed) -> None:
+    dead = deployed.platform.launch(deployed.name())
+    deployed.deliver()
+    [batch] = deployed.terminate(dead)
+    lines = batch.invocation.json_logs()
+    assert lines[0]["message"] == f"instance {dead.id} has entered state terminated"
+    assert all(line["instance_id"] == dead.id for line in lines)
+    assert all(line["message_id"] == batch.message_ids[0] for line in lines)
+
+
+def test_the_next_contender_gets_the_lock_at_once(deployed: Deployed) -> None:
+    dead, contender = (deployed.platform.launch(deployed.name()) for _ in range(2))
+    deployed.deliver()
+    assert not deployed.platform.consul.acquire(dead.lock, contender.session)
+    deployed.terminate(dead)
+    assert deployed.platform.consul.acquire(dead.lock, contender.session)
+
+
+def test_the_same_event_again_changes_nothing(deployed: Deployed) -> None:
+    dead = deployed.platform.launch(deployed.name())
+    deployed.deliver()
+    deployed.terminate(dead)
+    world = deployed.platform.traces()
+    deployed.platform.aws.emit(deployed.platform.aws.state_change(dead.id, "terminated"))
+    report = report_of(deployed.deliver(), dead.id)
+    assert [step["status"] for step in report["steps"]] == ["clean", "clean", "clean"]
+    assert deployed.platform.traces() == world
+
+
+def test_an_operators_dry_run_tells_what_the_real_run_then_does(deployed: Deployed) -> None:
+    dead = deployed.platform.launch(deployed.name())
+    deployed.deliver()
+    deployed.platform.kill(dead, emit=False)
+    world = deployed.platform.traces()
+    dry = deployed.decommission(dead.id, dry_run=True)
+    assert deployed.platform.traces() == world
+    real = deployed.decommission(dead.id)
+    for name in ("route53", "chef", "consul"):
+        assert step_of(dry, name)["actions"] == step_of(real, name)["actions"]
+    assert deployed.things(dead.name) == [f"lock {dead.lock} free"]
+
+
+def test_an_operators_call_for_a_living_instance_removes_nothing(deployed: Deployed) -> None:
+    living = deployed.platform.launch(deployed.name())
+    deployed.deliver()
+    before = deployed.things(living.name)
+    report = deployed.decommission(living.id)
+    assert {step["status"] for step in report["steps"]} == {"skipped"}
+    assert deployed.things(living.name) == before
+
+
+def test_the_sweep_finds_a_termination_that_nobody_told(deployed: Deployed) -> None:
+    lost = deployed.platform.launch(deployed.name())
+    deployed.deliver()
+    deployed.platform.kill(lost, emit=False)
+    deployed.platform.aws.forget(lost.id)
+    deployed.platform.aws.fire_schedule("ec2-decommission-sweep")
+    report = report_of(deployed.deliver(), lost.id)
+    assert [step["status"] for step in report["steps"]] == ["done", "done", "done"]
+    assert deployed.things(lost.name) == [f"lock {lost.lock} free"]
+
+
+def test_no_secret_is_in_zip_environment_state_or_log(deployed: Deployed) -> None:
+    dead = deployed.platform.launch(deployed.name())
+    deployed.deliver()
+    deployed.terminate(dead)
+    function = deployed.platform.functions._function("ec2-decommission")
+    log = "\n".join(line for ran in deployed.platform.functions.invocations for line in ran.logs)
+    places = {
+        "zip": function.code_bytes,
+        "environment": repr(function.environment_vars).encode(),
+        "log": log.encode(),
+        "state": b"".join(file.read_bytes() for file in deployed.stack.logs.rglob("*") if file.is_file()),
+    }
+    key_line = deployed.platform.chef_key.splitlines()[3]
+    for place, content in places.items():
+        assert key_line not in content, place
+        assert deployed.platform.consul_token.encode() not in content, place
