@@ -158,17 +158,19 @@ class World:
         route53, chef, consul = self.config.route53, self.config.chef, self.config.consul
         steps = []
         if route53:
-            steps.append(StepFactory("route53", lambda: Route53Step(route53, self.zones)))
+            steps.append(StepFactory("route53", lambda _: Route53Step(route53, self.zones)))
         if chef:
 
-            def chef_step() -> Step:
-                step: Step = import_module("ec2_decommission.steps.chef").ChefStep(chef, self.chef)
+            def chef_step(dry_run: bool) -> Step:
+                step: Step = import_module("ec2_decommission.steps.chef").ChefStep(
+                    chef, self.chef, confirm_clients=dry_run
+                )
                 return step
 
             steps.append(StepFactory("chef", chef_step))
         if consul:
 
-            def consul_step() -> Step:
+            def consul_step(_: bool) -> Step:
                 step: Step = import_module("ec2_decommission.steps.consul").ConsulStep(consul, self.consul)
                 return step
 
@@ -194,7 +196,11 @@ class World:
 
     def send(self, payload: Any, seconds: float = SECONDS) -> dict[str, Any]:
         """One EventBridge event or operator's payload by itself; the report."""
-        return self._application.handle(payload, Deadline.after(seconds))
+        return self.handle(payload, seconds)
+
+    def handle(self, event: Any, seconds: float = SECONDS) -> dict[str, Any]:
+        """Whatever the function may be called with."""
+        return self._application.handle(event, Deadline.after(seconds))
 
     def send_batch(
         self, *bodies: Any, receive_count: int = 1, seconds: float = SECONDS, message_ids: Sequence[str] = ()
@@ -214,7 +220,7 @@ class World:
                 }
             )
         before = len(self.log.lines)
-        answer = self._application.handle({"Records": records}, Deadline.after(seconds))
+        answer = self.handle({"Records": records}, seconds)
         reports = {
             line.extra["message_id"]: line.extra["report"]
             for line in self.log.lines[before:]

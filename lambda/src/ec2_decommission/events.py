@@ -72,7 +72,7 @@ def parse_batch(event: dict[str, Any]) -> tuple[list[Request], list[BadMessage]]
         if not isinstance(record, dict) or not isinstance(record.get("messageId"), str):
             raise MalformedEvent("Records holds an entry that is not an SQS message")
         message_id = record["messageId"]
-        handle = record.get("receiptHandle")
+        handle = _text(record.get("receiptHandle"))
         try:
             body = json.loads(record.get("body") or "")
             attributes = record.get("attributes") or {}

@@ -107,7 +107,7 @@ class Application:
         seconds = {m.receipt_handle: 0 for m in bad if m.receipt_handle}
         for request in failed:
             if request.receipt_handle:
-                doubled = queue.retry_delay_seconds * 2 ** min(request.receive_count - 1, 16)
+                doubled = queue.retry_delay_seconds * 2 ** min(max(request.receive_count - 1, 0), 16)
                 seconds[request.receipt_handle] = min(doubled, queue.max_retry_delay_seconds)
         try:
             if seconds:
@@ -124,11 +124,12 @@ class Application:
         if self._inventory is not None:
             concerned |= {r.instance_id for r in requests if r.kind == "running"}
         known = recall(concerned, self._ec2, self._inventory, self._config.instance_filter)
-        ended = {r.instance_id: r for r in requests if r.kind in ("terminated", "operator")}
+        terminated = {r.instance_id: r for r in requests if r.kind == "terminated"}
+        # An event goes before what an operator asks of the same instance, and its end before its beginning.
+        ended = {**{r.instance_id: r for r in requests if r.kind == "operator"}, **terminated}
+        started = {r.instance_id: r for r in requests if r.kind == "running" and r.instance_id not in terminated}
+        recorded = {i: self._remember_running(request, known) for i, request in started.items()}
         reports: dict[str, Report] = {}
-        started = {r.instance_id: r for r in requests if r.kind == "running" and r.instance_id not in ended}
-        for request in started.values():
-            reports[request.instance_id] = self._remember_running(request, known)
         for dry_run in (True, False):
             same = [r for r in ended.values() if self._is_dry(r) == dry_run]
             reports |= self._decommission(same, known, dry_run=dry_run)
@@ -139,6 +140,8 @@ class Application:
             elif request.kind == "ignored":
                 dry_run = self._is_dry(request)
                 answers[request] = Report(request.instance_id, request.kind, dry_run, note=request.ignored)
+            elif request.kind == "running" and request.instance_id in recorded:
+                answers[request] = recorded[request.instance_id]
             else:
                 answers[request] = reports[request.instance_id]
             self._tell_outcome(request, answers[request])

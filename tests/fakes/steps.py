@@ -1,0 +1,59 @@
+"""A step whose traces are a list: for tests of what runs the steps."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from ec2_decommission.identity import Facts
+from ec2_decommission.run import StepFactory
+from ec2_decommission.steps.base import Batch, Finding, Outcome, Removal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+
+class FakeStep:
+    """Removes ``traces``, by instance id.
+
+    Attributes:
+        acts: each act and the ids that it was called with.
+        fault: called with the act before it, to raise what is to go wrong.
+        facts: what ``look`` tells.
+    """
+
+    name: ClassVar[str] = "fake"
+
+    def __init__(self) -> None:
+        self.traces: dict[str, list[str]] = {}
+        self.acts: list[tuple[str, tuple[str, ...]]] = []
+        self.facts: dict[str, Facts] = {}
+        self.seen: dict[str, Batch] = {}
+        self.fault: Callable[[str], None] = lambda *_: None
+
+    def _act(self, act: str, batch: Batch) -> None:
+        self.acts.append((act, tuple(batch.instances)))
+        self.seen[act] = batch
+        self.fault(act)
+
+    def look(self, batch: Batch) -> Mapping[str, Facts]:
+        self._act("look", batch)
+        return {i: facts for i, facts in self.facts.items() if i in batch.instances}
+
+    def find(self, batch: Batch) -> Mapping[str, Finding]:
+        self._act("find", batch)
+        return {
+            i: Finding(tuple(Removal("delete", trace, "it is in the list") for trace in self.traces.get(i, ())))
+            for i in batch.instances
+        }
+
+    def remove(self, batch: Batch, findings: Mapping[str, Finding]) -> Mapping[str, Outcome]:
+        self._act("remove", batch)
+        for instance_id, finding in findings.items():
+            for removal in finding.removals:
+                self.traces[instance_id].remove(removal.target)
+        return {i: Outcome(finding.removals) for i, finding in findings.items()}
+
+
+def factory(step: FakeStep, name: str = "fake") -> StepFactory:
+    """Gives the same step to every batch."""
+    return StepFactory(name, lambda _dry_run: step)
