@@ -139,12 +139,12 @@ variable "route53" {
     error_message = "route53.record_names has a brace without its partner: write each placeholder as {placeholder}."
   }
 
-  # A tag or the private DNS name may hold dots, and so be a whole name by itself.
+  # A tag or the private DNS name may hold dots, and so be a whole name by itself. A stray brace has its own sentence above.
   validation {
     condition = alltrue([
       for name in var.route53.record_names : can(regex(
         "^(\\*\\.)?([A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?\\.)+[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?\\.?$",
-        replace(replace(name, "/\\{(tag:[^{}]*|private_dns_name)\\}/", "x.x"), "/\\{[^{}]*\\}/", "x")
+        replace(replace(name, "/\\{(tag:[^{}]*|private_dns_name)\\}/", "x.x"), "/\\{[^{}]*\\}|[{}]/", "x")
       ))
     ])
     error_message = "route53.record_names holds what is not a whole DNS name: give the zone too, such as \"{tag:Name}.example.internal\". Labels are of letters, digits, hyphens and underscores; a leading \"*.\" and a trailing dot are allowed."
@@ -198,11 +198,6 @@ variable "chef" {
   validation {
     condition     = var.chef.client_name == null || can(regex("^[A-Za-z0-9_.-]+$", var.chef.client_name))
     error_message = "chef.client_name is ${jsonencode(var.chef.client_name)}: a client's name is of letters, digits, hyphens, underscores and dots."
-  }
-
-  validation {
-    condition     = var.chef.node_name == null || try(length(trimspace(var.chef.node_name)) > 0, false)
-    error_message = "chef.node_name is empty: give a name template, or null to find nodes by the instance id only."
   }
 
   validation {
@@ -277,11 +272,6 @@ variable "consul" {
   validation {
     condition     = length(distinct(var.consul.datacenters)) == length(var.consul.datacenters)
     error_message = "consul.datacenters names a datacenter twice: each is to be named once."
-  }
-
-  validation {
-    condition     = var.consul.node_name == null || try(length(trimspace(var.consul.node_name)) > 0, false)
-    error_message = "consul.node_name is empty: give a name template, or null to find nodes by instance id and address only."
   }
 
   validation {
