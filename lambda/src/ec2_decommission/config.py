@@ -113,7 +113,7 @@ class Config:
             raise ConfigurationError(f"the variable {VARIABLE} is not set; the module sets it")
         try:
             document = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ConfigurationError(f"{VARIABLE} is not JSON: {error}") from None
         errors: list[str] = []
         top = _Section("", document, errors)

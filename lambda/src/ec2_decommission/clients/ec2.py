@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..chunks import chunks
-from ..errors import AccessError, DecommissionError
+from ..errors import AccessError, DecommissionError, OutOfTime
 from ..identity import Facts, Instance
 from ..steps.base import Interface
 from .aws import aws_errors
@@ -133,7 +133,7 @@ class BotoEc2:
     def _interfaces_with(self, name: str, values: list[str]) -> list[Mapping[str, Any]]:
         try:
             return list(self._interfaces([{"Name": name, "Values": values}]))
-        except AccessError:
+        except (AccessError, OutOfTime):
             raise
         except DecommissionError:
             # EC2-compatible endpoints do not know every filter: read all, and let the caller choose.
@@ -237,8 +237,8 @@ def _asked(placeholder: str, values: set[str]) -> Mapping[str, set[str]] | None:
     """The EC2 filter for a placeholder's values; None where EC2 has no filter that is sure to find them."""
     if placeholder.startswith("tag:"):
         # Filters know case, names do not: each letter is asked for as EC2's wildcard for one character, and
-        # so is all that EC2 might take for a wildcard.
-        return {placeholder: {re.sub(r"[^0-9._-]", "?", value) for value in values}}
+        # so is all that EC2 might take for a wildcard. Beyond ASCII a letter's lower case may be two characters.
+        return {placeholder: {re.sub(r"[^0-9._-]", "?", v) if v.isascii() else "*" for v in values}}
     if placeholder == "instance_id":
         return {"instance-id": values}
     if placeholder == "private_ip":

@@ -1,0 +1,164 @@
+"""The configuration: one JSON document, all its errors told at once."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ec2_decommission.config import Config, InstanceFilter
+from ec2_decommission.errors import ConfigurationError
+from ec2_decommission.templates import Template
+
+FULL: dict[str, Any] = {
+    "name": "ec2-decommission",
+    "dry_run": True,
+    "instance_filter": {"include_tags": {"k": ["v", "w*"]}, "exclude_tags": {}},
+    "route53": {"zone_ids": ["Z1", "Z2", "Z1"], "record_names": ["{tag:Name}.example.internal"]},
+    "chef": {
+        "server_url": "https://chef/organizations/x/",
+        "client_name": "decommission",
+        "node_name": "{tag:Name}",
+        "delete_client": False,
+        "request_timeout_seconds": 10,
+        "max_concurrency": 8,
+    },
+    "consul": {
+        "url": "http://consul:8500",
+        "datacenters": ["dc1"],
+        "node_name": None,
+        "lock_prefixes": ["locks/"],
+        "deregister_node": True,
+        "request_timeout_seconds": 2.5,
+    },
+    "inventory": {"table_name": "t", "retention_days": 7},
+    "sweep": {"max_instances": 5, "max_fraction": 0.5},
+    "queue": {
+        "url": "https://sqs/q",
+        "max_receive_count": 9,
+        "retry_delay_seconds": 1,
+        "max_retry_delay_seconds": 2,
+    },
+    "secrets": ["chef_client_key", "consul_token"],
+    "encryption_context": {"FunctionName": "ec2-decommission"},
+    "custom_steps": {"mine": {"settings": {"a": "b"}}},
+}
+
+
+def parse(**changed: Any) -> Config:
+    return Config.parse(json.dumps({**FULL, **changed}))
+
+
+def test_reads_all_of_it() -> None:
+    config = parse()
+    assert config.dry_run
+    assert config.instance_filter == InstanceFilter({"k": ("v", "w*")}, {})
+    assert config.route53
+    assert config.route53.zone_ids == ("Z1", "Z2")
+    assert config.route53.record_names == (Template("{tag:Name}.example.internal"),)
+    assert config.chef
+    assert config.chef.server_url == "https://chef/organizations/x"
+    assert (config.chef.delete_client, config.chef.max_concurrency) == (False, 8)
+    assert config.consul
+    assert (config.consul.node_name, config.consul.request_timeout_seconds) == (None, 2.5)
+    assert config.inventory
+    assert config.inventory.retention_days == 7
+    assert config.sweep
+    assert config.queue
+    assert config.queue.max_retry_delay_seconds == 2
+    assert config.secrets == ("chef_client_key", "consul_token")
+    assert config.custom_steps == {"mine": {"a": "b"}}
+
+
+def test_what_is_off_is_null_or_absent() -> None:
+    minimal = Config.parse('{"name": "x"}')
+    nulls = Config.parse(json.dumps({**dict.fromkeys(FULL), "name": "x"}))
+    assert minimal == nulls
+    assert (minimal.route53, minimal.chef, minimal.consul, minimal.inventory, minimal.sweep) == (None,) * 5
+    assert not minimal.dry_run
+    assert minimal.instance_filter == InstanceFilter()
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"name": ""}, "name: expected a text that is not empty"),
+        ({"nme": "x"}, "the document: unknown key nme; known are chef, consul"),
+        ({"dry_run": "true"}, "dry_run: expected true or false, found"),
+        ({"route53": []}, "route53: expected a JSON object, found []"),
+        ({"route53": {"zone_ids": [], "record_names": ["a"]}}, "route53.zone_ids: expected at least 1 entry"),
+        ({"route53": {"zone_ids": ["Z"], "record_names": []}}, "route53.record_names: expected at least 1 entry"),
+        ({"route53": {**FULL["route53"], "record_names": ["{nme}"]}}, "route53.record_names: name template '{nme}'"),
+        ({"route53": {**FULL["route53"], "record_names": [1]}}, "route53.record_names: expected a list of texts"),
+        (
+            {"route53": {**FULL["route53"], "zones": []}},
+            "route53: unknown key zones; known are record_names, zone_ids",
+        ),
+        ({"chef": {**FULL["chef"], "server_url": "chef"}}, "chef.server_url: expected a URL that begins with http"),
+        ({"chef": {**FULL["chef"], "server_url": "ftp://x"}}, "chef.server_url: expected a URL"),
+        ({"chef": {**FULL["chef"], "server_url": "https://"}}, "chef.server_url: expected a URL"),
+        ({"chef": {**FULL["chef"], "server_url": "https://x:99999"}}, "chef.server_url: expected a URL"),
+        ({"chef": {**FULL["chef"], "server_url": "https://[x"}}, "chef.server_url: expected a URL"),
+        ({"chef": {**FULL["chef"], "client_name": None}}, "chef.client_name: expected a text"),
+        ({"chef": {**FULL["chef"], "node_name": ""}}, "chef.node_name: expected a name template or null"),
+        ({"chef": {**FULL["chef"], "request_timeout_seconds": 0}}, "expected a number from 1 to 60, found 0"),
+        ({"chef": {**FULL["chef"], "request_timeout_seconds": True}}, "expected a number from 1 to 60, found true"),
+        ({"chef": {**FULL["chef"], "max_concurrency": 1e9}}, "expected a number from 1 to 32"),
+        ({"secrets": ["consul_token"]}, "secrets does not list chef_client_key"),
+        ({"encryption_context": {}}, "encryption_context: needed to open the secrets, and empty"),
+        ({"encryption_context": {"a": 1}}, "encryption_context: expected an object whose values are texts"),
+        (
+            {"instance_filter": {"include_tags": {"a": "b"}}},
+            "include_tags: expected an object whose values are lists",
+        ),
+        ({"sweep": {"max_fraction": 2}}, "sweep.max_fraction: expected a number from 0.001 to 1, found 2"),
+        ({"queue": {"url": ""}}, "queue.url: expected a text that is not empty"),
+        ({"custom_steps": {"mine": {"setings": {}}}}, "unknown key setings"),
+    ],
+)
+def test_what_is_wrong_is_told_in_words(changed: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigurationError) as error:
+        parse(**changed)
+    assert message in str(error.value)
+    assert str(error.value).startswith("DECOMMISSION_CONFIG: ")
+
+
+def test_all_errors_are_told_at_once() -> None:
+    with pytest.raises(ConfigurationError) as error:
+        parse(dry_run=1, sweep={"max_instances": 0, "typo": 1}, queue=3)
+    for part in ("dry_run", "sweep.max_instances", "unknown key typo", "queue: expected a JSON object"):
+        assert part in str(error.value)
+
+
+@pytest.mark.parametrize("text", [None, "", "{", "[]", "null", "1", '"x"', "[" * 100_000])
+def test_what_is_no_document(text: str | None) -> None:
+    with pytest.raises(ConfigurationError, match="DECOMMISSION_CONFIG"):
+        Config.parse(text)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=6),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+def sections(document: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
+    return st.fixed_dictionaries(
+        {},
+        optional={
+            key: st.just(value) | json_values | (sections(value) if isinstance(value, dict) else st.nothing())
+            for key, value in document.items()
+        },
+    )
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(max_size=30) | json_values.map(json.dumps) | sections(FULL).map(json.dumps))
+def test_any_text_is_a_configuration_or_an_error_of_it(text: str) -> None:
+    with suppress(ConfigurationError):
+        Config.parse(text)

@@ -1,0 +1,93 @@
+"""What is known of an instance, gathered from several sources."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ec2_decommission.identity import Facts, Instance
+
+texts = st.lists(st.sampled_from("abcd"), max_size=3).map(tuple)
+facts = st.builds(
+    Facts,
+    source=st.sampled_from(["ec2", "inventory", "chef"]),
+    account_id=st.none() | st.just("1"),
+    vpc_id=st.none() | st.sampled_from(["vpc-a", "vpc-b"]),
+    private_ips=texts,
+    public_ips=texts,
+    ipv6_addresses=texts,
+    private_dns_names=texts,
+    public_dns_names=texts,
+    tags=st.dictionaries(st.sampled_from("xy"), st.sampled_from("12"), max_size=2),
+    known_as=st.dictionaries(
+        st.sampled_from(["chef", "consul"]), st.dictionaries(st.just("node"), texts, max_size=1), max_size=2
+    ),
+)
+
+
+def test_knows_nothing_at_first() -> None:
+    instance = Instance("i-1")
+    assert (instance.private_ip, instance.private_dns_name, instance.addresses, instance.dns_names) == (
+        None,
+        None,
+        (),
+        (),
+    )
+    assert instance.names("chef", "node") == ()
+    assert instance.identity() == {}
+
+
+def test_what_is_known_is_kept_and_what_is_new_is_added() -> None:
+    instance = Instance("i-1").learn(
+        Facts(
+            "ec2",
+            vpc_id="vpc-a",
+            private_ips=("10.0.0.5",),
+            tags={"Name": "web-1"},
+            known_as={"chef": {"node": ("a",)}},
+        )
+    )
+    instance = instance.learn(
+        Facts(
+            "inventory",
+            vpc_id="vpc-b",
+            region="r",
+            private_ips=("10.0.0.6", "10.0.0.5"),
+            tags={"Name": "other", "Role": "db"},
+            known_as={"chef": {"node": ("b", "a"), "client": ("c",)}},
+        )
+    )
+    assert (instance.vpc_id, instance.region) == ("vpc-a", "r")
+    assert instance.private_ips == ("10.0.0.5", "10.0.0.6")
+    assert instance.private_ip == "10.0.0.5"
+    assert instance.tags == {"Name": "web-1", "Role": "db"}
+    assert instance.names("chef", "node") == ("a", "b")
+    assert instance.names("chef", "client") == ("c",)
+    assert instance.sources == ("ec2", "inventory")
+
+
+def test_a_source_that_adds_nothing_is_not_named() -> None:
+    instance = Instance("i-1").learn(Facts("ec2", private_ips=("10.0.0.5",)))
+    assert instance.learn(Facts("inventory", private_ips=("10.0.0.5",))) is instance
+    assert instance.learn(Facts("chef")).sources == ("ec2",)
+
+
+def test_the_report_tells_the_identity_without_empty_entries() -> None:
+    instance = Instance("i-1").learn(
+        Facts("ec2", public_ips=("54.1.2.3",), ipv6_addresses=("::1",), tags={"Name": "web-1", "secret": "s"})
+    )
+    assert instance.identity() == {"addresses": ["54.1.2.3", "::1"], "name_tag": "web-1", "sources": ["ec2"]}
+
+
+@given(first=facts, second=facts)
+def test_learning_forgets_nothing_and_learning_twice_changes_nothing(first: Facts, second: Facts) -> None:
+    once = Instance("i-1").learn(first)
+    both = once.learn(second)
+    assert set(once.addresses) | set(second.private_ips + second.public_ips + second.ipv6_addresses) == set(
+        both.addresses
+    )
+    assert both.private_ips[: len(once.private_ips)] == once.private_ips
+    assert {**second.tags, **first.tags} == both.tags
+    assert both.learn(second) == both
+    assert both.learn(first) == both
+    assert len(set(both.private_ips)) == len(both.private_ips)
