@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import fnmatch
+import re
 from typing import TYPE_CHECKING
 
 from .errors import DecommissionError
@@ -81,4 +81,6 @@ def unwanted(instance: Instance, instance_filter: InstanceFilter) -> str | None:
 
 
 def _matches(value: str | None, patterns: Iterable[str]) -> bool:
-    return value is not None and any(fnmatch.fnmatchcase(value, pattern) for pattern in patterns)
+    """Only ``*`` means anything else than itself."""
+    regexes = (".*".join(re.escape(part) for part in pattern.split("*")) for pattern in patterns)
+    return value is not None and any(re.fullmatch(regex, value, re.DOTALL) for regex in regexes)

@@ -62,7 +62,7 @@ class SecretBundle:
             nonce = base64.b64decode(sealed.get("nonce", ""), validate=True)
         except FileNotFoundError:
             raise ConfigurationError(f"the package holds no {FILE_NAME}: build it again with secrets") from None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ConfigurationError(f"{FILE_NAME} in the package cannot be read: {type(error).__name__}") from None
         if encryption == "kms":
             plaintext = self._decrypt(ciphertext)
@@ -72,7 +72,7 @@ class SecretBundle:
             raise ConfigurationError(f"{FILE_NAME}: encryption is neither kms nor kms-data-key")
         try:
             secrets = json.loads(plaintext)
-        except ValueError:
+        except (ValueError, RecursionError):
             secrets = None
         if not isinstance(secrets, dict) or not all(isinstance(v, str) for v in secrets.values()):
             raise ConfigurationError(f"{FILE_NAME} does not hold an object of texts")

@@ -1,0 +1,135 @@
+"""AWS's errors in this package's terms, and the deadline before every attempt."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from botocore.exceptions import ClientError, EndpointConnectionError, ReadTimeoutError
+from botocore.parsers import ResponseParserError
+
+from ec2_decommission.clients.aws import AwsClients, aws_errors
+from ec2_decommission.deadline import Deadline
+from ec2_decommission.errors import AccessError, ConfigurationError, DecommissionError, OutOfTime, TransientError
+from testbed.aws import Drop, Hang, StrictAws, garbage, throttled, unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+def error(code: str, message: str = "why") -> ClientError:
+    return ClientError({"Error": {"Code": code, "Message": message}}, "Op")
+
+
+@pytest.mark.parametrize("code", ["AccessDenied", "AccessDeniedException", "UnauthorizedOperation"])
+def test_a_missing_right_names_the_right(code: str) -> None:
+    with pytest.raises(AccessError) as told, aws_errors("read table t (dynamodb:GetItem)"):
+        raise error(code)
+    assert str(told.value) == "AWS denies the function's role the right to read table t (dynamodb:GetItem): why"
+
+
+@pytest.mark.parametrize("code", ["NoSuchHostedZone", "ResourceNotFoundException", "DisabledException"])
+def test_what_does_not_exist_is_an_error_of_the_configuration(code: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"could not do it: .*{code}") as told, aws_errors("do it"):
+        raise error(code)
+    assert not isinstance(told.value, AccessError)
+
+
+@pytest.mark.parametrize(
+    "raised",
+    [
+        error("Throttling"),
+        error("PriorRequestNotComplete"),
+        error("InternalError"),
+        ClientError({}, "Op"),
+        EndpointConnectionError(endpoint_url="http://x"),
+        ReadTimeoutError(endpoint_url="http://x"),
+        ResponseParserError("half a document"),
+        ConnectionResetError("reset"),
+        ValueError("not JSON"),
+    ],
+)
+def test_all_else_passes(raised: Exception) -> None:
+    with pytest.raises(TransientError, match="could not do it"), aws_errors("do it"):
+        raise raised
+
+
+def test_this_packages_own_errors_stay_what_they_are() -> None:
+    with pytest.raises(OutOfTime), aws_errors("do it"):
+        raise OutOfTime("no time")
+
+
+@pytest.fixture(scope="module")
+def aws() -> Iterator[StrictAws]:
+    with StrictAws() as strict:
+        yield strict
+
+
+@pytest.fixture
+def environment(aws: StrictAws, monkeypatch: pytest.MonkeyPatch) -> StrictAws:
+    aws.clear_faults()
+    aws.reset_calls()
+    for name, value in aws.environ().items():
+        monkeypatch.setenv(name, value)
+    return aws
+
+
+def ask(clients: AwsClients) -> None:
+    with aws_errors("describe instances"):
+        clients("ec2").describe_instances()
+
+
+def test_a_client_is_made_once(environment: StrictAws) -> None:
+    clients = AwsClients(lambda: Deadline.after(60))
+    assert clients("ec2") is clients("ec2")
+
+
+def test_no_attempt_is_sent_that_could_outlast_the_deadline(environment: StrictAws) -> None:
+    seconds = 7.9
+    clients = AwsClients(lambda: Deadline.after(seconds))
+    with pytest.raises(OutOfTime, match="too few to begin a call to AWS"):
+        ask(clients)
+    assert environment.calls.total() == 0
+    seconds = 60
+    ask(clients)
+    assert environment.calls["ec2:DescribeInstances"] == 1
+
+
+def test_a_retry_is_an_attempt_like_any_other(environment: StrictAws) -> None:
+    left = [60.0]
+
+    def throttle(*_: object) -> object:
+        left[0] = 1.0
+        return throttled("RequestLimitExceeded")
+
+    with environment.fault(throttle, everyone=True), pytest.raises(OutOfTime):
+        ask(AwsClients(lambda: Deadline(lambda: left[0])))
+    assert environment.calls["ec2:DescribeInstances"] == 1
+
+
+@pytest.mark.parametrize("fault", [throttled("RequestLimitExceeded"), unavailable(), Drop()])
+def test_what_passes_is_tried_again_at_once(environment: StrictAws, fault: object) -> None:
+    faults = iter([fault])
+    with environment.fault(lambda *_: next(faults, None), everyone=True):
+        ask(AwsClients(lambda: Deadline.after(60)))
+    assert environment.calls["ec2:DescribeInstances"] == 2
+
+
+@pytest.mark.parametrize("answer", [garbage(), garbage(502)])
+def test_an_answer_that_is_not_awss_is_transient(environment: StrictAws, answer: object) -> None:
+    with environment.fault(lambda *_: answer, everyone=True), pytest.raises(TransientError):
+        ask(AwsClients(lambda: Deadline.after(60)))
+
+
+def test_an_answer_that_does_not_come_is_not_waited_for(
+    environment: StrictAws, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ec2_decommission.clients.aws.READ_TIMEOUT_SECONDS", 0.3)
+    left = [60.0]
+
+    def hang(*_: object) -> object:
+        left[0] = 0.0
+        return Hang(2)
+
+    with environment.fault(hang, everyone=True), pytest.raises(DecommissionError):
+        ask(AwsClients(lambda: Deadline(lambda: left[0])))
