@@ -6,15 +6,13 @@
 locals {
   build = var.package.type == "build"
 
-  source_files = [
-    for file in fileset("${path.module}/lambda", "{src,build}/**") : file
-    if !strcontains(file, "__pycache__/") && !strcontains(file, ".egg-info/") && length(regexall("(^|/)\\.|\\.pyc$", file)) == 0
-  ]
+  # What lambda/build takes, by the same rules (lambda/build/archive.py).
+  source_files = fileset("${path.module}/lambda", "{src,build}/**/{*.py,py.typed}")
 
   custom_step_files = {
     for name, step in local.custom_steps : name => [
       for file in fileset(step.source_dir, "**") : file
-      if !strcontains(file, "__pycache__/") && !strcontains(file, ".egg-info/") && length(regexall("(^|/)\\.|\\.pyc$", file)) == 0
+      if length(regexall("(^|/)(\\.|__pycache__/)|\\.pyc$", file)) == 0
     ]
   }
 

@@ -65,7 +65,7 @@ variable "instance_filter" {
   description = <<-EOT
     Which instances are handled at all. Without tags given, all are.
 
-    - `include_tags` - Tag key to allowed values. An instance is handled only if, for every key, its tag has one of the values.
+    - `include_tags` - Tag key to allowed values. An instance is handled only if, for every key, its tag has one of the values. A value may begin or end with `*`.
     - `exclude_tags` - Tag key to values. An instance is left alone if, for any key, its tag has one of the values.
   EOT
   type = object({
@@ -305,7 +305,7 @@ variable "consul" {
 
 variable "secrets" {
   description = <<-EOT
-    References into Vault's KV store, by the name of the secret: `chef_client_key` (the private key of `chef.client_name`, PEM) and `consul_token`. The build reads them, seals them with KMS and puts the ciphertext into the zip; no value passes through Terraform. With a prebuilt package the names must be those that are in the zip.
+    References into Vault's KV store, by the name of the secret: `chef_client_key` (the private key of `chef.client_name`, PEM) and `consul_token`; custom steps may use others. The build reads them, seals them with KMS and puts the ciphertext into the zip; no value passes through Terraform. With a prebuilt package the names must be those that are in the zip.
 
     - `mount` - Path of the KV engine.
     - `path` - Path of the secret below the mount, as `vault kv get` takes it: without `data/`, without a leading slash.
@@ -322,8 +322,8 @@ variable "secrets" {
   nullable = false
 
   validation {
-    condition     = alltrue([for name in keys(var.secrets) : contains(["chef_client_key", "consul_token"], name)])
-    error_message = "secrets has an unknown name among ${jsonencode(keys(var.secrets))}: allowed are chef_client_key and consul_token."
+    condition     = alltrue([for name in keys(var.secrets) : contains(["chef_client_key", "consul_token"], name) || length(var.custom_steps) > 0 && can(regex("^[a-z][a-z0-9_]{0,63}$", name))])
+    error_message = "secrets has an unknown name among ${jsonencode(keys(var.secrets))}: allowed are chef_client_key and consul_token, and with custom_steps other names of small letters, digits and underscores."
   }
 
   validation {
@@ -334,6 +334,11 @@ variable "secrets" {
   validation {
     condition     = alltrue([for secret in values(var.secrets) : !startswith(secret.path, "data/")])
     error_message = "secrets has a path that begins with data/: leave that out, the build adds it where the engine is of version 2."
+  }
+
+  validation {
+    condition     = alltrue([for place in flatten([for secret in values(var.secrets) : [secret.path, secret.mount]]) : length(regexall("(^|/)\\.+(/|$)", place)) == 0])
+    error_message = "secrets has a path or mount with a part of dots only, which would be resolved to another place: write it out."
   }
 
   validation {
@@ -368,9 +373,10 @@ variable "vault" {
     - `auth` - How to log in:
       - `method` - `token`, `approle`, `jwt` or `aws`.
       - `mount` - Path of the auth method, where it is not the method's name.
-      - `role` - Role to log in as. Needed for `jwt`.
+      - `role` - Role to log in as, for `jwt` and `aws`. `null` takes the mount's default role.
+      - `role_id_file`, `secret_id_file` - Files that hold the role id and the secret id, for `approle`. `null` takes `VAULT_ROLE_ID` and `VAULT_SECRET_ID`.
       - `jwt_file` - File that holds the token, for `jwt`.
-      - `jwt_env` - Name of the environment variable that holds the token, for `jwt`.
+      - `jwt_env` - Name of the environment variable that holds the token, for `jwt`. `null` is `VAULT_JWT`.
       - `aws_header_value` - Value of `X-Vault-AWS-IAM-Server-ID`, for `aws`.
       - `aws_region` - Region of the STS endpoint, for `aws`.
   EOT
@@ -383,6 +389,8 @@ variable "vault" {
       method           = optional(string, "token")
       mount            = optional(string)
       role             = optional(string)
+      role_id_file     = optional(string)
+      secret_id_file   = optional(string)
       jwt_file         = optional(string)
       jwt_env          = optional(string)
       aws_header_value = optional(string)
@@ -407,14 +415,32 @@ variable "vault" {
     error_message = "vault.auth.method is ${jsonencode(var.vault.auth.method)}: it must be token, approle, jwt or aws."
   }
 
+  # An attribute of another method would be passed over, so it is a mistake worth telling.
   validation {
-    condition     = var.vault.auth.method != "jwt" || var.vault.auth.role != null
-    error_message = "vault.auth.method is jwt without vault.auth.role: name the role to log in as."
+    condition = alltrue([
+      for attribute, methods in {
+        mount            = ["approle", "jwt", "aws"]
+        role             = ["jwt", "aws"]
+        role_id_file     = ["approle"]
+        secret_id_file   = ["approle"]
+        jwt_file         = ["jwt"]
+        jwt_env          = ["jwt"]
+        aws_header_value = ["aws"]
+        aws_region       = ["aws"]
+      } : var.vault.auth[attribute] == null || contains(methods, var.vault.auth.method)
+    ])
+    error_message = "vault.auth holds an attribute that the method ${jsonencode(var.vault.auth.method)} has no use for. token uses none, approle mount, role_id_file and secret_id_file, jwt mount, role, jwt_file and jwt_env, aws mount, role, aws_header_value and aws_region."
   }
 
   validation {
-    condition     = var.vault.auth.method != "jwt" || (var.vault.auth.jwt_file == null) != (var.vault.auth.jwt_env == null)
-    error_message = "vault.auth.method is jwt: give one of vault.auth.jwt_file and vault.auth.jwt_env."
+    condition     = var.vault.auth.jwt_file == null || var.vault.auth.jwt_env == null
+    error_message = "vault.auth.jwt_file and vault.auth.jwt_env are both given: give one of them."
+  }
+
+  # Somebody may have put the token itself here, so the value is not repeated.
+  validation {
+    condition     = var.vault.auth.jwt_env == null || can(regex("^[A-Za-z_][A-Za-z0-9_]*$", var.vault.auth.jwt_env))
+    error_message = "vault.auth.jwt_env must be the name of an environment variable, not the token itself."
   }
 }
 
@@ -479,7 +505,7 @@ variable "sweep" {
     - `enabled` - Whether the sweep runs.
     - `schedule_expression` - When, as EventBridge writes it: `rate(1 hour)` or `cron(0 3 * * ? *)`.
     - `max_instances` - The most instances that one sweep may decommission, 1 to 10000. Above it nothing is removed, and the sweep fails visibly.
-    - `max_fraction` - The same as a share of the recorded fleet, above 0, up to 1.
+    - `max_fraction` - The same as a share of the recorded fleet, 0.001 to 1.
   EOT
   type = object({
     enabled             = optional(bool, true)
@@ -501,8 +527,8 @@ variable "sweep" {
   }
 
   validation {
-    condition     = var.sweep.max_fraction > 0 && var.sweep.max_fraction <= 1
-    error_message = "sweep.max_fraction is ${var.sweep.max_fraction}: it must be above 0 and at most 1."
+    condition     = var.sweep.max_fraction >= 0.001 && var.sweep.max_fraction <= 1
+    error_message = "sweep.max_fraction is ${var.sweep.max_fraction}: it must be a share from 0.001 to 1."
   }
 }
 

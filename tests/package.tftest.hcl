@@ -50,7 +50,7 @@ run "how_the_build_logs_in_is_no_reason_to_build_again" {
   command = plan
 
   variables {
-    vault   = { auth = { method = "approle", role = "ci" }, ca_certificate_file = "ca.pem" }
+    vault   = { auth = { method = "approle", role_id_file = "approle-id" }, ca_certificate_file = "ca.pem" }
     package = { build_role_arn = "arn:aws:iam::123456789012:role/build", python = "python3.13" }
   }
 

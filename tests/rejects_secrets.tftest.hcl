@@ -90,6 +90,36 @@ run "rejects_mount_with_a_slash_at_its_end" {
   expect_failures = [var.secrets]
 }
 
+run "rejects_path_that_climbs" {
+  command = plan
+
+  module {
+    source = "./tests/variables"
+  }
+
+  variables {
+    secrets     = { consul_token = { path = "a/../b" } }
+    kms_key_arn = "arn:aws:kms:eu-west-1:123456789012:key/0f1e"
+  }
+
+  expect_failures = [var.secrets]
+}
+
+run "rejects_mount_that_climbs" {
+  command = plan
+
+  module {
+    source = "./tests/variables"
+  }
+
+  variables {
+    secrets     = { consul_token = { mount = "..", path = "b" } }
+    kms_key_arn = "arn:aws:kms:eu-west-1:123456789012:key/0f1e"
+  }
+
+  expect_failures = [var.secrets]
+}
+
 run "rejects_empty_field" {
   command = plan
 
@@ -207,7 +237,7 @@ run "rejects_unknown_auth_method" {
   expect_failures = [var.vault]
 }
 
-run "rejects_jwt_without_role" {
+run "rejects_auth_attribute_of_another_method" {
   command = plan
 
   module {
@@ -215,13 +245,13 @@ run "rejects_jwt_without_role" {
   }
 
   variables {
-    vault = { auth = { method = "jwt", jwt_env = "CI_JWT" } }
+    vault = { auth = { method = "approle", role = "r" } }
   }
 
   expect_failures = [var.vault]
 }
 
-run "rejects_jwt_without_token" {
+run "rejects_auth_attribute_without_a_method" {
   command = plan
 
   module {
@@ -229,7 +259,21 @@ run "rejects_jwt_without_token" {
   }
 
   variables {
-    vault = { auth = { method = "jwt", role = "r" } }
+    vault = { auth = { role_id_file = "role-id" } }
+  }
+
+  expect_failures = [var.vault]
+}
+
+run "rejects_token_in_place_of_its_variable" {
+  command = plan
+
+  module {
+    source = "./tests/variables"
+  }
+
+  variables {
+    vault = { auth = { method = "jwt", jwt_env = "eyJhbGciOi.x.y" } }
   }
 
   expect_failures = [var.vault]

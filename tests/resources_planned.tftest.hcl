@@ -40,8 +40,47 @@ run "defaults_delete_nothing_and_remember" {
   }
 }
 
-run "defaults_survive_an_outage_of_a_day_before_the_dead_letters" {
+run "defaults_lose_no_event_and_leave_nothing_in_clear_text" {
   command = plan
+
+  assert {
+    condition = jsondecode(aws_cloudwatch_event_rule.instance_state.event_pattern) == {
+      source        = ["aws.ec2"]
+      "detail-type" = ["EC2 Instance State-change Notification"]
+      detail        = { state = ["running", "terminated"] }
+    }
+    error_message = aws_cloudwatch_event_rule.instance_state.event_pattern
+  }
+
+  assert {
+    condition     = aws_cloudwatch_event_target.instance_state.retry_policy[0].maximum_retry_attempts == 185 && aws_cloudwatch_event_target.instance_state.retry_policy[0].maximum_event_age_in_seconds == 86400
+    error_message = "The rule gives up early."
+  }
+
+  assert {
+    condition     = toset(aws_lambda_event_source_mapping.events.function_response_types) == toset(["ReportBatchItemFailures"]) && aws_lambda_event_source_mapping.events.scaling_config[0].maximum_concurrency == 2
+    error_message = "A failing message takes its batch with it, or nothing limits the concurrency."
+  }
+
+  assert {
+    condition     = aws_sqs_queue.events.visibility_timeout_seconds >= 6 * aws_lambda_function.this.timeout
+    error_message = "A message comes back while the function still works on it."
+  }
+
+  assert {
+    condition     = aws_sqs_queue.events.sqs_managed_sse_enabled && aws_sqs_queue.dead_letters.sqs_managed_sse_enabled && aws_dynamodb_table.inventory[0].server_side_encryption[0].enabled && aws_dynamodb_table.inventory[0].point_in_time_recovery[0].enabled
+    error_message = "Something lies in clear text, or cannot be restored."
+  }
+
+  assert {
+    condition     = aws_cloudwatch_log_group.function.retention_in_days == 30 && aws_dynamodb_table.inventory[0].ttl[0].attribute_name == "expires_at"
+    error_message = "Something is kept for ever."
+  }
+
+  assert {
+    condition     = jsondecode(aws_cloudwatch_event_target.sweep[0].input) == { source = "ec2-decommission", "detail-type" = "EC2 Decommission Sweep", detail = {} } && aws_cloudwatch_event_rule.sweep[0].schedule_expression == "rate(1 hour)"
+    error_message = "The function would not know the sweep's event."
+  }
 
   assert {
     condition     = output.effective_config.queue.longest_outage_seconds == 86580
@@ -64,52 +103,6 @@ run "one_try_has_no_wait" {
   assert {
     condition     = output.effective_config.queue.longest_outage_seconds == 0
     error_message = "The waits add up to ${output.effective_config.queue.longest_outage_seconds} seconds."
-  }
-}
-
-run "the_rule_takes_running_and_terminated" {
-  command = plan
-
-  assert {
-    condition = jsondecode(aws_cloudwatch_event_rule.instance_state.event_pattern) == {
-      source        = ["aws.ec2"]
-      "detail-type" = ["EC2 Instance State-change Notification"]
-      detail        = { state = ["running", "terminated"] }
-    }
-    error_message = aws_cloudwatch_event_rule.instance_state.event_pattern
-  }
-
-  assert {
-    condition     = aws_cloudwatch_event_target.instance_state.retry_policy[0].maximum_retry_attempts == 185 && aws_cloudwatch_event_target.instance_state.retry_policy[0].maximum_event_age_in_seconds == 86400
-    error_message = "The rule gives up early."
-  }
-}
-
-run "the_mapping_takes_back_what_failed" {
-  command = plan
-
-  assert {
-    condition     = toset(aws_lambda_event_source_mapping.events.function_response_types) == toset(["ReportBatchItemFailures"]) && aws_lambda_event_source_mapping.events.scaling_config[0].maximum_concurrency == 2
-    error_message = "A failing message takes its batch with it, or nothing limits the concurrency."
-  }
-
-  assert {
-    condition     = aws_sqs_queue.events.visibility_timeout_seconds >= 6 * aws_lambda_function.this.timeout
-    error_message = "A message comes back while the function still works on it."
-  }
-}
-
-run "all_is_encrypted_and_expires" {
-  command = plan
-
-  assert {
-    condition     = aws_sqs_queue.events.sqs_managed_sse_enabled && aws_sqs_queue.dead_letters.sqs_managed_sse_enabled && aws_dynamodb_table.inventory[0].server_side_encryption[0].enabled && aws_dynamodb_table.inventory[0].point_in_time_recovery[0].enabled
-    error_message = "Something lies in clear text, or cannot be restored."
-  }
-
-  assert {
-    condition     = aws_cloudwatch_log_group.function.retention_in_days == 30 && aws_dynamodb_table.inventory[0].ttl[0].attribute_name == "expires_at"
-    error_message = "Something is kept for ever."
   }
 }
 
@@ -143,15 +136,6 @@ run "without_the_inventory_there_is_no_sweep_and_no_need_of_running" {
   assert {
     condition     = aws_cloudwatch_event_rule.instance_state.state == "ENABLED" && jsondecode(aws_cloudwatch_event_rule.instance_state.event_pattern).detail.state == ["terminated"]
     error_message = aws_cloudwatch_event_rule.instance_state.event_pattern
-  }
-}
-
-run "the_sweep_sends_its_own_event" {
-  command = plan
-
-  assert {
-    condition     = jsondecode(aws_cloudwatch_event_target.sweep[0].input) == { source = "ec2-decommission", "detail-type" = "EC2 Decommission Sweep", detail = {} } && aws_cloudwatch_event_rule.sweep[0].schedule_expression == "rate(1 hour)"
-    error_message = "The function would not know the sweep's event."
   }
 }
 
