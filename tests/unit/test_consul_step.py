@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -461,6 +462,29 @@ def test_an_agent_that_came_back_meanwhile_is_not_forced_out(consul: FakeConsulC
     assert "came back to life" in run.errors()
     assert consul.node("web-1")
     assert consul.calls["force-leave"] == 0
+
+
+def test_a_node_that_its_agent_registered_again_meanwhile_is_kept(consul: FakeConsulCatalog) -> None:
+    dead(consul, instance_id=A)
+
+    def change(operation: str, _: str) -> None:
+        world = consul._world["dc1"]
+        if operation == "txn" and changes:
+            changes.clear()
+            node = world.nodes["web-1"]
+            world.nodes["web-1"] = replace(node, modify_index=node.modify_index + 100)
+            world.agents["web-1"].alive = True
+
+    changes: list[int] = []
+
+    def arm() -> None:
+        changes.append(1)
+        consul.fault = change
+
+    run = Run(consul, instance(A), settings=NODES, before_removal=arm)
+    assert run.removed() == []
+    assert "came back to life" in run.errors()
+    assert consul.node("web-1")
 
 
 def test_what_is_gone_already_is_a_success(consul: FakeConsulCatalog) -> None:

@@ -249,7 +249,11 @@ class _Http(HTTPClient):
         self._timeout = settings.request_timeout_seconds
         self.session = requests.Session()
         self.session.trust_env = False  # no proxy, no .netrc: the module's settings are all there is
+        token = (token or "").strip()
         if token:
+            if not token.isascii() or not token.isprintable():
+                # Said here: the HTTP client's own error would hold the token.
+                raise ConfigurationError("secret consul_token: an ACL token has printable ASCII characters only")
             # Not as an argument: py-consul leaves it out of some calls, and breaks the body of others with it.
             self.session.headers["X-Consul-Token"] = token
         adapter = HTTPAdapter(pool_connections=1, pool_maxsize=_WORKERS)
@@ -298,8 +302,8 @@ class _Http(HTTPClient):
             raise ConfigurationError(f"Consul {self.host}: no trusted TLS connection: {error}") from None
         except (requests.Timeout, urllib3.exceptions.TimeoutError):
             raise _NoAnswerError(f"Consul {self.host} did not answer {what} within {timeout:.0f} s") from None
-        except (requests.exceptions.InvalidURL, requests.exceptions.InvalidHeader) as error:
-            raise ConfigurationError(f"Consul {self.host}: {what} cannot be sent: {error}") from None
+        except (requests.exceptions.InvalidURL, requests.exceptions.InvalidHeader, UnicodeError):
+            raise ConfigurationError(f"Consul {self.host}: {what} cannot be sent; consul.url is wrong") from None
         except (requests.ConnectionError, urllib3.exceptions.ProtocolError, OSError) as error:
             reason = _root_cause(error)
             raise _NoConnectionError(f"Consul {self.host}: no connection for {what} ({reason})") from None
@@ -343,6 +347,9 @@ class PyConsulCatalog:
         token: the ACL token; None where ACLs are off, or the anonymous token is to serve.
         deadline: gives the deadline of the invocation that asks.
         verify: as requests has it: True, False, or the path of a CA bundle.
+
+    Raises:
+        ConfigurationError: the token cannot be one.
     """
 
     def __init__(

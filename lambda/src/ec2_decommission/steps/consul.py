@@ -24,6 +24,7 @@ from ..errors import ConfigurationError, DecommissionError, StillAlive
 from ..identity import Facts
 from .base import Batch, Finding, Left, Outcome, Removal, owner_in
 from .consul_removal import (
+    ALIVE,
     SEMAPHORE_FLAGS,
     KeyHandle,
     NodeHandle,
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
     from ..config import ConsulSettings
     from ..identity import Instance
 
-_ALIVE = "passing"
 # So many nodes are read by name, instead of listing all.
 _FEW = 24
 
@@ -236,7 +236,7 @@ class ConsulStep:
         if match.reason:
             case.left.append(Left(_target(node), match.reason))
             return
-        if world.agents.get(node.name.casefold()) == _ALIVE:
+        if world.agents.get(node.name.casefold()) == ALIVE:
             case.errors.append(
                 StillAlive(f"{_target(node)}: its Consul agent is alive (serfHealth passing); nothing is removed")
             )

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 # The flags of a key that belongs to a semaphore: Consul's api/semaphore.go, SemaphoreFlagValue.
 SEMAPHORE_FLAGS = 0xE0F69A2BAA414DE0
+ALIVE = "passing"  # serfHealth of an agent that lives
+_CAME_BACK = StillAlive("its Consul agent came back to life")
 _ROUNDS = 3  # how often what changes under our hands is read and decided again
 
 
@@ -185,7 +187,7 @@ class Remover:
         for instance_id, removal in todo:
             member = agents.get(_agent(removal.handle.node))
             if member and member.alive:
-                self._fail(instance_id, removal, StillAlive("its Consul agent came back to life"))
+                self._fail(instance_id, removal, _CAME_BACK)
             else:
                 jobs.append(_node_job(instance_id, removal, removal.handle.node))
         for job, reason in self._transact(datacenter, jobs):
@@ -215,15 +217,18 @@ class Remover:
         """The node is not as it was found."""
         before = job.removal.handle.node
         try:
-            now = self._catalog.read(datacenter, [before.name], ()).nodes.get(before.name)
+            reading = self._catalog.read(datacenter, [before.name], ())
         except DecommissionError as error:
             self._fail(job.instance_id, job.removal, error)
             return
+        now = reading.nodes.get(before.name)
         if now is None:
             self._vanished.add((datacenter, before.name))
         elif not same_node(before, now):
             whose = now.instance_id or now.address
             self._left[job.instance_id].append(Left(job.removal.target, f"it was registered anew, by {whose}"))
+        elif reading.agents.get(before.name) == ALIVE:
+            self._fail(job.instance_id, job.removal, _CAME_BACK)
         else:
             again = self._transact(datacenter, [_node_job(job.instance_id, job.removal, now)])
             for _, still in again:
