@@ -292,5 +292,5 @@ def handle(event: Any, context: Any) -> dict[str, Any]:
         log.error(f"the function cannot start: {error}")
         if not is_batch(event):
             raise
-        identifiers = [record["messageId"] for record in event["Records"] if isinstance(record, dict)]
+        identifiers = [r["messageId"] for r in event["Records"] if isinstance(r, dict) and "messageId" in r]
         return {"batchItemFailures": [{"itemIdentifier": identifier} for identifier in identifiers]}

@@ -1,0 +1,94 @@
+"""What is written into the table, where the conformance suite cannot see it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ec2_decommission.identity import Facts, Instance
+from ec2_decommission.inventory import DynamoInventory, Record, facts_document
+
+
+class Client:
+    """Takes in requests."""
+
+    class exceptions:  # noqa: N801  # boto3's own name
+        class ConditionalCheckFailedException(Exception):
+            pass
+
+    def __init__(self) -> None:
+        self.updates: list[dict[str, Any]] = []
+
+    def update_item(self, **request: Any) -> None:
+        self.updates.append(request)
+
+
+def test_only_a_living_instance_is_written_under_a_condition() -> None:
+    client = Client()
+    inventory = DynamoInventory(client, "t", 30)
+    inventory.remember_running(Instance("i-1"))
+    inventory.remember_terminated(Instance("i-1"))
+    running, terminated = client.updates
+    assert running["ConditionExpression"] == "attribute_not_exists(#state) OR #state = :state"
+    assert "ConditionExpression" not in terminated
+    assert terminated["UpdateExpression"].endswith("REMOVE #living")
+
+
+def test_a_refused_condition_is_an_answer() -> None:
+    class Refusing(Client):
+        def update_item(self, **request: Any) -> None:
+            raise self.exceptions.ConditionalCheckFailedException
+
+    assert not DynamoInventory(Refusing(), "t", 30).remember_running(Instance("i-1"))
+
+
+def test_what_is_added_to_the_history_at_once_is_limited() -> None:
+    client = Client()
+    DynamoInventory(client, "t", 30).remember_steps("i-1", {}, [{"target": str(n)} for n in range(1000)])
+    assert len(client.updates[0]["ExpressionAttributeValues"][":entries"]["L"]) == 200
+
+
+def test_nothing_empty_is_written() -> None:
+    assert facts_document(Instance("i-1")) == {}
+    assert facts_document(Instance("i-1", tags={"a": ""}, vpc_id="v")) == {"tags": {"a": ""}, "vpc_id": "v"}
+
+
+def test_a_record_alone_makes_an_instance() -> None:
+    record = Record("i-1", "terminated", Facts("inventory", private_ips=("10.0.0.5",)))
+    instance = record.instance()
+    assert (instance.instance_id, instance.state, instance.private_ip) == ("i-1", "terminated", "10.0.0.5")
+    assert instance.sources == ("inventory",)
+
+
+texts = st.lists(st.text(max_size=5), max_size=3, unique=True).map(tuple)
+
+
+@given(
+    st.builds(
+        Instance,
+        instance_id=st.just("i-1"),
+        account_id=st.none() | st.text(min_size=1, max_size=5),
+        private_ips=texts,
+        ipv6_addresses=texts,
+        tags=st.dictionaries(st.text(max_size=5), st.text(max_size=5), max_size=3),
+        known_as=st.dictionaries(
+            st.text(max_size=5),
+            st.dictionaries(st.text(max_size=5), texts.filter(bool), min_size=1, max_size=2),
+            max_size=2,
+        ),
+    )
+)
+def test_any_instance_reads_as_it_was_written(instance: Instance) -> None:
+    client = Client()
+    DynamoInventory(client, "t", 30).remember_terminated(instance)
+    values = client.updates[0]["ExpressionAttributeValues"]
+
+    class Reading:
+        def batch_get_item(self, **request: Any) -> dict[str, Any]:
+            item = {"instance_id": {"S": "i-1"}, "state": values[":state"], "facts": values[":facts"]}
+            return {"Responses": {"t": [item]}}
+
+    record = DynamoInventory(Reading(), "t", 30).recall(["i-1"])["i-1"]
+    assert facts_document(record.instance()) == facts_document(instance)

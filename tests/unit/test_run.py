@@ -1,0 +1,168 @@
+"""One run of the steps over a batch."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from datetime import timedelta
+
+from ec2_decommission.deadline import Deadline
+from ec2_decommission.errors import TransientError
+from ec2_decommission.identity import Facts
+from ec2_decommission.run import RESERVE_SECONDS, Clock
+from tests.fakes.steps import FakeStep, factory
+from tests.fakes.world import World, step_of
+
+
+def two() -> tuple[World, FakeStep, FakeStep]:
+    first, last = FakeStep(), FakeStep()
+    return World(zones=False, more_steps=[factory(first, "first"), factory(last, "last")]), first, last
+
+
+def dead(world: World, *, recorded: bool = True) -> str:
+    instance_id = world.launch("web-1", records=False)
+    if recorded:
+        world.send(world.running(instance_id))
+    world.ec2.terminate(instance_id)
+    return instance_id
+
+
+def fail(*_: str) -> None:
+    raise TransientError("no connection")
+
+
+def test_the_clock_counts_the_innermost_deadline() -> None:
+    clock = Clock()
+    assert clock.deadline.remaining() == 0
+    with clock.until(Deadline(lambda: 10.0)):
+        with clock.until(Deadline(lambda: 5.0)):
+            assert clock.deadline.remaining() == 5
+        with suppress(ValueError), clock.until(Deadline(lambda: 5.0)):
+            raise ValueError
+        assert clock.deadline.remaining() == 10
+    assert clock.deadline.remaining() == 0
+
+
+def test_all_steps_look_before_any_finds_and_each_removes_before_the_next_finds() -> None:
+    acts: list[str] = []
+    steps = [FakeStep(), FakeStep()]
+    for number, step in enumerate(steps):
+        step.fault = lambda act, number=number: acts.append(f"{act} {number}")  # type: ignore[misc]
+    world = World(zones=False, more_steps=[factory(step, f"s{n}") for n, step in enumerate(steps)])
+    instance_id = dead(world)
+    for step in steps:
+        step.traces[instance_id] = ["x"]
+    world.send(world.terminated(instance_id))
+    assert acts == ["look 0", "look 1", "find 0", "remove 0", "find 1", "remove 1"]
+
+
+def test_what_one_step_learns_the_next_ones_find_with() -> None:
+    world, first, last = two()
+    instance_id = dead(world)
+    last.facts[instance_id] = Facts("last", known_as={"last": {"node": ("n",)}}, private_ips=("10.9.9.9",))
+    report = world.send(world.terminated(instance_id))
+    assert first.seen["find"].instances[instance_id].private_ips == ("10.0.0.4", "10.9.9.9")
+    assert report["identity"]["known_as"] == {"last": {"node": ["n"]}}
+    assert "last" in report["identity"]["sources"]
+
+
+def test_a_step_that_finds_nothing_is_not_asked_to_remove() -> None:
+    world, first, _ = two()
+    instance_id = dead(world)
+    world.send(world.terminated(instance_id))
+    assert [act for act, _ in first.acts] == ["look", "find"]
+
+
+def test_a_dry_run_ends_before_the_last_act() -> None:
+    world, first, _ = two()
+    instance_id = dead(world)
+    first.traces[instance_id] = ["x"]
+    report = world.operate(instance_id, dry_run=True)
+    assert [act for act, _ in first.acts] == ["look", "find"]
+    assert step_of(report, "first")["actions"] == [{"action": "delete", "target": "x", "proof": "it is in the list"}]
+
+
+def test_only_those_whose_step_is_not_settled_are_in_its_batch() -> None:
+    world, first, last = two()
+    old, new = dead(world), dead(world)
+    last.fault = fail
+    world.send_batch(world.terminated(old))
+    last.fault = lambda *_: None
+    first.acts.clear()
+    last.acts.clear()
+    assert world.send_batch(world.terminated(old), world.terminated(new)).failed == ()
+    assert {ids for _, ids in first.acts} == {(new,)}
+    assert {frozenset(ids) for _, ids in last.acts} == {frozenset((old, new))}
+
+
+def test_a_dry_run_looks_at_settled_steps_too() -> None:
+    world, first, last = two()
+    instance_id = dead(world)
+    last.fault = fail
+    world.send_batch(world.terminated(instance_id))
+    first.acts.clear()
+    world.operate(instance_id, dry_run=True)
+    assert first.acts
+
+
+def test_a_step_that_is_switched_on_later_runs_for_those_that_were_settled() -> None:
+    world, _, last = two()
+    instance_id = dead(world)
+    world.send(world.terminated(instance_id))
+    added = FakeStep()
+    world.more_steps.append(factory(added, "added"))
+    world.cold_start()
+    last.acts.clear()
+    report = world.send(world.terminated(instance_id))
+    assert [act for act, _ in added.acts] == ["look", "find"]
+    assert last.acts == []
+    assert [s["step"] for s in report["steps"]] == ["first", "last", "added"]
+
+
+def test_a_settled_step_that_is_switched_off_is_not_reported() -> None:
+    world, _, _ = two()
+    instance_id = dead(world)
+    world.send(world.terminated(instance_id))
+    world.more_steps.pop(0)
+    world.cold_start()
+    assert [s["step"] for s in world.send(world.terminated(instance_id))["steps"]] == ["last"]
+
+
+def test_without_any_step_a_termination_is_still_remembered() -> None:
+    world = World(zones=False)
+    instance_id = dead(world)
+    assert world.send(world.terminated(instance_id))["steps"] == []
+    assert world.inventory.items[instance_id].state == "terminated"
+
+
+def test_the_first_look_is_recorded_again_only_when_more_is_known() -> None:
+    world, first, _ = two()
+    instance_id = dead(world, recorded=False)
+    world.send(world.terminated(instance_id))
+    writes = world.inventory.calls["remember_terminated"]
+    world.later(timedelta(hours=1))
+    world.send(world.terminated(instance_id))
+    assert world.inventory.calls["remember_terminated"] == writes
+    first.facts[instance_id] = Facts("first", private_ips=("10.0.0.4",))
+    world.send(world.terminated(instance_id))
+    assert world.inventory.calls["remember_terminated"] == writes + 1
+
+
+def test_what_was_removed_before_a_failure_is_remembered_once() -> None:
+    world, first, last = two()
+    instance_id = dead(world)
+    first.traces[instance_id] = ["x"]
+    last.fault = fail
+    for count in (1, 2, 3):
+        world.send_batch(world.terminated(instance_id), receive_count=count)
+    record = world.inventory.items[instance_id]
+    assert [entry["target"] for entry in record.removed] == ["x"]
+    assert set(record.removed[0]) == {"at", "step", "action", "target", "proof"}
+    assert record.steps["last"]["status"] == "failed"
+    assert record.steps["last"]["reason"] == "no connection"
+
+
+def test_the_steps_are_kept_from_the_last_seconds() -> None:
+    world, first, _ = two()
+    instance_id = dead(world)
+    world.send_batch(world.terminated(instance_id), seconds=RESERVE_SECONDS + 10)
+    assert first.seen["find"].deadline.remaining() <= 5

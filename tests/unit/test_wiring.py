@@ -1,0 +1,207 @@
+"""The application as the environment makes it, over the strict AWS."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from ec2_decommission import handler, wiring
+from ec2_decommission.clients.aws import AwsClients
+from ec2_decommission.deadline import Deadline
+from ec2_decommission.errors import AccessError, ConfigurationError, TransientError
+from testbed.aws import StrictAws, throttled
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+CONFIG: dict[str, Any] = {
+    "name": "f",
+    "route53": {"zone_ids": ["Z1"], "record_names": ["{tag:Name}.example.internal"]},
+    "chef": {"server_url": "http://127.0.0.1:1", "client_name": "c", "node_name": None},
+    "secrets": ["chef_client_key"],
+    "encryption_context": {"FunctionName": "f"},
+}
+
+
+@pytest.fixture(scope="module")
+def aws() -> Iterator[StrictAws]:
+    with StrictAws() as strict:
+        yield strict
+
+
+@pytest.fixture
+def environment(aws: StrictAws, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> StrictAws:
+    aws.reset()
+    for name, value in aws.environ().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("boto3.DEFAULT_SESSION", None)  # it keeps the credentials that it saw first
+    monkeypatch.setattr(handler, "_application", None)
+    monkeypatch.setattr(wiring, "PACKAGE_ROOT", tmp_path)
+    return aws
+
+
+class Context:
+    """Lambda's, as far as it is used."""
+
+    def get_remaining_time_in_millis(self) -> int:
+        return 60_000
+
+
+def configure(monkeypatch: pytest.MonkeyPatch, **config: Any) -> None:
+    monkeypatch.setenv("DECOMMISSION_CONFIG", json.dumps({**CONFIG, **config}))
+
+
+def test_the_whole_story_of_one_instance(environment: StrictAws, monkeypatch: pytest.MonkeyPatch) -> None:
+    route53, dynamodb = environment.client("route53"), environment.client("dynamodb")
+    zone = route53.create_hosted_zone(Name="example.internal", CallerReference="1")["HostedZone"]["Id"]
+    zone = zone.removeprefix("/hostedzone/")
+    dynamodb.create_table(
+        TableName="t",
+        BillingMode="PAY_PER_REQUEST",
+        KeySchema=[{"AttributeName": "instance_id", "KeyType": "HASH"}],
+        AttributeDefinitions=[{"AttributeName": "instance_id", "AttributeType": "S"}],
+    )
+    config = {"zone_ids": [zone], "record_names": ["{tag:Name}.example.internal"]}
+    configure(monkeypatch, route53=config, chef=None, inventory={"table_name": "t"})
+    launched = environment.launch("web-1", "10.0.0.15", emit=False)
+    record = {"Name": "web-1.example.internal", "Type": "A", "TTL": 7, "ResourceRecords": [{"Value": "10.0.0.15"}]}
+    route53.change_resource_record_sets(
+        HostedZoneId=zone, ChangeBatch={"Changes": [{"Action": "CREATE", "ResourceRecordSet": record}]}
+    )
+    recorded = handler.handle(environment.state_change(launched.id, "running"), Context())
+    assert recorded["note"] == "recorded in the inventory"
+    report = handler.handle(environment.terminate(launched.id, emit=False), Context())
+    assert [a["target"] for a in report["steps"][0]["actions"]] == ["A web-1.example.internal. 10.0.0.15"]
+    sets = route53.list_resource_record_sets(HostedZoneId=zone)["ResourceRecordSets"]
+    assert {r["Type"] for r in sets} == {"NS", "SOA"}
+    again = handler.handle({"instance_id": launched.id}, Context())
+    assert again["steps"][0]["status"] == "clean"
+
+
+def test_a_step_whose_secret_is_not_in_the_package_fails_alone(
+    environment: StrictAws, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configure(monkeypatch)
+    report = handler.handle({"instance_id": "i-0123456789abcdef0"}, Context())
+    steps = {step["step"]: step for step in report["steps"]}
+    assert list(steps) == ["route53", "chef"]
+    assert steps["chef"]["status"] == "failed"
+    assert steps["chef"]["reason"] == "the package holds no sealed_secrets.json: build it again with secrets"
+
+
+def test_a_package_without_a_step_that_is_on_does_not_start(
+    environment: StrictAws, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    configure(monkeypatch)
+    (tmp_path / "build_info.json").write_text('{"features": ["route53"]}')
+    with pytest.raises(ConfigurationError, match="built without chef, which the module switches on"):
+        handler.handle({"instance_id": "i-0123456789abcdef0"}, Context())
+    (tmp_path / "build_info.json").write_text('{"features": ["route53", "chef", "consul"]}')
+    assert handler.handle({"instance_id": "i-0123456789abcdef0"}, Context())["steps"]
+
+
+def test_the_application_is_made_once(environment: StrictAws, monkeypatch: pytest.MonkeyPatch) -> None:
+    configure(monkeypatch, chef=None)
+    handler.handle({"instance_id": "i-0123456789abcdef0"}, Context())
+    made = handler._application
+    monkeypatch.setenv("DECOMMISSION_CONFIG", "{")
+    handler.handle({"instance_id": "i-0123456789abcdef0"}, Context())
+    assert handler._application is made
+
+
+def test_records_without_message_ids_do_not_hide_a_wrong_configuration(
+    environment: StrictAws, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DECOMMISSION_CONFIG", "{")
+    assert handler.handle({"Records": [{}, None, {"messageId": "m"}]}, Context()) == {
+        "batchItemFailures": [{"itemIdentifier": "m"}]
+    }
+
+
+def test_the_packages_own_certificates_are_used_where_it_has_any(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(wiring, "PACKAGE_ROOT", tmp_path)
+    assert wiring._verify() is True
+    (tmp_path / "ca_bundle.pem").write_text("x")
+    assert wiring._verify() == str(tmp_path / "ca_bundle.pem")
+
+
+def test_what_fails_to_be_made_is_made_at_the_next_try() -> None:
+    tries: Iterator[Exception | str] = iter([ValueError("no"), "made"])
+
+    def make() -> str:
+        item = next(tries)
+        if isinstance(item, Exception):
+            raise item
+        return item
+
+    get = wiring._once(make)
+    with pytest.raises(ValueError, match="no"):
+        get()
+    assert get() == get() == "made"
+
+
+# The queue
+
+
+def queue(aws: StrictAws) -> tuple[wiring.SqsQueue, Any, str]:
+    sqs = aws.client("sqs")
+    url = sqs.create_queue(QueueName="q")["QueueUrl"]
+    return wiring.SqsQueue(AwsClients(lambda: Deadline.after(60)), url), sqs, url
+
+
+def test_puts_off_more_messages_than_one_call_takes(environment: StrictAws) -> None:
+    own, sqs, url = queue(environment)
+    for number in range(12):
+        sqs.send_message(QueueUrl=url, MessageBody=str(number))
+    received: list[Any] = []
+    while len(received) < 12:
+        received += sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10, VisibilityTimeout=600)["Messages"]
+    environment.reset_calls()
+    own.put_off({m["ReceiptHandle"]: 0 if int(m["Body"]) % 2 else 900 for m in received})
+    assert environment.calls["sqs:ChangeMessageVisibilityBatch"] == 2
+    time.sleep(0.05)
+    again = sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10)["Messages"]
+    assert sorted(int(m["Body"]) for m in again) == [1, 3, 5, 7, 9, 11]
+
+
+def test_a_stale_receipt_harms_no_other(environment: StrictAws) -> None:
+    own, sqs, url = queue(environment)
+    sqs.send_message(QueueUrl=url, MessageBody="x")
+    (message,) = sqs.receive_message(QueueUrl=url, VisibilityTimeout=600)["Messages"]
+    own.put_off({"stale": 5, message["ReceiptHandle"]: 0})
+    assert sqs.receive_message(QueueUrl=url)["Messages"]
+
+
+def test_sends_terminations_as_ec2_would(environment: StrictAws) -> None:
+    own, sqs, url = queue(environment)
+    own.send([{"instance_id": f"i-{n:017x}", "region": "us-east-1"} for n in range(11)])
+    bodies: list[Any] = []
+    while len(bodies) < 11:
+        messages = sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10)["Messages"]
+        bodies += [json.loads(m["Body"]) for m in messages]
+    assert {b["detail"]["instance-id"] for b in bodies} == {f"i-{n:017x}" for n in range(11)}
+    assert {b["detail"]["state"] for b in bodies} == {"terminated"}
+
+
+def test_errors_of_the_queue_are_of_their_kind(environment: StrictAws) -> None:
+    own, _, url = queue(environment)
+    message = [{"instance_id": "i-1"}]
+    with environment.fault(lambda *_: throttled("AccessDenied"), everyone=True):
+        with pytest.raises(AccessError, match="sqs:SendMessage"):
+            own.send(message)
+        with pytest.raises(AccessError, match="sqs:ChangeMessageVisibility"):
+            own.put_off({"r": 1})
+    with (
+        environment.fault(lambda *_: throttled("InvalidAddress"), everyone=True),
+        pytest.raises(TransientError, match="InvalidAddress"),
+    ):
+        own.send(message)
+    environment.client("sqs").delete_queue(QueueUrl=url)
+    with pytest.raises(ConfigurationError, match="the queue does not exist"):
+        own.send(message)
