@@ -1,0 +1,131 @@
+"""The sweep: what it takes for gone, and what brakes it."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from ec2_decommission.config import InstanceFilter, SweepSettings
+from ec2_decommission.errors import TransientError
+from ec2_decommission.handler import FailedError
+from ec2_decommission.identity import Facts, Instance
+from tests.fakes.world import World
+
+EVENT = {"source": "ec2-decommission", "detail-type": "EC2 Decommission Sweep", "detail": {}}
+
+
+def fleet(count: int, settings: SweepSettings | None = None, **more: object) -> tuple[World, list[str]]:
+    world = World(sweep=settings or SweepSettings(), **more)  # type: ignore[arg-type]
+    ids = [world.launch(f"web-{n}") for n in range(count)]
+    for instance_id in ids:
+        world.send(world.running(instance_id))
+    return world, ids
+
+
+def gone(world: World) -> list[str]:
+    return [event["detail"]["instance-id"] for event in world.queue.sent]
+
+
+def test_where_all_live_nothing_is_sent() -> None:
+    world, _ = fleet(3)
+    report = world.send(EVENT)
+    assert report["sweep"] == {"living": 3, "recorded": 3, "refreshed": 0, "allowed": 10, "gone": []}
+    assert gone(world) == []
+
+
+@pytest.mark.parametrize("forgotten", [True, False])
+def test_what_is_gone_is_sent_at_once(forgotten: bool) -> None:
+    world, ids = fleet(3)
+    world.ec2.terminate(ids[1])
+    if forgotten:
+        world.ec2.forget(ids[1])
+    assert world.send(EVENT)["sweep"]["gone"] == [ids[1]]
+    assert gone(world) == [ids[1]]
+    assert world.send_batch(*world.queue.sent).failed == ()
+    assert world.a("web-1") is None
+    assert world.send(EVENT)["sweep"]["gone"] == []
+
+
+def test_what_goes_down_is_not_gone_yet() -> None:
+    world, ids = fleet(2)
+    world.ec2.set_state(ids[0], "shutting-down")
+    assert world.send(EVENT)["sweep"]["gone"] == []
+
+
+def test_what_was_launched_a_moment_ago_counts_as_living() -> None:
+    world, ids = fleet(2)
+    world.time = world.ec2.machines[ids[0]].launch_time + timedelta(minutes=9)
+    world.ec2.terminate(ids[0])
+    world.ec2.forget(ids[0])
+    assert world.send(EVENT)["sweep"]["gone"] == []
+    world.later(timedelta(minutes=2))
+    assert world.send(EVENT)["sweep"]["gone"] == [ids[0]]
+
+
+def test_an_empty_answer_is_not_believed() -> None:
+    world, ids = fleet(2)
+    for instance_id in ids:
+        world.ec2.terminate(instance_id)
+    with pytest.raises(FailedError, match="an empty answer is not believed"):
+        world.send(EVENT)
+    assert gone(world) == []
+
+
+def test_above_the_brake_it_fails_and_sends_nothing_and_an_operator_may_accept() -> None:
+    world, ids = fleet(13, SweepSettings(max_instances=10))
+    for instance_id in ids[:11]:
+        world.ec2.terminate(instance_id)
+    with pytest.raises(FailedError, match="found 11 of 13 recorded instances gone, and one sweep may remove 10"):
+        world.send(EVENT)
+    assert gone(world) == []
+    world.send({"sweep": True, "accept": [ids[0]]})
+    assert gone(world) == sorted(ids[:11])
+
+
+def test_an_operators_dry_run_lists_and_changes_nothing() -> None:
+    world, ids = fleet(2)
+    world.ec2.terminate(ids[0])
+    world.ec2.tag(ids[1], Role="db")
+    report = world.send({"sweep": True, "dry_run": True})
+    assert (report["sweep"]["gone"], report["sweep"]["refreshed"]) == ([ids[0]], 1)
+    assert gone(world) == []
+    assert world.inventory.items[ids[1]].facts.tags == {"Name": "web-1"}
+
+
+def test_what_lives_is_brought_up_to_date_and_what_was_never_told_is_recorded() -> None:
+    world, ids = fleet(1)
+    world.ec2.tag(ids[0], Role="db")
+    new = world.launch("new")
+    assert world.send(EVENT)["sweep"]["refreshed"] == 2
+    assert world.inventory.items[ids[0]].facts.tags == {"Name": "web-0", "Role": "db"}
+    assert world.inventory.items[new].state == "running"
+    assert world.send(EVENT)["sweep"]["refreshed"] == 0
+
+
+def test_what_the_filter_leaves_alone_is_not_recorded() -> None:
+    world, _ = fleet(0, instance_filter=InstanceFilter(exclude_tags={"keep": ("yes",)}))
+    kept = world.launch("web-1", tags={"keep": "yes"})
+    world.send(EVENT)
+    assert kept not in world.inventory.items
+
+
+def test_an_inventory_of_another_region_is_refused() -> None:
+    world, _ = fleet(1)
+    world.inventory.remember_running(Instance("i-0000000000000aaaa").learn(Facts("x", region="eu-west-1")))
+    with pytest.raises(FailedError, match="records instances of eu-west-1, and this function asks EC2 in us-east-1"):
+        world.send(EVENT)
+
+
+@pytest.mark.parametrize("part", ["ec2", "inventory", "queue"])
+def test_what_does_not_answer_fails_the_sweep(part: str) -> None:
+    world, ids = fleet(2)
+    world.ec2.terminate(ids[0])
+
+    def fail(*_: str) -> None:
+        raise TransientError("no connection")
+
+    setattr(getattr(world, part), "fault", fail)  # noqa: B010  # one of three
+    with pytest.raises(FailedError, match="no connection"):
+        world.send(EVENT)
+    assert gone(world) == []
