@@ -652,7 +652,9 @@ def test_with_a_filter_what_nobody_knows_is_left_alone() -> None:
 # Back-off
 
 
-@pytest.mark.parametrize(("count", "seconds"), [(1, 60), (2, 120), (3, 240), (7, 3600), (20, 3600), (10_000, 3600)])
+@pytest.mark.parametrize(
+    ("count", "seconds"), [(1, 60), (2, 120), (3, 240), (7, 3600), (20, 3600), (10_000, 3600), (0, 60), (-3, 60)]
+)
 def test_a_failed_message_waits_longer_with_each_receive(count: int, seconds: int) -> None:
     world = World()
     instance_id = ended(world)

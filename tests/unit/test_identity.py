@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ec2_decommission.identity import Facts, Instance
@@ -79,6 +79,7 @@ def test_the_report_tells_the_identity_without_empty_entries() -> None:
     assert instance.identity() == {"addresses": ["54.1.2.3", "::1"], "name_tag": "web-1", "sources": ["ec2"]}
 
 
+@settings(deadline=None)
 @given(first=facts, second=facts)
 def test_learning_forgets_nothing_and_learning_twice_changes_nothing(first: Facts, second: Facts) -> None:
     once = Instance("i-1").learn(first)

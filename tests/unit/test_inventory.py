@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ec2_decommission.identity import Facts, Instance
@@ -65,6 +65,7 @@ def test_a_record_alone_makes_an_instance() -> None:
 texts = st.lists(st.text(max_size=5), max_size=3, unique=True).map(tuple)
 
 
+@settings(deadline=None)
 @given(
     st.builds(
         Instance,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ec2_decommission.errors import ConfigurationError
@@ -78,6 +78,7 @@ def test_templates_compare_by_their_text() -> None:
     assert repr(Template("a")) == "Template('a')"
 
 
+@settings(deadline=None)
 @given(st.text(alphabet="{}tag:Nameinstance_id .*", max_size=25))
 def test_any_text_is_a_template_or_an_error_of_the_configuration(text: str) -> None:
     try:
