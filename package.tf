@@ -2,6 +2,10 @@
 #
 # Everything here hangs on the build's inputs, never on the zip: a plan needs no zip, and a clean
 # checkout with unchanged inputs plans empty.
+#
+# The price: where the zip was built, the function could not be made, and the next apply runs on another
+# machine, the zip is missing there ("reading ZIP file ... no such file"). Then build it again:
+#   terraform apply -replace='<address of this module>.terraform_data.package[0]'
 
 locals {
   build = var.package.type == "build"

@@ -14,7 +14,7 @@ provider "aws" {
 run "a_build_is_named_by_its_inputs_and_needs_no_zip_at_plan" {
   command = plan
 
-  # Known when the build is: see checks.tf.
+  # Known when the package was built: see checks.tf.
   expect_failures = [check.deployed_code]
 
   assert {
@@ -147,5 +147,37 @@ run "an_s3_object_is_taken_by_its_version" {
   assert {
     condition     = aws_lambda_function.this.s3_bucket == "artifacts" && aws_lambda_function.this.s3_object_version == "7" && aws_lambda_function.this.filename == null
     error_message = "The object is not what the function runs."
+  }
+}
+
+run "secrets_without_a_key_have_one_made" {
+  command = plan
+
+  variables {
+    secrets = { consul_token = { path = "decommission/consul" } }
+  }
+
+  expect_failures = [check.deployed_code]
+
+  assert {
+    condition     = length(aws_kms_key.secrets) == 1 && aws_kms_key.secrets[0].enable_key_rotation && aws_kms_alias.secrets[0].name == "alias/ec2-decommission"
+    error_message = "There is no key to seal the secrets with."
+  }
+}
+
+run "a_given_key_is_the_only_one" {
+  command = plan
+
+  variables {
+    secrets        = { consul_token = { path = "decommission/consul" } }
+    kms_key_arn    = "arn:aws:kms:eu-west-1:123456789012:key/0f1e"
+    create_kms_key = false
+  }
+
+  expect_failures = [check.deployed_code]
+
+  assert {
+    condition     = length(aws_kms_key.secrets) == 0 && output.kms_key_arn == "arn:aws:kms:eu-west-1:123456789012:key/0f1e"
+    error_message = "A second key is made."
   }
 }
