@@ -71,7 +71,7 @@ def test_finds_every_living_instance_for_which_the_template_gives_the_name(
     expected = {
         i for i, name in rendered.items() if name and name.lower() == asked.lower() and not (dead and i == ids[-1])
     }
-    assert bearers(ec2, template, asked) == ({asked.lower(): expected} if expected else {})
+    assert bearers(ec2, template, asked) == ({asked: expected} if expected else {})
 
 
 def test_the_batchs_own_are_never_among_the_living() -> None:

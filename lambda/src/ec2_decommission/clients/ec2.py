@@ -193,8 +193,8 @@ class LivingInEc2:
         return {a: self._interfaces[a] for a in asked if self._interfaces[a]}
 
     def bearers(self, template: Template, names: Iterable[str]) -> Mapping[str, tuple[str, ...]]:
-        asked = {name.lower() for name in names}
-        new = {name for name in asked if (template, name) not in self._bearers}
+        asked = {name: name.lower() for name in names}
+        new = {name for name in asked.values() if (template, name) not in self._bearers}
         if new:
             found: dict[str, dict[str, None]] = {name: {} for name in new}
             for filters in _filters(template, new):
@@ -203,7 +203,7 @@ class LivingInEc2:
                     if name in found and description.instance_id not in self._gone:
                         found[name][description.instance_id] = None
             self._bearers.update({(template, name): tuple(ids) for name, ids in found.items()})
-        return {n: self._bearers[template, n] for n in asked if self._bearers[template, n]}
+        return {name: ids for name, folded in asked.items() if (ids := self._bearers[template, folded])}
 
 
 def _filters(template: Template, names: set[str]) -> Iterator[Mapping[str, Iterable[str]]]:

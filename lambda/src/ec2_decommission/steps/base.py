@@ -105,7 +105,8 @@ class Living(Protocol):
     def bearers(self, template: Template, names: Iterable[str]) -> Mapping[str, tuple[str, ...]]:
         """For each name the ids of the living instances for which the template renders that name.
 
-        Compared without regard to case. No entry where none does. The batch's own instances are never in it.
+        Compared without regard to case; the answer has the names as they were asked for. No entry where none does.
+        The batch's own instances are never in it.
         """
 
 

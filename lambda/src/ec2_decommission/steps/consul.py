@@ -1,9 +1,10 @@
 """The step ``consul``: releases the instance's locks, destroys its sessions, and deregisters its node.
 
 A node is the instance's when its meta ``instance_id`` says so; else, where it bears no id, when its address was
-recorded for the instance and no living interface has it now; else, where no address was recorded, when it bears the
-name that ``node_name`` gives and neither name nor address is a living instance's. Sessions are those of such a
-node, locks the keys under ``lock_prefixes`` that such a session holds. While the node's agent lives, nothing goes.
+recorded for the instance and no living interface has it now (nor one of another VPC, unless the node's name tells
+them apart); else, where no address was recorded, when it bears the name that ``node_name`` gives and neither name
+nor address is a living instance's. Sessions are those of such a node, locks the keys under ``lock_prefixes`` that
+such a session holds. While the node's agent lives, nothing goes.
 
 Locks are released before their session is destroyed, because the end of a session shuts each key that it holds for
 its lock-delay (15 s by default); one that the session holds outside of the prefixes ends so. A key of a session
@@ -276,7 +277,11 @@ class _Judge:
         bare = [(case, node) for case, node in suspects if node.instance_id is None]
         addresses = {address for _, node in bare for address in _addresses(node)}
         self._interfaces = batch.living.interfaces(addresses) if addresses else {}
-        unknown = {node.name for case, node in bare if not _recorded(case.instance)}
+        unknown = {
+            node.name
+            for case, node in bare
+            if not _recorded(case.instance) or any(a in self._interfaces for a in _addresses(node))
+        }
         self._bearers = batch.living.bearers(self._template, unknown) if self._template and unknown else {}
         self._claims: dict[str, str] = {}
 
@@ -301,7 +306,7 @@ class _Judge:
         instance = case.instance
         if node.instance_id:
             return f"it is {node.instance_id}'s by its meta instance_id"
-        owner = self._owner(instance, node)
+        owner = self._owner(case, node)
         recorded = _recorded(instance)
         if recorded and not _shared_address(instance, node):
             told = f" ({owner})" if owner else ""
@@ -316,12 +321,20 @@ class _Judge:
             return f"{bearers[0]}, which lives, would bear that name"
         return None
 
-    def _owner(self, instance: Instance, node: CatalogNode) -> str | None:
+    def _owner(self, case: _Case, node: CatalogNode) -> str | None:
         """In words, who has an address of the node now."""
+        instance = case.instance
         for address in _addresses(node):
-            interface = owner_in(self._interfaces.get(address, ()), instance.vpc_id, instance.instance_id)
+            interfaces = self._interfaces.get(address, ())
+            interface = owner_in(interfaces, instance.vpc_id, instance.instance_id)
             if interface:
                 return f"{address} is {interface.owner}'s now"
+            # Two VPCs may use the same range: there the name has to tell as well.
+            twin = owner_in(interfaces, None, instance.instance_id)
+            if twin and (case.name or "").casefold() != node.name.casefold():
+                return f"{address} is {twin.owner}'s, in another VPC, and the name is not {instance.instance_id}'s"
+            if twin and (bearers := self._bearers.get(node.name)):
+                return f"{address} is {twin.owner}'s, in another VPC, and the name {bearers[0]}'s, which lives"
         return None
 
 

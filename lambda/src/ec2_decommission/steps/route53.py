@@ -1,8 +1,9 @@
 """The step ``route53``: A, AAAA and CNAME records by name, and the PTR records of the instance's addresses.
 
 A value goes when it is an address or DNS name recorded for this instance and no living interface has that address
-now. Where nothing was recorded, a record goes when its name comes from the instance's own tags or id, and neither
-the name nor the address is a living instance's. Deletes are compare-and-swap: the exact set is sent back.
+now: none in its VPC, and no living instance of another VPC that has the record's name as well. Where nothing was
+recorded, a record goes when its name comes from the instance's own tags or id, and neither the name nor the address
+is a living instance's. Deletes are compare-and-swap: the exact set is sent back.
 """
 
 from __future__ import annotations
@@ -90,7 +91,7 @@ class Route53Step:
             for name, address in one.pointers.items():
                 for record in reverse.get(name, ()):
                     if record.type == "PTR":
-                        _decide_pointer(batch, one, record, address, reverse[name], zones)
+                        self._decide_pointer(batch, one, record, address, reverse[name], zones)
         return {i: Finding(tuple(w.removals), tuple(w.left), tuple(w.notes)) for i, w in wanted.items()}
 
     def _wanted(self, instance: Instance) -> _Wanted:
@@ -137,6 +138,8 @@ class Route53Step:
         if mine:
             for value in mine:
                 owner = _owner(batch, instance, record.type, value)
+                if owner is None:
+                    owner = self._twin(batch, instance, record.name, _address_of(record.type, value))
                 if owner:
                     one.left.append(Left(_target(record, value), f"{value} is {owner}'s now"))
                 else:
@@ -178,6 +181,49 @@ class Route53Step:
             for ids in batch.living.bearers(template, [name.rstrip("."), name]).values():
                 return ids[0]
         return None
+
+    def _twin(self, batch: Batch, instance: Instance, name: str, address: str | None) -> str | None:
+        """A living instance of another VPC that has both the address and the name.
+
+        Two VPCs may use the same range; where they share a zone as well, the record is as much the living one's.
+        """
+        if address is None:
+            return None
+        found = batch.living.interfaces([address]).get(address, ())
+        holders = {i.instance_id for i in found if i.instance_id not in (None, instance.instance_id)}
+        if holders:
+            for template in self._settings.record_names:
+                for ids in batch.living.bearers(template, [name.rstrip("."), name]).values():
+                    if mine := holders.intersection(ids):
+                        return f"{min(map(str, mine))} (in another VPC)"
+        return None
+
+    def _decide_pointer(
+        self,
+        batch: Batch,
+        one: _Wanted,
+        record: RecordSet,
+        address: str,
+        siblings: Iterable[RecordSet],
+        zones: Sequence[Zone],
+    ) -> None:
+        """A PTR at the instance's address goes where it points to one of the instance's names."""
+        instance = one.instance
+        reason = _not_ours_at_all(record, siblings, zones)
+        owner = _owner(batch, instance, "PTR", address)
+        if reason or owner:
+            one.left.append(Left(_target(record), reason or f"{address} is {owner}'s now"))
+            return
+        names = {*one.names, *(canonical(name) for name in instance.dns_names)}
+        for value in record.values:
+            twin = self._twin(batch, instance, canonical(value), address)
+            if canonical(value) in names and twin:
+                one.left.append(Left(_target(record, value), f"{address} is {twin}'s now"))
+            elif canonical(value) in names:
+                proof = f"{address} was {instance.instance_id}'s, no living interface has it, and {value} is its name"
+                one.removals.append(_removal(record, value, proof))
+            else:
+                one.left.append(Left(_target(record, value), f"{value} is not a name of {instance.instance_id}"))
 
     def remove(self, batch: Batch, findings: Mapping[str, Finding]) -> Mapping[str, Outcome]:
         tally = _Tally(findings)
@@ -325,30 +371,6 @@ def _not_ours_at_all(record: RecordSet, siblings: Iterable[RecordSet], zones: Se
         if owned and sibling.zone_id == record.zone_id:
             return "external-dns owns the name (TXT heritage=external-dns)"
     return None
-
-
-def _decide_pointer(
-    batch: Batch,
-    one: _Wanted,
-    record: RecordSet,
-    address: str,
-    siblings: Iterable[RecordSet],
-    zones: Sequence[Zone],
-) -> None:
-    """A PTR at the instance's address goes where it points to one of the instance's names."""
-    instance = one.instance
-    reason = _not_ours_at_all(record, siblings, zones)
-    owner = _owner(batch, instance, "PTR", address)
-    if reason or owner:
-        one.left.append(Left(_target(record), reason or f"{address} is {owner}'s now"))
-        return
-    names = {*one.names, *(canonical(name) for name in instance.dns_names)}
-    for value in record.values:
-        if canonical(value) in names:
-            proof = f"{address} was {instance.instance_id}'s, no living interface has it, and {value} is its name"
-            one.removals.append(_removal(record, value, proof))
-        else:
-            one.left.append(Left(_target(record, value), f"{value} is not a name of {instance.instance_id}"))
 
 
 def _recorded(instance: Instance, record_type: str) -> set[str]:

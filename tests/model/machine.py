@@ -1,0 +1,285 @@
+"""The rules by which hypothesis makes histories of a fleet."""
+
+from __future__ import annotations
+
+from collections import Counter
+from datetime import timedelta
+from typing import TYPE_CHECKING, ClassVar
+
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+
+from tests.fakes.ec2 import VPC
+from tests.fakes.world import DOMAIN, FORWARD
+from tests.model.fleet import ADDRESSES, OTHER_VPC, PUBLIC, Fault, Fleet, Message
+from tests.model.ledger import OWN_CLIENT, Body, Setup, dotted
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+SYSTEMS = ("ec2", "route53", "chef", "consul", "inventory", "queue")
+STRANGE = (
+    "record", "value", "alias", "ttl", "external-dns", "pointer", "unrecord", "interface",
+    "chef", "bare chef", "unnode", "unclient", "consul", "bare consul", "key",
+)  # fmt: skip
+
+# Few of each, so that collisions are frequent.
+names = st.sampled_from(["web-1", "web-1", "web-2", "App", OWN_CLIENT])
+addresses = st.sampled_from(ADDRESSES)
+numbers = st.integers(0, 5)
+setups = st.builds(
+    Setup,
+    inventory=st.booleans(),
+    hostname_records=st.booleans(),
+    chef_name=st.sampled_from(["{tag:Name}", "{tag:Name}", None]),
+    delete_client=st.sampled_from([True, True, True, False]),
+    consul_name=st.sampled_from(["{tag:Name}", "{hostname}", None]),
+    deregister=st.booleans(),
+)
+boots = st.fixed_dictionaries(
+    {
+        "dns": st.sampled_from(["upsert", "upsert", "append", "cname", "multi", "public", "hostname", "none"]),
+        "ptr": st.booleans(),
+        "chef": st.sampled_from(["ec2", "ec2", "bare", "client", "none"]),
+        "chef_as": st.sampled_from(["name", "name", "a"]),
+        "consul": st.sampled_from(["meta", "bare", "bare", "agentless", "none"]),
+        "consul_as": st.sampled_from(["name", "hostname"]),
+        "sessions": st.lists(
+            st.sampled_from(["lock", "delete", "checked", "outside", "semaphore", "idle"]), max_size=2, unique=True
+        ),
+    }
+)
+
+
+class Histories(RuleBasedStateMachine):
+    """A history of a small fleet. Every call of the function is judged; at the end all is settled."""
+
+    told: ClassVar[Counter[str]] = Counter()
+
+    fleet: Fleet
+    broken = True
+
+    @initialize(setup=setups)
+    def begin(self, setup: Setup) -> None:
+        self.fleet = Fleet(setup)
+        self.broken = False
+
+    def teardown(self) -> None:
+        if not hasattr(self, "fleet"):
+            return
+        if not self.broken:
+            self.fleet.settle()
+        self.told["histories"] += 1
+        self.told.update(self.fleet.seen)
+
+    def _guarded(self) -> None:
+        self.told["steps"] += 1
+
+    # Who there is
+
+    def _bodies(self, *, alive: bool) -> list[Body]:
+        return [b for b in self.fleet.ledger.bodies.values() if b.alive == alive and b.name != "anchor"]
+
+    def _one(self, number: int, *, alive: bool) -> Body:
+        bodies = self._bodies(alive=alive)
+        return bodies[number % len(bodies)]
+
+    def _some_live(self) -> bool:
+        return bool(self._bodies(alive=True))
+
+    def _some_died(self) -> bool:
+        return bool(self._bodies(alive=False))
+
+    def _some_wait(self) -> bool:
+        return bool(self.fleet.queue)
+
+    # The fleet
+
+    @rule(
+        name=st.one_of(names, names, names, st.none()),
+        address=addresses,
+        elsewhere=st.sampled_from([False, False, False, False, True]),
+        public=st.sampled_from([None, None, *PUBLIC]),
+        boot=boots,
+    )
+    def launch(
+        self, name: str | None, address: str, elsewhere: bool, public: str | None, boot: dict[str, object]
+    ) -> None:
+        self._guarded()
+        fleet, vpc_id = self.fleet, OTHER_VPC if elsewhere else VPC
+        if not fleet.free(address, vpc_id) or len(self._bodies(alive=True)) >= 5:
+            return
+        if public and any(public in i.addresses for i in fleet.world.ec2.network_interfaces.values()):
+            public = None
+        self._boot(fleet.launch(name, address, vpc_id, public), boot)
+
+    @precondition(_some_live)
+    @rule(number=numbers, boot=boots)
+    def boot_again(self, number: int, boot: dict[str, object]) -> None:
+        self._guarded()
+        self._boot(self._one(number, alive=True), boot)
+
+    def _boot(self, body: Body, boot: dict[str, object]) -> None:
+        self.fleet.boot(body, **boot)  # type: ignore[arg-type]
+
+    @precondition(_some_live)
+    @rule(number=numbers, lives_on=st.sampled_from([False, False, True]), lost=st.sampled_from([False, False, True]))
+    def terminate(self, number: int, lives_on: bool, lost: bool) -> None:
+        self._guarded()
+        self.fleet.terminate(self._one(number, alive=True), agent_lives_on=lives_on)
+        if lost:
+            self.fleet.queue.pop()
+
+    @precondition(_some_live)
+    @rule(number=numbers, address=addresses, boot=boots, keep_address=st.booleans(), event_first=st.booleans())
+    def replace(
+        self, number: int, address: str, boot: dict[str, object], keep_address: bool, event_first: bool
+    ) -> None:
+        """An auto-scaled replacement bears the name, before or after the end of the old one is told."""
+        self._guarded()
+        old = self._one(number, alive=True)
+        self.fleet.terminate(old)
+        if event_first:
+            self.fleet.answer(self.fleet.queue[-1:])
+        address = old.address if keep_address else address
+        if self.fleet.free(address, old.vpc_id):
+            self._boot(self.fleet.launch(old.name, address, old.vpc_id), boot)
+
+    @precondition(_some_live)
+    @rule(number=numbers, state=st.sampled_from(["stopped", "running"]))
+    def stop_or_start(self, number: int, state: str) -> None:
+        self._guarded()
+        self.fleet.world.ec2.set_state(self._one(number, alive=True).instance_id, state)
+
+    @precondition(_some_live)
+    @rule(number=numbers)
+    def crash_agents(self, number: int) -> None:
+        self._guarded()
+        self.fleet.kill_agents(self._one(number, alive=True))
+
+    @precondition(_some_live)
+    @rule(number=numbers, name=names)
+    def name_late(self, number: int, name: str) -> None:
+        self._guarded()
+        body = self._one(number, alive=True)
+        if body.name is None:
+            body.name = name
+            self.fleet.world.ec2.tag(body.instance_id, Name=name)
+
+    @precondition(_some_died)
+    @rule(number=numbers, what=st.sampled_from(["tags", "all", "agents"]))
+    def fade(self, number: int, what: str) -> None:
+        """EC2 forgets, and agents that lived on die."""
+        self._guarded()
+        body, ec2 = self._one(number, alive=False), self.fleet.world.ec2
+        if what == "agents":
+            self.fleet.kill_agents(body)
+        elif body.instance_id in ec2.machines:
+            if what == "tags":
+                ec2.forget_tags(body.instance_id)
+            else:
+                ec2.forget(body.instance_id)
+
+    @rule(minutes=st.sampled_from([5, 60, 60 * 24 * 31]))
+    def time_passes(self, minutes: int) -> None:
+        self._guarded()
+        world = self.fleet.world
+        world.time += timedelta(minutes=minutes)
+        world.inventory.expire()
+        world.consul.sync()
+
+    # Strangers
+
+    @rule(act=st.sampled_from(STRANGE), name=names, address=addresses)
+    def meddle(self, act: str, name: str, address: str) -> None:
+        self._guarded()
+        self.fleet.meddle(act, name, address)
+
+    # Delivery
+
+    @precondition(_some_wait)
+    @rule(picks=st.lists(st.integers(0, 9), min_size=1, max_size=4), keep=st.booleans(), rehearse=st.booleans())
+    def deliver(self, picks: list[int], keep: bool, rehearse: bool) -> None:
+        self._guarded()
+        self.fleet.answer(self._picked(picks), keep=keep, rehearse=rehearse)
+
+    @precondition(_some_wait)
+    @rule(rehearse=st.booleans())
+    def deliver_all(self, rehearse: bool) -> None:
+        self._guarded()
+        self.fleet.answer(self.fleet.queue[:], rehearse=rehearse)
+
+    @precondition(_some_wait)
+    @rule(pick=st.integers(0, 9))
+    def lose(self, pick: int) -> None:
+        self._guarded()
+        del self.fleet.queue[pick % len(self.fleet.queue)]
+
+    @rule(number=numbers, kind=st.sampled_from(["running", "terminated"]))
+    def tell_again(self, number: int, kind: str) -> None:
+        """A late or doubled event, or one that is not true."""
+        self._guarded()
+        bodies = [b for b in self.fleet.ledger.bodies.values() if b.name != "anchor"]
+        if bodies:
+            self.fleet.emit(kind, bodies[number % len(bodies)])
+
+    def _picked(self, picks: Iterable[int]) -> list[Message]:
+        queue = self.fleet.queue
+        return [queue[p] for p in dict.fromkeys(pick % len(queue) for pick in picks)]
+
+    # Faults
+
+    @precondition(_some_wait)
+    @rule(
+        picks=st.lists(st.integers(0, 9), min_size=1, max_size=4),
+        error=st.sampled_from(["transient", "rights", "bug", "killed"]),
+        at=st.one_of(st.integers(1, 25), st.frozensets(st.sampled_from(SYSTEMS), min_size=1, max_size=2)),
+    )
+    def deliver_with_fault(self, picks: list[int], error: str, at: int | frozenset[str]) -> None:
+        self._guarded()
+        self.fleet.fault = Fault(error, countdown=at) if isinstance(at, int) else Fault(error, systems=at)
+        self.fleet.answer(self._picked(picks))
+        self.fleet.fault = None
+
+    @precondition(lambda self: self._some_wait() and self._some_live())
+    @rule(
+        picks=st.lists(st.integers(0, 9), min_size=1, max_size=4),
+        number=numbers,
+        act=st.sampled_from(["boot", "ttl", "value", "record", "key", "unrecord"]),
+        boot=boots,
+    )
+    def deliver_with_race(self, picks: list[int], number: int, act: str, boot: dict[str, object]) -> None:
+        """While the function is between its look and its change, a living namesake or a stranger writes."""
+        self._guarded()
+        body = self._one(number, alive=True)
+
+        def race() -> None:
+            plain = (FORWARD, dotted(f"{body.name}.{DOMAIN}"), "A", "")
+            same = boot["dns"] in ("upsert", "append") and self.fleet.records().get(plain) == (body.address,)
+            if act != "boot":
+                self.fleet.meddle(act, body.name or "web-1", body.address)
+            elif not same:  # to write what is there already cannot be noticed
+                self._boot(body, {**boot, "chef": "none"})
+
+        self.fleet.race = race
+        self.fleet.answer(self._picked(picks))
+        self.fleet.race = None
+
+    # Operators, and the sweep
+
+    @precondition(_some_died)
+    @rule(number=numbers)
+    def operate(self, number: int) -> None:
+        self._guarded()
+        self.fleet.operate_twice(self._one(number, alive=False))
+
+    @precondition(_some_live)
+    @rule(number=numbers, dry_run=st.booleans())
+    def operate_on_the_living(self, number: int, dry_run: bool) -> None:
+        self._guarded()
+        self.fleet.operate(self._one(number, alive=True), dry_run=dry_run)
+
+    @rule(dry_run=st.booleans())
+    def sweep(self, dry_run: bool) -> None:
+        self._guarded()
+        self.fleet.sweep(dry_run=dry_run)
