@@ -57,22 +57,20 @@ class Histories(RuleBasedStateMachine):
     told: ClassVar[Counter[str]] = Counter()
 
     fleet: Fleet
-    broken = True
 
     @initialize(setup=setups)
     def begin(self, setup: Setup) -> None:
         self.fleet = Fleet(setup)
-        self.broken = False
 
     def teardown(self) -> None:
         if not hasattr(self, "fleet"):
             return
-        if not self.broken:
+        if not self.fleet.broken:
             self.fleet.settle()
         self.told["histories"] += 1
         self.told.update(self.fleet.seen)
 
-    def _guarded(self) -> None:
+    def _count(self) -> None:
         self.told["steps"] += 1
 
     # Who there is
@@ -105,7 +103,7 @@ class Histories(RuleBasedStateMachine):
     def launch(
         self, name: str | None, address: str, elsewhere: bool, public: str | None, boot: dict[str, object]
     ) -> None:
-        self._guarded()
+        self._count()
         fleet, vpc_id = self.fleet, OTHER_VPC if elsewhere else VPC
         if not fleet.free(address, vpc_id) or len(self._bodies(alive=True)) >= 5:
             return
@@ -116,7 +114,7 @@ class Histories(RuleBasedStateMachine):
     @precondition(_some_live)
     @rule(number=numbers, boot=boots)
     def boot_again(self, number: int, boot: dict[str, object]) -> None:
-        self._guarded()
+        self._count()
         self._boot(self._one(number, alive=True), boot)
 
     def _boot(self, body: Body, boot: dict[str, object]) -> None:
@@ -125,7 +123,7 @@ class Histories(RuleBasedStateMachine):
     @precondition(_some_live)
     @rule(number=numbers, lives_on=st.sampled_from([False, False, True]), lost=st.sampled_from([False, False, True]))
     def terminate(self, number: int, lives_on: bool, lost: bool) -> None:
-        self._guarded()
+        self._count()
         self.fleet.terminate(self._one(number, alive=True), agent_lives_on=lives_on)
         if lost:
             self.fleet.queue.pop()
@@ -136,7 +134,7 @@ class Histories(RuleBasedStateMachine):
         self, number: int, address: str, boot: dict[str, object], keep_address: bool, event_first: bool
     ) -> None:
         """An auto-scaled replacement bears the name, before or after the end of the old one is told."""
-        self._guarded()
+        self._count()
         old = self._one(number, alive=True)
         self.fleet.terminate(old)
         if event_first:
@@ -146,53 +144,46 @@ class Histories(RuleBasedStateMachine):
             self._boot(self.fleet.launch(old.name, address, old.vpc_id), boot)
 
     @precondition(_some_live)
-    @rule(number=numbers, state=st.sampled_from(["stopped", "running"]))
-    def stop_or_start(self, number: int, state: str) -> None:
-        self._guarded()
-        self.fleet.world.ec2.set_state(self._one(number, alive=True).instance_id, state)
-
-    @precondition(_some_live)
-    @rule(number=numbers)
-    def crash_agents(self, number: int) -> None:
-        self._guarded()
-        self.fleet.kill_agents(self._one(number, alive=True))
-
-    @precondition(_some_live)
-    @rule(number=numbers, name=names)
-    def name_late(self, number: int, name: str) -> None:
-        self._guarded()
-        body = self._one(number, alive=True)
-        if body.name is None:
-            body.name = name
-            self.fleet.world.ec2.tag(body.instance_id, Name=name)
-
-    @precondition(_some_died)
-    @rule(number=numbers, what=st.sampled_from(["tags", "all", "agents"]))
-    def fade(self, number: int, what: str) -> None:
-        """EC2 forgets, and agents that lived on die."""
-        self._guarded()
-        body, ec2 = self._one(number, alive=False), self.fleet.world.ec2
-        if what == "agents":
+    @rule(number=numbers, what=st.sampled_from(["stop", "start", "crash", "name"]), name=names)
+    def change(self, number: int, what: str, name: str) -> None:
+        """An instance is stopped or started, its agents crash, or its Name tag comes late."""
+        self._count()
+        body, ec2 = self._one(number, alive=True), self.fleet.world.ec2
+        if what == "crash":
             self.fleet.kill_agents(body)
-        elif body.instance_id in ec2.machines:
-            if what == "tags":
-                ec2.forget_tags(body.instance_id)
-            else:
-                ec2.forget(body.instance_id)
+        elif what == "name":
+            if body.name is None:
+                body.name = name
+                ec2.tag(body.instance_id, Name=name)
+        else:
+            ec2.set_state(body.instance_id, "stopped" if what == "stop" else "running")
 
-    @rule(minutes=st.sampled_from([5, 60, 60 * 24 * 31]))
-    def time_passes(self, minutes: int) -> None:
-        self._guarded()
+    @rule(
+        number=numbers,
+        what=st.sampled_from(["tags", "instance", "agents", "time"]),
+        minutes=st.sampled_from([5, 60, 60 * 24 * 31]),
+    )
+    def fade(self, number: int, what: str, minutes: int) -> None:
+        """EC2 forgets, agents that lived on die, time passes."""
+        self._count()
         world = self.fleet.world
-        world.time += timedelta(minutes=minutes)
-        world.inventory.expire()
-        world.consul.sync()
+        if what == "time":
+            world.time += timedelta(minutes=minutes)
+            world.inventory.expire()
+            world.consul.sync()
+        elif self._some_died():
+            body = self._one(number, alive=False)
+            if what == "agents":
+                self.fleet.kill_agents(body)
+            elif body.instance_id in world.ec2.machines:
+                forget = world.ec2.forget_tags if what == "tags" else world.ec2.forget
+                forget(body.instance_id)
 
     # Strangers
 
     @rule(act=st.sampled_from(STRANGE), name=names, address=addresses)
     def meddle(self, act: str, name: str, address: str) -> None:
-        self._guarded()
+        self._count()
         self.fleet.meddle(act, name, address)
 
     # Delivery
@@ -200,28 +191,25 @@ class Histories(RuleBasedStateMachine):
     @precondition(_some_wait)
     @rule(picks=st.lists(st.integers(0, 9), min_size=1, max_size=4), keep=st.booleans(), rehearse=st.booleans())
     def deliver(self, picks: list[int], keep: bool, rehearse: bool) -> None:
-        self._guarded()
+        self._count()
         self.fleet.answer(self._picked(picks), keep=keep, rehearse=rehearse)
 
     @precondition(_some_wait)
     @rule(rehearse=st.booleans())
     def deliver_all(self, rehearse: bool) -> None:
-        self._guarded()
+        self._count()
         self.fleet.answer(self.fleet.queue[:], rehearse=rehearse)
 
-    @precondition(_some_wait)
-    @rule(pick=st.integers(0, 9))
-    def lose(self, pick: int) -> None:
-        self._guarded()
-        del self.fleet.queue[pick % len(self.fleet.queue)]
-
-    @rule(number=numbers, kind=st.sampled_from(["running", "terminated"]))
-    def tell_again(self, number: int, kind: str) -> None:
-        """A late or doubled event, or one that is not true."""
-        self._guarded()
+    @rule(number=st.integers(0, 9), what=st.sampled_from(["lost", "running", "terminated"]))
+    def go_astray(self, number: int, what: str) -> None:
+        """An event is lost, or comes late, a second time, or is not true."""
+        self._count()
+        queue = self.fleet.queue
         bodies = [b for b in self.fleet.ledger.bodies.values() if b.name != "anchor"]
-        if bodies:
-            self.fleet.emit(kind, bodies[number % len(bodies)])
+        if what != "lost" and bodies:
+            self.fleet.emit(what, bodies[number % len(bodies)])
+        elif queue and queue[number % len(queue)].receive_count == 1:  # once in the queue, none is lost
+            del queue[number % len(queue)]
 
     def _picked(self, picks: Iterable[int]) -> list[Message]:
         queue = self.fleet.queue
@@ -233,10 +221,12 @@ class Histories(RuleBasedStateMachine):
     @rule(
         picks=st.lists(st.integers(0, 9), min_size=1, max_size=4),
         error=st.sampled_from(["transient", "rights", "bug", "killed"]),
-        at=st.one_of(st.integers(1, 25), st.frozensets(st.sampled_from(SYSTEMS), min_size=1, max_size=2)),
+        at=st.one_of(
+            st.integers(1, 12), st.integers(5, 25), st.frozensets(st.sampled_from(SYSTEMS), min_size=1, max_size=2)
+        ),
     )
     def deliver_with_fault(self, picks: list[int], error: str, at: int | frozenset[str]) -> None:
-        self._guarded()
+        self._count()
         self.fleet.fault = Fault(error, countdown=at) if isinstance(at, int) else Fault(error, systems=at)
         self.fleet.answer(self._picked(picks))
         self.fleet.fault = None
@@ -250,7 +240,7 @@ class Histories(RuleBasedStateMachine):
     )
     def deliver_with_race(self, picks: list[int], number: int, act: str, boot: dict[str, object]) -> None:
         """While the function is between its look and its change, a living namesake or a stranger writes."""
-        self._guarded()
+        self._count()
         body = self._one(number, alive=True)
 
         def race() -> None:
@@ -270,16 +260,16 @@ class Histories(RuleBasedStateMachine):
     @precondition(_some_died)
     @rule(number=numbers)
     def operate(self, number: int) -> None:
-        self._guarded()
+        self._count()
         self.fleet.operate_twice(self._one(number, alive=False))
 
     @precondition(_some_live)
     @rule(number=numbers, dry_run=st.booleans())
     def operate_on_the_living(self, number: int, dry_run: bool) -> None:
-        self._guarded()
+        self._count()
         self.fleet.operate(self._one(number, alive=True), dry_run=dry_run)
 
     @rule(dry_run=st.booleans())
     def sweep(self, dry_run: bool) -> None:
-        self._guarded()
+        self._count()
         self.fleet.sweep(dry_run=dry_run)
