@@ -198,13 +198,23 @@ class Ledger:
 
     # What a run may remove
 
-    def judge(self, before: View, after: View, batch: Iterable[str], unread: Set[str]) -> None:
-        """Raises Violation unless every difference is the removal of what is the dead's."""
+    def judge(self, before: View, after: View, batch: Iterable[str], unread: Set[str], start: View) -> None:
+        """Raises Violation unless every difference is the removal of what is the dead's.
+
+        Args:
+            before: the world when the run began; after a race, when that was through.
+            unread: the systems of which a call failed.
+            start: the world when the run began.
+        """
         ids = [i for i in batch if i in self.bodies and not self.bodies[i].alive]
-        known = {i: self.known(before, i, unread) for i in ids}
+        known = {i: self.known(before, i) for i in ids}
+        # Whatever failed may have been read before, or not at all.
+        known |= {f"{i}, seen in part": self.known(before, i, unread) for i in ids if unread}
+        if start is not before:
+            known |= {f"{i}, seen before the race": self.known(start, i) for i in ids}
         self._judge_records(before, after, known)
         self._judge_chef(before, after, known)
-        self._judge_consul(before, after, known)
+        self._judge_consul(before, after, known, raced=start is not before)
 
     def _judge_records(self, before: View, after: View, known: Mapping[str, Known]) -> None:
         for key in after.records:
@@ -235,9 +245,9 @@ class Ledger:
                 f"{told} was removed, which a stranger made",
             )
             return
-        dead = self.bodies[owner]
-        for holder in self.holders(str(address), dead.vpc_id, public=address == dead.public):
-            raise Violation(f"{told} was removed, and {holder.instance_id if holder else 'an interface'} has it now")
+        dead = [self.bodies[i] for i in {owner, *known} if i in self.bodies and address in self.bodies[i].addresses]
+        holders = [self.holders(str(address), body.vpc_id, public=address == body.public) for body in dead]
+        _demand(not all(holders), f"{told} was removed, and {holders} has it now")
         label = dotted(value if kind == "PTR" else name)
         twins = [h.instance_id for h in self.holders(str(address), None) if h and self.has_name(h, label)]
         _demand(not twins, f"{told} was removed; {twins} in another VPC has both name and address")
@@ -294,7 +304,12 @@ class Ledger:
             name in self.chef_names(one) and not foreign(node, one) for one in known.values()
         )
 
-    def _judge_consul(self, before: View, after: View, known: Mapping[str, Known]) -> None:
+    def _judge_consul(self, before: View, after: View, known: Mapping[str, Known], *, raced: bool) -> None:
+        def judge(session: Session) -> None:
+            # In a race a session of the dead may hang on what is by now a living one's node.
+            if not raced or self.sessions[session.session_id] not in known:
+                self._judge_node(before, before.consul_nodes[session.node], known)
+
         for name, node in after.consul_nodes.items():
             _demand(before.consul_nodes.get(name) == node, f"Consul node {name} was made or changed")
         for session_id in after.sessions:
@@ -307,7 +322,7 @@ class Ledger:
             self._judge_node(before, before.consul_nodes[name], known)
         ended = set(before.sessions) - set(after.sessions)
         for session_id in ended:
-            self._judge_node(before, before.consul_nodes[before.sessions[session_id].node], known)
+            judge(before.sessions[session_id])
         for name in after.keys:
             _demand(name in before.keys, f"key {name} was made")
         for name, key in before.keys.items():
@@ -319,7 +334,7 @@ class Ledger:
                 session = before.sessions.get(name.rpartition("/")[2])
             _demand(session is not None, f"key {name} was changed, which no session holds")
             assert session is not None
-            self._judge_node(before, before.consul_nodes[session.node], known)
+            judge(session)
             if now is None:
                 own = key.flags == SEMAPHORE and name.endswith(f"/{session.session_id}")
                 _demand(own or session.behavior == "delete", f"key {name} was deleted")
@@ -385,7 +400,7 @@ class Ledger:
                 provable = self._provable(known, key, value, values, names)
                 _demand(not provable, f"{kind} {name} {value} is provably {instance_id}'s, and was left: {reason!r}")
         for key, (_, values) in before.records.items():
-            if key not in after.records and key[1] in names and key[2] == "A":
+            if not known.addresses and key not in after.records and key[1] in names and key[2] == "A":
                 proven |= set(values)
         for address in proven:
             key = (REVERSE, pointer(address), "PTR", "")

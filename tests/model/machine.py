@@ -24,7 +24,7 @@ STRANGE = (
 )  # fmt: skip
 
 # Few of each, so that collisions are frequent.
-names = st.sampled_from(["web-1", "web-1", "web-2", "App", OWN_CLIENT])
+names = st.sampled_from(["web-1", "web-1", "web-1", "App", "web-2", OWN_CLIENT])
 addresses = st.sampled_from(ADDRESSES)
 numbers = st.integers(0, 5)
 setups = st.builds(
@@ -38,7 +38,9 @@ setups = st.builds(
 )
 boots = st.fixed_dictionaries(
     {
-        "dns": st.sampled_from(["upsert", "upsert", "append", "cname", "multi", "public", "hostname", "none"]),
+        "dns": st.sampled_from(
+            ["upsert", "append", "upsert", "append", "cname", "multi", "public", "hostname", "none"]
+        ),
         "ptr": st.booleans(),
         "chef": st.sampled_from(["ec2", "ec2", "bare", "client", "none"]),
         "chef_as": st.sampled_from(["name", "name", "a"]),
@@ -58,9 +60,14 @@ class Histories(RuleBasedStateMachine):
 
     fleet: Fleet
 
-    @initialize(setup=setups)
-    def begin(self, setup: Setup) -> None:
+    @initialize(setup=setups, first=st.lists(boots, max_size=len(ADDRESSES)), told=st.booleans())
+    def begin(self, setup: Setup, first: list[dict[str, object]], told: bool) -> None:
+        """Some namesakes run already."""
         self.fleet = Fleet(setup)
+        for boot, address in zip(first, ADDRESSES, strict=False):
+            self._boot(self.fleet.launch("web-1", address), boot)
+        if told:
+            self.fleet.answer(self.fleet.queue[:])
 
     def teardown(self) -> None:
         if not hasattr(self, "fleet"):
@@ -181,10 +188,14 @@ class Histories(RuleBasedStateMachine):
 
     # Strangers
 
-    @rule(act=st.sampled_from(STRANGE), name=names, address=addresses)
-    def meddle(self, act: str, name: str, address: str) -> None:
+    @rule(act=st.sampled_from(STRANGE), number=numbers)
+    def meddle(self, act: str, number: int) -> None:
+        """Somebody does by hand what looks like an instance's."""
         self._count()
-        self.fleet.meddle(act, name, address)
+        bodies = [b for b in self.fleet.ledger.bodies.values() if b.name != "anchor"]
+        if bodies:
+            body = bodies[number % len(bodies)]
+            self.fleet.meddle(act, body.name or "web-1", body.address)
 
     # Delivery
 
@@ -231,29 +242,34 @@ class Histories(RuleBasedStateMachine):
         self.fleet.answer(self._picked(picks))
         self.fleet.fault = None
 
-    @precondition(lambda self: self._some_wait() and self._some_live())
+    @precondition(_some_wait)
     @rule(
-        picks=st.lists(st.integers(0, 9), min_size=1, max_size=4),
-        number=numbers,
-        act=st.sampled_from(["boot", "ttl", "value", "record", "key", "unrecord"]),
+        picks=st.lists(st.integers(0, 9), min_size=1, max_size=3),
+        act=st.sampled_from(["boot", "boot", "ttl", "value", "record", "key", "unrecord"]),
         boot=boots,
+        after=st.integers(0, 2),
     )
-    def deliver_with_race(self, picks: list[int], number: int, act: str, boot: dict[str, object]) -> None:
+    def deliver_with_race(self, picks: list[int], act: str, boot: dict[str, object], after: int) -> None:
         """While the function is between its look and its change, a living namesake or a stranger writes."""
         self._count()
-        body = self._one(number, alive=True)
-
-        def race() -> None:
-            plain = (FORWARD, dotted(f"{body.name}.{DOMAIN}"), "A", "")
-            same = boot["dns"] in ("upsert", "append") and self.fleet.records().get(plain) == (body.address,)
-            if act != "boot":
-                self.fleet.meddle(act, body.name or "web-1", body.address)
-            elif not same:  # to write what is there already cannot be noticed
-                self._boot(body, {**boot, "chef": "none"})
-
-        self.fleet.race = race
-        self.fleet.answer(self._picked(picks))
+        messages = self._picked(picks)
+        ended = [self.fleet.ledger.bodies[m.instance_id] for m in messages if m.kind == "terminated"]
+        if ended:
+            self.fleet.race = lambda: self._race(ended[0], act, boot)
+            self.fleet.race_after = after
+        self.fleet.answer(messages)
         self.fleet.race = None
+
+    def _race(self, ended: Body, act: str, boot: dict[str, object]) -> None:
+        if act != "boot":
+            self.fleet.meddle(act, ended.name or "web-1", ended.address)
+            return
+        for body in self._bodies(alive=True):
+            plain = (FORWARD, dotted(f"{body.name}.{DOMAIN}"), "A", "")
+            same = self.fleet.records().get(plain) == (body.address,)  # to write that again cannot be noticed
+            if body.name == ended.name:
+                self._boot(body, {**boot, "chef": "none", **({"dns": "none"} if same else {})})
+                return
 
     # Operators, and the sweep
 

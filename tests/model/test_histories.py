@@ -17,7 +17,7 @@ from hypothesis.stateful import run_state_machine_as_test
 from tests.model.machine import Histories
 
 HISTORIES = int(os.environ.get("MODEL_HISTORIES", "1000"))
-STEPS = 25
+STEPS = 40
 PARTS = 4
 
 
