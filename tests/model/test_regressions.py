@@ -91,3 +91,18 @@ def test_an_agent_that_lives_in_another_vpc_does_not_hold_the_message() -> None:
     fleet.terminate(old)
     settle(fleet)
     assert not fleet.queue
+
+
+def test_a_dry_run_tells_the_actions_in_the_order_of_the_real_one() -> None:
+    """One batch: the first has a pointer only, so the reverse zone is changed first, for both."""
+    fleet = Fleet(Setup())
+    first, second = fleet.launch("web-1", "10.0.0.5"), fleet.launch("web-2", "10.0.0.6")
+    fleet.boot(first, chef="none", consul="none")
+    fleet.boot(second, chef="none", consul="none")
+    fleet.answer(fleet.queue[:])
+    fleet.meddle("unrecord", "web-1", "10.0.0.5")
+    fleet.terminate(first)
+    fleet.terminate(second)
+    fleet.answer(fleet.queue[:], rehearse=True)
+    assert fleet.seen["dry runs compared"] == 2
+    settle(fleet)

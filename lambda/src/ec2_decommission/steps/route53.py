@@ -281,10 +281,11 @@ _Records = dict[RecordSet, _Owners]
 
 
 class _Tally:
-    """What became of each instance's removals, gathered over zones and batches."""
+    """What became of each instance's removals, gathered over zones and batches, told in the order of the finding."""
 
-    def __init__(self, instance_ids: Iterable[str]) -> None:
-        self._removed: dict[str, list[Removal]] = {i: [] for i in instance_ids}
+    def __init__(self, findings: Mapping[str, Finding]) -> None:
+        self._order = {i: {removal: n for n, removal in enumerate(f.removals)} for i, f in findings.items()}
+        self._removed: dict[str, list[Removal]] = {i: [] for i in findings}
         self._left: dict[str, list[Left]] = {i: [] for i in self._removed}
         self._errors: dict[str, list[str]] = {i: [] for i in self._removed}
 
@@ -298,6 +299,8 @@ class _Tally:
         self._errors[instance_id].append(error)
 
     def outcomes(self) -> dict[str, Outcome]:
+        for instance_id, order in self._order.items():
+            self._removed[instance_id].sort(key=lambda removal: order.get(removal, len(order)))
         return {
             i: Outcome(tuple(self._removed[i]), tuple(self._left[i]), tuple(self._errors[i])) for i in self._removed
         }
