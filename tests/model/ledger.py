@@ -397,11 +397,12 @@ class Ledger:
             if (zone, name, "TXT", "") in after.records:
                 continue
             for value in values:
-                provable = self._provable(known, key, value, values, names)
+                # As the set was found: others of the batch may have had their values in it.
+                provable = self._provable(known, key, value, before.records[key][1])
                 _demand(not provable, f"{kind} {name} {value} is provably {instance_id}'s, and was left: {reason!r}")
         for key, (_, values) in before.records.items():
             if not known.addresses and key not in after.records and key[1] in names and key[2] == "A":
-                proven |= set(values)
+                proven |= {value for value in values if self._provable(known, key, value, values)}
         for address in proven:
             key = (REVERSE, pointer(address), "PTR", "")
             for value in after.records.get(key, ("", ()))[1]:
@@ -414,7 +415,7 @@ class Ledger:
                 mine = dotted(value) in names | known.dns_names
                 _demand(held or not mine, f"{told} {value} is provably {instance_id}'s, and was left: {reason!r}")
 
-    def _provable(self, known: Known, key: RecordKey, value: str, values: tuple[str, ...], names: set[str]) -> bool:
+    def _provable(self, known: Known, key: RecordKey, value: str, values: tuple[str, ...]) -> bool:
         _, name, kind, _ = key
         address = address_of(kind, name, value)
         if address is None:
