@@ -469,11 +469,12 @@ class Fleet:
         """Each step that has finished now has removed all that is provable, and tells of the rest."""
         body = self.ledger.bodies[report["instance_id"]]
         failed = {s["step"] for r in all_reports for s in r["steps"] if s["status"] == "failed"}
-        if body.alive or self._raced or report.get("errors") or self._unread:
+        if body.alive or self._raced or report.get("errors"):
             return
         after = View.of(self.world)
         for step in report["steps"]:
-            if step["step"] not in failed and "settled_at" not in step:
+            blind = self._unread - {step["step"]}  # what another system did not tell, the retry will know
+            if step["step"] not in failed and "settled_at" not in step and not blind:
                 self.ledger.owed(step["step"], before, after, body.instance_id, step["reason"] or "")
                 self.seen[f"{step['step']} {step['status']}"] += 1
 

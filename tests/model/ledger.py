@@ -150,6 +150,20 @@ class Ledger:
             return []
         return [b for b in self.living() if (rendered(template, b.name, b.hostname) or "").lower() == name.lower()]
 
+    def owners(self, world: World) -> set[str]:
+        """Whose there is something: records, Chef nodes and clients, sessions."""
+        view = View.of(world)
+        found = {
+            self.values[key, v]
+            for key, (_, values) in view.records.items()
+            for v in values
+            if (key, v) in self.values
+        }
+        found |= {self.chef_nodes[name] for name in view.chef_nodes} | {
+            self.chef_clients[n] for n in view.chef_clients
+        }
+        return found | {self.sessions[session_id] for session_id in view.sessions}
+
     def known(self, view: View, instance_id: str, unread: Set[str] = frozenset()) -> Known:
         """What can be known of an instance now; ``unread`` are systems that this run could not read."""
         known = Known()

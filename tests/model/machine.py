@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 SYSTEMS = ("ec2", "route53", "chef", "consul", "inventory", "queue")
+ERRORS = ("transient", "rights", "bug", "killed")
 STRANGE = (
     "record", "value", "alias", "ttl", "external-dns", "pointer", "unrecord", "interface",
     "chef", "bare chef", "unnode", "unclient", "consul", "bare consul", "key",
@@ -27,6 +28,7 @@ STRANGE = (
 names = st.sampled_from(["web-1", "web-1", "web-1", "App", "web-2", OWN_CLIENT])
 addresses = st.sampled_from(ADDRESSES)
 numbers = st.integers(0, 5)
+errors = st.sampled_from(ERRORS)
 setups = st.builds(
     Setup,
     inventory=st.booleans(),
@@ -206,10 +208,12 @@ class Histories(RuleBasedStateMachine):
         self.fleet.answer(self._picked(picks), keep=keep, rehearse=rehearse)
 
     @precondition(_some_wait)
-    @rule(rehearse=st.booleans())
-    def deliver_all(self, rehearse: bool) -> None:
+    @rule(rehearse=st.booleans(), trouble=st.none() | st.tuples(errors, st.integers(1, 20)))
+    def deliver_all(self, rehearse: bool, trouble: tuple[str, int] | None) -> None:
         self._count()
+        self.fleet.fault = Fault(trouble[0], countdown=trouble[1]) if trouble else None
         self.fleet.answer(self.fleet.queue[:], rehearse=rehearse)
+        self.fleet.fault = None
 
     @rule(number=st.integers(0, 9), what=st.sampled_from(["lost", "running", "terminated"]))
     def go_astray(self, number: int, what: str) -> None:
@@ -231,7 +235,7 @@ class Histories(RuleBasedStateMachine):
     @precondition(_some_wait)
     @rule(
         picks=st.lists(st.integers(0, 9), min_size=1, max_size=4),
-        error=st.sampled_from(["transient", "rights", "bug", "killed"]),
+        error=errors,
         at=st.one_of(
             st.integers(1, 12), st.integers(5, 25), st.frozensets(st.sampled_from(SYSTEMS), min_size=1, max_size=2)
         ),
@@ -245,9 +249,9 @@ class Histories(RuleBasedStateMachine):
     @precondition(_some_wait)
     @rule(
         picks=st.lists(st.integers(0, 9), min_size=1, max_size=3),
-        act=st.sampled_from(["boot", "boot", "ttl", "value", "record", "key", "unrecord"]),
+        act=st.sampled_from(["boot", "consul", "consul", "ttl", "value", "record", "key", "unrecord"]),
         boot=boots,
-        after=st.integers(0, 2),
+        after=st.integers(0, 5),
     )
     def deliver_with_race(self, picks: list[int], act: str, boot: dict[str, object], after: int) -> None:
         """While the function is between its look and its change, a living namesake or a stranger writes."""
@@ -261,12 +265,15 @@ class Histories(RuleBasedStateMachine):
         self.fleet.race = None
 
     def _race(self, ended: Body, act: str, boot: dict[str, object]) -> None:
-        if act != "boot":
+        if act not in ("boot", "consul"):
             self.fleet.meddle(act, ended.name or "web-1", ended.address)
             return
         for body in self._bodies(alive=True):
             plain = (FORWARD, dotted(f"{body.name}.{DOMAIN}"), "A", "")
             same = self.fleet.records().get(plain) == (body.address,)  # to write that again cannot be noticed
+            if body.name == ended.name and act == "consul":
+                self._boot(body, {**boot, "chef": "none", "dns": "none", "consul": "bare", "consul_as": "name"})
+                return
             if body.name == ended.name:
                 self._boot(body, {**boot, "chef": "none", **({"dns": "none"} if same else {})})
                 return
