@@ -3,7 +3,6 @@
 SHELL := /bin/sh
 VENV := .venv
 BIN := $(VENV)/bin
-RUNTIME ?= 3.13
 
 .PHONY: help
 help: ## This list
@@ -20,3 +19,58 @@ $(VENV)/.made: requirements/dev.txt scripts/find-python
 .PHONY: lock
 lock: ## Write the lock files again from the *.in files
 	@scripts/lock
+
+.PHONY: demo
+demo: venv ## The main job on this machine, end to end (KEEP=1 leaves it running)
+	@$(BIN)/python -m demo $(if $(KEEP),--keep)
+
+.PHONY: demo-stop
+demo-stop: venv ## End what `make demo KEEP=1` left running
+	@$(BIN)/python -m demo --stop
+
+.PHONY: test
+test: venv ## Every test, on real servers
+	@scripts/terraform-test
+	@$(BIN)/python -m pytest $(TESTS)
+
+.PHONY: model
+model: venv ## A longer run of the model-based test (HISTORIES=20000)
+	@MODEL_HISTORIES=$(or $(HISTORIES),20000) $(BIN)/python -m pytest tests/model/test_histories.py
+
+.PHONY: check
+check: venv format-check lint types security test ## The one gate: format, lint, types, security scan, tests
+
+.PHONY: format
+format: venv ## Put the code into form
+	@$(BIN)/ruff format --quiet .
+	@terraform fmt -recursive
+
+.PHONY: format-check
+format-check: venv
+	@$(BIN)/ruff format --quiet --check .
+	@terraform fmt -check -recursive
+
+.PHONY: lint
+lint: venv
+	@$(BIN)/ruff check --quiet .
+
+.PHONY: types
+types: venv
+	@$(BIN)/mypy lambda/src testbed demo tests
+	@cd lambda/build && ../../$(BIN)/mypy --config-file ../../pyproject.toml .
+
+.PHONY: security
+security: venv .cache/scan/.made
+	@$(BIN)/bandit --quiet --recursive --severity-level medium lambda
+	@.cache/scan/bin/checkov -d . --framework terraform --compact --quiet --skip-download --skip-path .cache --skip-path .venv
+	@for lock in lambda/requirements/*.txt; do $(BIN)/pip-audit --progress-spinner off --require-hashes --disable-pip -r $$lock || exit 1; done
+
+.cache/scan/.made: requirements/scan.txt
+	@python=$$(scripts/find-python) && rm -rf .cache/scan && "$$python" -m venv .cache/scan
+	@.cache/scan/bin/python -m pip install -qq --disable-pip-version-check --require-hashes -r requirements/scan.txt
+	@touch $@
+
+.PHONY: package
+package: ## Build a deployment package: make package SPEC=package.json
+	@test -n "$(SPEC)" || { echo "Say which specification: make package SPEC=package.json" >&2; exit 2; }
+	@python=$$(scripts/find-python) && "$$python" lambda/build --spec "$(SPEC)"
