@@ -194,7 +194,7 @@ def _sqs() -> Iterator[Patch]:
                 return
         raise ReceiptHandleIsInvalid
 
-    attributes_of = Queue.attributes.fget
+    attributes_of = vars(Queue)["attributes"].fget
 
     def compact_attributes(self: Queue) -> dict[str, Any]:
         # AWS gives the policy back as it was written; moto writes it anew, with other white space, which a second
