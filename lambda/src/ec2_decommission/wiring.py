@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 from datetime import UTC, datetime
@@ -127,8 +128,30 @@ def _steps(config: Config, aws: AwsClients, clock: Clock) -> list[StepFactory]:
             return ConsulStep(consul, catalog())
 
         steps.append(StepFactory("consul", consul_step))
+    steps += [_custom_step(name, settings, secrets) for name, settings in config.custom_steps.items()]
     _check_package([step.name for step in steps])
     return steps
+
+
+def _custom_step(name: str, settings: Mapping[str, str], secrets: SecretBundle) -> StepFactory:
+    """A user's own step: the package ``custom_steps.<name>`` and its ``make_step(settings, secrets)``."""
+
+    def make(_: bool) -> Step:
+        try:
+            module = importlib.import_module(f"custom_steps.{name}")
+        except ImportError as error:
+            raise ConfigurationError(
+                f"custom step {name}: the package does not hold it, or not all: {error}"
+            ) from None
+        make_step = getattr(module, "make_step", None)
+        if not callable(make_step):
+            raise ConfigurationError(
+                f"custom step {name}: its __init__.py has no function make_step(settings, secrets)"
+            )
+        step: Step = make_step(dict(settings), secrets)
+        return step
+
+    return StepFactory(name, make)
 
 
 def _once(make: Callable[[], T]) -> Callable[[], T]:
@@ -155,7 +178,7 @@ def _check_package(steps: list[str]) -> None:
         info = json.loads((PACKAGE_ROOT / "build_info.json").read_text())
     except FileNotFoundError:
         return  # not a package: a checkout
-    lacking = sorted(set(steps) - set(info.get("features", ())))
+    lacking = sorted(set(steps) - {*info.get("features", ()), *info.get("custom_steps", ())})
     if lacking:
         raise ConfigurationError(
             f"the package was built without {', '.join(lacking)}, which the module switches on: build it again"
