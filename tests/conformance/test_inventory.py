@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ec2_decommission.errors import AccessError, ConfigurationError, TransientError
+from ec2_decommission.errors import AccessError, ConfigurationError, DecommissionError, TransientError
 from ec2_decommission.identity import Facts, Instance
-from ec2_decommission.inventory import RUNNING, TERMINATED, DynamoInventory
+from ec2_decommission.inventory import RUNNING, TERMINATED, DynamoInventory, Settled
 from testbed.aws import StrictAws, throttled
 from tests.fakes.inventory import FakeInventory
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from ec2_decommission.inventory import Inventory
 
@@ -99,7 +100,7 @@ def test_knows_nothing_at_first(inventory: Inventory) -> None:
 
 
 def test_remembers_all_facts_of_a_living_instance(inventory: Inventory, clock: Clock) -> None:
-    assert inventory.remember_running(FULL)
+    assert inventory.remember_running([FULL]) == {ID: True}
     record = inventory.recall([ID])[ID]
     assert record.state == RUNNING
     assert record.recorded_at == clock.now.isoformat()
@@ -112,21 +113,21 @@ def test_remembers_all_facts_of_a_living_instance(inventory: Inventory, clock: C
 
 
 def test_an_instance_of_which_nothing_is_known_is_kept_too(inventory: Inventory) -> None:
-    assert inventory.remember_running(Instance(ID))
+    assert inventory.remember_running([Instance(ID)]) == {ID: True}
     assert inventory.recall([ID])[ID].facts == Facts("inventory")
 
 
 def test_later_facts_of_the_living_replace_earlier_ones(inventory: Inventory) -> None:
-    inventory.remember_running(FULL)
-    assert inventory.remember_running(Instance(ID, private_ips=("10.0.0.9",), tags={"Name": "web-2"}))
+    inventory.remember_running([FULL])
+    assert inventory.remember_running([Instance(ID, private_ips=("10.0.0.9",), tags={"Name": "web-2"})]) == {ID: True}
     record = inventory.recall([ID])[ID]
     assert record.facts.private_ips == ("10.0.0.9",)
     assert record.facts.tags == {"Name": "web-2"}
 
 
 def test_a_late_running_resurrects_nothing(inventory: Inventory) -> None:
-    inventory.remember_terminated(FULL)
-    assert not inventory.remember_running(Instance(ID, private_ips=("10.9.9.9",)))
+    inventory.remember_terminated([FULL])
+    assert inventory.remember_running([Instance(ID, private_ips=("10.9.9.9",))]) == {ID: False}
     record = inventory.recall([ID])[ID]
     assert record.state == TERMINATED
     assert record.facts.private_ips == FULL.private_ips
@@ -135,18 +136,18 @@ def test_a_late_running_resurrects_nothing(inventory: Inventory) -> None:
 
 def test_terminated_keeps_when_it_was_first_recorded(inventory: Inventory, clock: Clock) -> None:
     begin = clock.now.isoformat()
-    inventory.remember_running(FULL)
+    inventory.remember_running([FULL])
     clock.now += timedelta(hours=1)
     end = clock.now.isoformat()
-    inventory.remember_terminated(FULL)
+    inventory.remember_terminated([FULL])
     clock.now += timedelta(hours=1)
-    inventory.remember_terminated(FULL)
+    inventory.remember_terminated([FULL])
     record = inventory.recall([ID])[ID]
     assert (record.recorded_at, record.terminated_at) == (begin, end)
 
 
 def test_what_became_of_the_steps_is_replaced_and_what_was_removed_is_added(inventory: Inventory) -> None:
-    inventory.remember_terminated(FULL)
+    inventory.remember_terminated([FULL])
     first = {"at": "1", "step": "route53", "action": "delete", "target": "A x", "proof": "p"}
     second = {"at": "2", "step": "chef", "action": "delete", "target": "node x", "proof": "p"}
     failed = {"step": "chef", "status": "failed", "actions": [], "reason": "no connection"}
@@ -157,10 +158,10 @@ def test_what_became_of_the_steps_is_replaced_and_what_was_removed_is_added(inve
         "reason": None,
         "settled_at": "2",
     }
-    inventory.remember_steps(ID, {"chef": failed}, [first])
+    inventory.remember_steps({ID: Settled({"chef": failed}, [first])})
     assert inventory.recall([ID])[ID].steps == {"chef": failed}
-    inventory.remember_steps(ID, {"chef": done}, [second])
-    inventory.remember_steps(ID, {"chef": done}, [])
+    inventory.remember_steps({ID: Settled({"chef": done}, [second])})
+    inventory.remember_steps({ID: Settled({"chef": done}, [])})
     record = inventory.recall([ID])[ID]
     assert record.steps == {"chef": done}
     assert record.removed == (first, second)
@@ -168,9 +169,9 @@ def test_what_became_of_the_steps_is_replaced_and_what_was_removed_is_added(inve
 
 
 def test_steps_survive_a_second_look_at_the_identity(inventory: Inventory) -> None:
-    inventory.remember_terminated(Instance(ID))
-    inventory.remember_steps(ID, {"route53": {"status": "clean"}}, [])
-    inventory.remember_terminated(FULL)
+    inventory.remember_terminated([Instance(ID)])
+    inventory.remember_steps({ID: Settled({"route53": {"status": "clean"}}, [])})
+    inventory.remember_terminated([FULL])
     record = inventory.recall([ID])[ID]
     assert record.steps == {"route53": {"status": "clean"}}
     assert record.facts.private_ips == FULL.private_ips
@@ -178,18 +179,16 @@ def test_steps_survive_a_second_look_at_the_identity(inventory: Inventory) -> No
 
 def test_lists_the_living_only(inventory: Inventory) -> None:
     ids = [f"i-{number:017x}" for number in range(5)]
-    for instance_id in ids:
-        inventory.remember_running(Instance(instance_id, private_ips=("10.0.0.5",)))
-    inventory.remember_terminated(Instance(ids[2]))
-    inventory.remember_steps("i-ffffffffffffffff", {"chef": {"status": "clean"}}, [])
+    inventory.remember_running(Instance(instance_id, private_ips=("10.0.0.5",)) for instance_id in ids)
+    inventory.remember_terminated([Instance(ids[2])])
+    inventory.remember_steps({"i-ffffffffffffffff": Settled({"chef": {"status": "clean"}})})
     assert [r.instance_id for r in inventory.living()] == [ids[0], ids[1], ids[3], ids[4]]
     assert all(r.facts.private_ips == ("10.0.0.5",) for r in inventory.living())
 
 
 def test_recalls_more_than_one_call_takes_each_once(inventory: Inventory) -> None:
     ids = [f"i-{number:017x}" for number in range(103)]
-    for instance_id in ids:
-        inventory.remember_running(Instance(instance_id))
+    assert inventory.remember_running(map(Instance, ids)) == dict.fromkeys(ids, True)
     assert set(inventory.recall([*ids, *ids, "i-ffffffffffffffff"])) == set(ids)
 
 
@@ -210,9 +209,9 @@ def item(client: Any) -> dict[str, Any]:
 
 def test_only_the_terminated_expire(aws: StrictAws, clock: Clock) -> None:
     inventory, client = table(aws, clock)
-    inventory.remember_running(FULL)
+    inventory.remember_running([FULL])
     assert "expires_at" not in item(client)
-    inventory.remember_terminated(FULL)
+    inventory.remember_terminated([FULL])
     expected = int((clock.now + timedelta(days=30)).timestamp())
     assert item(client)["expires_at"] == {"N": str(expected)}
     assert "living" not in item(client)
@@ -220,10 +219,10 @@ def test_only_the_terminated_expire(aws: StrictAws, clock: Clock) -> None:
 
 def test_the_fake_expires_likewise(clock: Clock) -> None:
     inventory = FakeInventory(now=clock)
-    inventory.remember_running(FULL)
+    inventory.remember_running([FULL])
     clock.now += timedelta(days=400)
     inventory.expire()
-    inventory.remember_terminated(FULL)
+    inventory.remember_terminated([FULL])
     clock.now += timedelta(days=29)
     inventory.expire()
     assert ID in inventory.items
@@ -250,14 +249,125 @@ def test_recall_reads_consistently_and_what_was_not_processed_again(clock: Clock
     assert all(request["ConsistentRead"] for request in asked)
 
 
-@pytest.mark.parametrize("call", ["recall", "remember_running", "remember_terminated", "remember_steps", "living"])
+IDS = [f"i-{number:017x}" for number in range(1, 251)]
+
+
+def test_a_refused_one_keeps_no_other_from_being_written(inventory: Inventory) -> None:
+    inventory.remember_terminated(map(Instance, IDS[10:30:5]))
+    expected = {i: i not in IDS[10:30:5] for i in IDS}
+    assert inventory.remember_running(Instance(i, private_ips=("10.0.0.5",)) for i in IDS) == expected
+    records = inventory.recall(IDS)
+    assert {i: records[i].state == RUNNING for i in IDS} == expected
+    assert all(bool(records[i].facts.private_ips) == expected[i] for i in IDS)
+
+
+def test_nothing_is_asked_for_nothing(inventory: Inventory) -> None:
+    assert inventory.remember_running([]) == {}
+    assert inventory.remember_terminated([]) == {}
+    assert inventory.remember_steps({}) == {}
+
+
+def test_many_are_written_a_hundred_a_call(aws: StrictAws, clock: Clock) -> None:
+    inventory, _ = table(aws, clock)
+    aws.reset_calls()
+    inventory.remember_terminated(map(Instance, IDS))
+    inventory.remember_steps({i: Settled({"chef": {"status": "clean"}}, [{"at": "1"}]) for i in IDS})
+    assert aws.calls["dynamodb:TransactWriteItems"] == 6
+    assert aws.calls["dynamodb:UpdateItem"] == 0
+    assert all(record.removed == ({"at": "1"},) for record in inventory.recall(IDS).values())
+
+
+def test_one_alone_needs_no_transaction(aws: StrictAws, clock: Clock) -> None:
+    inventory, _ = table(aws, clock)
+    aws.reset_calls()
+    inventory.remember_running([FULL])
+    assert aws.calls["dynamodb:TransactWriteItems"] == 0
+    assert aws.calls["dynamodb:UpdateItem"] == 1
+
+
+def test_refused_ones_cost_one_more_transaction(aws: StrictAws, clock: Clock) -> None:
+    inventory, _ = table(aws, clock)
+    inventory.remember_terminated(map(Instance, IDS[:3]))
+    aws.reset_calls()
+    inventory.remember_running(map(Instance, IDS[:100]))
+    assert aws.calls["dynamodb:TransactWriteItems"] == 2
+    assert aws.calls["dynamodb:UpdateItem"] == 0
+
+
+def test_a_cancelled_transaction_is_written_item_by_item(aws: StrictAws, clock: Clock) -> None:
+    inventory, _ = table(aws, clock)
+
+    def cancelled(_service: str, operation: str, _params: Any) -> Any:
+        return throttled("TransactionCanceledException") if operation == "TransactWriteItems" else None
+
+    with aws.fault(cancelled, everyone=True):
+        assert inventory.remember_terminated(map(Instance, IDS[:3])) == {}
+    assert {r.state for r in inventory.recall(IDS[:3]).values()} == {TERMINATED}
+
+
+def test_what_does_not_fit_into_an_item_is_kept_short_and_hinders_nobody(aws: StrictAws, clock: Clock) -> None:
+    inventory, _ = table(aws, clock)
+    action = {"action": "delete", "target": "x" * 1000, "proof": "p"}
+    big = {"step": "consul", "status": "done", "actions": [action] * 500, "reason": None, "settled_at": "2"}
+    small = {**big, "actions": [action]}
+    inventory.remember_terminated(map(Instance, IDS[:3]))
+    outcomes = {i: Settled({"consul": big if i == IDS[1] else small}, [action]) for i in IDS[:3]}
+    assert inventory.remember_steps(outcomes) == {}
+    records = inventory.recall(IDS[:3])
+    assert records[IDS[0]].steps == records[IDS[2]].steps == {"consul": small}
+    kept = records[IDS[1]].steps["consul"]
+    assert kept["settled_at"] == "2"
+    assert len(kept["actions"]) == 20
+    assert "500 actions, too many to remember" in kept["reason"]
+
+
+def test_large_items_go_in_more_transactions(aws: StrictAws, clock: Clock) -> None:
+    inventory, _ = table(aws, clock)
+    action = {"action": "delete", "target": "x" * 1000, "proof": "p"}
+    step = {"step": "consul", "status": "done", "actions": [action] * 100, "reason": None}
+    aws.reset_calls()
+    assert inventory.remember_steps({i: Settled({"consul": step}) for i in IDS[:40]}) == {}
+    assert aws.calls["dynamodb:TransactWriteItems"] == 3
+    assert aws.calls["dynamodb:UpdateItem"] == 0
+
+
+@pytest.mark.parametrize("number", [1, 150])
+@pytest.mark.parametrize("call", ["remember_running", "remember_terminated", "remember_steps"])
+def test_each_error_of_a_write_is_of_its_kind(aws: StrictAws, clock: Clock, call: str, number: int) -> None:
+    inventory, _ = table(aws, clock)
+    ids = IDS[:number]
+    calls: dict[str, Callable[[], Mapping[str, bool | DecommissionError]]] = {
+        "remember_running": lambda: inventory.remember_running(map(Instance, ids)),
+        "remember_terminated": lambda: inventory.remember_terminated(map(Instance, ids)),
+        "remember_steps": lambda: inventory.remember_steps({i: Settled({}) for i in ids}),
+    }
+
+    def failure() -> DecommissionError:
+        results = calls[call]()
+        assert set(results) == set(ids)
+        (error,) = set(results.values())
+        assert isinstance(error, DecommissionError)
+        return error
+
+    with aws.fault(lambda *_: throttled("ProvisionedThroughputExceededException"), everyone=True):
+        error = failure()
+    assert isinstance(error, TransientError)
+    assert re.search(r"write table inventory \(dynamodb:UpdateItem\).*ProvisionedThroughputExceeded", str(error))
+    with aws.fault(lambda *_: throttled("AccessDeniedException"), everyone=True):
+        error = failure()
+    assert isinstance(error, AccessError)
+    assert "the right to write table inventory (dynamodb:UpdateItem)" in str(error)
+    aws.client("dynamodb").delete_table(TableName=TABLE)
+    error = failure()
+    assert isinstance(error, ConfigurationError)
+    assert "the table does not exist" in str(error)
+
+
+@pytest.mark.parametrize("call", ["recall", "living"])
 def test_each_error_is_of_its_kind(aws: StrictAws, clock: Clock, call: str) -> None:
     inventory, _ = table(aws, clock)
     calls: dict[str, Callable[[], object]] = {
         "recall": lambda: inventory.recall([ID]),
-        "remember_running": lambda: inventory.remember_running(FULL),
-        "remember_terminated": lambda: inventory.remember_terminated(FULL),
-        "remember_steps": lambda: inventory.remember_steps(ID, {}, []),
         "living": lambda: list(inventory.living()),
     }
     with (
@@ -267,7 +377,7 @@ def test_each_error_is_of_its_kind(aws: StrictAws, clock: Clock, call: str) -> N
         calls[call]()
     with (
         aws.fault(lambda *_: throttled("AccessDeniedException"), everyone=True),
-        pytest.raises(AccessError, match=r"the right to (read|write) table inventory \(dynamodb:\w+\)"),
+        pytest.raises(AccessError, match=r"the right to read table inventory \(dynamodb:\w+\)"),
     ):
         calls[call]()
     aws.client("dynamodb").delete_table(TableName=TABLE)

@@ -6,8 +6,9 @@ import copy
 from collections import Counter
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
+from ec2_decommission.errors import DecommissionError
 from ec2_decommission.identity import Facts
 from ec2_decommission.inventory import RUNNING, TERMINATED, Record
 
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from ec2_decommission.identity import Instance
+    from ec2_decommission.inventory import Settled
+
+T = TypeVar("T")
 
 
 class FakeInventory:
@@ -24,6 +28,7 @@ class FakeInventory:
         items: what is remembered, by instance id.
         expires: when a terminated instance's item goes.
         fault: called with the operation before each request, to raise what is to go wrong.
+        fault_of: called with operation and instance id before each instance is written, likewise.
         calls: requests by operation.
     """
 
@@ -31,6 +36,7 @@ class FakeInventory:
         self.items: dict[str, Record] = {}
         self.expires: dict[str, datetime] = {}
         self.fault: Callable[[str], None] = lambda *_: None
+        self.fault_of: Callable[[str, str], None] = lambda *_: None
         self.calls: Counter[str] = Counter()
         self._retention = timedelta(days=retention_days)
         self._now = now
@@ -48,49 +54,78 @@ class FakeInventory:
             self._request("recall")
         return {i: copy.deepcopy(self.items[i]) for i in wanted if i in self.items}
 
-    def remember_running(self, instance: Instance) -> bool:
-        self._request("remember_running")
-        known = self.items.get(instance.instance_id)
+    def remember_running(self, instances: Iterable[Instance]) -> Mapping[str, bool | DecommissionError]:
+        return self._each("remember_running", {i.instance_id: i for i in instances}, self._running)
+
+    def _running(self, instance_id: str, instance: Instance) -> bool:
+        known = self.items.get(instance_id)
         if known is not None and known.state not in ("", RUNNING):
             return False
-        record = known or Record(instance.instance_id, RUNNING, Facts("inventory"))
-        self.items[instance.instance_id] = replace(
+        record = known or Record(instance_id, RUNNING, Facts("inventory"))
+        self.items[instance_id] = replace(
             record, state=RUNNING, facts=_facts(instance), recorded_at=self._now().isoformat()
         )
         return True
 
-    def remember_terminated(self, instance: Instance) -> None:
-        self._request("remember_terminated")
+    def remember_terminated(self, instances: Iterable[Instance]) -> Mapping[str, DecommissionError]:
+        return _failures(self._each("remember_terminated", {i.instance_id: i for i in instances}, self._terminated))
+
+    def _terminated(self, instance_id: str, instance: Instance) -> bool:
         now = self._now()
-        record = self.items.get(instance.instance_id) or Record(instance.instance_id, TERMINATED, Facts("inventory"))
-        self.items[instance.instance_id] = replace(
+        record = self.items.get(instance_id) or Record(instance_id, TERMINATED, Facts("inventory"))
+        self.items[instance_id] = replace(
             record,
             state=TERMINATED,
             facts=_facts(instance),
             recorded_at=record.recorded_at or now.isoformat(),
             terminated_at=record.terminated_at or now.isoformat(),
         )
-        self.expires[instance.instance_id] = now + self._retention
+        self.expires[instance_id] = now + self._retention
+        return True
 
-    def remember_steps(
-        self, instance_id: str, steps: Mapping[str, Mapping[str, Any]], removed: Iterable[Mapping[str, str]]
-    ) -> None:
-        self._request("remember_steps")
+    def remember_steps(self, outcomes: Mapping[str, Settled]) -> Mapping[str, DecommissionError]:
+        return _failures(self._each("remember_steps", outcomes, self._steps))
+
+    def _steps(self, instance_id: str, settled: Settled) -> bool:
         record = self.items.get(instance_id) or Record(instance_id, "", Facts("inventory"))
         self.items[instance_id] = replace(
             record,
-            steps=copy.deepcopy({name: dict(step) for name, step in steps.items()}),
-            removed=(*record.removed, *(dict(entry) for entry in removed)),
+            steps=copy.deepcopy({name: dict(step) for name, step in settled.steps.items()}),
+            removed=(*record.removed, *(dict(entry) for entry in settled.removed)),
         )
+        return True
 
     def living(self) -> Iterator[Record]:
         self._request("living")
         found = [record for record in self.items.values() if record.state == RUNNING]
         yield from (copy.deepcopy(record) for record in sorted(found, key=lambda record: record.instance_id))
 
+    def _each(
+        self, operation: str, items: Mapping[str, T], write: Callable[[str, T], bool]
+    ) -> dict[str, bool | DecommissionError]:
+        """Writes each; one request for all, whose fault is the fault of each."""
+        if items:
+            try:
+                self._request(operation)
+            except DecommissionError as error:
+                return dict.fromkeys(items, error)
+        results: dict[str, bool | DecommissionError] = {}
+        for instance_id, item in items.items():
+            try:
+                self.fault_of(operation, instance_id)
+            except DecommissionError as error:
+                results[instance_id] = error
+            else:
+                results[instance_id] = write(instance_id, item)
+        return results
+
     def _request(self, operation: str) -> None:
         self.calls[operation] += 1
         self.fault(operation)
+
+
+def _failures(results: Mapping[str, bool | DecommissionError]) -> dict[str, DecommissionError]:
+    return {i: result for i, result in results.items() if isinstance(result, DecommissionError)}
 
 
 def _facts(instance: Instance) -> Facts:

@@ -194,7 +194,7 @@ def test_a_race_with_a_termination_keeps_the_termination() -> None:
     def terminated_meanwhile(operation: str) -> None:
         if operation == "remember_running":
             world.inventory.fault = lambda *_: None
-            world.inventory.remember_terminated(world.ec2.describe([instance_id])[instance_id].instance())
+            world.inventory.remember_terminated([world.ec2.describe([instance_id])[instance_id].instance()])
 
     world.inventory.fault = terminated_meanwhile
     assert world.send(world.running(instance_id))["note"] == "it is recorded as terminated, and stays so"
@@ -460,6 +460,16 @@ def test_what_the_inventory_does_not_take_returns_the_message(operation: str) ->
     assert world.a("web-1") is None
     world.inventory.fault = lambda *_: None
     assert world.send_batch(world.terminated(instance_id)).failed == ()
+
+
+@pytest.mark.parametrize("operation", ["remember_terminated", "remember_steps"])
+def test_what_the_inventory_does_not_take_of_one_returns_no_other(operation: str) -> None:
+    world = World()
+    first, second = ended(world, "web-1"), ended(world, "web-2")
+    world.inventory.fault_of = lambda now, about: down() if (now, about) == (operation, second) else None
+    answer = world.send_batch(world.terminated(first), world.terminated(second))
+    assert len(answer.failed) == 1
+    assert {i for i, r in answer.reports.items() if r.get("errors")} == set(answer.failed)
 
 
 def test_with_the_inventory_down_a_running_returns() -> None:

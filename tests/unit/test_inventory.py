@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+from botocore.exceptions import ClientError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ec2_decommission.identity import Facts, Instance
-from ec2_decommission.inventory import DynamoInventory, Record, facts_document
+from ec2_decommission.inventory import DynamoInventory, Record, Settled, facts_document
 
 
 class Client:
     """Takes in requests."""
-
-    class exceptions:  # noqa: N801  # boto3's own name
-        class ConditionalCheckFailedException(Exception):
-            pass
 
     def __init__(self) -> None:
         self.updates: list[dict[str, Any]] = []
@@ -28,8 +25,8 @@ class Client:
 def test_only_a_living_instance_is_written_under_a_condition() -> None:
     client = Client()
     inventory = DynamoInventory(client, "t", 30)
-    inventory.remember_running(Instance("i-1"))
-    inventory.remember_terminated(Instance("i-1"))
+    inventory.remember_running([Instance("i-1")])
+    inventory.remember_terminated([Instance("i-1")])
     running, terminated = client.updates
     assert running["ConditionExpression"] == "attribute_not_exists(#state) OR #state = :state"
     assert "ConditionExpression" not in terminated
@@ -39,14 +36,14 @@ def test_only_a_living_instance_is_written_under_a_condition() -> None:
 def test_a_refused_condition_is_an_answer() -> None:
     class Refusing(Client):
         def update_item(self, **request: Any) -> None:
-            raise self.exceptions.ConditionalCheckFailedException
+            raise ClientError({"Error": {"Code": "ConditionalCheckFailedException", "Message": ""}}, "UpdateItem")
 
-    assert not DynamoInventory(Refusing(), "t", 30).remember_running(Instance("i-1"))
+    assert DynamoInventory(Refusing(), "t", 30).remember_running([Instance("i-1")]) == {"i-1": False}
 
 
 def test_what_is_added_to_the_history_at_once_is_limited() -> None:
     client = Client()
-    DynamoInventory(client, "t", 30).remember_steps("i-1", {}, [{"target": str(n)} for n in range(1000)])
+    DynamoInventory(client, "t", 30).remember_steps({"i-1": Settled({}, [{"target": str(n)} for n in range(1000)])})
     assert len(client.updates[0]["ExpressionAttributeValues"][":entries"]["L"]) == 200
 
 
@@ -83,7 +80,7 @@ texts = st.lists(st.text(max_size=5), max_size=3, unique=True).map(tuple)
 )
 def test_any_instance_reads_as_it_was_written(instance: Instance) -> None:
     client = Client()
-    DynamoInventory(client, "t", 30).remember_terminated(instance)
+    DynamoInventory(client, "t", 30).remember_terminated([instance])
     values = client.updates[0]["ExpressionAttributeValues"]
 
     class Reading:

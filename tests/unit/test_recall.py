@@ -64,7 +64,7 @@ def test_one_that_does_not_answer_is_noted_and_the_other_is_asked() -> None:
     known = recall({instance_id}, ec2, inventory, InstanceFilter())
     assert (known.errors, set(known.descriptions)) == (("inventory: no",), {instance_id})
     inventory.fault, ec2.fault = (lambda *_: None), fail
-    inventory.remember_running(Instance(instance_id))
+    inventory.remember_running([Instance(instance_id)])
     known = recall({instance_id}, ec2, inventory, InstanceFilter())
     assert (known.errors, set(known.records)) == (("ec2: no",), {instance_id})
     assert known.ec2_error == "ec2: no"
@@ -75,7 +75,7 @@ def known_as(state: str | None) -> Known:
     if state:
         known.descriptions = {"i-1": Description("i-1", state, Facts("ec2", tags={"Name": "new"}, region="r"))}
     inventory = FakeInventory()
-    inventory.remember_terminated(Instance("i-1", private_ips=("10.0.0.5",), tags={"Name": "old", "Role": "db"}))
+    inventory.remember_terminated([Instance("i-1", private_ips=("10.0.0.5",), tags={"Name": "old", "Role": "db"})])
     known.records = inventory.items
     return known
 

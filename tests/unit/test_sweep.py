@@ -112,7 +112,7 @@ def test_what_the_filter_leaves_alone_is_not_recorded() -> None:
 
 def test_an_inventory_of_another_region_is_refused() -> None:
     world, _ = fleet(1)
-    world.inventory.remember_running(Instance("i-0000000000000aaaa").learn(Facts("x", region="eu-west-1")))
+    world.inventory.remember_running([Instance("i-0000000000000aaaa").learn(Facts("x", region="eu-west-1"))])
     with pytest.raises(FailedError, match="records instances of eu-west-1, and this function asks EC2 in us-east-1"):
         world.send(EVENT)
 

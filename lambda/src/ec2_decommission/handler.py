@@ -128,7 +128,7 @@ class Application:
         # An event goes before what an operator asks of the same instance, and its end before its beginning.
         ended = {**{r.instance_id: r for r in requests if r.kind == "operator"}, **terminated}
         started = {r.instance_id: r for r in requests if r.kind == "running" and r.instance_id not in terminated}
-        recorded = {i: self._remember_running(request, known) for i, request in started.items()}
+        recorded = self._remember_running(started, known)
         reports: dict[str, Report] = {}
         for dry_run in (True, False):
             same = [r for r in ended.values() if self._is_dry(r) == dry_run]
@@ -152,30 +152,45 @@ class Application:
 
     # Remember what runs
 
-    def _remember_running(self, request: Request, known: Known) -> Report:
-        report = Report(request.instance_id, "running", self._is_dry(request))
+    def _remember_running(self, requests: Mapping[str, Request], known: Known) -> dict[str, Report]:
+        reports: dict[str, Report] = {}
+        wanted: dict[str, Instance] = {}
+        for instance_id, request in requests.items():
+            report = Report(instance_id, "running", self._is_dry(request))
+            seen = self._as_running(request, known)
+            if isinstance(seen, str):
+                report = replace(report, note=seen)
+            elif isinstance(seen, tuple):
+                report = replace(report, errors=seen)
+            else:
+                wanted[instance_id] = seen
+            reports[instance_id] = report
+        kept = self._inventory.remember_running(wanted.values()) if self._inventory and wanted else {}
+        for instance_id, result in kept.items():
+            if isinstance(result, DecommissionError):
+                reports[instance_id] = replace(reports[instance_id], errors=(f"inventory: {result}",))
+            else:
+                note = "recorded in the inventory" if result else "it is recorded as terminated, and stays so"
+                identity = wanted[instance_id].identity()
+                reports[instance_id] = replace(reports[instance_id], identity=identity, note=note)
+        return reports
+
+    def _as_running(self, request: Request, known: Known) -> Instance | str | tuple[str, ...]:
+        """The instance that is to be recorded, or why none is, or what failed."""
         description = known.descriptions.get(request.instance_id)
         record = known.records.get(request.instance_id)
         if self._inventory is None:
-            return replace(report, note="the inventory is off; nothing is remembered")
+            return "the inventory is off; nothing is remembered"
         if known.errors:
-            return replace(report, errors=known.errors)
+            return known.errors
         if (record and record.state == TERMINATED) or (description and not description.lives):
-            return replace(report, note="it has been terminated since; a late event brings nothing back")
+            return "it has been terminated since; a late event brings nothing back"
         if description is None:
             if request.time and self._tools.now() - request.time < _YOUNG:
-                return replace(report, errors=("ec2: DescribeInstances does not know the instance yet",))
-            return replace(report, note="EC2 does not know the instance any more; a late event brings nothing back")
+                return ("ec2: DescribeInstances does not know the instance yet",)
+            return "EC2 does not know the instance any more; a late event brings nothing back"
         instance = description.instance()
-        reason = known.unwanted(instance)
-        if reason:
-            return replace(report, note=reason)
-        try:
-            kept = self._inventory.remember_running(instance)
-        except DecommissionError as error:
-            return replace(report, errors=(f"inventory: {error}",))
-        note = "recorded in the inventory" if kept else "it is recorded as terminated, and stays so"
-        return replace(report, identity=instance.identity(), note=note)
+        return known.unwanted(instance) or instance
 
     # Remove what the dead left
 

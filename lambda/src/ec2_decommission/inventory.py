@@ -6,24 +6,34 @@ States only move forward: a condition on every write sees to it that nothing tur
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import json
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
 from boto3.dynamodb.types import TypeDeserializer, TypeSerializer
+from botocore.exceptions import ClientError
 
 from .chunks import chunks
 from .clients.aws import aws_errors
+from .errors import DecommissionError
 from .identity import Facts, Instance
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 RUNNING, TERMINATED = "running", "terminated"
 LIVING_INDEX = "living"
 _LIVING = "yes"
 _BATCH_GET = 100  # keys, https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_BatchGetItem.html
-_HISTORY = 200  # entries of `removed` kept for one instance, far from an item's 400 KB
+_HISTORY = 200  # entries of `removed` that are added for one instance at once, far from an item's 400 KB
+# https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_TransactWriteItems.html: 100 items, of 4 MB.
+# What is in the items already is not known here, so only a part of the 4 MB is counted on.
+_TRANSACTION = 100
+_TRANSACTION_BYTES = 2_000_000
+_ROUNDS = 2  # transactions tried before what is left of them is written item by item
+# What is kept of a step's report where the whole does not fit into an item.
+_SHORT_ACTIONS, _SHORT_REASON = 20, 1000
 
 
 @dataclass(frozen=True)
@@ -48,22 +58,37 @@ class Record:
         return Instance(self.instance_id, state=self.state).learn(self.facts)
 
 
+@dataclass(frozen=True)
+class Settled:
+    """What became of an instance's steps.
+
+    Attributes:
+        steps: each step's report, as JSON, in place of what was kept of the steps before.
+        removed: what was removed this time; it is added to what was removed before.
+    """
+
+    steps: Mapping[str, Mapping[str, Any]]
+    removed: Sequence[Mapping[str, str]] = ()
+
+
 class Inventory(Protocol):
-    """What remembers. Every call may raise TransientError, AccessError or ConfigurationError."""
+    """What remembers.
+
+    ``recall`` and ``living`` may raise TransientError, AccessError or ConfigurationError. What is written fails for
+    each instance by itself: its error stands in the answer, and the other instances are written all the same.
+    """
 
     def recall(self, instance_ids: Iterable[str]) -> Mapping[str, Record]:
         """The records of these instances, where there are any."""
 
-    def remember_running(self, instance: Instance) -> bool:
-        """Records a living instance; False where it is recorded as terminated, which stays so."""
+    def remember_running(self, instances: Iterable[Instance]) -> Mapping[str, bool | DecommissionError]:
+        """Records living instances; False for one that is recorded as terminated, which stays so."""
 
-    def remember_terminated(self, instance: Instance) -> None:
-        """Records what the instance was, before anything of it is removed."""
+    def remember_terminated(self, instances: Iterable[Instance]) -> Mapping[str, DecommissionError]:
+        """Records what instances were, before anything of them is removed; returns what failed."""
 
-    def remember_steps(
-        self, instance_id: str, steps: Mapping[str, Mapping[str, Any]], removed: Iterable[Mapping[str, str]]
-    ) -> None:
-        """Records what became of the steps; ``removed`` is added to what was removed before."""
+    def remember_steps(self, outcomes: Mapping[str, Settled]) -> Mapping[str, DecommissionError]:
+        """Records what became of the steps, by instance id; returns what failed."""
 
     def living(self) -> Iterator[Record]:
         """Every instance that is recorded as living."""
@@ -104,51 +129,65 @@ class DynamoInventory:
                 request = answer.get("UnprocessedKeys") or {}
         return found
 
-    def remember_running(self, instance: Instance) -> bool:
-        return self._update(
-            instance.instance_id,
+    def remember_running(self, instances: Iterable[Instance]) -> Mapping[str, bool | DecommissionError]:
+        return self._write(
             {
-                "state": RUNNING,
-                "living": _LIVING,
-                "recorded_at": self._now().isoformat(),
-                "facts": facts_document(instance),
-            },
-            condition="attribute_not_exists(#state) OR #state = :state",
+                instance.instance_id: self._update(
+                    instance.instance_id,
+                    {
+                        "state": RUNNING,
+                        "living": _LIVING,
+                        "recorded_at": self._now().isoformat(),
+                        "facts": facts_document(instance),
+                    },
+                    condition="attribute_not_exists(#state) OR #state = :state",
+                )
+                for instance in instances
+            }
         )
 
-    def remember_terminated(self, instance: Instance) -> None:
+    def remember_terminated(self, instances: Iterable[Instance]) -> Mapping[str, DecommissionError]:
         now = self._now()
-        self._update(
-            instance.instance_id,
-            {
-                "state": TERMINATED,
-                "facts": facts_document(instance),
-                "expires_at": int(now.timestamp()) + self._retention_seconds,
-            },
-            once={"terminated_at": now.isoformat(), "recorded_at": now.isoformat()},
-            remove=("living",),
-        )
+        updates = {
+            instance.instance_id: self._update(
+                instance.instance_id,
+                {
+                    "state": TERMINATED,
+                    "facts": facts_document(instance),
+                    "expires_at": int(now.timestamp()) + self._retention_seconds,
+                },
+                once={"terminated_at": now.isoformat(), "recorded_at": now.isoformat()},
+                remove=("living",),
+            )
+            for instance in instances
+        }
+        return _failures(self._write(updates))
 
-    def remember_steps(
-        self, instance_id: str, steps: Mapping[str, Mapping[str, Any]], removed: Iterable[Mapping[str, str]]
-    ) -> None:
-        entries = [dict(entry) for entry in removed][:_HISTORY]
-        names = {"#steps": "steps", "#removed": "removed"}
-        values: dict[str, Any] = {":steps": {name: dict(step) for name, step in steps.items()}}
+    def remember_steps(self, outcomes: Mapping[str, Settled]) -> Mapping[str, DecommissionError]:
+        failed = _failures(self._write({i: self._settle(i, settled) for i, settled in outcomes.items()}))
+        # What is too large for an item would be so at every retry: the report is kept short rather than not at all.
+        too_large = [i for i, error in failed.items() if isinstance(error.__cause__, ClientError) and _large(error)]
+        if not too_large:
+            return failed
+        short = {i: self._settle(i, _shortened(outcomes[i])) for i in too_large}
+        return {**{i: e for i, e in failed.items() if i not in short}, **_failures(self._write(short))}
+
+    def _settle(self, instance_id: str, settled: Settled) -> dict[str, Any]:
+        entries = [dict(entry) for entry in settled.removed][:_HISTORY]
+        names = {"#steps": "steps"}
+        values: dict[str, Any] = {":steps": {name: dict(step) for name, step in settled.steps.items()}}
         expression = "SET #steps = :steps"
         if entries:
+            names["#removed"] = "removed"
             values |= {":entries": entries, ":none": []}
             expression += ", #removed = list_append(if_not_exists(#removed, :none), :entries)"
-        else:
-            del names["#removed"]
-        with aws_errors(f"write table {self._table} (dynamodb:UpdateItem)"):
-            self._client.update_item(
-                TableName=self._table,
-                Key={"instance_id": {"S": instance_id}},
-                UpdateExpression=expression,
-                ExpressionAttributeNames=names,
-                ExpressionAttributeValues=_typed(values),
-            )
+        return {
+            "TableName": self._table,
+            "Key": {"instance_id": {"S": instance_id}},
+            "UpdateExpression": expression,
+            "ExpressionAttributeNames": names,
+            "ExpressionAttributeValues": _typed(values),
+        }
 
     def living(self) -> Iterator[Record]:
         pages = self._client.get_paginator("query").paginate(
@@ -169,8 +208,8 @@ class DynamoInventory:
         once: Mapping[str, Any] | None = None,
         remove: tuple[str, ...] = (),
         condition: str | None = None,
-    ) -> bool:
-        """Sets attributes (those in ``once`` only where they are not there yet); False if refused."""
+    ) -> dict[str, Any]:
+        """The request that sets attributes (those in ``once`` only where they are not there yet)."""
         sets = [f"#{name} = :{name}" for name in values]
         sets += [f"#{name} = if_not_exists(#{name}, :{name})" for name in once or {}]
         removes = [f"#{name}" for name in remove]
@@ -183,12 +222,108 @@ class DynamoInventory:
         }
         if condition:
             request["ConditionExpression"] = condition
-        with aws_errors(f"write table {self._table} (dynamodb:UpdateItem)"):
-            try:
-                self._client.update_item(**request)
-            except self._client.exceptions.ConditionalCheckFailedException:
-                return False
+        return request
+
+    # Writing many: a transaction for a hundred, and what a transaction refuses one by one
+
+    def _write(self, updates: Mapping[str, dict[str, Any]]) -> dict[str, bool | DecommissionError]:
+        """Makes the updates; True for each that was made, False where its condition refused it."""
+        results: dict[str, bool | DecommissionError] = {}
+        fault: DecommissionError | None = None
+        for some in _transactions(updates):
+            if fault is None:
+                fault = self._write_some(some, results, _ROUNDS)
+            if fault is not None:
+                # The table itself cannot be written, and would not be a moment later.
+                results |= {i: fault for i in some if i not in results}
+        return results
+
+    def _write_some(
+        self, updates: Mapping[str, dict[str, Any]], results: dict[str, bool | DecommissionError], rounds: int
+    ) -> DecommissionError | None:
+        """Writes as many as fit into one transaction; returns what went wrong with the table itself."""
+        if len(updates) == 1 or rounds == 0:
+            # A transaction costs twice what a write costs; for one item it has nothing to give.
+            for instance_id, request in updates.items():
+                results[instance_id] = self._write_one(request)
+            return None
+        try:
+            with aws_errors(f"write table {self._table} (dynamodb:UpdateItem)"):
+                try:
+                    self._client.transact_write_items(TransactItems=[{"Update": r} for r in updates.values()])
+                except ClientError as error:
+                    if _code(error) not in ("TransactionCanceledException", "ValidationException"):
+                        raise
+                    reasons = [str(r.get("Code", "None")) for r in error.response.get("CancellationReasons") or ()]
+                else:
+                    results |= dict.fromkeys(updates, True)
+                    return None
+        except DecommissionError as fault:
+            return fault
+        if len(reasons) != len(updates):
+            # It was not looked at: too large as a whole, or one of them cannot be read.
+            return self._write_some(updates, results, 0)
+        rest: dict[str, dict[str, Any]] = {}
+        for (instance_id, request), reason in zip(updates.items(), reasons, strict=True):
+            if reason == "None":
+                rest[instance_id] = request
+            elif reason == "ConditionalCheckFailed":
+                results[instance_id] = False
+            else:
+                results[instance_id] = self._write_one(request)
+        return self._write_some(rest, results, rounds - 1) if rest else None
+
+    def _write_one(self, request: Mapping[str, Any]) -> bool | DecommissionError:
+        try:
+            with aws_errors(f"write table {self._table} (dynamodb:UpdateItem)"):
+                try:
+                    self._client.update_item(**request)
+                except ClientError as error:
+                    if _code(error) != "ConditionalCheckFailedException":
+                        raise
+                    return False
+        except DecommissionError as failure:
+            return failure
         return True
+
+
+def _transactions(updates: Mapping[str, dict[str, Any]]) -> Iterator[dict[str, dict[str, Any]]]:
+    """Pieces that fit into one transaction each."""
+    piece: dict[str, dict[str, Any]] = {}
+    size = 0
+    for instance_id, request in updates.items():
+        more = len(json.dumps(request["ExpressionAttributeValues"]))
+        if piece and (len(piece) == _TRANSACTION or size + more > _TRANSACTION_BYTES):
+            yield piece
+            piece, size = {}, 0
+        piece[instance_id] = request
+        size += more
+    if piece:
+        yield piece
+
+
+def _failures(results: Mapping[str, bool | DecommissionError]) -> dict[str, DecommissionError]:
+    return {i: result for i, result in results.items() if isinstance(result, DecommissionError)}
+
+
+def _code(error: ClientError) -> str:
+    return str(error.response.get("Error", {}).get("Code", ""))
+
+
+def _large(error: DecommissionError) -> bool:
+    return "ValidationException" in str(error) and "size" in str(error)
+
+
+def _shortened(settled: Settled) -> Settled:
+    """The reports with the first of their actions, and nothing for the history."""
+    steps = {}
+    for name, step in settled.steps.items():
+        actions = list(step.get("actions") or ())
+        reason = str(step.get("reason") or "")[:_SHORT_REASON]
+        if len(actions) > _SHORT_ACTIONS:
+            reason = f"{len(actions)} actions, too many to remember, of which these are the first; {reason}"
+        steps[name] = {**step, "actions": actions[:_SHORT_ACTIONS], "reason": reason or None}
+    return replace(settled, steps=steps, removed=())
 
 
 def facts_document(instance: Instance) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from .deadline import Deadline
 from .errors import DecommissionError, TransientError
 from .identity import Facts, Instance
-from .inventory import TERMINATED
+from .inventory import TERMINATED, Settled
 from .report import FAILED, StepReport
 from .steps.base import Batch, Finding, Outcome
 
@@ -176,20 +176,22 @@ class Run:
         inventory = self._tools.inventory
         if inventory is None or self._dry_run or self._known.inventory_error:
             return
-        for instance_id, instance in self._instances.items():
-            record = self._known.records.get(instance_id)
-            if record and record.state == TERMINATED and not _grown(instance, record):
-                continue
-            try:
-                inventory.remember_terminated(instance)
-            except DecommissionError as error:
-                self._errors[instance_id].append(f"inventory: {error}")
+        news = [
+            instance
+            for instance_id, instance in self._instances.items()
+            if not (record := self._known.records.get(instance_id))
+            or record.state != TERMINATED
+            or _grown(instance, record)
+        ]
+        for instance_id, error in inventory.remember_terminated(news).items():
+            self._errors[instance_id].append(f"inventory: {error}")
 
     def _remember_outcome(self) -> None:
         inventory = self._tools.inventory
         if inventory is None or self._dry_run or self._known.inventory_error:
             return
         now = self._tools.now().isoformat()
+        outcomes: dict[str, Settled] = {}
         for instance_id, reports in self._reports.items():
             # A step that looked while another could not say who the instance was has to look again.
             complete = instance_id not in self._not_looked or instance_id in self._known_before
@@ -201,10 +203,9 @@ class Run:
                 steps[name] = replace(report, settled_at=now).document() if settles else report.document()
                 if fresh:
                     removed += [{"at": now, "step": name, **action} for action in report.actions]
-            try:
-                inventory.remember_steps(instance_id, steps, removed)
-            except DecommissionError as error:
-                self._errors[instance_id].append(f"inventory: {error}")
+            outcomes[instance_id] = Settled(steps, removed)
+        for instance_id, error in inventory.remember_steps(outcomes).items():
+            self._errors[instance_id].append(f"inventory: {error}")
 
 
 def _grown(instance: Instance, record: Record) -> bool:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol
 
-from .errors import ConfigurationError, TransientError
+from .errors import ConfigurationError, DecommissionError, TransientError
 from .inventory import facts_document
 
 if TYPE_CHECKING:
@@ -167,8 +167,9 @@ class Sweep:
             ):
                 stale.append(instance)
         if not dry_run:
-            for instance in stale:
-                self._inventory.remember_running(instance)
+            for result in self._inventory.remember_running(stale).values():
+                if isinstance(result, DecommissionError):
+                    raise result
         return len(stale)
 
 
