@@ -25,6 +25,9 @@ locals {
 
   inventory_table_name = "${var.name}-inventory"
 
+  # The metrics that the function writes into its log: lambda/src/ec2_decommission/metrics.py.
+  metric_namespace = "EC2Decommission"
+
   has_secrets        = length(var.secrets) > 0
   create_kms_key     = local.has_secrets && (var.create_kms_key != null ? var.create_kms_key : var.kms_key_arn == null)
   kms_key_arn        = local.has_secrets ? (local.create_kms_key ? one(aws_kms_key.secrets[*].arn) : var.kms_key_arn) : null

@@ -63,6 +63,11 @@ output "kms_key_arn" {
   value       = local.kms_key_arn
 }
 
+output "dashboard_name" {
+  description = "Name of the CloudWatch dashboard; null when it is off."
+  value       = one(aws_cloudwatch_dashboard.this[*].dashboard_name)
+}
+
 output "effective_config" {
   description = "What the function will really do, after defaults: an attribute that was misspelt is missing here. A step that is off is null. Holds no secret."
   value = merge(local.config, {
@@ -80,6 +85,7 @@ output "effective_config" {
     function   = var.function
     log_group  = var.log_group
     alarms     = var.alarms
+    dashboard  = var.dashboard
     vpc_config = var.vpc_config
     package    = { type = var.package.type }
   })

@@ -797,11 +797,11 @@ variable "log_group" {
 
 variable "alarms" {
   description = <<-EOT
-    CloudWatch alarms: dead letters, age of the oldest event, errors and throttles of the function, undelivered events.
+    CloudWatch alarms: dead letters, events that wait or fail for long, undelivered events, errors and throttles of the function, configuration errors, the sweep's brake, sweeps that fail. `docs/runbook.md` has a page on each.
 
     - `enabled` - Whether they are made.
-    - `actions` - ARNs that are told when an alarm rings and when it is over, such as an SNS topic.
-    - `oldest_message_age_seconds` - Age of the oldest event from which the alarm rings, 60 to 1209600.
+    - `actions` - ARNs that are told when an alarm rings and when it is over, such as an SNS topic. At most 5.
+    - `oldest_message_age_seconds` - Age of an event that is not finished from which the alarms `oldest-message` and `unfinished` ring, 60 to 1209600.
   EOT
   type = object({
     enabled                    = optional(bool, false)
@@ -825,6 +825,19 @@ variable "alarms" {
     condition     = var.alarms.oldest_message_age_seconds >= 60 && var.alarms.oldest_message_age_seconds <= 1209600
     error_message = "alarms.oldest_message_age_seconds is ${var.alarms.oldest_message_age_seconds}: it must be from 60 to 1209600."
   }
+}
+
+variable "dashboard" {
+  description = <<-EOT
+    A CloudWatch dashboard: what was removed and what failed, by step; the queue, the function, the sweep, the last failures.
+
+    - `enabled` - Whether it is made.
+  EOT
+  type = object({
+    enabled = optional(bool, false)
+  })
+  default  = {}
+  nullable = false
 }
 
 variable "custom_steps" {

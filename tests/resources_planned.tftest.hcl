@@ -177,24 +177,6 @@ run "names_of_every_allowed_form_are_taken" {
   }
 }
 
-run "alarms_reach_their_actions" {
-  command = plan
-
-  variables {
-    alarms = { enabled = true, actions = ["arn:aws:sns:eu-west-1:123456789012:on-call"] }
-  }
-
-  assert {
-    condition     = toset(keys(aws_cloudwatch_metric_alarm.this)) == toset(["dead-letters", "errors", "oldest-message", "throttles", "undelivered"])
-    error_message = "Alarms: ${jsonencode(keys(aws_cloudwatch_metric_alarm.this))}"
-  }
-
-  assert {
-    condition     = alltrue([for alarm in values(aws_cloudwatch_metric_alarm.this) : tolist(alarm.alarm_actions) == tolist(["arn:aws:sns:eu-west-1:123456789012:on-call"])])
-    error_message = "An alarm rings where nobody hears it."
-  }
-}
-
 run "secrets_pass_by_name_only" {
   command = plan
 

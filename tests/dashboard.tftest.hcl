@@ -1,0 +1,151 @@
+# The dashboard: a valid document that shows what is on, and nothing else.
+
+# Whether its names are those of the function's metrics is a test in Python (tests/unit/test_signals.py).
+mock_provider "aws" {
+  mock_resource "aws_cloudwatch_log_group" {
+    defaults = { arn = "arn:aws:logs:eu-west-1:123456789012:log-group:/aws/lambda/ec2-decommission" }
+  }
+
+  mock_resource "aws_iam_role" {
+    defaults = { arn = "arn:aws:iam::123456789012:role/ec2-decommission-eu-west-1" }
+  }
+
+  mock_resource "aws_lambda_function" {
+    defaults = { arn = "arn:aws:lambda:eu-west-1:123456789012:function:ec2-decommission", code_sha256 = "47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=" }
+  }
+
+  mock_resource "aws_cloudwatch_event_rule" {
+    defaults = { arn = "arn:aws:events:eu-west-1:123456789012:rule/made-up" }
+  }
+
+  mock_resource "aws_cloudwatch_metric_alarm" {
+    defaults = { arn = "arn:aws:cloudwatch:eu-west-1:123456789012:alarm:made-up" }
+  }
+
+  mock_resource "aws_sqs_queue" {
+    defaults = { arn = "arn:aws:sqs:eu-west-1:123456789012:made-up", url = "https://sqs.eu-west-1.amazonaws.com/123456789012/made-up" }
+  }
+
+  mock_resource "aws_dynamodb_table" {
+    defaults = { arn = "arn:aws:dynamodb:eu-west-1:123456789012:table/made-up" }
+  }
+
+  mock_data "aws_iam_policy_document" {
+    defaults = { json = "{}" }
+  }
+}
+
+override_data {
+  target = data.aws_partition.this
+  values = { partition = "aws" }
+}
+
+override_data {
+  target = data.aws_region.this
+  values = { id = "eu-west-1" }
+}
+
+variables {
+  package = {
+    type        = "s3"
+    s3          = { bucket = "artifacts", key = "ec2-decommission.zip" }
+    code_sha256 = "47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU="
+  }
+  dashboard = { enabled = true }
+}
+
+run "everything_on_is_on_the_wall" {
+  command = apply
+
+  variables {
+    alarms  = { enabled = true }
+    route53 = { enabled = true, zone_ids = ["Z1"], record_names = ["{tag:Name}.example.internal"] }
+    consul  = { enabled = true, url = "https://consul.example.internal:8501" }
+    custom_steps = {
+      third  = { source_dir = "lambda/src" }
+      fourth = { source_dir = "lambda/src" }
+      fifth  = { source_dir = "lambda/src" }
+      off    = { source_dir = "lambda/src", enabled = false }
+    }
+  }
+
+  assert {
+    condition     = output.dashboard_name == "ec2-decommission-eu-west-1" && aws_cloudwatch_dashboard.this[0].dashboard_name == "ec2-decommission-eu-west-1"
+    error_message = "The name is not the account's only one of its kind."
+  }
+
+  assert {
+    condition = [for widget in jsondecode(aws_cloudwatch_dashboard.this[0].dashboard_body).widgets : widget.properties.title if startswith(try(widget.properties.title, ""), "Step ")] == [
+      "Step route53", "Step consul", "Step fifth", "Step fourth", "Step third",
+    ]
+    error_message = "Other steps are shown than those that are on."
+  }
+
+  # Within the grid of 24 columns, and none over another.
+  assert {
+    condition = alltrue(flatten([
+      for i, one in jsondecode(aws_cloudwatch_dashboard.this[0].dashboard_body).widgets : [
+        one.width >= 6, one.x + one.width <= 24,
+        [for j, other in jsondecode(aws_cloudwatch_dashboard.this[0].dashboard_body).widgets :
+          i == j || one.x + one.width <= other.x || other.x + other.width <= one.x || one.y + one.height <= other.y || other.y + other.height <= one.y
+        ],
+      ]
+    ]))
+    error_message = "A widget lies over another, or outside."
+  }
+
+  assert {
+    condition     = alltrue([for widget in jsondecode(aws_cloudwatch_dashboard.this[0].dashboard_body).widgets : widget.properties.region == "eu-west-1" if contains(["metric", "log"], widget.type)])
+    error_message = "A widget looks into another region."
+  }
+
+  # Namespace, metric, pairs of dimensions, options: CloudWatch refuses any other form.
+  assert {
+    condition = alltrue(flatten([
+      for widget in jsondecode(aws_cloudwatch_dashboard.this[0].dashboard_body).widgets : [
+        for metric in widget.properties.metrics : [
+          length(metric) == 5 || length(metric) == 7 && metric[4] == "Step",
+          contains(["EC2Decommission", "AWS/Lambda"], metric[0]) ? metric[2] == "FunctionName" && metric[3] == "ec2-decommission" : metric[0] == "AWS/SQS" && metric[2] == "QueueName",
+          can(keys(metric[length(metric) - 1])),
+        ]
+      ] if widget.type == "metric"
+    ]))
+    error_message = aws_cloudwatch_dashboard.this[0].dashboard_body
+  }
+
+  assert {
+    condition     = length(one([for widget in jsondecode(aws_cloudwatch_dashboard.this[0].dashboard_body).widgets : widget.properties.alarms if widget.type == "alarm"])) == 9
+    error_message = "An alarm is not on the wall."
+  }
+
+  assert {
+    condition     = one([for widget in jsondecode(aws_cloudwatch_dashboard.this[0].dashboard_body).widgets : startswith(widget.properties.query, "SOURCE '/aws/lambda/ec2-decommission' | ") if widget.type == "log"])
+    error_message = "The failures are sought in another log."
+  }
+}
+
+run "what_is_off_is_not_on_the_wall" {
+  command = apply
+
+  variables {
+    inventory = { enabled = false }
+  }
+
+  assert {
+    condition     = length(regexall("Sweep|Step |StepDuration|\"alarm\"", aws_cloudwatch_dashboard.this[0].dashboard_body)) == 0
+    error_message = aws_cloudwatch_dashboard.this[0].dashboard_body
+  }
+}
+
+run "a_dry_run_says_so_on_the_wall" {
+  command = apply
+
+  variables {
+    dry_run = true
+  }
+
+  assert {
+    condition     = strcontains(aws_cloudwatch_dashboard.this[0].dashboard_body, "(dry run: nothing is removed)")
+    error_message = aws_cloudwatch_dashboard.this[0].dashboard_body
+  }
+}
