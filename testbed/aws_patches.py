@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import fnmatch
 import ipaddress
 import json
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from unittest.mock import patch
 from moto.awslambda.exceptions import InvalidParameterValueException
 from moto.awslambda.models import EventSourceMapping, LambdaBackend, LambdaFunction
 from moto.core.utils import unix_time_millis
+from moto.ec2 import utils
 from moto.ec2.exceptions import EC2ClientError, InvalidInstanceIdError
 from moto.ec2.models import ec2_backends
 from moto.ec2.models.elastic_network_interfaces import NetworkInterface
@@ -88,6 +90,7 @@ def _ec2() -> Iterator[Patch]:
     filter_value = NetworkInterface.get_filter_value
     request_ip = Subnet.request_ip
     by_ids = InstanceBackend.get_reservations_by_instance_ids
+    value_in_filter = utils.instance_value_in_filter_values
 
     def strict_terminate(self: Instance) -> Any:
         previous = terminate(self)
@@ -133,10 +136,21 @@ def _ec2() -> Iterator[Patch]:
             raise InvalidInstanceIdError(missing)
         return by_ids(self, list(dict.fromkeys(instance_ids)), filters)
 
+    def strict_value(instance_value: Any, filter_values: Any) -> bool:
+        # AWS knows * and ? in the values of any filter. moto does so for tags only.
+        values = instance_value if isinstance(instance_value, list) else [instance_value]
+        wild = [value for value in filter_values if "*" in value or "?" in value]
+        return value_in_filter(instance_value, filter_values) or any(
+            isinstance(value, str) and fnmatch.fnmatchcase(value, pattern.replace("[", "[[]"))
+            for value in values
+            for pattern in wild
+        )
+
     yield Instance, "terminate", strict_terminate
     yield NetworkInterface, "get_filter_value", strict_filter_value
     yield Subnet, "request_ip", strict_request_ip
     yield InstanceBackend, "get_reservations_by_instance_ids", strict_by_ids
+    yield utils, "instance_value_in_filter_values", strict_value
 
 
 def forget_instance(account: str, region: str, instance_id: str) -> None:

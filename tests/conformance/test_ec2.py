@@ -8,7 +8,7 @@ import pytest
 
 from ec2_decommission.clients.ec2 import BotoEc2
 from ec2_decommission.errors import AccessError, TransientError
-from testbed.aws import StrictAws, throttled
+from testbed.aws import Answer, AwsError, StrictAws, throttled
 from tests.fakes.ec2 import FakeEc2
 
 if TYPE_CHECKING:
@@ -251,6 +251,34 @@ def test_filters_by_id_and_state(world: World) -> None:
     assert {d.instance_id for d in world.client().living({"instance-state-name": ["stopped"]})} == {second}
 
 
+def test_ids_by_their_beginning(world: World) -> None:
+    ids = {world.launch(name, f"10.0.0.{number + 11}") for number, name in enumerate("abc")}
+    ec2 = world.client()
+    assert {d.instance_id for d in ec2.living({"instance-id": ["i-*"]})} == ids
+    for instance_id in ids:
+        assert {d.instance_id for d in ec2.living({"instance-id": [f"{instance_id[:-1]}*"]})} == {
+            other for other in ids if other[:-1] == instance_id[:-1]
+        }
+    assert list(ec2.living({"instance-id": ["i-z*"]})) == []
+
+
+def test_asked_by_id_each_has_its_answer(world: World) -> None:
+    here, dead, forgotten = (world.launch(n, f"10.0.0.1{m}") for m, n in enumerate("abc"))
+    for instance_id in (dead, forgotten):
+        world.terminate(instance_id)
+    world.forget(forgotten)
+    world.stop(here)
+    never = [f"i-{number:017x}" for number in range(0xFFFF0, 0xFFFF0 + 150)]
+    answer = world.client().ask_by_id([here, *never, dead, forgotten, here])
+    assert {i: d.state if d else None for i, d in answer.items()} == {
+        here: "stopped",
+        dead: "terminated",
+        forgotten: None,
+        **dict.fromkeys(never),
+    }
+    assert dict(world.client().ask_by_id([])) == {}
+
+
 def test_interfaces_by_any_of_their_addresses(world: World) -> None:
     instance_id = world.launch("web-1", "10.0.0.15", secondary_ip="10.0.0.16", ipv6="2001:db8::15", public=True)
     other = world.launch("web-2", "10.0.0.17")
@@ -296,6 +324,7 @@ def test_each_error_is_of_its_kind(aws: StrictAws) -> None:
     ec2 = BotoEc2(aws.client("ec2"))
     calls: list[Callable[[], object]] = [
         lambda: ec2.describe(["i-1"]),
+        lambda: ec2.ask_by_id(["i-1"]),
         lambda: list(ec2.living({})),
         lambda: ec2.interfaces(["10.0.0.1"]),
     ]
@@ -320,3 +349,40 @@ def test_many_ids_and_addresses_are_asked_in_as_many_calls_as_filters_take(aws: 
     assert aws.calls["ec2:DescribeInstances"] == 3
     ec2.interfaces([f"10.0.{number // 250}.{number % 250}" for number in range(401)])
     assert aws.calls["ec2:DescribeNetworkInterfaces"] == 3
+
+
+EMPTY = Answer(
+    200,
+    b'<?xml version="1.0" encoding="UTF-8"?><DescribeInstancesResponse xmlns="http://ec2.amazonaws.com/doc/2016-11-15/">'
+    b"<requestId>r</requestId><reservationSet/></DescribeInstancesResponse>",
+    {"Content-Type": "text/xml"},
+)
+
+
+def test_an_answer_by_id_that_is_short_of_one_is_an_error(aws: StrictAws) -> None:
+    aws.reset()
+    ec2 = BotoEc2(aws.client("ec2"))
+    instance_id = aws.launch("a", emit=False).id
+    with (
+        aws.fault(lambda *_: EMPTY, everyone=True),
+        pytest.raises(TransientError, match=f"neither what {instance_id} is nor that it does not exist"),
+    ):
+        ec2.ask_by_id([instance_id])
+
+
+def test_a_refusal_that_names_no_id_is_an_error(aws: StrictAws) -> None:
+    aws.reset()
+    ec2 = BotoEc2(aws.client("ec2"))
+    with (
+        aws.fault(
+            lambda *_: AwsError("InvalidInstanceID.NotFound", "The instance IDs do not exist", 400), everyone=True
+        ),
+        pytest.raises(TransientError, match="names none of those that it was asked for"),
+    ):
+        ec2.ask_by_id(["i-0000000000000000a"])
+
+
+def test_an_id_of_the_wrong_form_is_an_error(aws: StrictAws) -> None:
+    aws.reset()
+    with pytest.raises(TransientError, match=r"InvalidInstanceID\.Malformed"):
+        BotoEc2(aws.client("ec2")).ask_by_id(["i-web-1"])

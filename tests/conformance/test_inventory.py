@@ -184,6 +184,9 @@ def test_lists_the_living_only(inventory: Inventory) -> None:
     inventory.remember_steps({"i-ffffffffffffffff": Settled({"chef": {"status": "clean"}})})
     assert [r.instance_id for r in inventory.living()] == [ids[0], ids[1], ids[3], ids[4]]
     assert all(r.facts.private_ips == ("10.0.0.5",) for r in inventory.living())
+    assert [r.instance_id for r in inventory.living(ids[3])] == [ids[3]]
+    assert [r.instance_id for r in inventory.living("i-0000")] == [ids[0], ids[1], ids[3], ids[4]]
+    assert list(inventory.living("i-f")) == []
 
 
 def test_recalls_more_than_one_call_takes_each_once(inventory: Inventory) -> None:

@@ -178,6 +178,15 @@ class FakeEc2:
             self._request("DescribeInstances")
         return {i: self._description(self.machines[i]) for i in wanted if i in self.machines}
 
+    def ask_by_id(self, instance_ids: Iterable[str]) -> Mapping[str, Description | None]:
+        wanted = list(dict.fromkeys(instance_ids))
+        for start in range(0, len(wanted), 100):
+            some = wanted[start : start + 100]
+            known = [i for i in some if i in self.machines]
+            for _ in range((len(known) < len(some)) + bool(known)):
+                self._request("DescribeInstances")
+        return {i: self._description(self.machines[i]) if i in self.machines else None for i in wanted}
+
     def living(self, filters: Mapping[str, Iterable[str]]) -> Iterator[Description]:
         asked = {name: list(values) for name, values in filters.items()}
         self._request("DescribeInstances")

@@ -95,9 +95,9 @@ class FakeInventory:
         )
         return True
 
-    def living(self) -> Iterator[Record]:
+    def living(self, prefix: str = "") -> Iterator[Record]:
         self._request("living")
-        found = [record for record in self.items.values() if record.state == RUNNING]
+        found = [r for i, r in self.items.items() if r.state == RUNNING and i.startswith(prefix)]
         yield from (copy.deepcopy(record) for record in sorted(found, key=lambda record: record.instance_id))
 
     def _each(

@@ -90,8 +90,8 @@ class Inventory(Protocol):
     def remember_steps(self, outcomes: Mapping[str, Settled]) -> Mapping[str, DecommissionError]:
         """Records what became of the steps, by instance id; returns what failed."""
 
-    def living(self) -> Iterator[Record]:
-        """Every instance that is recorded as living."""
+    def living(self, prefix: str = "") -> Iterator[Record]:
+        """Every instance that is recorded as living, of those whose id begins so; in the order of the ids."""
 
 
 class DynamoInventory:
@@ -189,12 +189,16 @@ class DynamoInventory:
             "ExpressionAttributeValues": _typed(values),
         }
 
-    def living(self) -> Iterator[Record]:
+    def living(self, prefix: str = "") -> Iterator[Record]:
+        condition, values = "living = :yes", {":yes": {"S": _LIVING}}
+        if prefix:
+            condition += " AND begins_with(instance_id, :prefix)"
+            values[":prefix"] = {"S": prefix}
         pages = self._client.get_paginator("query").paginate(
             TableName=self._table,
             IndexName=LIVING_INDEX,
-            KeyConditionExpression="living = :yes",
-            ExpressionAttributeValues={":yes": {"S": _LIVING}},
+            KeyConditionExpression=condition,
+            ExpressionAttributeValues=values,
         )
         with aws_errors(f"read table {self._table} (dynamodb:Query)"):
             for page in pages:

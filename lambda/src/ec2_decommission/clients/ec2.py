@@ -7,14 +7,16 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from botocore.exceptions import ClientError
+
 from ..chunks import chunks
-from ..errors import AccessError, DecommissionError, OutOfTime
+from ..errors import AccessError, DecommissionError, OutOfTime, TransientError
 from ..identity import Facts, Instance
 from ..steps.base import Interface
 from .aws import aws_errors
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from ..templates import Template
 
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 LIVING_STATES = ("pending", "running", "stopping", "stopped")
 _FILTER_VALUES = 200  # the most that EC2 takes in one filter
 _PAGE = 1000
+_IDS = 100  # asked for by id at once; an answer by id has no pages
+_ID = re.compile(r"\bi-[0-9a-f]+\b")
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,13 @@ class Ec2(Protocol):
     def living(self, filters: Mapping[str, Iterable[str]]) -> Iterator[Description]:
         """All living instances that match EC2's own filters; with none, all that live."""
 
+    def ask_by_id(self, instance_ids: Iterable[str]) -> Mapping[str, Description | None]:
+        """What EC2 says of each id when it is asked for that id; None where it says that there is no such instance.
+
+        Every id has an entry: unlike for ``describe``, an answer that is short of one is an error, and not taken for
+        a word on the instance.
+        """
+
     def interfaces(self, addresses: Iterable[str]) -> Mapping[str, tuple[Interface, ...]]:
         """The network interfaces that have each address now."""
 
@@ -77,14 +88,47 @@ class BotoEc2:
     def living(self, filters: Mapping[str, Iterable[str]]) -> Iterator[Description]:
         yield from (d for d in self._instances({"instance-state-name": LIVING_STATES, **filters}) if d.lives)
 
+    def ask_by_id(self, instance_ids: Iterable[str]) -> Mapping[str, Description | None]:
+        found: dict[str, Description | None] = {}
+        for some in chunks(dict.fromkeys(instance_ids), _IDS):
+            found |= self._ask(some)
+        return found
+
+    def _ask(self, instance_ids: Sequence[str]) -> dict[str, Description | None]:
+        """EC2 refuses the whole call for ids that it does not know, and names them; the rest is asked again."""
+        found: dict[str, Description | None] = {}
+        asked = list(instance_ids)
+        while asked:
+            with aws_errors("describe instances (ec2:DescribeInstances)"):
+                try:
+                    found |= {
+                        d.instance_id: d for d in self._described(self._client.describe_instances(InstanceIds=asked))
+                    }
+                    break
+                except ClientError as error:
+                    if error.response.get("Error", {}).get("Code") != "InvalidInstanceID.NotFound":
+                        raise
+                    named = set(_ID.findall(str(error.response["Error"].get("Message", ""))))
+            unknown = [instance_id for instance_id in asked if instance_id in named]
+            if not unknown:
+                raise TransientError("EC2 says that ids do not exist, and names none of those that it was asked for")
+            found |= dict.fromkeys(unknown)
+            asked = [instance_id for instance_id in asked if instance_id not in named]
+        if silent := [instance_id for instance_id in instance_ids if instance_id not in found]:
+            raise TransientError(f"EC2 says neither what {silent[0]} is nor that it does not exist")
+        return {instance_id: found[instance_id] for instance_id in instance_ids}
+
     def _instances(self, filters: Mapping[str, Iterable[str]]) -> Iterator[Description]:
         request = {"Filters": [{"Name": n, "Values": list(v)} for n, v in filters.items()]}
         with aws_errors("describe instances (ec2:DescribeInstances)"):
             pages = self._client.get_paginator("describe_instances")
             for page in pages.paginate(**request, PaginationConfig={"PageSize": _PAGE}):
-                for reservation in page["Reservations"]:
-                    for raw in reservation["Instances"]:
-                        yield self._description(raw, reservation.get("OwnerId"))
+                yield from self._described(page)
+
+    def _described(self, page: Mapping[str, Any]) -> Iterator[Description]:
+        for reservation in page["Reservations"]:
+            for raw in reservation["Instances"]:
+                yield self._description(raw, reservation.get("OwnerId"))
 
     def _description(self, raw: Mapping[str, Any], owner_id: str | None) -> Description:
         interfaces = sorted(
