@@ -31,7 +31,7 @@ demo-stop: venv ## End what `make demo KEEP=1` left running
 .PHONY: test
 test: venv ## Every test, on real servers
 	@scripts/terraform-test
-	@$(BIN)/python -m pytest --ignore tests/deployed
+	@$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --ignore tests/deployed # they wait more than they work
 	@$(BIN)/python -m pytest tests/deployed # a process of its own: moto keeps its state in module variables
 
 .PHONY: model
