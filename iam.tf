@@ -27,6 +27,14 @@ resource "aws_iam_role_policy" "function" {
   name   = "function"
   role   = aws_iam_role.function.id
   policy = data.aws_iam_policy_document.function.json
+
+  lifecycle {
+    # https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_iam-quotas.html
+    precondition {
+      condition     = local.policy_characters <= 10240
+      error_message = "The policy of the function's role would have up to ${local.policy_characters} characters, and IAM allows 10240. Give fewer route53.zone_ids or custom_steps.iam_statements, or split the work over two calls of this module."
+    }
+  }
 }
 
 data "aws_iam_policy_document" "function" {
@@ -103,7 +111,7 @@ locals {
     },
     {
       sid       = "RememberInstances", on = var.inventory.enabled, effect = "Allow", conditions = []
-      actions   = ["dynamodb:BatchGetItem", "dynamodb:GetItem", "dynamodb:PutItem", "dynamodb:UpdateItem"]
+      actions   = ["dynamodb:BatchGetItem", "dynamodb:UpdateItem"]
       resources = local.inventory_arns
     },
     {
@@ -137,7 +145,7 @@ locals {
   custom_step_statements = flatten([
     for name, step in local.custom_steps : [
       for index, statement in step.iam_statements : {
-        sid        = "CustomStep${replace(title(replace(name, "/[_-]/", " ")), " ", "")}${index}"
+        sid        = "CustomStep${replace(title(replace(name, "_", " ")), " ", "")}${format("%02d", index)}"
         on         = true
         effect     = "Allow"
         actions    = statement.actions
@@ -146,6 +154,16 @@ locals {
       }
     ]
   ])
+
+  # The most that the policy can have: all of the module's own statements, with the longest names, take less than
+  # 2600. What a user gives is known at plan.
+  policy_characters = sum(concat(
+    [2600],
+    [for id in var.route53.zone_ids : length("\"arn:${local.partition}:route53:::hostedzone/${id}\",")],
+    [for statement in local.custom_step_statements : length(jsonencode({
+      Sid = statement.sid, Effect = statement.effect, Action = statement.actions, Resource = statement.resources
+    })) + 1],
+  ))
 
   # By sid.
   function_statements = {

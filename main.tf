@@ -138,6 +138,11 @@ resource "aws_lambda_function" "this" {
 
   lifecycle {
     precondition {
+      condition     = local.has_secrets ? split(":", local.kms_key_arn)[3] == local.region : true
+      error_message = "kms_key_arn is ${jsonencode(var.kms_key_arn)}, a key of another region than ${local.region}, where the function runs: KMS opens the secrets only in the region of the key that sealed them."
+    }
+
+    precondition {
       condition     = local.environment_bytes <= 4096
       error_message = "The function's environment would take ${local.environment_bytes} bytes, and Lambda allows 4096. Shorten record_names, zone_ids, lock_prefixes, instance_filter or the settings of custom_steps, or split the work over two calls of this module."
     }

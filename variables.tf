@@ -44,12 +44,12 @@ variable "vpc_config" {
   }
 
   validation {
-    condition     = alltrue([for id in try(var.vpc_config.subnet_ids, []) : startswith(id, "subnet-")])
+    condition     = alltrue([for id in try(var.vpc_config.subnet_ids, []) : try(startswith(id, "subnet-"), false)])
     error_message = "vpc_config.subnet_ids holds what is not a subnet id: each must begin with \"subnet-\"."
   }
 
   validation {
-    condition     = alltrue([for id in try(var.vpc_config.security_group_ids, []) : startswith(id, "sg-")])
+    condition     = alltrue([for id in try(var.vpc_config.security_group_ids, []) : try(startswith(id, "sg-"), false)])
     error_message = "vpc_config.security_group_ids holds what is not a security group id: each must begin with \"sg-\"."
   }
 }
@@ -65,8 +65,10 @@ variable "instance_filter" {
   description = <<-EOT
     Which instances are handled at all. Without tags given, all are.
 
-    - `include_tags` - Tag key to allowed values. An instance is handled only if, for every key, its tag has one of the values. A value may begin or end with `*`.
-    - `exclude_tags` - Tag key to values. An instance is left alone if, for any key, its tag has one of the values.
+    - `include_tags` - Tag key to allowed values. An instance is handled only if, for every key, its tag has one of the values.
+    - `exclude_tags` - Tag key to values. An instance is left alone if, for any key, its tag has one of the values. It goes before `include_tags`.
+
+    In a value, `*` stands for any characters, at any place: `["web-*"]`, and `["*"]` for any value. Nothing else has a meaning of its own, and small and capital letters differ.
   EOT
   type = object({
     include_tags = optional(map(list(string)), {})
@@ -83,6 +85,13 @@ variable "instance_filter" {
   validation {
     condition     = alltrue([for key, values in var.instance_filter.exclude_tags : key != "" && length(coalesce(values, [])) > 0])
     error_message = "instance_filter.exclude_tags has an empty key or a key without values, which excludes nothing: each key needs at least one value."
+  }
+
+  validation {
+    condition = alltrue(flatten([
+      for values in concat(values(var.instance_filter.include_tags), values(var.instance_filter.exclude_tags)) : [for value in coalesce(values, []) : value != null]
+    ]))
+    error_message = "instance_filter holds null among the values of a tag: give texts, or leave the key out."
   }
 }
 
@@ -191,8 +200,8 @@ variable "chef" {
   }
 
   validation {
-    condition     = var.chef.server_url == null || can(regex("^https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?(/[^?#@[:space:]]*)?$", var.chef.server_url))
-    error_message = "chef.server_url is ${jsonencode(var.chef.server_url)}: it must be a URL that begins with http:// or https:// and holds no user, query or space, such as \"https://chef.example.com/organizations/acme\"."
+    condition     = var.chef.server_url == null || can(regex("^https?://[A-Za-z0-9.-]+(:[1-9][0-9]{0,4})?(/[^?#@[:space:]]*)?$", var.chef.server_url)) && try(tonumber(regex("^https?://[^/:]+:([0-9]+)", var.chef.server_url)[0]) <= 65535, true)
+    error_message = "chef.server_url is ${jsonencode(var.chef.server_url)}: it must be a URL that begins with http:// or https:// and holds no user, query or space, with a port from 1 to 65535 or none, such as \"https://chef.example.com/organizations/acme\"."
   }
 
   validation {
@@ -260,8 +269,8 @@ variable "consul" {
   }
 
   validation {
-    condition     = var.consul.url == null || can(regex("^https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?(/[^?#@[:space:]]*)?$", var.consul.url))
-    error_message = "consul.url is ${jsonencode(var.consul.url)}: it must be a URL that begins with http:// or https:// and holds no user, query or space, such as \"https://consul.example.internal:8501\"."
+    condition     = var.consul.url == null || can(regex("^https?://[A-Za-z0-9.-]+(:[1-9][0-9]{0,4})?(/[^?#@[:space:]]*)?$", var.consul.url)) && try(tonumber(regex("^https?://[^/:]+:([0-9]+)", var.consul.url)[0]) <= 65535, true)
+    error_message = "consul.url is ${jsonencode(var.consul.url)}: it must be a URL that begins with http:// or https:// and holds no user, query or space, with a port from 1 to 65535 or none, such as \"https://consul.example.internal:8501\"."
   }
 
   validation {
@@ -401,8 +410,8 @@ variable "vault" {
   nullable = false
 
   validation {
-    condition     = var.vault.address == null || can(regex("^https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?/?$", var.vault.address))
-    error_message = "vault.address is ${jsonencode(var.vault.address)}: it must be a URL that begins with http:// or https:// and holds no path, such as \"https://vault.example.com:8200\"."
+    condition     = var.vault.address == null || can(regex("^https?://[A-Za-z0-9.-]+(:[1-9][0-9]{0,4})?/?$", var.vault.address)) && try(tonumber(regex("^https?://[^/:]+:([0-9]+)", var.vault.address)[0]) <= 65535, true)
+    error_message = "vault.address is ${jsonencode(var.vault.address)}: it must be a URL that begins with http:// or https:// and holds no path, with a port from 1 to 65535 or none, such as \"https://vault.example.com:8200\"."
   }
 
   validation {
@@ -519,6 +528,12 @@ variable "sweep" {
   validation {
     condition     = can(regex("^(rate\\((1 (minute|hour|day)|([2-9]|[1-9][0-9]+) (minutes|hours|days))\\)|cron\\([^ ()]+( [^ ()]+){5}\\))$", var.sweep.schedule_expression))
     error_message = "sweep.schedule_expression is ${jsonencode(var.sweep.schedule_expression)}: it must be rate(1 hour), rate(12 hours) or the like (singular for 1, plural above), or cron() with six fields."
+  }
+
+  # https://docs.aws.amazon.com/eventbridge/latest/userguide/eb-scheduled-rule-pattern.html
+  validation {
+    condition     = !startswith(var.sweep.schedule_expression, "cron(") || can(regex("^cron\\([^ ]+ [^ ]+ (\\? [^ ]+ [^ ?]+|[^ ?]+ [^ ]+ \\?) [^ ]+\\)$", var.sweep.schedule_expression))
+    error_message = "sweep.schedule_expression is ${jsonencode(var.sweep.schedule_expression)}: in cron(), either the third field (day of the month) or the fifth (day of the week) must be ?, and the other one not, as in cron(0 3 * * ? *)."
   }
 
   validation {
@@ -744,6 +759,12 @@ variable "package" {
     error_message = "package.code_sha256 is ${jsonencode(var.package.code_sha256)}: it must be the SHA-256 of the zip in base64 (44 characters that end in \"=\"), not in hexadecimal."
   }
 
+  # What the build alone reads would be passed over, so it is a mistake worth telling.
+  validation {
+    condition     = var.package.type == "build" || var.package.ca_bundle_file == null && var.package.build_role_arn == null && var.package.output_dir == null && var.package.rebuild == ""
+    error_message = "package.type is ${jsonencode(var.package.type)} with ca_bundle_file, build_role_arn, output_dir or rebuild: these say how to build, and nothing is built. Give them where the zip is built (make package)."
+  }
+
   validation {
     condition     = var.package.type != "build" || var.package.code_sha256 == null
     error_message = "package.code_sha256 is given with package.type = \"build\": the digest of what is built here is known only afterwards."
@@ -868,6 +889,12 @@ variable "custom_steps" {
     error_message = "custom_steps has a name that is not allowed among ${jsonencode(keys(var.custom_steps))}: a name begins with a small letter and holds at most 32 small letters, digits and underscores, as it becomes the name of a Python package."
   }
 
+  # The statements of the role are named after the steps, and IAM allows letters and digits only.
+  validation {
+    condition     = length(distinct([for name in keys(var.custom_steps) : replace(name, "_", "")])) == length(var.custom_steps)
+    error_message = "custom_steps has two names that differ by underscores only, among ${jsonencode(keys(var.custom_steps))}: give one of them another name."
+  }
+
   validation {
     condition     = length(setintersection(keys(var.custom_steps), ["route53", "chef", "consul"])) == 0
     error_message = "custom_steps uses a name that a step of the module has: route53, chef and consul are taken."
@@ -916,6 +943,11 @@ variable "tags" {
   type        = map(string)
   default     = {}
   nullable    = false
+
+  validation {
+    condition     = length(var.tags) <= 50
+    error_message = "tags holds ${length(var.tags)} tags: AWS takes at most 50 on a resource."
+  }
 
   validation {
     condition     = alltrue([for key in keys(var.tags) : length(key) >= 1 && length(key) <= 128 && !startswith(lower(key), "aws:")])

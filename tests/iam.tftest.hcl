@@ -111,8 +111,8 @@ run "the_inventory_alone_adds_no_query_and_no_sending" {
   }
 
   assert {
-    condition     = !contains(flatten(values(local.function_statements)[*].actions), "dynamodb:DeleteItem")
-    error_message = "The function may delete what is remembered."
+    condition     = toset(local.function_statements["RememberInstances"].actions) == toset(["dynamodb:BatchGetItem", "dynamodb:UpdateItem"])
+    error_message = "Actions: ${jsonencode(local.function_statements["RememberInstances"].actions)}"
   }
 }
 
@@ -173,7 +173,7 @@ run "a_custom_step_adds_what_it_asks_for" {
   }
 
   assert {
-    condition     = tolist(local.function_statements["CustomStepDnsMirror0"].actions) == tolist(["sns:Publish"]) && length(local.function_statements) == 4
+    condition     = tolist(local.function_statements["CustomStepDnsMirror00"].actions) == tolist(["sns:Publish"]) && length(local.function_statements) == 4
     error_message = "Statements: ${jsonencode(keys(local.function_statements))}"
   }
 }
@@ -233,5 +233,32 @@ run "the_boundary_and_the_tags_reach_the_role" {
   assert {
     condition     = aws_iam_role.function.permissions_boundary == "arn:aws:iam::123456789012:policy/boundary" && aws_iam_role.function.tags["Team"] == "platform"
     error_message = "The role has no boundary or no tags."
+  }
+}
+
+run "rejects_a_policy_that_iam_would_refuse" {
+  command = plan
+
+  variables {
+    route53 = { enabled = true, zone_ids = [for n in range(200) : "Z0123456789ABCDEF${n}"], record_names = ["{tag:Name}.example.internal"] }
+  }
+
+  expect_failures = [aws_iam_role_policy.function]
+}
+
+# Names that end in digits are no hindrance.
+run "statements_of_custom_steps_keep_apart" {
+  command = plan
+
+  variables {
+    custom_steps = {
+      a  = { source_dir = "lambda/src", iam_statements = [for n in range(30) : { actions = ["sns:Publish"], resources = ["arn:aws:sns:eu-west-1:123456789012:topic-${n}"] }] }
+      a1 = { source_dir = "lambda/src", iam_statements = [for n in range(11) : { actions = ["sns:Publish"], resources = ["arn:aws:sns:eu-west-1:123456789012:other-${n}"] }] }
+    }
+  }
+
+  assert {
+    condition     = length(local.function_statements) == 3 + 41 && alltrue([for sid in keys(local.function_statements) : can(regex("^[A-Za-z0-9]+$", sid))])
+    error_message = "Statements: ${jsonencode(keys(local.function_statements))}"
   }
 }

@@ -29,7 +29,7 @@ run "the_build_is_told_references_and_where_to_seal" {
   variables {
     chef        = { enabled = true, server_url = "https://chef.example.com", client_name = "c" }
     secrets     = { chef_client_key = { path = "decommission/chef", field = "key", version = 3 } }
-    kms_key_arn = "arn:aws:kms:eu-central-1:123456789012:key/0f1e"
+    kms_key_arn = "arn:aws:kms:eu-west-1:123456789012:key/0f1e"
     vault       = { address = "https://vault:8200", auth = { method = "jwt", role = "ci", jwt_env = "CI_JWT" } }
   }
 
@@ -41,7 +41,7 @@ run "the_build_is_told_references_and_where_to_seal" {
   }
 
   assert {
-    condition     = local.build_spec.kms.region == "eu-central-1" && local.build_spec.kms.encryption_context == { FunctionName = "ec2-decommission" } && local.build_spec.vault.auth.method == "jwt" && tolist(local.build_spec.features) == tolist(["chef"])
+    condition     = local.build_spec.kms.region == "eu-west-1" && local.build_spec.kms.encryption_context == { FunctionName = "ec2-decommission" } && local.build_spec.vault.auth.method == "jwt" && tolist(local.build_spec.features) == tolist(["chef"])
     error_message = jsonencode(local.build_spec)
   }
 }
@@ -180,4 +180,15 @@ run "a_given_key_is_the_only_one" {
     condition     = length(aws_kms_key.secrets) == 0 && output.kms_key_arn == "arn:aws:kms:eu-west-1:123456789012:key/0f1e"
     error_message = "A second key is made."
   }
+}
+
+run "rejects_a_key_of_another_region" {
+  command = plan
+
+  variables {
+    secrets     = { consul_token = { path = "decommission/consul" } }
+    kms_key_arn = "arn:aws:kms:eu-central-1:123456789012:key/0f1e"
+  }
+
+  expect_failures = [aws_lambda_function.this]
 }

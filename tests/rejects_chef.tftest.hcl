@@ -271,3 +271,18 @@ run "rejects_half_a_chef_request" {
 
   expect_failures = [var.chef]
 }
+
+run "rejects_chef_url_with_a_port_above_65535" {
+  command = plan
+
+  module {
+    source = "./tests/variables"
+  }
+
+  variables {
+    chef    = { enabled = true, server_url = "https://chef.example.com:70000", client_name = "c" }
+    secrets = { chef_client_key = { path = "chef" } }
+  }
+
+  expect_failures = [var.chef]
+}

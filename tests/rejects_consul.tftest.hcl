@@ -195,3 +195,31 @@ run "rejects_consul_request_timeout_above_a_minute" {
 
   expect_failures = [var.consul]
 }
+
+run "rejects_consul_url_with_port_zero" {
+  command = plan
+
+  module {
+    source = "./tests/variables"
+  }
+
+  variables {
+    consul = { enabled = true, url = "https://consul.example.internal:0" }
+  }
+
+  expect_failures = [var.consul]
+}
+
+run "rejects_consul_url_with_a_port_above_65535" {
+  command = plan
+
+  module {
+    source = "./tests/variables"
+  }
+
+  variables {
+    consul = { enabled = true, url = "https://consul.example.internal:65536" }
+  }
+
+  expect_failures = [var.consul]
+}

@@ -616,3 +616,31 @@ run "rejects_alarm_age_below_a_minute" {
 
   expect_failures = [var.alarms]
 }
+
+run "rejects_cron_with_both_days" {
+  command = plan
+
+  module {
+    source = "./tests/variables"
+  }
+
+  variables {
+    sweep = { schedule_expression = "cron(0 3 * * * *)" }
+  }
+
+  expect_failures = [var.sweep]
+}
+
+run "rejects_cron_with_no_day" {
+  command = plan
+
+  module {
+    source = "./tests/variables"
+  }
+
+  variables {
+    sweep = { schedule_expression = "cron(0 3 ? * ? *)" }
+  }
+
+  expect_failures = [var.sweep]
+}

@@ -462,3 +462,101 @@ run "rejects_tag_value_above_256_characters" {
 
   expect_failures = [var.tags]
 }
+
+run "rejects_null_among_the_values_of_a_tag" {
+  command = plan
+
+  module {
+    source = "./tests/variables"
+  }
+
+  variables {
+    instance_filter = { include_tags = { Role = ["web", null] } }
+  }
+
+  expect_failures = [var.instance_filter]
+}
+
+run "rejects_null_among_subnets" {
+  command = plan
+
+  module {
+    source = "./tests/variables"
+  }
+
+  variables {
+    vpc_config = { subnet_ids = [null], security_group_ids = ["sg-1"] }
+  }
+
+  expect_failures = [var.vpc_config]
+}
+
+run "rejects_null_among_security_groups" {
+  command = plan
+
+  module {
+    source = "./tests/variables"
+  }
+
+  variables {
+    vpc_config = { subnet_ids = ["subnet-1"], security_group_ids = [null] }
+  }
+
+  expect_failures = [var.vpc_config]
+}
+
+run "rejects_authorities_for_what_is_not_built" {
+  command = plan
+
+  module {
+    source = "./tests/variables"
+  }
+
+  variables {
+    package = { type = "s3", s3 = { bucket = "b", key = "k", object_version = "1" }, ca_bundle_file = "LICENSE" }
+  }
+
+  expect_failures = [var.package]
+}
+
+run "rejects_rebuild_of_what_is_not_built" {
+  command = plan
+
+  module {
+    source = "./tests/variables"
+  }
+
+  variables {
+    package = { type = "prebuilt", zip_file = "LICENSE", rebuild = "now" }
+  }
+
+  expect_failures = [var.package]
+}
+
+run "rejects_custom_steps_that_differ_by_underscores" {
+  command = plan
+
+  module {
+    source = "./tests/variables"
+  }
+
+  variables {
+    custom_steps = { dns_1 = { source_dir = "lambda/src" }, dns1 = { source_dir = "lambda/src" } }
+  }
+
+  expect_failures = [var.custom_steps]
+}
+
+run "rejects_51_tags" {
+  command = plan
+
+  module {
+    source = "./tests/variables"
+  }
+
+  variables {
+    tags = { for n in range(51) : "tag-${n}" => "x" }
+  }
+
+  expect_failures = [var.tags]
+}

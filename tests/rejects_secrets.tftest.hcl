@@ -350,3 +350,45 @@ run "rejects_secrets_without_any_key" {
 
   expect_failures = [var.create_kms_key]
 }
+
+run "rejects_vault_address_with_a_port_above_65535" {
+  command = plan
+
+  module {
+    source = "./tests/variables"
+  }
+
+  variables {
+    vault = { address = "https://vault.example.com:82000" }
+  }
+
+  expect_failures = [var.vault]
+}
+
+run "rejects_auth_mount_for_a_token" {
+  command = plan
+
+  module {
+    source = "./tests/variables"
+  }
+
+  variables {
+    vault = { auth = { mount = "team/token" } }
+  }
+
+  expect_failures = [var.vault]
+}
+
+run "rejects_auth_role_for_a_token" {
+  command = plan
+
+  module {
+    source = "./tests/variables"
+  }
+
+  variables {
+    vault = { auth = { method = "token", role = "ci" } }
+  }
+
+  expect_failures = [var.vault]
+}

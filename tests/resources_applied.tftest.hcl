@@ -128,3 +128,27 @@ run "outputs_are_those_of_the_contract" {
     error_message = "The function does not know its queue."
   }
 }
+
+run "the_code_that_runs_is_the_code_that_was_meant" {
+  command = apply
+
+  assert {
+    condition     = aws_lambda_function.this.code_sha256 == local.expected_code_sha256
+    error_message = "The check has nothing to hold the function's code against."
+  }
+}
+
+# As after an update that failed, or one by somebody else.
+run "other_code_than_was_meant_is_told" {
+  command = apply
+
+  variables {
+    package = {
+      type        = "s3"
+      s3          = { bucket = "artifacts", key = "ec2-decommission.zip" }
+      code_sha256 = "ungWv48Bz+pBQUDeXa4iI7ADYaOWF3qctBD/YfIAFa0="
+    }
+  }
+
+  expect_failures = [check.deployed_code]
+}
