@@ -271,8 +271,13 @@ class StrictAws:
                 config=botocore.config.Config(retries={"total_max_attempts": retries + 1}, read_timeout=900),
             )
 
-    def role_credentials(self, role_arn: str, session_name: str) -> Credentials:
-        """A session of the role, as the service that the role trusts gets it."""
+    def role_credentials(
+        self, role_arn: str, session_name: str, *, source_function_arn: str | None = None
+    ) -> Credentials:
+        """A session of the role, as the service that the role trusts gets it.
+
+        `source_function_arn` marks the session as that of a Lambda function's own code.
+        """
         session = sts_backends[self.account]["aws"].assume_role(
             region_name=self.region,
             role_session_name=session_name,
@@ -281,6 +286,7 @@ class StrictAws:
             duration=3600,
             external_id="",
         )
+        session.source_function_arn = source_function_arn  # type: ignore[attr-defined]  # ours
         return Credentials(session.access_key_id, session.secret_access_key, session.session_token)
 
     def _make_admin(self) -> Credentials:

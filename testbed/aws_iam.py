@@ -10,7 +10,7 @@ import json
 import re
 import struct
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from moto.iam.models import ManagedPolicy, Role, User, iam_backends
@@ -46,6 +46,8 @@ class Principal:
     policies: list[dict[str, Any]]
     boundary: dict[str, Any] | None = None
     role_arn: str | None = None
+    source_function_arn: str | None = None
+    """The Lambda function whose code holds the credentials, which AWS tells apart from what Lambda does for it."""
 
     @property
     def identities(self) -> set[str]:
@@ -123,9 +125,10 @@ def _user(user: User) -> Principal:
 
 def _session(session: AssumedRole, call: Call) -> Principal:
     try:
-        return role_principal(session.role_arn, session.session_name)
+        principal = role_principal(session.role_arn, session.session_name)
     except Exception as error:  # the role was deleted meanwhile
         raise _invalid_token(call) from error
+    return replace(principal, source_function_arn=getattr(session, "source_function_arn", None))
 
 
 def _policies(owner: User | Role) -> list[dict[str, Any]]:
@@ -373,6 +376,9 @@ def _context(principal: Principal, call: Call) -> Context:
         "aws:RequestedRegion": [call.region],
         "aws:SecureTransport": ["true"],
     }
+    if principal.source_function_arn:
+        # https://docs.aws.amazon.com/lambda/latest/dg/permissions-source-function-arn.html
+        context["lambda:SourceFunctionArn"] = [principal.source_function_arn]
     if call.service == "kms":
         encryption_context = call.params.get("EncryptionContext") or {}
         for key, value in encryption_context.items():

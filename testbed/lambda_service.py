@@ -97,6 +97,11 @@ class LambdaService:
             self.invocations.append(done)
         return done
 
+    def code_credentials(self, function_name: str) -> Credentials:
+        """New credentials such as the function's code has them."""
+        function = self._function(function_name)
+        return self.aws.role_credentials(function.role, function_name, source_function_arn=function.function_arn)
+
     def environments(self, function_name: str) -> list[LambdaRuntime]:
         """The function's execution environments."""
         found = self._environments.get(self._function(function_name).function_arn)
@@ -157,7 +162,7 @@ class LambdaService:
             str(function.handler),
             {**self.extra_environment, **function.environment_vars},
             str(function.run_time).removeprefix("python"),
-            credentials=self.aws.environ(self._role_credentials(function, function.function_name)),
+            credentials=self.aws.environ(self.code_credentials(function.function_name)),
             function_name=function.function_name,
             function_arn=function.function_arn,
             memory_size=int(function.memory_size),

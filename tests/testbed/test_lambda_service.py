@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError
 
 from testbed.aws import StrictAws
 from testbed.lambda_service import EventSourcePoller, LambdaService
@@ -18,6 +19,8 @@ from testbed.lambda_service import EventSourcePoller, LambdaService
 pytestmark = pytest.mark.servers
 
 QUEUE_ARN = "arn:aws:sqs:us-east-1:123456789012:q"
+SOURCE_FUNCTION = "lambda:SourceFunctionArn"
+ALLOW_QUEUES = {"Effect": "Allow", "Action": "sqs:*", "Resource": "*"}
 
 CODE = """
 import json, os, time, boto3
@@ -133,6 +136,17 @@ def test_iam_decides_on_what_the_function_does(service: LambdaService) -> None:
     assert "not authorized to perform: sqs:listqueues" in denied["Payload"]["errorMessage"]
     set_rights(service.aws, ["sqs:*"])
     assert "/q" in invoke(service.aws, payload)["Payload"]
+
+
+def test_the_functions_own_code_is_told_apart_from_lambda(service: LambdaService) -> None:
+    arn = service.aws.client("lambda").get_function(FunctionName="f")["Configuration"]["FunctionArn"]
+    guard = {"Effect": "Deny", "Action": "*", "Resource": "*", "Condition": {"ArnEquals": {SOURCE_FUNCTION: arn}}}
+    policy = json.dumps({"Version": "2012-10-17", "Statement": [ALLOW_QUEUES, guard]})
+    service.aws.client("iam").put_role_policy(RoleName="f", PolicyName="p", PolicyDocument=policy)
+    role = service.aws.client("iam").get_role(RoleName="f")["Role"]["Arn"]
+    service.aws.client("sqs", service.aws.role_credentials(role, "lambda")).list_queues()
+    with pytest.raises(ClientError, match="with an explicit deny"):
+        service.aws.client("sqs", service.code_credentials("f")).list_queues()
 
 
 def test_an_error_and_its_log_come_as_lambda_gives_them(service: LambdaService) -> None:
