@@ -54,6 +54,8 @@ locals {
     route53 = !var.route53.enabled ? null : {
       zone_ids     = var.route53.zone_ids
       record_names = var.route53.record_names
+      # One invocation's share: so many run at once at most. Three digits are enough, and the document stays short.
+      requests_per_second = floor(1000 * var.route53.max_requests_per_second / var.queue.max_concurrency) / 1000
     }
 
     chef = !var.chef.enabled ? null : {

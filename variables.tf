@@ -102,13 +102,15 @@ variable "route53" {
     - `enabled` - Whether the step runs.
     - `zone_ids` - The hosted zones to remove records from. The function may change no other zone. Add the reverse zones to have PTR records removed.
     - `record_names` - Templates of the names that an instance bears: whole names, zone included, such as `{tag:Name}.example.internal`. A trailing dot is optional, a leading `*.` is allowed.
+    - `max_requests_per_second` - The most requests a second to Route 53, of all invocations together, 0.5 to 1000. AWS admits 10 a second (and 50 at once) for the whole account, which other software shares. Each invocation keeps to its share, `max_requests_per_second / queue.max_concurrency`, and may save up five seconds of it.
 
     Placeholders: `{instance_id}`, `{tag:KEY}`, `{private_ip}`, `{private_ip_dashed}`, `{private_dns_name}`, `{hostname}` (first label of the private DNS name), `{account_id}`, `{region}`.
   EOT
   type = object({
-    enabled      = optional(bool, false)
-    zone_ids     = optional(list(string), [])
-    record_names = optional(list(string), [])
+    enabled                 = optional(bool, false)
+    zone_ids                = optional(list(string), [])
+    record_names            = optional(list(string), [])
+    max_requests_per_second = optional(number, 5)
   })
   default  = {}
   nullable = false
@@ -121,6 +123,17 @@ variable "route53" {
   validation {
     condition     = !var.route53.enabled || length(var.route53.record_names) > 0
     error_message = "route53 is enabled without route53.record_names: give at least one name template, such as \"{tag:Name}.example.internal\"."
+  }
+
+  validation {
+    condition     = var.route53.max_requests_per_second >= 0.5 && var.route53.max_requests_per_second <= 1000
+    error_message = "route53.max_requests_per_second is ${var.route53.max_requests_per_second}: it must be from 0.5 to 1000. AWS admits 10 for the whole account, unless a higher quota was granted."
+  }
+
+  # With less, an invocation's time would pass in waiting: one termination takes some six requests.
+  validation {
+    condition     = !var.route53.enabled || var.queue.max_concurrency < 2 || var.route53.max_requests_per_second / var.queue.max_concurrency >= 0.25
+    error_message = "route53.max_requests_per_second is ${var.route53.max_requests_per_second} with queue.max_concurrency ${var.queue.max_concurrency}: that leaves each invocation less than the 0.25 requests a second that it needs. Lower queue.max_concurrency, or raise the limit."
   }
 
   validation {

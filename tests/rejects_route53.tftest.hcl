@@ -251,3 +251,59 @@ run "rejects_empty_record_name" {
 
   expect_failures = [var.route53]
 }
+
+run "rejects_no_requests_to_route53" {
+  command = plan
+
+  module {
+    source = "./tests/variables"
+  }
+
+  variables {
+    route53 = { max_requests_per_second = 0.4 }
+  }
+
+  expect_failures = [var.route53]
+}
+
+run "rejects_more_requests_to_route53_than_any_account_has" {
+  command = plan
+
+  module {
+    source = "./tests/variables"
+  }
+
+  variables {
+    route53 = { max_requests_per_second = 1001 }
+  }
+
+  expect_failures = [var.route53]
+}
+
+run "rejects_a_share_of_route53_that_is_too_small_to_work_with" {
+  command = plan
+
+  module {
+    source = "./tests/variables"
+  }
+
+  variables {
+    route53 = { enabled = true, zone_ids = ["Z1"], record_names = ["{tag:Name}.example.internal"] }
+    queue   = { max_concurrency = 21 }
+  }
+
+  expect_failures = [var.route53]
+}
+
+run "accepts_the_smallest_share_of_route53" {
+  command = plan
+
+  module {
+    source = "./tests/variables"
+  }
+
+  variables {
+    route53 = { enabled = true, zone_ids = ["Z1"], record_names = ["{tag:Name}.example.internal"] }
+    queue   = { max_concurrency = 20 }
+  }
+}

@@ -175,6 +175,25 @@ run "names_of_every_allowed_form_are_taken" {
     condition     = length(output.effective_config.route53.record_names) == 8 && aws_lambda_function.this.function_name == "a_b-C1" && aws_iam_role.function.name == "a_b-C1-eu-west-1"
     error_message = "A name was lost."
   }
+
+  assert {
+    condition     = output.effective_config.route53.requests_per_second == 2.5
+    error_message = "Two invocations at once have more than 5 requests a second to Route 53, or less."
+  }
+}
+
+run "each_invocation_has_its_share_of_the_requests_to_route53" {
+  command = plan
+
+  variables {
+    route53 = { enabled = true, zone_ids = ["Z1"], record_names = ["x.{tag:Name}.example.internal"], max_requests_per_second = 2 }
+    queue   = { max_concurrency = 6 }
+  }
+
+  assert {
+    condition     = output.effective_config.route53.requests_per_second == 0.333 && jsondecode(aws_lambda_function.this.environment[0].variables.DECOMMISSION_CONFIG).route53.requests_per_second == 0.333
+    error_message = "Six invocations at once would have more than 2 requests a second, or less."
+  }
 }
 
 run "secrets_pass_by_name_only" {

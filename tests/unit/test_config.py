@@ -18,7 +18,11 @@ FULL: dict[str, Any] = {
     "name": "ec2-decommission",
     "dry_run": True,
     "instance_filter": {"include_tags": {"k": ["v", "w*"]}, "exclude_tags": {}},
-    "route53": {"zone_ids": ["Z1", "Z2", "Z1"], "record_names": ["{tag:Name}.example.internal"]},
+    "route53": {
+        "zone_ids": ["Z1", "Z2", "Z1"],
+        "record_names": ["{tag:Name}.example.internal"],
+        "requests_per_second": 0.5,
+    },
     "chef": {
         "server_url": "https://chef/organizations/x/",
         "client_name": "decommission",
@@ -58,6 +62,7 @@ def test_reads_all_of_it() -> None:
     assert config.dry_run
     assert config.instance_filter == InstanceFilter({"k": ("v", "w*")}, {})
     assert config.route53
+    assert config.route53.requests_per_second == 0.5
     assert config.route53.zone_ids == ("Z1", "Z2")
     assert config.route53.record_names == (Template("{tag:Name}.example.internal"),)
     assert config.chef
@@ -96,7 +101,7 @@ def test_what_is_off_is_null_or_absent() -> None:
         ({"route53": {**FULL["route53"], "record_names": [1]}}, "route53.record_names: expected a list of texts"),
         (
             {"route53": {**FULL["route53"], "zones": []}},
-            "route53: unknown key zones; known are record_names, zone_ids",
+            "route53: unknown key zones; known are record_names, requests_per_second, zone_ids",
         ),
         ({"chef": {**FULL["chef"], "server_url": "chef"}}, "chef.server_url: expected a URL that begins with http"),
         ({"chef": {**FULL["chef"], "server_url": "ftp://x"}}, "chef.server_url: expected a URL"),

@@ -29,10 +29,16 @@ class InstanceFilter:
 
 @dataclass(frozen=True)
 class Route53Settings:
-    """The step ``route53``. ``zone_ids`` are bare ids, without ``/hostedzone/``."""
+    """The step ``route53``.
+
+    Attributes:
+        zone_ids: bare ids, without ``/hostedzone/``.
+        requests_per_second: this invocation's share of what the module may ask of Route 53.
+    """
 
     zone_ids: tuple[str, ...]
     record_names: tuple[Template, ...]
+    requests_per_second: float = 2.5
 
 
 @dataclass(frozen=True)
@@ -270,6 +276,7 @@ def _route53(section: _Section) -> Route53Settings:
     return Route53Settings(
         zone_ids=tuple(dict.fromkeys(section.texts("zone_ids", at_least=1))),
         record_names=section.templates("record_names"),
+        requests_per_second=section.number("requests_per_second", default=2.5, least=0.05, most=1000),
     )
 
 

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 from aws_lambda_powertools import Logger
 
 from .chunks import chunks
-from .clients.aws import AwsClients, aws_errors
+from .clients.aws import CALL_SECONDS, AwsClients, aws_errors
 from .clients.ec2 import BotoEc2, LivingInEc2
+from .clients.governor import Governor
 from .clients.route53 import BotoZones
 from .config import VARIABLE, Config
 from .errors import ConfigurationError, TransientError
@@ -92,7 +93,13 @@ def _steps(config: Config, aws: AwsClients, clock: Clock) -> list[StepFactory]:
     # What a step needs is imported, opened and connected when the step first runs, and kept while warm.
     if config.route53:
         route53 = config.route53
-        zones = _once(lambda: BotoZones(aws("route53")))
+
+        def hosted_zones() -> BotoZones:
+            return BotoZones(
+                aws("route53"), Governor(route53.requests_per_second, lambda: clock.deadline, CALL_SECONDS)
+            )
+
+        zones = _once(hosted_zones)
         steps.append(StepFactory("route53", lambda _: Route53Step(route53, zones())))
     if config.chef:
         chef = config.chef

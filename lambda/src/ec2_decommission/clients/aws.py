@@ -19,9 +19,19 @@ if TYPE_CHECKING:
 
 CONNECT_TIMEOUT_SECONDS = 2
 READ_TIMEOUT_SECONDS = 6
+CALL_SECONDS = CONNECT_TIMEOUT_SECONDS + READ_TIMEOUT_SECONDS  # the longest that one attempt may take
 
 # https://docs.aws.amazon.com/AWSEC2/latest/APIReference/errors-overview.html and the pages of the other services
 _ACCESS = {"AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "NotAuthorized"}
+# "Not so fast": with PriorRequestNotComplete, Route 53 is not done with another change of the zone.
+THROTTLED = {
+    "Throttling",
+    "ThrottlingException",
+    "ThrottledException",
+    "RequestLimitExceeded",
+    "TooManyRequestsException",
+    "PriorRequestNotComplete",
+}
 _SETUP = {
     "NoSuchHostedZone": "the hosted zone does not exist",
     "ResourceNotFoundException": "the table does not exist",
@@ -31,6 +41,10 @@ _SETUP = {
     "InvalidCiphertextException": "the bundle was sealed with another key or under another encryption context",
     "AWS.SimpleQueueService.NonExistentQueue": "the queue does not exist",
 }
+
+
+class ThrottledError(TransientError):
+    """AWS takes no more requests at the moment."""
 
 
 class AwsClients:
@@ -64,7 +78,7 @@ class AwsClients:
         return self._clients[service]
 
     def _gate(self, **_: object) -> None:
-        self._deadline().check(CONNECT_TIMEOUT_SECONDS + READ_TIMEOUT_SECONDS, "a call to AWS")
+        self._deadline().check(CALL_SECONDS, "a call to AWS")
 
 
 @contextmanager
@@ -77,6 +91,7 @@ def aws_errors(doing: str) -> Iterator[None]:
     Raises:
         AccessError: the role lacks the right.
         ConfigurationError: what the configuration names does not exist or cannot be used.
+        ThrottledError: AWS throttles, after all of botocore's attempts.
         TransientError: anything else.
     """
     try:
@@ -88,7 +103,8 @@ def aws_errors(doing: str) -> Iterator[None]:
             raise AccessError(f"AWS denies the function's role the right to {doing}: {message}") from None
         if code in _SETUP:
             raise ConfigurationError(f"could not {doing}: {_SETUP[code]} ({code}: {message})") from None
-        raise TransientError(f"could not {doing}: {code}: {message}") from error
+        kind = ThrottledError if code in THROTTLED else TransientError
+        raise kind(f"could not {doing}: {code}: {message}") from error
     except (BotoCoreError, ResponseParserError, OSError, ValueError) as error:
         # An answer that cannot be read, such as a proxy's page, is a ResponseParserError or a ValueError.
         raise TransientError(f"could not {doing}: {error}") from error

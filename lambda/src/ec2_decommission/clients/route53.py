@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from botocore.exceptions import ClientError
 
 from ..errors import DecommissionError
-from .aws import aws_errors
+from .aws import ThrottledError, aws_errors
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from .governor import Governor
+
+T = TypeVar("T")
 
 _PAGE = 300  # the most that ListResourceRecordSets gives at once
 _ESCAPE = re.compile(r"\\([0-7]{3})")
@@ -91,17 +95,25 @@ class BotoZones:
 
     Args:
         client: a boto3 ``route53`` client.
+        governor: keeps the calls to the module's share of the account's rate; with it a call that is throttled is
+            made again for as long as there is time. None leaves the calls to botocore's own retries.
     """
 
-    def __init__(self, client: Any) -> None:
+    def __init__(self, client: Any, governor: Governor | None = None) -> None:
         self._client = client
+        self._governor = governor
         self._zones: dict[str, Zone] = {}
+        if governor:
+            governor.govern(client)
 
     def zone(self, zone_id: str) -> Zone:
         # A zone's name never changes, so it is asked once for as long as the function stays warm.
         if zone_id not in self._zones:
-            with aws_errors(f"read hosted zone {zone_id} (route53:GetHostedZone)"):
-                raw = self._client.get_hosted_zone(Id=zone_id)["HostedZone"]
+            answer = self._call(
+                f"read hosted zone {zone_id} (route53:GetHostedZone)",
+                lambda: self._client.get_hosted_zone(Id=zone_id),
+            )
+            raw = answer["HostedZone"]
             self._zones[zone_id] = Zone(zone_id, canonical(raw["Name"]))
         return self._zones[zone_id]
 
@@ -131,8 +143,7 @@ class BotoZones:
         records: list[RecordSet] = []
         start: dict[str, str] = {"StartRecordName": name}
         while True:
-            with aws_errors(f"list hosted zone {zone_id} (route53:ListResourceRecordSets)"):
-                answer = self._client.list_resource_record_sets(HostedZoneId=zone_id, MaxItems=str(_PAGE), **start)
+            answer = self._page(zone_id, start)
             records += [_record_set(zone_id, raw) for raw in answer["ResourceRecordSets"]]
             if not answer.get("IsTruncated"):
                 return records, True
@@ -142,15 +153,34 @@ class BotoZones:
             if answer.get("NextRecordIdentifier"):
                 start["StartRecordIdentifier"] = answer["NextRecordIdentifier"]
 
+    def _page(self, zone_id: str, start: Mapping[str, str]) -> Any:
+        return self._call(
+            f"list hosted zone {zone_id} (route53:ListResourceRecordSets)",
+            lambda: self._client.list_resource_record_sets(HostedZoneId=zone_id, MaxItems=str(_PAGE), **start),
+        )
+
     def change(self, zone_id: str, changes: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
         batch = {"Changes": [{"Action": action, "ResourceRecordSet": dict(raw)} for action, raw in changes]}
-        with aws_errors(f"change hosted zone {zone_id} (route53:ChangeResourceRecordSets)"):
+
+        def change() -> None:
             try:
                 self._client.change_resource_record_sets(HostedZoneId=zone_id, ChangeBatch=batch)
             except ClientError as error:
                 if error.response.get("Error", {}).get("Code") in ("InvalidChangeBatch", "InvalidInput"):
                     raise ChangeRefusedError(error.response["Error"].get("Message", "")) from None
                 raise
+
+        self._call(f"change hosted zone {zone_id} (route53:ChangeResourceRecordSets)", change)
+
+    def _call(self, doing: str, call: Callable[[], T]) -> T:
+        while True:
+            try:
+                with aws_errors(doing):
+                    return call()
+            except ThrottledError:
+                # The governor waits longer after each, and ends this with OutOfTime.
+                if self._governor is None:
+                    raise
 
 
 def _record_set(zone_id: str, raw: Mapping[str, Any]) -> RecordSet:
