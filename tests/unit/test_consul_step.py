@@ -75,7 +75,8 @@ class Run:
         return [*self.findings[instance_id].left, *self.outcomes[instance_id].left]
 
     def errors(self, instance_id: str = A) -> str:
-        return "; ".join([self.findings[instance_id].error or "", *self.outcomes[instance_id].errors])
+        errors = (*self.findings[instance_id].errors, *self.outcomes[instance_id].errors)
+        return "; ".join(map(str, errors))
 
 
 @pytest.fixture
@@ -344,7 +345,7 @@ def test_a_datacenter_that_fails_stops_no_other() -> None:
     consul.fault = fault
     run = Run(consul, instance(A), settings=down)
     assert run.removed() == [("release", "locks/a"), ("destroy", session)]
-    assert run.findings[A].error == "dc2 is out of reach"
+    assert str(run.findings[A].errors[0]) == "dc2 is out of reach"
 
 
 def test_where_every_datacenter_fails_the_step_does(consul: FakeConsulCatalog) -> None:

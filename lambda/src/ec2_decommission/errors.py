@@ -8,20 +8,42 @@
     ├── TransientError          the outside failed in a way that passes; the message is retried
     │   ├── OutOfTime           the invocation has not enough time left to begin the call
     │   └── StillAlive          what is to be removed lives; the message is retried
+    ├── PermanentError          this thing of this instance will be refused again, whoever mends what
     └── MalformedEvent          the event is not one of those that the contract names
+
+Each has a ``kind``, which stands in the report beside the error's text: ``transient``, ``configuration``,
+``permission`` or ``permanent``.
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+TRANSIENT, CONFIGURATION, PERMISSION, PERMANENT = "transient", "configuration", "permission", "permanent"
+# Of several errors the first of these kinds speaks for all: what a person must mend, before what passes by itself,
+# before what no retry helps.
+KINDS = (PERMISSION, CONFIGURATION, TRANSIENT, PERMANENT)
 
 
 class DecommissionError(Exception):
     """Base of all errors of this package; its text is fit for a report."""
 
+    kind: ClassVar[str] = TRANSIENT
+
 
 class ConfigurationError(DecommissionError):
     """The configuration or a secret is wrong; retrying changes nothing until a person acts."""
 
+    kind = CONFIGURATION
+
 
 class AccessError(ConfigurationError):
     """A right is missing; the text names the right, and what it is missing on."""
+
+    kind = PERMISSION
 
 
 class TransientError(DecommissionError):
@@ -36,5 +58,42 @@ class StillAlive(TransientError):
     """What the event calls dead is alive in the system that was asked."""
 
 
+class PermanentError(DecommissionError):
+    """This one thing is refused, and will be at every retry; others are not concerned.
+
+    A message all of whose errors are of this kind is not retried for long: it reaches the dead letters soon.
+    """
+
+    kind = PERMANENT
+
+
 class MalformedEvent(DecommissionError):
     """An event, SQS body or operator's payload that the contract does not know."""
+
+    kind = PERMANENT
+
+
+_OF_KIND: dict[str, type[DecommissionError]] = {
+    TRANSIENT: TransientError,
+    CONFIGURATION: ConfigurationError,
+    PERMISSION: AccessError,
+    PERMANENT: PermanentError,
+}
+
+
+def about(what: str, error: DecommissionError) -> DecommissionError:
+    """The error as one of ``what``: same kind, and the text says what it is about."""
+    return _OF_KIND[error.kind](f"{what}: {error}")
+
+
+def gravest(kinds: Iterable[str]) -> str | None:
+    """The kind that speaks for several, by ``KINDS``; None where there are none."""
+    return min(kinds, key=KINDS.index, default=None)
+
+
+def as_errors(errors: Iterable[object] | str | BaseException) -> tuple[DecommissionError, ...]:
+    """Errors as a custom step may hand them over: what is no DecommissionError is taken for a passing fault."""
+    told = (errors,) if isinstance(errors, (str, BaseException)) else tuple(errors)
+    return tuple(
+        e if isinstance(e, DecommissionError) else TransientError(str(e) or type(e).__name__) for e in told if e
+    )

@@ -2,13 +2,15 @@
 
 The statuses are the contract's: ``done`` (something was removed; ``reason`` tells what was left), ``clean`` (looked;
 nothing of this instance was there), ``skipped`` (left all that was found; ``reason`` says whose it is or why) and
-``failed`` (``reason`` holds the error; the message is retried).
+``failed`` (``reason`` holds the error, ``error_kind`` what to do about it; the message is retried).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+from .errors import PERMANENT, TRANSIENT, DecommissionError, gravest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,20 +22,26 @@ DONE, CLEAN, SKIPPED, FAILED = "done", "clean", "skipped", "failed"
 
 @dataclass(frozen=True)
 class StepReport:
-    """What one step did for one instance."""
+    """What one step did for one instance.
+
+    Attributes:
+        settled_at: set where the outcome is remembered from an earlier try.
+        error_kind: of a step that failed, as in ``errors``.
+    """
 
     step: str
     status: str
     actions: tuple[Mapping[str, str], ...] = ()
     reason: str | None = None
-    settled_at: str | None = None  # set where the outcome is remembered from an earlier try
+    settled_at: str | None = None
+    error_kind: str | None = None
 
     @classmethod
     def of(cls, step: str, finding: Finding, outcome: Outcome | None) -> StepReport:
         """The report of what was found and removed; a dry run has no outcome, and tells what would be removed."""
         removals = finding.removals if outcome is None else outcome.removed
         left = [*finding.left, *(outcome.left if outcome else ())]
-        errors = [*([finding.error] if finding.error else []), *(outcome.errors if outcome else ())]
+        errors = [*finding.errors, *(outcome.errors if outcome else ())]
         told = [f"{item.target} left: {item.reason}" for item in dict.fromkeys(left)]
         if errors:
             status = FAILED
@@ -41,13 +49,14 @@ class StepReport:
             status = DONE
         else:
             status = SKIPPED if left else CLEAN
-        reason = "; ".join([*dict.fromkeys(errors), *told, *finding.notes]) or None
-        return cls(step, status, tuple(_action(removal) for removal in removals), reason)
+        reason = "; ".join([*dict.fromkeys(map(_text, errors)), *told, *finding.notes]) or None
+        kind = gravest(error.kind for error in errors)
+        return cls(step, status, tuple(_action(removal) for removal in removals), reason, error_kind=kind)
 
     @classmethod
-    def failed(cls, step: str, error: object) -> StepReport:
+    def failed(cls, step: str, error: DecommissionError) -> StepReport:
         """The report of a step that could not be carried out."""
-        return cls(step, FAILED, reason=str(error) or type(error).__name__)
+        return cls(step, FAILED, reason=_text(error), error_kind=error.kind)
 
     @classmethod
     def skipped(cls, step: str, reason: str) -> StepReport:
@@ -63,17 +72,26 @@ class StepReport:
             tuple(dict(action) for action in document.get("actions", ())),
             document.get("reason"),
             document.get("settled_at"),
+            document.get("error_kind"),
         )
 
     def document(self) -> dict[str, Any]:
         """As JSON."""
-        document = {
+        document: dict[str, Any] = {
             "step": self.step,
             "status": self.status,
             "actions": [dict(action) for action in self.actions],
             "reason": self.reason,
         }
-        return {**document, "settled_at": self.settled_at} if self.settled_at else document
+        if self.error_kind:
+            document["error_kind"] = self.error_kind
+        if self.settled_at:
+            document["settled_at"] = self.settled_at
+        return document
+
+
+def _text(error: Exception) -> str:
+    return str(error) or type(error).__name__
 
 
 def _action(removal: Removal) -> dict[str, str]:
@@ -96,7 +114,7 @@ class Report:
     dry_run: bool
     steps: tuple[StepReport, ...] = ()
     identity: Mapping[str, Any] = field(default_factory=dict)
-    errors: tuple[str, ...] = ()
+    errors: tuple[DecommissionError, ...] = ()
     note: str | None = None
     sweep: Mapping[str, Any] | None = None
 
@@ -108,7 +126,19 @@ class Report:
     @property
     def failures(self) -> str:
         """All that failed, in one line."""
-        return "; ".join([*self.errors, *(f"{s.step}: {s.reason}" for s in self.steps if s.status == FAILED)])
+        failed = (f"{step.step}: {step.reason}" for step in self.steps if step.status == FAILED)
+        return "; ".join([*map(_text, self.errors), *failed])
+
+    @property
+    def error_kinds(self) -> tuple[str, ...]:
+        """The kinds of all that failed, each once."""
+        steps = (step.error_kind or TRANSIENT for step in self.steps if step.status == FAILED)
+        return tuple(sorted({*(error.kind for error in self.errors), *steps}))
+
+    @property
+    def permanent(self) -> bool:
+        """Whether something failed, and no retry helps any of it."""
+        return self.error_kinds == (PERMANENT,)
 
     def document(self) -> dict[str, Any]:
         """As JSON, in the form of the contract."""
@@ -121,7 +151,9 @@ class Report:
         if self.identity:
             document["identity"] = dict(self.identity)
         if self.errors:
-            document["errors"] = list(self.errors)
+            document["errors"] = [_text(error) for error in self.errors]
+        if self.failed:
+            document["error_kind"] = gravest(self.error_kinds)
         if self.note:
             document["note"] = self.note
         if self.sweep is not None:

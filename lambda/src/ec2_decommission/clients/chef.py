@@ -18,7 +18,7 @@ import requests
 import urllib3
 from requests.adapters import HTTPAdapter
 
-from ..errors import AccessError, ConfigurationError, DecommissionError, TransientError
+from ..errors import AccessError, ConfigurationError, DecommissionError, PermanentError, TransientError
 from .pychef_compat import Key, chef
 
 if TYPE_CHECKING:
@@ -45,6 +45,10 @@ _CONNECT_TIMEOUT_SECONDS = 5.0
 _MOST_BYTES = 64 * 1024 * 1024
 # So many calls of one batch may fail to reach the server; then the rest is handed back without trying.
 _LOST_CALLS = 3
+
+# The path of one object; what the server refuses there (as a proxy may a long name) it refuses for that one alone.
+_ONE_OBJECT = re.compile(r"/(?:nodes|clients)/[^/]+\Z")
+_REFUSALS = (400, 413, 414, 422)
 
 # The attributes that a partial search brings, each as its path in the node's merged attributes.
 _ATTRIBUTES = {
@@ -224,6 +228,8 @@ class _Api(chef.ChefAPI):  # type: ignore[misc]  # PyChef has no types
             raise _NotFoundError(f"Chef server {self.host} knows no {what}{told}")
         if status in (404, 408, 425, 429) or status >= 500:
             raise TransientError(f"Chef server {self.host} answered {what} with {status}{told}")
+        if status in _REFUSALS and _ONE_OBJECT.search(what):
+            raise PermanentError(f"Chef server {self.host} refused {what} with {status}{told}")
         raise ConfigurationError(f"Chef server {self.host} refused {what} with {status}{told}")
 
 

@@ -15,6 +15,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
+from ..errors import DecommissionError, as_errors
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
@@ -56,14 +58,18 @@ class Finding:
         removals: in the order in which they are to be removed.
         left: what was found and is not touched.
         notes: what could not be looked for, for example a name template whose value is not known.
-        error: why the step cannot be finished for this instance now; the message is retried. What is in
-            ``removals`` is removed all the same.
+        errors: why the step cannot be finished for this instance now; the message is retried. What is in
+            ``removals`` is removed all the same. The class of an error tells what is to be done about it; a plain
+            text is taken for a ``TransientError``.
     """
 
     removals: tuple[Removal, ...] = ()
     left: tuple[Left, ...] = ()
     notes: tuple[str, ...] = ()
-    error: str | None = None
+    errors: tuple[DecommissionError, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "errors", as_errors(self.errors))
 
 
 @dataclass(frozen=True)
@@ -73,12 +79,15 @@ class Outcome:
     Attributes:
         removed: removed by this run. What was gone already is in none of the lists: that is success.
         left: changed since it was found, and so not the instance's any more.
-        errors: why something could not be removed; the message is retried.
+        errors: why something could not be removed; the message is retried. As in ``Finding``.
     """
 
     removed: tuple[Removal, ...] = ()
     left: tuple[Left, ...] = ()
-    errors: tuple[str, ...] = ()
+    errors: tuple[DecommissionError, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "errors", as_errors(self.errors))
 
 
 @dataclass(frozen=True)

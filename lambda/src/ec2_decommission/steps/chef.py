@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from ..errors import DecommissionError, TransientError
+from ..errors import DecommissionError, TransientError, about
 from ..identity import Facts
 from .base import Finding, Left, Outcome, Removal
 
@@ -93,10 +93,6 @@ class ChefStep:
             instance_id: _Find(self, instance, names[instance_id], clients, living, claims)
             for instance_id, instance in batch.instances.items()
         }
-        # One instance's failure is no other's; but where nothing else came of it, the error keeps its kind.
-        errors = [error for find in finds.values() for error in find.errors[:1]]
-        if errors and len(errors) == len(finds) and not any(find.removals for find in finds.values()):
-            raise errors[0]
         return {instance_id: find.finding() for instance_id, find in finds.items()}
 
     def remove(self, batch: Batch, findings: Mapping[str, Finding]) -> Mapping[str, Outcome]:
@@ -110,7 +106,7 @@ class ChefStep:
     def _remove_chunk(self, batch: Batch, findings: Mapping[str, Finding]) -> Mapping[str, Outcome]:
         removals = {instance_id: list(finding.removals) for instance_id, finding in findings.items()}
         left: dict[str, list[Left]] = {instance_id: [] for instance_id in findings}
-        errors: dict[str, list[str]] = {instance_id: [] for instance_id in findings}
+        errors: dict[str, list[DecommissionError]] = {instance_id: [] for instance_id in findings}
         if any(removals.values()) and time.monotonic() - self._looked_at > _FRESH_SECONDS:
             self._look_again(removals, left, errors)
 
@@ -126,9 +122,10 @@ class ChefStep:
                 handle: _Handle = removal.handle
                 if handle.kind != "node":
                     continue
-                failed = isinstance(results.get(("client", handle.name)), DecommissionError)
+                failure = results.get(("client", handle.name))
+                failed = isinstance(failure, DecommissionError)
                 if failed and self._render(batch.instances[instance_id]) != handle.name:
-                    errors[instance_id].append(f"{removal.target} stays until its client is gone, to lead to it")
+                    left[instance_id].append(Left(removal.target, "it stays until its client is gone, to lead to it"))
                 else:
                     nodes.append(handle.name)
         if nodes:
@@ -140,14 +137,17 @@ class ChefStep:
             for removal in of:
                 result = results.get((removal.handle.kind, removal.handle.name), False)
                 if isinstance(result, DecommissionError):
-                    errors[instance_id].insert(0, f"{removal.target}: {result}")
+                    errors[instance_id].append(about(removal.target, result))
                 elif result:
                     removed.append(removal)
             outcomes[instance_id] = Outcome(tuple(removed), tuple(left[instance_id]), tuple(errors[instance_id]))
         return outcomes
 
     def _look_again(
-        self, removals: dict[str, list[Removal]], left: dict[str, list[Left]], errors: dict[str, list[str]]
+        self,
+        removals: dict[str, list[Removal]],
+        left: dict[str, list[Left]],
+        errors: dict[str, list[DecommissionError]],
     ) -> None:
         """Takes away what is not the instance's any more: one search for the chunk, as a rule."""
         looked_at = time.monotonic()
@@ -167,7 +167,7 @@ class ChefStep:
             for removal in of:
                 node = nodes.get(removal.handle.name)
                 if isinstance(node, DecommissionError):
-                    errors[instance_id].append(f"{removal.target} could not be looked at again: {node}")
+                    errors[instance_id].append(about(f"{removal.target} could not be looked at again", node))
                 elif node is None or node.instance_id == removal.handle.node_id:
                     stays.append(removal)
                 else:
@@ -286,8 +286,7 @@ class _Find:
             ]
 
     def finding(self) -> Finding:
-        error = "; ".join(dict.fromkeys(str(error) for error in self.errors)) or None
-        return Finding(tuple(self.removals), tuple(self._left), tuple(self._notes), error)
+        return Finding(tuple(self.removals), tuple(self._left), tuple(self._notes), tuple(self.errors))
 
     def _other(self, instance: Instance, name: str) -> None:
         """A name under which the search by id showed nothing."""

@@ -74,8 +74,9 @@ class _Case:
 
     def finding(self) -> Finding:
         alive = any(isinstance(error, StillAlive) for error in self.errors)
-        error = "; ".join(dict.fromkeys(map(str, self.errors))) or None
-        return Finding(() if alive else tuple(self.removals), tuple(self.left), tuple(self.notes), error)
+        return Finding(
+            () if alive else tuple(self.removals), tuple(self.left), tuple(self.notes), tuple(self.errors)
+        )
 
 
 @dataclass(frozen=True)

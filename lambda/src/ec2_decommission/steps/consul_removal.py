@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ..clients.consul import MAX_OPS, MAX_VALUES, RefusedError, Right, delete_key, delete_node, unlock
-from ..errors import AccessError, DecommissionError, StillAlive, TransientError
+from ..errors import AccessError, DecommissionError, PermanentError, StillAlive, TransientError, about
 from .base import Left, Outcome
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class Remover:
         self._findings = findings
         self._removed: dict[str, set[Removal]] = {i: set() for i in findings}
         self._left: dict[str, list[Left]] = {i: [] for i in findings}
-        self._errors: dict[str, list[str]] = {i: [] for i in findings}
+        self._errors: dict[str, list[DecommissionError]] = {i: [] for i in findings}
         # By datacenter and id or name: sessions whose locks could not be released, nodes that went by our hand,
         # and nodes that were gone already.
         self._held: set[tuple[str, str]] = set()
@@ -109,13 +109,16 @@ class Remover:
             i: Outcome(
                 tuple(removal for removal in finding.removals if removal in self._removed[i]),
                 tuple(self._left[i]),
-                tuple(dict.fromkeys(self._errors[i])),
+                tuple(self._errors[i]),
             )
             for i, finding in self._findings.items()
         }
 
-    def _fail(self, instance_id: str, removal: Removal, error: object) -> None:
-        self._errors[instance_id].append(f"{removal.target}: {error}")
+    def _fail(self, instance_id: str, removal: Removal, error: DecommissionError) -> None:
+        if isinstance(error, RefusedError):
+            # By itself, and not for the time being: this one thing cannot be sent to Consul.
+            error = PermanentError(str(error))
+        self._errors[instance_id].append(about(removal.target, error))
         if isinstance(removal.handle, KeyHandle):
             self._held.add((removal.handle.datacenter, removal.handle.session.session_id))
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..clients.route53 import ChangeRefusedError, RecordSet, Zone, Zones, canonical
-from ..errors import DecommissionError
+from ..errors import DecommissionError, PermanentError, about
 from .base import Batch, Finding, Left, Outcome, Removal, owner_in
 
 if TYPE_CHECKING:
@@ -247,11 +247,12 @@ class Route53Step:
                 self._again(batch, record, owners, tally, rounds - 1)
             else:
                 for instance_id, removal in owners:
-                    tally.failed(instance_id, f"{removal.target}: Route 53 refuses the change: {refusal}")
+                    refused = PermanentError(f"{removal.target}: Route 53 refuses the change: {refusal}")
+                    tally.failed(instance_id, refused)
         except DecommissionError as error:
             for owners in records.values():
                 for instance_id, removal in owners:
-                    tally.failed(instance_id, f"{removal.target}: {error}")
+                    tally.failed(instance_id, about(removal.target, error))
         else:
             for owners in records.values():
                 for instance_id, removal in owners:
@@ -264,7 +265,7 @@ class Route53Step:
             findings = self.find(Batch(instances, batch.living, batch.deadline))
         except DecommissionError as error:
             for instance_id, removal in owners:
-                tally.failed(instance_id, f"{removal.target}: {error}")
+                tally.failed(instance_id, about(removal.target, error))
             return
         here: dict[str, Finding] = {}
         for instance_id, finding in findings.items():
@@ -287,7 +288,7 @@ class _Tally:
         self._order = {i: {removal: n for n, removal in enumerate(f.removals)} for i, f in findings.items()}
         self._removed: dict[str, list[Removal]] = {i: [] for i in findings}
         self._left: dict[str, list[Left]] = {i: [] for i in self._removed}
-        self._errors: dict[str, list[str]] = {i: [] for i in self._removed}
+        self._errors: dict[str, list[DecommissionError]] = {i: [] for i in self._removed}
 
     def removed(self, instance_id: str, removal: Removal) -> None:
         self._removed[instance_id].append(removal)
@@ -295,7 +296,7 @@ class _Tally:
     def left(self, instance_id: str, left: Left) -> None:
         self._left[instance_id].append(left)
 
-    def failed(self, instance_id: str, error: str) -> None:
+    def failed(self, instance_id: str, error: DecommissionError) -> None:
         self._errors[instance_id].append(error)
 
     def outcomes(self) -> dict[str, Outcome]:
