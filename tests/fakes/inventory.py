@@ -87,7 +87,8 @@ class FakeInventory:
         return _failures(self._each("remember_steps", outcomes, self._steps))
 
     def _steps(self, instance_id: str, settled: Settled) -> bool:
-        record = self.items.get(instance_id) or Record(instance_id, "", Facts("inventory"))
+        record = self.items.get(instance_id) or Record(instance_id, TERMINATED, Facts("inventory"))
+        self.expires.setdefault(instance_id, self._now() + self._retention)
         self.items[instance_id] = replace(
             record,
             steps=copy.deepcopy({name: dict(step) for name, step in settled.steps.items()}),

@@ -21,6 +21,7 @@ from ec2_decommission.config import (
 from ec2_decommission.deadline import Deadline
 from ec2_decommission.events import termination
 from ec2_decommission.handler import Application
+from ec2_decommission.metrics import Metrics
 from ec2_decommission.recall import unwanted
 from ec2_decommission.run import Clock, StepFactory
 from ec2_decommission.steps.route53 import Route53Step
@@ -113,6 +114,7 @@ class World:
         self.zones.add_zone(REVERSE, REVERSE_DOMAIN)
         self.inventory = FakeInventory(now=lambda: self.time)
         self.log = FakeLog()
+        self.metric_lines: list[str] = []
         self.queue = FakeQueue(lambda: self.time)
         self.chef, self.consul = chef_server, consul_catalog
         if chef is not None and self.chef is None:
@@ -151,6 +153,7 @@ class World:
             delays=self.queue,
             sweep=self._sweep if config.sweep and config.inventory else None,
             now=lambda: self.time,
+            metrics=Metrics(config.name, self.metric_lines.append),
         )
         return self._application
 

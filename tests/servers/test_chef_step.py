@@ -166,8 +166,8 @@ def test_no_right(goiardi: Goiardi) -> None:
     findings, outcomes = tool.run(named(A, "web-1"), confirm_clients=False)
     assert len(findings[A].removals) == 2
     assert outcomes[A].removed == ()
-    assert any("client lowly may not DELETE /nodes/web-1" in error for error in outcomes[A].errors)
-    assert any("client lowly may not DELETE /clients/web-1" in error for error in outcomes[A].errors)
+    assert any("client lowly may not DELETE /nodes/web-1" in str(error) for error in outcomes[A].errors)
+    assert any("client lowly may not DELETE /clients/web-1" in str(error) for error in outcomes[A].errors)
     assert goiardi.nodes() == ["web-1"]
 
 

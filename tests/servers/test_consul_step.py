@@ -309,14 +309,16 @@ def test_missing_rights_to_write_are_told(consul: ConsulCluster, fresh: str) -> 
     finding, outcome = run(consul, reader, Instance(fresh), deregister=True)
     assert len(finding.removals) == 3
     assert outcome.removed == ()
-    assert outcome.errors == (f"lock locks/{fresh} (dc1): the Consul token lacks key:write on it",)
+    (error,) = outcome.errors
+    assert isinstance(error, AccessError)
+    assert str(error) == f"lock locks/{fresh} (dc1): the Consul token lacks key:write on it"
     unlocker = consul.create_token(
         READER.replace('key_prefix "" { policy = "read"', 'key_prefix "" { policy = "write"')
     )
     outcome = run(consul, unlocker, Instance(fresh), deregister=True)[1]
     assert [action for action, _ in told(outcome)] == ["release"]
-    assert "operator:write" in outcome.errors[0]
-    assert "session:write" in outcome.errors[1]
+    assert "operator:write" in str(outcome.errors[0])
+    assert "session:write" in str(outcome.errors[1])
     assert consul.node(fresh)
 
 

@@ -38,6 +38,9 @@ def test_check() -> None:
 def test_a_share_is_the_earlier_of_the_two() -> None:
     assert 24 < left(100).share(4).remaining() <= 25
     assert left(100).share(0).remaining() > 99
+    assert 29 < left(100).share(4, least=30).remaining() <= 30
+    assert left(20).share(4, least=30).remaining() <= 20
+    assert 24 < left(100).share(4, least=10).remaining() <= 25
     whole = [100.0]
     share = Deadline(lambda: whole[0]).share(2)
     whole[0] = 3.0

@@ -13,17 +13,25 @@ from hypothesis import strategies as st
 
 from ec2_decommission import handler
 from ec2_decommission.config import InstanceFilter, QueueSettings, SweepSettings
-from ec2_decommission.errors import ConfigurationError, DecommissionError, MalformedEvent, TransientError
+from ec2_decommission.errors import (
+    AccessError,
+    ConfigurationError,
+    DecommissionError,
+    MalformedEvent,
+    PermanentError,
+    TransientError,
+)
 from ec2_decommission.handler import FailedError
 from ec2_decommission.identity import Facts
 from ec2_decommission.run import StepFactory
+from ec2_decommission.steps.base import Finding
 from tests.fakes.steps import FakeStep, factory
 from tests.fakes.world import FORWARD, SECONDS, World, step_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
-    from ec2_decommission.steps.base import Step
+    from ec2_decommission.steps.base import Batch, Step
 
 DELETED = "A web-1.example.internal. 10.0.0.4"
 
@@ -437,7 +445,7 @@ def test_a_step_that_cannot_be_made_fails_like_any_other() -> None:
     assert [act for act, _ in last.acts] == ["look", "find"]
 
 
-def test_with_the_inventory_down_the_steps_run_and_the_message_returns() -> None:
+def test_with_the_inventory_down_nothing_is_removed_and_the_message_returns() -> None:
     world = World()
     instance_id = ended(world)
     world.inventory.fault = down
@@ -445,10 +453,12 @@ def test_with_the_inventory_down_the_steps_run_and_the_message_returns() -> None
     assert len(answer.failed) == 1
     (report,) = answer.reports.values()
     assert report["errors"] == ["inventory: no connection"]
-    assert world.a("web-1") is None  # by its tags, which EC2 still has
+    assert report["error_kind"] == "transient"
+    assert world.a("web-1") == ("10.0.0.4",)
     world.inventory.fault = lambda *_: None
     assert world.send_batch(world.terminated(instance_id)).failed == ()
     assert world.inventory.items[instance_id].state == "terminated"
+    assert world.a("web-1") is None
 
 
 @pytest.mark.parametrize("operation", ["remember_terminated", "remember_steps"])
@@ -457,9 +467,10 @@ def test_what_the_inventory_does_not_take_returns_the_message(operation: str) ->
     instance_id = ended(world)
     world.inventory.fault = lambda now: down() if now == operation else None
     assert len(world.send_batch(world.terminated(instance_id)).failed) == 1
-    assert world.a("web-1") is None
+    assert (world.a("web-1") is None) is (operation == "remember_steps")
     world.inventory.fault = lambda *_: None
     assert world.send_batch(world.terminated(instance_id)).failed == ()
+    assert world.a("web-1") is None
 
 
 @pytest.mark.parametrize("operation", ["remember_terminated", "remember_steps"])
@@ -671,6 +682,30 @@ def test_a_failed_message_waits_longer_with_each_receive(count: int, seconds: in
     world.zones.fault = down
     world.send_batch(world.terminated(instance_id), receive_count=count, message_ids=["m"])
     assert world.queue.delays == {"r-m": seconds}
+
+
+@pytest.mark.parametrize(
+    ("errors", "kind", "seconds"),
+    [
+        ([PermanentError("refused")], "permanent", 60),
+        ([PermanentError("refused"), PermanentError("too large")], "permanent", 60),
+        ([PermanentError("refused"), TransientError("no")], "transient", 480),
+        ([AccessError("no right")], "permission", 480),
+    ],
+)
+def test_what_no_retry_helps_does_not_wait_long(errors: list[DecommissionError], kind: str, seconds: int) -> None:
+    class Failing(FakeStep):
+        def find(self, batch: Batch) -> Mapping[str, Finding]:
+            return dict.fromkeys(batch.instances, Finding(errors=tuple(errors)))
+
+    world = World(zones=False, more_steps=[factory(Failing())])
+    instance_id = ended(world)
+    answer = world.send_batch(world.terminated(instance_id), receive_count=4, message_ids=["m"])
+    assert answer.failed == ("m",)
+    assert world.queue.delays == {"r-m": seconds}
+    line = next(line for line in world.log.lines if line.message.startswith("failed: "))
+    assert line.extra["error_kinds"] == [kind]
+    assert step_of(line.extra["report"], "fake")["error_kind"] == kind
 
 
 def test_what_succeeds_is_not_put_off_and_a_queue_that_refuses_harms_nothing() -> None:

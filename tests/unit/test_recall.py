@@ -62,12 +62,13 @@ def test_one_that_does_not_answer_is_noted_and_the_other_is_asked() -> None:
     instance_id = ec2.launch("web-1")
     inventory.fault = fail
     known = recall({instance_id}, ec2, inventory, InstanceFilter())
-    assert (known.errors, set(known.descriptions)) == (("inventory: no",), {instance_id})
+    assert ([str(e) for e in known.errors], set(known.descriptions)) == (["inventory: no"], {instance_id})
     inventory.fault, ec2.fault = (lambda *_: None), fail
     inventory.remember_running([Instance(instance_id)])
     known = recall({instance_id}, ec2, inventory, InstanceFilter())
-    assert (known.errors, set(known.records)) == (("ec2: no",), {instance_id})
-    assert known.ec2_error == "ec2: no"
+    assert ([str(e) for e in known.errors], set(known.records)) == (["ec2: no"], {instance_id})
+    assert known.ec2_error is known.errors[0]
+    assert known.ec2_error.kind == "transient"
 
 
 def known_as(state: str | None) -> Known:

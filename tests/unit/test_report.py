@@ -4,11 +4,22 @@ from __future__ import annotations
 
 import pytest
 
+from ec2_decommission.errors import (
+    AccessError,
+    ConfigurationError,
+    DecommissionError,
+    MalformedEvent,
+    PermanentError,
+    StillAlive,
+    TransientError,
+    about,
+)
 from ec2_decommission.report import Report, StepReport
 from ec2_decommission.steps.base import Finding, Left, Outcome, Removal
 
 A, B = Removal("delete", "A x", "p", handle=object()), Removal("delete", "A y", "q")
 LEFT = Left("A z", "somebody's")
+NO, E, F = TransientError("no"), TransientError("e"), TransientError("f")
 
 
 @pytest.mark.parametrize(
@@ -23,17 +34,17 @@ LEFT = Left("A z", "somebody's")
         (Finding((A,)), Outcome(left=(LEFT,)), "skipped", [], "A z left: somebody's"),
         (Finding((A,), (LEFT,)), Outcome((A,), (LEFT,)), "done", ["A x"], "A z left: somebody's"),
         (Finding(notes=("n",)), Outcome(), "clean", [], "n"),
-        (Finding((A, B)), Outcome((A,), errors=("no", "no")), "failed", ["A x"], "no"),
+        (Finding((A, B)), Outcome((A,), errors=(NO, TransientError("no"))), "failed", ["A x"], "no"),
         (
-            Finding((A,), (LEFT,), ("n",), "e"),
-            Outcome((A,), errors=("f",)),
+            Finding((A,), (LEFT,), ("n",), (E,)),
+            Outcome((A,), errors=(F,)),
             "failed",
             ["A x"],
             "e; f; A z left: somebody's; n",
         ),
         (Finding((A,)), None, "done", ["A x"], None),
         (Finding(left=(LEFT,)), None, "skipped", [], "A z left: somebody's"),
-        (Finding((A,), error="e"), None, "failed", ["A x"], "e"),
+        (Finding((A,), errors=(E,)), None, "failed", ["A x"], "e"),
     ],
 )
 def test_the_status_is_the_contracts(
@@ -46,8 +57,66 @@ def test_the_status_is_the_contracts(
 
 
 def test_a_failure_always_has_a_reason() -> None:
-    assert StepReport.failed("chef", ValueError()).reason == "ValueError"
-    assert StepReport.failed("chef", "no").reason == "no"
+    assert StepReport.failed("chef", TransientError()).reason == "TransientError"
+    assert StepReport.failed("chef", NO).reason == "no"
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (TransientError("e"), "transient"),
+        (StillAlive("e"), "transient"),
+        (ConfigurationError("e"), "configuration"),
+        (AccessError("e"), "permission"),
+        (PermanentError("e"), "permanent"),
+        (MalformedEvent("e"), "permanent"),
+    ],
+)
+def test_a_failure_tells_its_kind(error: DecommissionError, kind: str) -> None:
+    of_a_thing = about("A x", error)
+    assert (of_a_thing.kind, str(of_a_thing)) == (kind, "A x: e")
+    for report in (
+        StepReport.failed("chef", error),
+        StepReport.of("chef", Finding(errors=(error,)), Outcome()),
+        StepReport.of("chef", Finding((A,)), Outcome((A,), errors=(of_a_thing,))),
+    ):
+        assert report.document()["error_kind"] == kind
+        assert StepReport.remembered("chef", report.document()) == report
+
+
+def test_only_a_failure_has_a_kind() -> None:
+    assert "error_kind" not in StepReport.of("chef", Finding((A,)), Outcome((A,))).document()
+    assert "error_kind" not in Report("i", "t", dry_run=False).document()
+
+
+@pytest.mark.parametrize(
+    ("errors", "kind"),
+    [
+        ([PermanentError(), TransientError()], "transient"),
+        ([TransientError(), ConfigurationError(), PermanentError()], "configuration"),
+        ([ConfigurationError(), AccessError()], "permission"),
+        ([PermanentError(), PermanentError()], "permanent"),
+    ],
+)
+def test_the_kind_of_several_is_that_of_which_something_can_be_done(
+    errors: list[DecommissionError], kind: str
+) -> None:
+    assert (
+        StepReport.of("chef", Finding(errors=tuple(errors[:1])), Outcome(errors=tuple(errors[1:]))).error_kind == kind
+    )
+    steps = tuple(StepReport.failed(f"s{n}", error) for n, error in enumerate(errors[1:]))
+    report = Report("i", "t", dry_run=False, steps=steps, errors=tuple(errors[:1]))
+    assert report.document()["error_kind"] == kind
+    assert report.permanent is (kind == "permanent")
+    assert set(report.error_kinds) == {error.kind for error in errors}
+
+
+@pytest.mark.parametrize(
+    "errors", ["no", TransientError("no"), ["no"], [ValueError("no")], [TransientError("no"), ""]]
+)
+def test_what_a_custom_step_hands_over_as_an_error_is_one(errors: object) -> None:
+    for holder in (Finding(errors=errors), Outcome(errors=errors)):  # type: ignore[arg-type]
+        assert [(type(e), str(e)) for e in holder.errors] == [(TransientError, "no")]
 
 
 def test_what_is_remembered_reads_as_it_was_written() -> None:
@@ -66,12 +135,12 @@ def test_the_document_is_the_contracts_and_holds_nothing_empty() -> None:
         "dry_run": True,
         "steps": [{"step": "chef", "status": "skipped", "actions": [], "reason": "why"}],
     }
-    full = Report("i-1", "x", dry_run=False, identity={"a": 1}, errors=("e",), note="n").document()
+    full = Report("i-1", "x", dry_run=False, identity={"a": 1}, errors=(E,), note="n").document()
     assert (full["identity"], full["errors"], full["note"]) == ({"a": 1}, ["e"], "n")
 
 
 def test_what_fails() -> None:
-    failed, skipped = StepReport.failed("chef", "no"), StepReport.skipped("consul", "x")
+    failed, skipped = StepReport.failed("chef", NO), StepReport.skipped("consul", "x")
     assert not Report("i", "t", dry_run=False, steps=(skipped,)).failed
     assert Report("i", "t", dry_run=False, steps=(skipped, failed)).failed
-    assert Report("i", "t", dry_run=False, errors=("e",), steps=(failed,)).failures == "e; chef: no"
+    assert Report("i", "t", dry_run=False, errors=(E,), steps=(failed,)).failures == "e; chef: no"

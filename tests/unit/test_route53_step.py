@@ -9,7 +9,7 @@ import pytest
 from ec2_decommission.clients.ec2 import LivingInEc2
 from ec2_decommission.config import Route53Settings
 from ec2_decommission.deadline import Deadline
-from ec2_decommission.errors import TransientError
+from ec2_decommission.errors import PermanentError, TransientError
 from ec2_decommission.identity import Facts, Instance
 from ec2_decommission.steps.base import Batch, Outcome
 from ec2_decommission.steps.route53 import Route53Step
@@ -658,7 +658,8 @@ def test_a_record_that_changes_all_the_time_fails_and_harms_no_other() -> None:
     scene.zones.fault = change
     _, outcomes = scene.run()
     (error,) = outcomes[DEAD].errors
-    assert error.startswith("A web-1.example.internal. 10.0.0.5: Route 53 refuses the change: [Tried to delete")
+    assert isinstance(error, PermanentError)
+    assert str(error).startswith("A web-1.example.internal. 10.0.0.5: Route 53 refuses the change: [Tried to delete")
     assert outcomes[DEAD].removed == ()
     assert outcomes[DEAD_TOO].errors == ()
     assert [r.target for r in outcomes[DEAD_TOO].removed] == ["A web-2.example.internal. 10.0.0.6"]
@@ -748,7 +749,9 @@ def test_a_throttled_change_fails_each_of_its_instances_and_no_other_zones() -> 
 
     scene.zones.fault = throttle
     _, outcomes = scene.run()
-    assert outcomes[DEAD].errors == ("A web-1.example.internal. 10.0.0.5: Throttling: Rate exceeded",)
+    (error,) = outcomes[DEAD].errors
+    assert isinstance(error, TransientError)
+    assert str(error) == "A web-1.example.internal. 10.0.0.5: Throttling: Rate exceeded"
     assert [r.target for r in outcomes[DEAD].removed] == ["PTR 5.0.0.10.in-addr.arpa. web-1.example.internal."]
 
 
@@ -765,7 +768,9 @@ def test_a_fault_at_reading_again_is_told() -> None:
         scene.zones.fault = fail
 
     _, outcomes = scene.run(change_and_break)
-    assert outcomes[DEAD].errors == ("A web-1.example.internal. 10.0.0.5: no connection",)
+    (error,) = outcomes[DEAD].errors
+    assert isinstance(error, TransientError)
+    assert str(error) == "A web-1.example.internal. 10.0.0.5: no connection"
     assert scene.zones.values(ZONE, "web-1.example.internal", "A") == ("10.0.0.5",)
 
 

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from contextlib import suppress
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
+from ec2_decommission.clients.aws import CONNECT_TIMEOUT_SECONDS, READ_TIMEOUT_SECONDS
 from ec2_decommission.deadline import Deadline
 from ec2_decommission.errors import TransientError
 from ec2_decommission.identity import Facts
+from ec2_decommission.inventory import HISTORY
 from ec2_decommission.run import RESERVE_SECONDS, Clock
+from ec2_decommission.steps.base import Batch, Finding, Outcome
 from tests.fakes.steps import FakeStep, factory
 from tests.fakes.world import World, step_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 def two() -> tuple[World, FakeStep, FakeStep]:
@@ -162,7 +169,133 @@ def test_what_was_removed_before_a_failure_is_remembered_once() -> None:
 
 
 def test_the_steps_are_kept_from_the_last_seconds() -> None:
-    world, first, _ = two()
+    world, first, last = two()
     instance_id = dead(world)
-    world.send_batch(world.terminated(instance_id), seconds=RESERVE_SECONDS + 10)
-    assert first.seen["find"].deadline.remaining() <= 5
+    world.send_batch(world.terminated(instance_id), seconds=RESERVE_SECONDS + 40)
+    assert 15 < first.seen["find"].deadline.remaining() <= 20
+    assert 35 < last.seen["find"].deadline.remaining() <= 40
+
+
+def test_a_short_time_is_enough_to_begin_a_call_to_aws() -> None:
+    """The least time-out that the module allows, and many steps."""
+    steps = [FakeStep() for _ in range(8)]
+    world = World(zones=False, more_steps=[factory(step, f"s{n}") for n, step in enumerate(steps)])
+    world.send_batch(world.terminated(dead(world)), seconds=28)
+    needed = CONNECT_TIMEOUT_SECONDS + READ_TIMEOUT_SECONDS
+    assert all(step.seen[act].deadline.remaining() > needed for step in steps for act in ("look", "find"))
+
+
+def test_a_step_that_is_silent_about_an_instance_fails_for_it() -> None:
+    """A custom step may forget one: that must not pass for clean."""
+
+    class Silent(FakeStep):
+        def find(self, batch: Batch) -> Mapping[str, Finding]:
+            found = super().find(batch)
+            stranger = {"i-0123456789abcdef0": Finding()}
+            return {**{i: found[i] for i in found if i != not_found}, **stranger}
+
+        def remove(self, batch: Batch, findings: Mapping[str, Finding]) -> Mapping[str, Outcome]:
+            done = super().remove(batch, findings)
+            return {i: done[i] for i in done if i != not_told}
+
+    step = Silent()
+    world = World(zones=False, more_steps=[factory(step)])
+    told, not_found, not_told = (dead(world) for _ in range(3))
+    for instance_id in (told, not_told):
+        step.traces[instance_id] = ["x"]
+    answer = world.send_batch(*(world.terminated(i) for i in (told, not_found, not_told)), message_ids=list("abc"))
+    assert answer.failed == ("b", "c")
+    assert step_of(answer.reports["a"], "fake")["status"] == "done"
+    assert "nothing of what it found" in step_of(answer.reports["b"], "fake")["reason"]
+    assert "nothing of what it removed" in step_of(answer.reports["c"], "fake")["reason"]
+
+
+# What the inventory must have before anything goes
+
+
+def test_what_only_one_step_knew_is_not_lost_with_its_traces() -> None:
+    """The Chef node alone tells the address, which Route 53 needs later: it stays until the inventory has that."""
+    world, chef, dns = two()
+    instance_id = dead(world, recorded=False)
+    world.ec2.forget(instance_id)
+    chef.facts[instance_id] = Facts("chef", private_ips=("10.0.0.4",))
+    chef.traces[instance_id] = ["node web-1"]
+    dns.fault = fail
+    world.inventory.fault = lambda operation: fail() if operation == "remember_terminated" else None
+    answer = world.send_batch(world.terminated(instance_id))
+    assert len(answer.failed) == 1
+    (report,) = answer.reports.values()
+    assert step_of(report, "first")["reason"] == (
+        "nothing is removed before the inventory remembers what the instance was: inventory: no connection"
+    )
+    assert chef.traces[instance_id] == ["node web-1"]
+    assert world.inventory.items == {}  # least of all an item that neither lives nor expires
+    world.inventory.fault, dns.fault = (lambda *_: None), (lambda *_: None)
+    assert world.send_batch(world.terminated(instance_id)).failed == ()
+    assert chef.traces[instance_id] == []
+    assert dns.seen["find"].instances[instance_id].private_ips == ("10.0.0.4",)
+
+
+def test_one_that_cannot_be_remembered_holds_back_no_other() -> None:
+    world, step, _ = two()
+    good, bad = dead(world), dead(world)
+    for instance_id in (good, bad):
+        step.traces[instance_id] = ["x"]
+    world.inventory.fault_of = lambda operation, i: fail() if (operation, i) == ("remember_terminated", bad) else None
+    answer = world.send_batch(world.terminated(good), world.terminated(bad), message_ids=["good", "bad"])
+    assert answer.failed == ("bad",)
+    assert (step.traces[good], step.traces[bad]) == ([], ["x"])
+    assert world.inventory.items[bad].steps == {}
+    assert world.inventory.items[bad].state == "running"
+
+
+def test_a_step_that_was_settled_before_is_still_told_of_one_that_is_held_back() -> None:
+    world, first, last = two()
+    instance_id = dead(world)
+    last.fault = fail
+    world.send_batch(world.terminated(instance_id))
+    last.fault = lambda *_: None
+    last.facts[instance_id] = Facts("last", private_ips=("10.0.0.77",))
+    world.inventory.fault = lambda operation: fail() if operation == "remember_terminated" else None
+    (report,) = world.send_batch(world.terminated(instance_id)).reports.values()
+    assert [s["status"] for s in report["steps"]] == ["clean", "failed"]
+    assert first.acts[-1][0] == "find"
+
+
+def test_with_the_inventory_unreadable_no_step_is_begun() -> None:
+    world, step, _ = two()
+    instance_id = dead(world)
+    step.traces[instance_id] = ["x"]
+    world.inventory.fault = lambda operation: fail() if operation == "recall" else None
+    (report,) = world.send_batch(world.terminated(instance_id)).reports.values()
+    assert {s["status"] for s in report["steps"]} == {"failed"}
+    assert step.acts == []
+    assert world.inventory.items[instance_id].state == "running"
+    dry = world.operate(instance_id, dry_run=True)
+    assert step_of(dry, "first")["status"] == "done"  # a dry run removes nothing, and tells what it can
+    assert dry["errors"] == ["inventory: no connection"]
+
+
+def test_an_item_of_the_inventory_does_not_grow_without_end() -> None:
+    world, first, last = two()
+    instance_id = dead(world)
+    last.fault = fail
+    for _ in range(4):
+        first.traces[instance_id] = [f"x{n}" for n in range(HISTORY // 3)]
+        world.operate(instance_id)
+    assert len(world.inventory.items[instance_id].removed) == HISTORY
+
+
+def test_an_item_that_expired_meanwhile_is_made_whole() -> None:
+    world, step, _ = two()
+    instance_id = dead(world)
+    world.send(world.terminated(instance_id))
+
+    def expire(act: str) -> None:
+        world.inventory.items.clear()
+        world.inventory.expires.clear()
+
+    step.fault = expire
+    world.send(world.terminated(instance_id))
+    assert world.inventory.items[instance_id].state == "terminated"
+    assert instance_id in world.inventory.expires

@@ -86,7 +86,7 @@ class QueueSettings:
     """Delivery: the queue, and how long a failed message waits (seconds, doubled with each receive)."""
 
     url: str
-    max_receive_count: int = 20
+    max_receive_count: int = 30
     retry_delay_seconds: int = 60
     max_retry_delay_seconds: int = 3600
 
@@ -319,7 +319,7 @@ def _sweep(section: _Section) -> SweepSettings:
 def _queue(section: _Section) -> QueueSettings:
     return QueueSettings(
         url=section.url("url"),
-        max_receive_count=int(section.number("max_receive_count", default=20, least=1, most=1000)),
+        max_receive_count=int(section.number("max_receive_count", default=30, least=1, most=1000)),
         retry_delay_seconds=int(section.number("retry_delay_seconds", default=60, least=0, most=43_200)),
         max_retry_delay_seconds=int(section.number("max_retry_delay_seconds", default=3600, least=0, most=43_200)),
     )

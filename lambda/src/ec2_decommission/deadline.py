@@ -45,7 +45,13 @@ class Deadline:
         self.check(1.0, what)
         return min(wanted, self.remaining())
 
-    def share(self, parts: int) -> Deadline:
-        """An earlier deadline, for the first of ``parts`` pieces of work that share what is left."""
-        end = time.monotonic() + self.remaining() / max(1, parts)
+    def share(self, parts: int, least: float = 0.0) -> Deadline:
+        """An earlier deadline, for the first of ``parts`` pieces of work that share what is left.
+
+        Args:
+            parts: how many they are.
+            least: so many seconds it has in any case, where they are left; the others then have less.
+        """
+        left = self.remaining()
+        end = time.monotonic() + max(left / max(1, parts), min(least, left))
         return Deadline(lambda: min(self._remaining(), end - time.monotonic()))

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .deadline import Deadline
-from .errors import ConfigurationError, DecommissionError, StillAlive
+from .errors import ConfigurationError, DecommissionError, StillAlive, TransientError, about
 from .events import BadMessage, Request, is_batch, parse, parse_batch
 from .inventory import TERMINATED
+from .metrics import Metrics
 from .recall import Known, recall
 from .report import Report, StepReport
 from .run import Clock, Log, Run, StepFactory, Tools
@@ -47,6 +49,7 @@ class Application:
         delays: None where the function has no queue.
         sweep: makes a sweep; None where it is off.
         now: the time.
+        metrics: where they are counted; written at the end of each invocation.
     """
 
     def __init__(
@@ -61,10 +64,12 @@ class Application:
         delays: Delays | None = None,
         sweep: Callable[[], Sweep] | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        metrics: Metrics | None = None,
     ) -> None:
         self._config = config
         self._ec2 = ec2
-        self._tools = Tools(living, inventory, steps, log, clock, now)
+        self._metrics = metrics or Metrics(config.name)
+        self._tools = Tools(living, inventory, steps, log, clock, now, self._metrics)
         self._inventory = inventory
         self._log = log
         self._delays = delays
@@ -80,40 +85,49 @@ class Application:
             MalformedEvent: the payload is none that the contract names.
             FailedError: something failed for a single EventBridge event.
         """
-        with self._tools.clock.until(deadline):
-            if is_batch(event):
-                return self._handle_batch(event)
-            request = parse(event)
-            report = self._carry_out([request])[request]
-            if report.failed and not request.by_operator:
-                raise FailedError(f"{report.instance_id or request.kind}: {report.failures}")
-            return report.document()
+        try:
+            with self._tools.clock.until(deadline):
+                if is_batch(event):
+                    return self._handle_batch(event)
+                request = parse(event)
+                report = self._carry_out([request])[request]
+                if report.failed and not request.by_operator:
+                    raise FailedError(f"{report.instance_id or request.kind}: {report.failures}")
+                return report.document()
+        finally:
+            flush(self._metrics, self._log)
 
     def _handle_batch(self, event: dict[str, Any]) -> dict[str, Any]:
         requests, bad = parse_batch(event)
         reports = self._carry_out(requests)
-        failed = [request for request, report in reports.items() if report.failed]
+        failed = {request: report for request, report in reports.items() if report.failed}
         for message in bad:
             self._log.error(message.error, extra={"message_id": message.message_id})
+            self._metrics.count("MalformedMessages")
         self._put_off(failed, bad)
         identifiers = [r.message_id for r in failed] + [m.message_id for m in bad]
         return {"batchItemFailures": [{"itemIdentifier": identifier} for identifier in identifiers]}
 
-    def _put_off(self, failed: Sequence[Request], bad: Sequence[BadMessage]) -> None:
-        """Failed messages wait longer with each receive; one that cannot be read has nothing to wait for."""
+    def _put_off(self, failed: Mapping[Request, Report], bad: Sequence[BadMessage]) -> None:
+        """Failed messages wait longer with each receive; one that cannot be read has nothing to wait for.
+
+        Where no retry helps any of what failed, the wait does not grow: the message reaches the dead letters soon.
+        """
         queue = self._config.queue
         if self._delays is None or queue is None:
             return
         seconds = {m.receipt_handle: 0 for m in bad if m.receipt_handle}
-        for request in failed:
+        for request, report in failed.items():
             if request.receipt_handle:
-                doubled = queue.retry_delay_seconds * 2 ** min(max(request.receive_count - 1, 0), 16)
+                doublings = 0 if report.permanent else min(max(request.receive_count - 1, 0), 16)
+                doubled = queue.retry_delay_seconds * 2**doublings
                 seconds[request.receipt_handle] = min(doubled, queue.max_retry_delay_seconds)
         try:
             if seconds:
                 self._delays.put_off(seconds)
         except DecommissionError as error:
             # The queue's own visibility timeout brings them back.
+            self._metrics.failure(error.kind)
             self._log.warning(f"failed messages come back after the queue's visibility timeout: {error}")
 
     def _carry_out(self, requests: Sequence[Request]) -> dict[Request, Report]:
@@ -133,6 +147,7 @@ class Application:
         for dry_run in (True, False):
             same = [r for r in ended.values() if self._is_dry(r) == dry_run]
             reports |= self._decommission(same, known, dry_run=dry_run)
+        self._count(requests, reports, recorded)
         answers: dict[Request, Report] = {}
         for request in requests:
             if request.kind == "sweep":
@@ -146,6 +161,17 @@ class Application:
                 answers[request] = reports[request.instance_id]
             self._tell_outcome(request, answers[request])
         return answers
+
+    def _count(self, requests: Sequence[Request], ended: Mapping[str, Report], started: Mapping[str, Report]) -> None:
+        now = self._tools.now()
+        ages: dict[str, list[float]] = {}
+        for request in requests:
+            if request.kind == "terminated" and request.time:
+                ages.setdefault(request.instance_id, []).append((now - request.time).total_seconds())
+        for instance_id, report in ended.items():
+            self._metrics.instance(report, ages.get(instance_id, ()))
+        for report in started.values():
+            self._metrics.errors(report)
 
     def _is_dry(self, request: Request) -> bool:
         return self._config.dry_run if request.dry_run is None else request.dry_run
@@ -168,14 +194,14 @@ class Application:
         kept = self._inventory.remember_running(wanted.values()) if self._inventory and wanted else {}
         for instance_id, result in kept.items():
             if isinstance(result, DecommissionError):
-                reports[instance_id] = replace(reports[instance_id], errors=(f"inventory: {result}",))
+                reports[instance_id] = replace(reports[instance_id], errors=(about("inventory", result),))
             else:
                 note = "recorded in the inventory" if result else "it is recorded as terminated, and stays so"
                 identity = wanted[instance_id].identity()
                 reports[instance_id] = replace(reports[instance_id], identity=identity, note=note)
         return reports
 
-    def _as_running(self, request: Request, known: Known) -> Instance | str | tuple[str, ...]:
+    def _as_running(self, request: Request, known: Known) -> Instance | str | tuple[DecommissionError, ...]:
         """The instance that is to be recorded, or why none is, or what failed."""
         description = known.descriptions.get(request.instance_id)
         record = known.records.get(request.instance_id)
@@ -187,7 +213,7 @@ class Application:
             return "it has been terminated since; a late event brings nothing back"
         if description is None:
             if request.time and self._tools.now() - request.time < _YOUNG:
-                return ("ec2: DescribeInstances does not know the instance yet",)
+                return (TransientError("ec2: DescribeInstances does not know the instance yet"),)
             return "EC2 does not know the instance any more; a late event brings nothing back"
         instance = description.instance()
         return known.unwanted(instance) or instance
@@ -225,7 +251,7 @@ class Application:
     def _refusal(self, request: Request, instance: Instance, known: Known) -> StepReport | None:
         """Why no step may run for this instance."""
         if known.ec2_error:
-            return StepReport.failed("", f"cannot be sure that the instance is gone: {known.ec2_error}")
+            return StepReport.failed("", about("cannot be sure that the instance is gone", known.ec2_error))
         description = known.descriptions.get(request.instance_id)
         state = description.state if description else ""
         if description and description.lives and request.kind == "terminated":
@@ -243,12 +269,17 @@ class Application:
         report = Report("", "sweep", self._is_dry(request))
         if self._sweep is None:
             return replace(report, note="the sweep is off, or the inventory that it needs")
+        braked = None
         try:
             seen = self._sweep().run(dry_run=report.dry_run, accept=request.accept)
         except DecommissionError as error:
-            return replace(report, errors=(f"sweep: {error}",))
-        errors = (seen.braked,) if seen.braked else ()
-        return replace(report, errors=errors, sweep=seen.document())
+            report = replace(report, errors=(about("sweep", error),))
+        else:
+            braked = seen.braked
+            errors = (TransientError(braked),) if braked else ()
+            report = replace(report, errors=errors, sweep=seen.document())
+        self._metrics.sweep(report, braked=bool(braked))
+        return report
 
     # Tell
 
@@ -266,8 +297,9 @@ class Application:
     def _tell_outcome(self, request: Request, report: Report) -> None:
         if request.kind == "ignored":
             return
-        extra = {**log_keys(request), "report": report.document()}
+        extra: dict[str, Any] = {**log_keys(request), "report": report.document()}
         if report.failed:
+            extra["error_kinds"] = list(report.error_kinds)
             self._log.error(f"failed: {report.failures}", extra=extra)
         else:
             told = ", ".join(f"{step.step} {step.status}" for step in report.steps)
@@ -279,6 +311,14 @@ class Application:
 def log_keys(request: Request) -> dict[str, str]:
     keys = {"instance_id": request.instance_id, "message_id": request.message_id or ""}
     return {key: value for key, value in keys.items() if value}
+
+
+def flush(metrics: Metrics, log: Log) -> None:
+    """Writes the metrics. Those that cannot be written fail nothing."""
+    try:
+        metrics.flush()
+    except Exception as error:
+        log.warning(f"the metrics of this invocation are lost: {type(error).__name__}: {error}")
 
 
 _application: Application | None = None
@@ -302,10 +342,14 @@ def handle(event: Any, context: Any) -> dict[str, Any]:
     try:
         if _application is None:
             _application = application()
-        return _application.handle(event, Deadline(lambda: context.get_remaining_time_in_millis() / 1000))
     except ConfigurationError as error:
-        log.error(f"the function cannot start: {error}")
+        log.error(f"the function cannot start: {error}", extra={"error_kinds": [error.kind]})
+        # What it would be called is in the configuration; the module gives the function the same name.
+        metrics = Metrics(os.environ.get("AWS_LAMBDA_FUNCTION_NAME", "unknown"))
+        metrics.failure(error.kind)
+        flush(metrics, log)
         if not is_batch(event):
             raise
         identifiers = [r["messageId"] for r in event["Records"] if isinstance(r, dict) and "messageId" in r]
         return {"batchItemFailures": [{"itemIdentifier": identifier} for identifier in identifiers]}
+    return _application.handle(event, Deadline(lambda: context.get_remaining_time_in_millis() / 1000))

@@ -26,7 +26,7 @@ RUNNING, TERMINATED = "running", "terminated"
 LIVING_INDEX = "living"
 _LIVING = "yes"
 _BATCH_GET = 100  # keys, https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_BatchGetItem.html
-_HISTORY = 200  # entries of `removed` that are added for one instance at once, far from an item's 400 KB
+HISTORY = 200  # entries of `removed` that are kept for one instance, far from an item's 400 KB
 # https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_TransactWriteItems.html: 100 items, of 4 MB.
 # What is in the items already is not known here, so only a part of the 4 MB is counted on.
 _TRANSACTION = 100
@@ -173,10 +173,18 @@ class DynamoInventory:
         return {**{i: e for i, e in failed.items() if i not in short}, **_failures(self._write(short))}
 
     def _settle(self, instance_id: str, settled: Settled) -> dict[str, Any]:
-        entries = [dict(entry) for entry in settled.removed][:_HISTORY]
-        names = {"#steps": "steps"}
-        values: dict[str, Any] = {":steps": {name: dict(step) for name, step in settled.steps.items()}}
-        expression = "SET #steps = :steps"
+        entries = [dict(entry) for entry in settled.removed][:HISTORY]
+        names = {"#steps": "steps", "#state": "state", "#expires_at": "expires_at"}
+        values: dict[str, Any] = {
+            ":steps": {name: dict(step) for name, step in settled.steps.items()},
+            ":state": TERMINATED,
+            ":expires_at": int(self._now().timestamp()) + self._retention_seconds,
+        }
+        # An item that has expired since it was read is made anew, and must expire as well.
+        expression = (
+            "SET #steps = :steps, #state = if_not_exists(#state, :state), "
+            "#expires_at = if_not_exists(#expires_at, :expires_at)"
+        )
         if entries:
             names["#removed"] = "removed"
             values |= {":entries": entries, ":none": []}

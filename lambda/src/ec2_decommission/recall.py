@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from .errors import DecommissionError
+from .errors import DecommissionError, about
 from .identity import Facts, Instance
 from .inventory import TERMINATED
 
@@ -27,11 +27,11 @@ def recall(instance_ids: set[str], ec2: Ec2, inventory: Inventory | None, instan
         try:
             known.records = inventory.recall(sorted(instance_ids))
         except DecommissionError as error:
-            known.inventory_error = f"inventory: {error}"
+            known.inventory_error = about("inventory", error)
     try:
         known.descriptions = ec2.describe(sorted(instance_ids))
     except DecommissionError as error:
-        known.ec2_error = f"ec2: {error}"
+        known.ec2_error = about("ec2", error)
     return known
 
 
@@ -41,12 +41,12 @@ class Known:
     def __init__(self, instance_filter: InstanceFilter) -> None:
         self.records: Mapping[str, Record] = {}
         self.descriptions: Mapping[str, Description] = {}
-        self.inventory_error: str | None = None
-        self.ec2_error: str | None = None
+        self.inventory_error: DecommissionError | None = None
+        self.ec2_error: DecommissionError | None = None
         self._filter = instance_filter
 
     @property
-    def errors(self) -> tuple[str, ...]:
+    def errors(self) -> tuple[DecommissionError, ...]:
         return tuple(error for error in (self.inventory_error, self.ec2_error) if error)
 
     def instance(self, request: Request) -> Instance:

@@ -1,27 +1,39 @@
-"""One run of the steps over a batch of terminated instances: look, remember, find, remove, remember."""
+"""One run of the steps over a batch of terminated instances: look, remember, find, remove, remember.
+
+Nothing of an instance is removed before the inventory (where there is one) remembers what the instance was: with its
+Chef node may go the only word of its address, which another step needs at a later try. So where the inventory cannot
+be read or written, the instance waits for the retry.
+"""
 
 from __future__ import annotations
 
+import time
+from collections import defaultdict
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .deadline import Deadline
-from .errors import DecommissionError, TransientError
+from .errors import DecommissionError, TransientError, about
 from .identity import Facts, Instance
-from .inventory import TERMINATED, Settled
+from .inventory import HISTORY, TERMINATED, Settled
 from .report import FAILED, StepReport
-from .steps.base import Batch, Finding, Outcome
+from .steps.base import Batch, Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from datetime import datetime
 
     from .inventory import Inventory, Record
+    from .metrics import Metrics
     from .recall import Known
     from .steps.base import Living, Step
 
-RESERVE_SECONDS = 4.0  # kept back from the steps, to remember, report and return
+# Kept back from the steps, to remember, report and return: no call to AWS begins in the last 8 of an invocation's
+# seconds, and 1,000 outcomes and as many messages put off take up to 5.
+RESERVE_SECONDS = 13.0
+# A step's share of the time is never less, as long as there is so much: enough to begin a call to AWS.
+_LEAST_SECONDS = 10.0
 
 
 class Log(Protocol):
@@ -76,6 +88,7 @@ class Tools:
     log: Log
     clock: Clock
     now: Callable[[], datetime]
+    metrics: Metrics
 
 
 class Run:
@@ -90,10 +103,14 @@ class Run:
         self._dry_run = dry_run
         self._living = tools.living(instances)
         self._reports: dict[str, dict[str, StepReport]] = {i: {} for i in instances}
-        self._errors: dict[str, list[str]] = {i: [] for i in instances}
+        self._errors: dict[str, list[DecommissionError]] = {i: [] for i in instances}
+        self._seconds: dict[str, float] = defaultdict(float)
+        whole = tools.clock.deadline
+        self._spare = Deadline(lambda: whole.remaining() - RESERVE_SECONDS)
         # Whether an instance's identity was known before the steps were asked.
         self._known_before = {i for i, instance in instances.items() if instance.addresses}
         self._not_looked: set[str] = set()
+        self._held_back: set[str] = set()
         for instance_id in retries:
             self._recall_settled(instance_id)
 
@@ -107,13 +124,17 @@ class Run:
             for name, step in settled.items():
                 self._reports[instance_id][name] = StepReport.remembered(name, step)
 
-    def carry_out(self) -> dict[str, tuple[Instance, tuple[StepReport, ...], tuple[str, ...]]]:
+    def carry_out(self) -> dict[str, tuple[Instance, tuple[StepReport, ...], tuple[DecommissionError, ...]]]:
         """Runs all steps, and returns instance, step reports and other errors by instance id."""
+        if self._known.inventory_error and not self._dry_run:
+            self._hold_back(dict.fromkeys(self._instances, self._known.inventory_error))
         steps = [(factory, step) for factory in self._tools.steps if (step := self._look(factory)) is not None]
         self._remember_identity()
         for position, (factory, step) in enumerate(steps):
             self._find_and_remove(factory, step, len(steps) - position)
         self._remember_outcome()
+        for name, seconds in self._seconds.items() if not self._dry_run else ():
+            self._tools.metrics.value("StepDuration", seconds * 1000, step=name)
         order = [factory.name for factory in self._tools.steps]
         return {
             i: (
@@ -141,35 +162,54 @@ class Run:
 
     def _find_and_remove(self, factory: StepFactory, step: Step, parts: int) -> None:
         due = self._due(factory.name)
-        findings: Mapping[str, Finding] = {}
+        if not due:
+            return
         with self._guard(factory.name, due, parts) as deadline:
             batch = Batch(due, self._living, deadline)
-            findings = step.find(batch)
-            outcomes: Mapping[str, Outcome | None] = dict.fromkeys(findings)
-            if not self._dry_run:
-                wanted = {i: finding for i, finding in findings.items() if finding.removals}
-                outcomes = {**dict.fromkeys(findings, Outcome()), **(step.remove(batch, wanted) if wanted else {})}
-            for instance_id, finding in findings.items():
-                report = StepReport.of(factory.name, finding, outcomes[instance_id])
+            findings = {i: finding for i, finding in step.find(batch).items() if i in due}
+            outcomes: Mapping[str, Outcome] = {}
+            wanted = {i: finding for i, finding in findings.items() if finding.removals}
+            if wanted and not self._dry_run:
+                outcomes = step.remove(batch, wanted)
+            for instance_id in due:
+                finding, outcome = findings.get(instance_id), outcomes.get(instance_id)
+                if finding is None:
+                    silent = TransientError("the step tells nothing of what it found")
+                    report = StepReport.failed(factory.name, silent)
+                elif self._dry_run:
+                    report = StepReport.of(factory.name, finding, None)
+                else:
+                    if instance_id in wanted and outcome is None:
+                        outcome = Outcome(errors=(TransientError("the step tells nothing of what it removed"),))
+                    report = StepReport.of(factory.name, finding, outcome or Outcome())
                 self._reports[instance_id][factory.name] = report
 
     @contextmanager
     def _guard(self, name: str, due: Mapping[str, Instance], parts: int) -> Iterator[Deadline]:
         """A step that fails stops no other, and may not use up the time of those that follow it."""
-        whole = self._tools.clock.deadline
-        spare = Deadline(lambda: whole.remaining() - RESERVE_SECONDS)
+        started = time.monotonic()
         try:
-            with self._tools.clock.until(spare.share(parts)) as deadline:
+            with self._tools.clock.until(self._spare.share(parts, _LEAST_SECONDS)) as deadline:
                 yield deadline
         except DecommissionError as error:
             self._fail(name, due, error)
         except Exception as error:  # a fault of the step's own; the other steps still run
             self._tools.log.exception(f"step {name} failed unexpectedly")
             self._fail(name, due, TransientError(f"unexpected {type(error).__name__}: {error}"))
+        finally:
+            self._seconds[name] += time.monotonic() - started
 
-    def _fail(self, name: str, due: Mapping[str, Instance], error: Exception) -> None:
+    def _fail(self, name: str, due: Iterable[str], error: DecommissionError) -> None:
         for instance_id in due:
             self._reports[instance_id].setdefault(name, StepReport.failed(name, error))
+
+    def _hold_back(self, errors: Mapping[str, DecommissionError]) -> None:
+        """Nothing of these instances is removed in this run."""
+        self._held_back.update(errors)
+        for instance_id, error in errors.items():
+            why = about("nothing is removed before the inventory remembers what the instance was", error)
+            for factory in self._tools.steps:
+                self._fail(factory.name, [instance_id], why)
 
     def _remember_identity(self) -> None:
         """Before anything is removed, so that a retry next day has all of it."""
@@ -183,8 +223,10 @@ class Run:
             or record.state != TERMINATED
             or _grown(instance, record)
         ]
-        for instance_id, error in inventory.remember_terminated(news).items():
-            self._errors[instance_id].append(f"inventory: {error}")
+        failed = {i: about("inventory", error) for i, error in inventory.remember_terminated(news).items()}
+        for instance_id, error in failed.items():
+            self._errors[instance_id].append(error)
+        self._hold_back(failed)
 
     def _remember_outcome(self) -> None:
         inventory = self._tools.inventory
@@ -193,6 +235,8 @@ class Run:
         now = self._tools.now().isoformat()
         outcomes: dict[str, Settled] = {}
         for instance_id, reports in self._reports.items():
+            if instance_id in self._held_back:
+                continue
             # A step that looked while another could not say who the instance was has to look again.
             complete = instance_id not in self._not_looked or instance_id in self._known_before
             steps: dict[str, Mapping[str, Any]] = {}
@@ -203,9 +247,11 @@ class Run:
                 steps[name] = replace(report, settled_at=now).document() if settles else report.document()
                 if fresh:
                     removed += [{"at": now, "step": name, **action} for action in report.actions]
-            outcomes[instance_id] = Settled(steps, removed)
+            record = self._known.records.get(instance_id)
+            room = max(0, HISTORY - len(record.removed if record else ()))
+            outcomes[instance_id] = Settled(steps, removed[:room])
         for instance_id, error in inventory.remember_steps(outcomes).items():
-            self._errors[instance_id].append(f"inventory: {error}")
+            self._errors[instance_id].append(about("inventory", error))
 
 
 def _grown(instance: Instance, record: Record) -> bool:

@@ -74,9 +74,7 @@ class _Case:
 
     def finding(self) -> Finding:
         alive = any(isinstance(error, StillAlive) for error in self.errors)
-        return Finding(
-            () if alive else tuple(self.removals), tuple(self.left), tuple(self.notes), tuple(self.errors)
-        )
+        return Finding(() if alive else tuple(self.removals), tuple(self.left), tuple(self.notes), tuple(self.errors))
 
 
 @dataclass(frozen=True)
