@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ec2_decommission.errors import AccessError, ConfigurationError, DecommissionError, TransientError
+from ec2_decommission.errors import (
+    AccessError,
+    ConfigurationError,
+    DecommissionError,
+    PermanentError,
+    TransientError,
+)
 from ec2_decommission.identity import Facts, Instance
 from ec2_decommission.inventory import RUNNING, TERMINATED, DynamoInventory, Settled
 from testbed.aws import StrictAws, throttled
@@ -168,6 +174,14 @@ def test_what_became_of_the_steps_is_replaced_and_what_was_removed_is_added(inve
     assert record.facts.tags == FULL.tags
 
 
+def test_what_has_no_item_any_more_is_kept_as_one_that_is_terminated(inventory: Inventory) -> None:
+    """It expired after it was read: a new item that neither lives nor expires would stay for ever."""
+    inventory.remember_steps({ID: Settled({"route53": {"status": "clean"}})})
+    assert inventory.recall([ID])[ID].state == TERMINATED
+    assert inventory.remember_running([FULL]) == {ID: False}
+    assert list(inventory.living()) == []
+
+
 def test_steps_survive_a_second_look_at_the_identity(inventory: Inventory) -> None:
     inventory.remember_terminated([Instance(ID)])
     inventory.remember_steps({ID: Settled({"route53": {"status": "clean"}}, [])})
@@ -218,6 +232,18 @@ def test_only_the_terminated_expire(aws: StrictAws, clock: Clock) -> None:
     expected = int((clock.now + timedelta(days=30)).timestamp())
     assert item(client)["expires_at"] == {"N": str(expected)}
     assert "living" not in item(client)
+
+
+def test_what_became_of_the_steps_expires_as_the_instance_does(aws: StrictAws, clock: Clock) -> None:
+    inventory, client = table(aws, clock)
+    inventory.remember_terminated([FULL])
+    before = item(client)["expires_at"]
+    clock.now += timedelta(days=3)
+    inventory.remember_steps({ID: Settled({})})
+    assert item(client)["expires_at"] == before
+    client.delete_item(TableName=TABLE, Key={"instance_id": {"S": ID}})
+    inventory.remember_steps({ID: Settled({})})
+    assert item(client)["expires_at"] == {"N": str(int((clock.now + timedelta(days=30)).timestamp()))}
 
 
 def test_the_fake_expires_likewise(clock: Clock) -> None:
@@ -322,6 +348,15 @@ def test_what_does_not_fit_into_an_item_is_kept_short_and_hinders_nobody(aws: St
     assert kept["settled_at"] == "2"
     assert len(kept["actions"]) == 20
     assert "500 actions, too many to remember" in kept["reason"]
+
+
+def test_an_identity_that_does_not_fit_into_an_item_never_will(aws: StrictAws, clock: Clock) -> None:
+    inventory, _ = table(aws, clock)
+    names = tuple(f"{number}{'x' * 500}" for number in range(900))
+    huge = Instance(IDS[0]).learn(Facts("consul", known_as={"consul": {"node": names}}))
+    failed = inventory.remember_terminated([huge, Instance(IDS[1])])
+    assert [(i, type(error)) for i, error in failed.items()] == [(IDS[0], PermanentError)]
+    assert inventory.recall(IDS[:2])[IDS[1]].state == TERMINATED
 
 
 def test_large_items_go_in_more_transactions(aws: StrictAws, clock: Clock) -> None:

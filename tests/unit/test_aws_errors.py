@@ -10,7 +10,14 @@ from botocore.parsers import ResponseParserError
 
 from ec2_decommission.clients.aws import AwsClients, aws_errors
 from ec2_decommission.deadline import Deadline
-from ec2_decommission.errors import AccessError, ConfigurationError, DecommissionError, OutOfTime, TransientError
+from ec2_decommission.errors import (
+    AccessError,
+    ConfigurationError,
+    DecommissionError,
+    OutOfTime,
+    PermanentError,
+    TransientError,
+)
 from testbed.aws import Drop, Hang, StrictAws, garbage, throttled, unavailable
 
 if TYPE_CHECKING:
@@ -35,9 +42,16 @@ def test_what_does_not_exist_is_an_error_of_the_configuration(code: str) -> None
     assert not isinstance(told.value, AccessError)
 
 
+@pytest.mark.parametrize("what", ["Item size has exceeded", "Item size to update has exceeded"])
+def test_what_is_too_large_for_an_item_stays_so(what: str) -> None:
+    with pytest.raises(PermanentError, match="maximum allowed size"), aws_errors("do it"):
+        raise error("ValidationException", f"{what} the maximum allowed size")
+
+
 @pytest.mark.parametrize(
     "raised",
     [
+        error("ValidationException", "something else"),
         error("Throttling"),
         error("PriorRequestNotComplete"),
         error("InternalError"),

@@ -16,7 +16,7 @@ from botocore.exceptions import ClientError
 
 from .chunks import chunks
 from .clients.aws import aws_errors
-from .errors import DecommissionError
+from .errors import DecommissionError, PermanentError
 from .identity import Facts, Instance
 
 if TYPE_CHECKING:
@@ -166,7 +166,7 @@ class DynamoInventory:
     def remember_steps(self, outcomes: Mapping[str, Settled]) -> Mapping[str, DecommissionError]:
         failed = _failures(self._write({i: self._settle(i, settled) for i, settled in outcomes.items()}))
         # What is too large for an item would be so at every retry: the report is kept short rather than not at all.
-        too_large = [i for i, error in failed.items() if isinstance(error.__cause__, ClientError) and _large(error)]
+        too_large = [i for i, error in failed.items() if isinstance(error, PermanentError)]
         if not too_large:
             return failed
         short = {i: self._settle(i, _shortened(outcomes[i])) for i in too_large}
@@ -320,10 +320,6 @@ def _failures(results: Mapping[str, bool | DecommissionError]) -> dict[str, Deco
 
 def _code(error: ClientError) -> str:
     return str(error.response.get("Error", {}).get("Code", ""))
-
-
-def _large(error: DecommissionError) -> bool:
-    return "ValidationException" in str(error) and "size" in str(error)
 
 
 def _shortened(settled: Settled) -> Settled:

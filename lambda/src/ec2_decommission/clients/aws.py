@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ from botocore.config import Config as BotoConfig
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
 
-from ..errors import AccessError, ConfigurationError, TransientError
+from ..errors import AccessError, ConfigurationError, DecommissionError, PermanentError, TransientError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -41,6 +42,8 @@ _SETUP = {
     "InvalidCiphertextException": "the bundle was sealed with another key or under another encryption context",
     "AWS.SimpleQueueService.NonExistentQueue": "the queue does not exist",
 }
+# DynamoDB's words: "Item size has exceeded ...", "Item size to update has exceeded the maximum allowed size".
+_TOO_LARGE = re.compile(r"[Ii]tem size.* exceeded")
 
 
 class ThrottledError(TransientError):
@@ -91,6 +94,7 @@ def aws_errors(doing: str) -> Iterator[None]:
     Raises:
         AccessError: the role lacks the right.
         ConfigurationError: what the configuration names does not exist or cannot be used.
+        PermanentError: what is to be written is larger than an item of DynamoDB may be.
         ThrottledError: AWS throttles, after all of botocore's attempts.
         TransientError: anything else.
     """
@@ -103,7 +107,9 @@ def aws_errors(doing: str) -> Iterator[None]:
             raise AccessError(f"AWS denies the function's role the right to {doing}: {message}") from None
         if code in _SETUP:
             raise ConfigurationError(f"could not {doing}: {_SETUP[code]} ({code}: {message})") from None
-        kind = ThrottledError if code in THROTTLED else TransientError
+        kind: type[DecommissionError] = ThrottledError if code in THROTTLED else TransientError
+        if code == "ValidationException" and _TOO_LARGE.search(message):
+            kind = PermanentError
         raise kind(f"could not {doing}: {code}: {message}") from error
     except (BotoCoreError, ResponseParserError, OSError, ValueError) as error:
         # An answer that cannot be read, such as a proxy's page, is a ResponseParserError or a ValueError.
