@@ -59,10 +59,11 @@ lint: venv
 types: venv
 	@$(BIN)/mypy lambda/src testbed demo tests
 	@cd lambda/build && ../../$(BIN)/mypy --config-file ../../pyproject.toml .
+	@cd operator && MYPYPATH=../lambda/src ../$(BIN)/mypy --config-file ../pyproject.toml .
 
 .PHONY: security
 security: venv .cache/scan/.made
-	@$(BIN)/bandit --quiet --recursive --severity-level medium lambda
+	@$(BIN)/bandit --quiet --recursive --severity-level medium lambda operator
 	@.cache/scan/bin/checkov -d . --framework terraform --compact --quiet --skip-download --skip-path .cache --skip-path .venv
 	@for lock in lambda/requirements/*.txt; do $(BIN)/pip-audit --progress-spinner off --require-hashes --disable-pip -r $$lock || exit 1; done
 
