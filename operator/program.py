@@ -295,7 +295,7 @@ def _print_record(found: Deployment, instance_id: str, record: Mapping[str, Any]
     if steps:
         print("\nSteps, as they ended last")
         rows = [
-            (name, step.get("status"), _time(step.get("settled_at")) or "to be retried", step.get("reason") or "")
+            (name, _status_of(step), _time(step.get("settled_at")) or "to be retried", step.get("reason") or "")
             for name, step in steps.items()
         ]
         print(table(("STEP", "STATUS", "SETTLED", "REASON"), rows))
@@ -310,7 +310,7 @@ def _print_record(found: Deployment, instance_id: str, record: Mapping[str, Any]
 def _print_report(report: Mapping[str, Any]) -> None:
     rows: list[tuple[object, ...]] = []
     for step in report["steps"]:
-        head = (step["step"], step["status"])
+        head = (step["step"], _status_of(step))
         for action in step["actions"]:
             rows.append((*head, action["action"], action["target"], action.get("proof") or ""))
             head = ("", "")
@@ -323,6 +323,12 @@ def _print_report(report: Mapping[str, Any]) -> None:
             print(f"  {line}")
     if not rows and not report.get("errors") and not report.get("note"):
         print("  nothing: no step is switched on")
+
+
+def _status_of(step: Mapping[str, Any]) -> str:
+    """With the kind of error, where the step failed: transient, configuration, permission or permanent."""
+    kind = step.get("error_kind")
+    return f"{step.get('status')} ({kind})" if kind else str(step.get("status"))
 
 
 def _decommission(found: Deployment, options: argparse.Namespace) -> int:

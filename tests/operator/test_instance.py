@@ -59,7 +59,7 @@ def test_what_failed_makes_the_status_1_and_is_told(site: Site) -> None:
     site.configure(route53={**site.config["route53"], "zone_ids": ["Z0000000000000000000"]})
     ran = site.operator("decommission", dead.id, "--yes")
     assert ran.status == 1
-    assert "failed" in ran.out
+    assert "failed (configuration)" in ran.out
     assert "the hosted zone does not exist" in ran.out
     shown = site.operator("show", dead.id)
     assert shown.status == 1
