@@ -262,3 +262,52 @@ run "statements_of_custom_steps_keep_apart" {
     error_message = "Statements: ${jsonencode(keys(local.function_statements))}"
   }
 }
+
+run "a_step_that_is_off_adds_nothing_though_it_is_described" {
+  command = plan
+
+  variables {
+    route53 = { enabled = false, zone_ids = ["Z1"], record_names = ["{tag:Name}.example.internal"] }
+    chef    = { enabled = false, server_url = "https://chef.example.com", client_name = "decommission" }
+    consul  = { enabled = false, url = "https://consul.example.internal:8501", deregister_node = true }
+  }
+
+  assert {
+    condition     = toset(keys(local.function_statements)) == toset(["ReadInstances", "TakeEvents", "WriteLogs"])
+    error_message = "Statements: ${jsonencode(keys(local.function_statements))}"
+  }
+
+  assert {
+    condition     = local.config.route53 == null && local.config.chef == null && local.config.consul == null && length(local.features) == 0
+    error_message = "The function is told of a step that is off."
+  }
+}
+
+run "alarms_and_the_dashboard_add_nothing" {
+  command = plan
+
+  variables {
+    alarms    = { enabled = true }
+    dashboard = { enabled = true }
+  }
+
+  assert {
+    condition     = toset(keys(local.function_statements)) == toset(["ReadInstances", "TakeEvents", "WriteLogs"])
+    error_message = "Statements: ${jsonencode(keys(local.function_statements))}"
+  }
+}
+
+run "a_secret_of_a_custom_step_adds_the_key_only" {
+  command = plan
+
+  variables {
+    custom_steps = { dns_mirror = { source_dir = "lambda/src" } }
+    secrets      = { mirror_token = { path = "decommission/mirror" } }
+    kms_key_arn  = "arn:aws:kms:eu-west-1:123456789012:key/0f1e"
+  }
+
+  assert {
+    condition     = toset(keys(local.function_statements)) == toset(["OpenSecrets", "ReadInstances", "TakeEvents", "WriteLogs"])
+    error_message = "Statements: ${jsonencode(keys(local.function_statements))}"
+  }
+}

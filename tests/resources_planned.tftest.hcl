@@ -110,13 +110,37 @@ run "everything_off_is_harmless" {
   command = plan
 
   variables {
+    route53   = { enabled = false, zone_ids = ["Z1"], record_names = ["{tag:Name}.example.internal"] }
+    chef      = { enabled = false, server_url = "https://chef.example.com", client_name = "c" }
+    consul    = { enabled = false, url = "https://consul.example.internal:8501" }
     inventory = { enabled = false }
     sweep     = { enabled = false }
+    alarms    = { enabled = false }
+    dashboard = { enabled = false }
+    custom_steps = {
+      mine = { source_dir = "lambda/src", enabled = false }
+    }
   }
 
   assert {
-    condition     = aws_cloudwatch_event_rule.instance_state.state == "DISABLED" && length(aws_cloudwatch_event_rule.sweep) == 0 && length(aws_dynamodb_table.inventory) == 0 && output.inventory_table_name == null
-    error_message = "Something would run."
+    condition     = aws_cloudwatch_event_rule.instance_state.state == "DISABLED" && length(aws_cloudwatch_event_rule.sweep) == 0 && length(aws_cloudwatch_event_target.sweep) == 0
+    error_message = "Events would be taken."
+  }
+
+  assert {
+    condition     = length(aws_dynamodb_table.inventory) == 0 && length(aws_kms_key.secrets) == 0 && length(aws_cloudwatch_metric_alarm.this) == 0 && length(aws_cloudwatch_dashboard.this) == 0
+    error_message = "Something is made that costs."
+  }
+
+  assert {
+    condition     = output.inventory_table_name == null && output.kms_key_arn == null && output.sweep_rule_arn == null && output.dashboard_name == null
+    error_message = "An output tells of what is not there."
+  }
+
+  # An operator's call would run no step.
+  assert {
+    condition     = alltrue([for step in ["route53", "chef", "consul", "inventory", "sweep"] : local.config[step] == null]) && length(local.config.custom_steps) == 0
+    error_message = "The function would do something."
   }
 }
 
