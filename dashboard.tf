@@ -139,7 +139,7 @@ locals {
   )
 
   # The keys are those that handler.py gives its log lines.
-  failures_query = "filter level in [\"ERROR\", \"CRITICAL\"] | fields @timestamp, coalesce(instance_id, report.state, \"-\") as instance, message | sort @timestamp desc | limit 20"
+  failures_query = "filter level in [\"ERROR\", \"CRITICAL\"] | fields @timestamp, coalesce(instance_id, report.state, \"-\") as instance, error_kinds.0 as kind, message | sort @timestamp desc | limit 20"
 
   title_widget = {
     type = "text"

@@ -77,6 +77,7 @@ def test_a_batch_is_summed_up_in_one_line_and_one_for_each_step() -> None:
         "ConfigurationErrors": 1,
         "PermanentErrors": 1,
         "EventAge": 180,
+        "UnfinishedAge": 270,
     }
 
 
@@ -93,6 +94,28 @@ def test_a_retry_counts_only_what_it_does() -> None:
     assert sums(points)["InstancesFinished"] == 1
 
 
+def test_what_fails_again_tells_how_long_it_has_been_waiting() -> None:
+    """The age that SQS tells leaves out what was received three times, which is what fails and is tried again."""
+    world, step, (dead,) = fleet(1)
+    started = world.launch("web-new")
+    step.errors = {dead: TransientError("no")}
+    events = [world.terminated(dead), world.running(started)]
+    world.later(timedelta(hours=2))
+
+    def is_down(operation: str, _: str) -> None:
+        if operation == "remember_running":
+            raise TransientError("DynamoDB is down")
+
+    world.inventory.fault_of = is_down
+    world.send_batch(*events, receive_count=9)
+    assert [p.values for p in read(world.metric_lines) if p.name == "UnfinishedAge"] == [(7200, 7200)]
+    world.metric_lines.clear()
+    world.inventory.fault_of = lambda *_: None
+    step.errors = {}
+    world.send_batch(*events, receive_count=10)
+    assert "UnfinishedAge" not in sums(read(world.metric_lines))
+
+
 def test_a_large_batch_keeps_to_the_limits_of_the_format() -> None:
     world, _, ids = fleet(250)
     world.send_batch(*(world.terminated(i) for i in ids))
@@ -107,7 +130,7 @@ def test_a_dry_run_counts_nothing_but_what_a_person_must_mend() -> None:
     assert world.metric_lines == []
     step.errors = {ids[0]: AccessError("no right"), ids[1]: TransientError("no")}
     world.send_batch(*(world.terminated(i) for i in ids))
-    assert sums(read(world.metric_lines)) == {"ConfigurationErrors": 1}
+    assert sums(read(world.metric_lines)) == {"ConfigurationErrors": 1, "UnfinishedAge": 0}
 
 
 @pytest.mark.parametrize("operation", ["recall", "remember_running"])
@@ -121,7 +144,7 @@ def test_what_runs_and_cannot_be_recorded_for_want_of_a_right_is_counted(operati
 
     world.inventory.fault = deny
     world.send_batch(world.running(instance_id))
-    assert sums(read(world.metric_lines)) == {"ConfigurationErrors": 1}
+    assert sums(read(world.metric_lines)) == {"ConfigurationErrors": 1, "UnfinishedAge": 0}
 
 
 def test_an_invocation_that_fails_writes_its_metrics_too() -> None:
@@ -129,7 +152,7 @@ def test_an_invocation_that_fails_writes_its_metrics_too() -> None:
     step.errors = {instance_id: ConfigurationError("wrong")}
     with pytest.raises(FailedError):
         world.send(world.terminated(instance_id))
-    assert sums(read(world.metric_lines)) == {"InstancesFailed": 1, "ConfigurationErrors": 1}
+    assert sums(read(world.metric_lines)) == {"InstancesFailed": 1, "ConfigurationErrors": 1, "UnfinishedAge": 0}
 
 
 def test_a_queue_that_may_not_be_written_is_counted() -> None:

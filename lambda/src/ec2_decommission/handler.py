@@ -166,8 +166,15 @@ class Application:
         now = self._tools.now()
         ages: dict[str, list[float]] = {}
         for request in requests:
-            if request.kind == "terminated" and request.time:
-                ages.setdefault(request.instance_id, []).append((now - request.time).total_seconds())
+            report = ended.get(request.instance_id) or started.get(request.instance_id)
+            if request.time is None or report is None:
+                continue
+            age = (now - request.time).total_seconds()
+            if report.failed:
+                # SQS leaves what was received three times out of its own age of the oldest message.
+                self._metrics.value("UnfinishedAge", age)
+            if request.kind == "terminated":
+                ages.setdefault(request.instance_id, []).append(age)
         for instance_id, report in ended.items():
             self._metrics.instance(report, ages.get(instance_id, ()))
         for report in started.values():

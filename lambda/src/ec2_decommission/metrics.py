@@ -40,6 +40,7 @@ UNITS = {
     "ConfigurationErrors": MetricUnit.Count,
     "PermanentErrors": MetricUnit.Count,
     "EventAge": MetricUnit.Seconds,
+    "UnfinishedAge": MetricUnit.Seconds,
     "SweepGone": MetricUnit.Count,
     "SweepBraked": MetricUnit.Count,
     "SweepLiving": MetricUnit.Count,
