@@ -150,7 +150,7 @@ locals {
         effect     = "Allow"
         actions    = statement.actions
         resources  = statement.resources
-        conditions = []
+        conditions = statement.conditions
       }
     ]
   ])

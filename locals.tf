@@ -28,7 +28,11 @@ locals {
   # The metrics that the function writes into its log: lambda/src/ec2_decommission/metrics.py.
   metric_namespace = "EC2Decommission"
 
-  has_secrets        = length(var.secrets) > 0
+  # By the name that they have in the bundle: no step is handed another's.
+  secrets = merge(var.secrets, [
+    for step_name, step in local.custom_steps : { for name, secret in step.secrets : "custom_steps.${step_name}.${name}" => secret }
+  ]...)
+  has_secrets        = length(local.secrets) > 0
   create_kms_key     = local.has_secrets && (var.create_kms_key != null ? var.create_kms_key : var.kms_key_arn == null)
   kms_key_arn        = local.has_secrets ? (local.create_kms_key ? one(aws_kms_key.secrets[*].arn) : var.kms_key_arn) : null
   encryption_context = { FunctionName = var.name }
@@ -95,7 +99,7 @@ locals {
 
     secrets            = sort(keys(var.secrets))
     encryption_context = local.encryption_context
-    custom_steps       = { for name, step in local.custom_steps : name => { settings = step.settings } }
+    custom_steps       = { for name, step in local.custom_steps : name => { settings = step.settings, secrets = sort(keys(step.secrets)) } }
   }
 
   environment = {

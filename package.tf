@@ -32,7 +32,7 @@ locals {
     dependencies = sha256(join("\n", [for file in fileset("${path.module}/lambda/requirements", "*.txt") : "${file} ${filesha256("${path.module}/lambda/requirements/${file}")}"]))
     ca_bundle    = var.package.ca_bundle_file == null ? null : filesha256(var.package.ca_bundle_file)
 
-    secrets     = var.secrets
+    secrets     = local.secrets
     vault       = { address = var.vault.address, namespace = var.vault.namespace, kv_version = var.vault.kv_version }
     kms_key_arn = local.kms_key_arn
 
@@ -70,6 +70,7 @@ locals {
       for name, step in local.custom_steps : name => {
         source_dir        = step.source_dir
         requirements_file = step.requirements_file
+        secrets           = step.secrets
       }
     }
   }

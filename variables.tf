@@ -327,7 +327,7 @@ variable "consul" {
 
 variable "secrets" {
   description = <<-EOT
-    References into Vault's KV store, by the name of the secret: `chef_client_key` (the private key of `chef.client_name`, PEM) and `consul_token`; custom steps may use others. The build reads them, seals them with KMS and puts the ciphertext into the zip; no value passes through Terraform. With a prebuilt package the names must be those that are in the zip.
+    References into Vault's KV store, by the name of the secret: `chef_client_key` (the private key of `chef.client_name`, PEM) and `consul_token`. A custom step names its own in its block. The build reads them, seals them with KMS and puts the ciphertext into the zip; no value passes through Terraform. With a prebuilt package the names must be those that are in the zip.
 
     - `mount` - Path of the KV engine.
     - `path` - Path of the secret below the mount, as `vault kv get` takes it: without `data/`, without a leading slash.
@@ -344,8 +344,8 @@ variable "secrets" {
   nullable = false
 
   validation {
-    condition     = alltrue([for name in keys(var.secrets) : contains(["chef_client_key", "consul_token"], name) || length(var.custom_steps) > 0 && can(regex("^[a-z][a-z0-9_]{0,63}$", name))])
-    error_message = "secrets has an unknown name among ${jsonencode(keys(var.secrets))}: allowed are chef_client_key and consul_token, and with custom_steps other names of small letters, digits and underscores."
+    condition     = alltrue([for name in keys(var.secrets) : contains(["chef_client_key", "consul_token"], name)])
+    error_message = "secrets has an unknown name among ${jsonencode(keys(var.secrets))}: allowed are chef_client_key and consul_token. A custom step's own secrets stand in its block: custom_steps.<name>.secrets."
   }
 
   validation {
@@ -488,7 +488,7 @@ variable "create_kms_key" {
   }
 
   validation {
-    condition     = var.create_kms_key != false || var.kms_key_arn != null || length(var.secrets) == 0
+    condition     = var.create_kms_key != false || var.kms_key_arn != null || length(var.secrets) + sum(concat([0], [for step in values(var.custom_steps) : length(step.secrets) if step.enabled])) == 0
     error_message = "create_kms_key is false, and there are secrets without kms_key_arn: give the ARN of the key that seals them."
   }
 }
@@ -784,7 +784,7 @@ variable "package" {
   }
 
   validation {
-    condition     = var.package.type == "build" || length(var.secrets) == 0 || var.kms_key_arn != null
+    condition     = var.package.type == "build" || var.kms_key_arn != null || length(var.secrets) + sum(concat([0], [for step in values(var.custom_steps) : length(step.secrets) if step.enabled])) == 0
     error_message = "package.type is ${jsonencode(var.package.type)} with secrets but without kms_key_arn: the bundle in the zip was sealed before this apply, so name the key that it was sealed with."
   }
 
@@ -876,22 +876,34 @@ variable "dashboard" {
 
 variable "custom_steps" {
   description = <<-EOT
-    Clean-up steps of one's own, by name. They run under the same rules as the others.
+    Clean-up steps of one's own, by name. They run after the others, in the order of their names, under the same rules (docs/custom-steps.md).
 
-    - `source_dir` - Directory with the step's Python code. It is packaged with the rest.
+    - `source_dir` - Directory with the step's Python code, `__init__.py` at least. It is packaged with the rest.
     - `enabled` - Whether the step runs.
     - `settings` - What the step is given, key to value. No secrets: the function's configuration is readable by whoever may read the function.
+    - `secrets` - What the step is given in secret, by name: references into Vault, as in the input `secrets`. No other step is given them.
     - `requirements_file` - Pinned and hashed requirements that are packaged too.
-    - `iam_statements` - What the function is allowed for the step's sake: `actions` and `resources`.
+    - `iam_statements` - What the function is allowed for the step's sake: `actions`, `resources` and `conditions` (`test`, `variable`, `values`).
   EOT
   type = map(object({
     source_dir        = string
     enabled           = optional(bool, true)
     settings          = optional(map(string), {})
     requirements_file = optional(string)
+    secrets = optional(map(object({
+      mount   = optional(string, "secret")
+      path    = string
+      field   = optional(string, "value")
+      version = optional(number)
+    })), {})
     iam_statements = optional(list(object({
       actions   = list(string)
       resources = list(string)
+      conditions = optional(list(object({
+        test     = string
+        variable = string
+        values   = list(string)
+      })), [])
     })), [])
   }))
   default  = {}
@@ -914,8 +926,32 @@ variable "custom_steps" {
   }
 
   validation {
-    condition     = alltrue([for step in values(var.custom_steps) : try(length(fileset(step.source_dir, "**/*.py")) > 0, false)])
-    error_message = "custom_steps has a source_dir without a Python file in it: name an existing directory, best as \"$${path.module}/...\"."
+    condition     = alltrue([for step in values(var.custom_steps) : try(fileexists("${step.source_dir}/__init__.py"), false)])
+    error_message = "custom_steps has a source_dir without an __init__.py in it (${jsonencode([for step in values(var.custom_steps) : step.source_dir if !try(fileexists("${step.source_dir}/__init__.py"), false)])}): name an existing directory that is a Python package, best as \"$${path.module}/...\"."
+  }
+
+  validation {
+    condition     = alltrue(flatten([for step in values(var.custom_steps) : [for name in keys(step.secrets) : can(regex("^[a-z][a-z0-9_]{0,63}$", name))]]))
+    error_message = "custom_steps has a secret whose name is not of small letters, digits and underscores (it begins with a letter, and has at most 64)."
+  }
+
+  validation {
+    condition = alltrue(flatten([
+      for step in values(var.custom_steps) : [
+        for secret in values(step.secrets) : (
+          alltrue([for place in [secret.mount, secret.path] : can(regex("^[^/[:space:]]+(/[^/[:space:]]+)*$", place)) && length(regexall("(^|/)\\.+(/|$)", place)) == 0])
+          && !startswith(secret.path, "data/")
+          && try(length(secret.field) > 0, false)
+          && (secret.version == null || try(secret.version >= 1 && floor(secret.version) == secret.version, false))
+        )
+      ]
+    ]))
+    error_message = "custom_steps has a secret that cannot be read: mount and path are written as a/b/c (no slash at either end, no data/ before the path, no space, no part of dots only), field is not empty, version is a whole number from 1 or left out."
+  }
+
+  validation {
+    condition     = var.vault.kv_version != 1 || alltrue(flatten([for step in values(var.custom_steps) : [for secret in values(step.secrets) : secret.version == null]]))
+    error_message = "custom_steps asks for a secret's version while vault.kv_version is 1: only version 2 of the KV engine keeps versions."
   }
 
   validation {
@@ -933,10 +969,28 @@ variable "custom_steps" {
   validation {
     condition = alltrue(flatten([
       for step in values(var.custom_steps) : [
-        for statement in step.iam_statements : [for action in statement.actions : can(regex("^[a-z0-9-]+:[A-Za-z0-9*]+$", action)) && !endswith(action, ":*")]
+        for statement in step.iam_statements : [for action in statement.actions : can(regex("^[a-z0-9-]+:[A-Za-z0-9*]*[A-Za-z0-9][A-Za-z0-9*]*$", action))]
       ]
     ]))
     error_message = "custom_steps has an iam_statements action that is not of the form service:Action, or that takes all of a service (service:*): name the actions that the step calls."
+  }
+
+  validation {
+    condition = alltrue(flatten([
+      for step in values(var.custom_steps) : [
+        for statement in step.iam_statements : length(regexall("\\*", join(" ", statement.actions))) == 0 if contains(statement.resources, "*")
+      ]
+    ]))
+    error_message = "custom_steps has an iam_statements entry with a wildcard in an action and the resource \"*\": that is more than one can read from it. Name each action, or narrow the resource."
+  }
+
+  validation {
+    condition = alltrue(flatten([
+      for step in values(var.custom_steps) : [
+        for statement in step.iam_statements : [for condition in statement.conditions : can(regex("^[A-Za-z:]+$", condition.test)) && length(condition.variable) > 0 && length(condition.values) > 0]
+      ]
+    ]))
+    error_message = "custom_steps has an iam_statements condition without test, variable or values: write it as { test = \"StringEquals\", variable = \"aws:ResourceTag/Team\", values = [\"web\"] }."
   }
 }
 

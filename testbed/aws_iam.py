@@ -356,7 +356,16 @@ def _sns(call: Call) -> Iterator[str]:
         yield arn
 
 
+def _cloudwatch(call: Call) -> Iterator[str]:
+    if call.operation == "DescribeAlarms":  # reads them all, whatever it is asked to show
+        yield _arn("cloudwatch", call.region, "alarm:*")
+    for name in [*(call.params.get("AlarmNames") or []), call.params.get("AlarmName")]:
+        if name and call.operation != "DescribeAlarms":
+            yield _arn("cloudwatch", call.region, f"alarm:{name}")
+
+
 _RESOURCES = {
+    "cloudwatch": _cloudwatch,
     "route53": _route53,
     "dynamodb": _dynamodb,
     "sqs": _sqs,

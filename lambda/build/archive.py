@@ -49,8 +49,8 @@ def custom_step_files(step: CustomStep) -> dict[str, bytes]:
                 found[f"custom_steps/{step.name}/{inside.as_posix()}"] = path.read_bytes()
             except OSError:
                 raise SourceError(f"{what}: {path} cannot be read.") from None
-    if not any(name.endswith(".py") for name in found):
-        raise SourceError(f"{what}: there is no Python file in its source_dir, {step.source_dir}.")
+    if f"custom_steps/{step.name}/__init__.py" not in found:
+        raise SourceError(f"{what}: there is no __init__.py in its source_dir, {step.source_dir}.")
     return found
 
 

@@ -62,6 +62,7 @@ def build(wanted: spec.Spec) -> None:
     """Raises BuildError. Runs in the build environment."""
     # These modules need the build environment, which `main` has only now entered.
     import archive  # noqa: PLC0415
+    import step_check  # noqa: PLC0415
     import vendor  # noqa: PLC0415
 
     features = ", ".join(wanted.features) or "no step"
@@ -80,7 +81,7 @@ def build(wanted: spec.Spec) -> None:
             theirs = vendor.merge(theirs, pins, f"The requirements file of the custom step {step.name}")
 
     with_data_key = False
-    if wanted.secrets:
+    if wanted.all_secrets:
         extra["sealed_secrets.json"], with_data_key = _sealed_secrets(wanted)
 
     locks = vendor.requirement_files(bootstrap.REQUIREMENTS, wanted.features, with_data_key=with_data_key)
@@ -95,6 +96,9 @@ def build(wanted: spec.Spec) -> None:
 
     extra["build_info.json"] = _build_info(wanted)
     files = archive.combine(own, *steps, extra, vendored.files)
+    for step in wanted.custom_steps:
+        for warning in step_check.check(step.name, files, wanted.runtime):
+            warn(warning)
     digest = archive.write(files, wanted.output)
     written = wanted.output.stat().st_size
     if written > archive.UPLOAD_LIMIT:
@@ -110,8 +114,8 @@ def _sealed_secrets(wanted: spec.Spec) -> tuple[bytes, bool]:
     if wanted.kms is None:  # the specification has seen to it
         raise SpecError("There are secrets and no KMS key.")
     with vault.login(wanted.vault) as login:
-        values = vault.read(login, wanted.secrets, wanted.vault.kv_version)
-    seal.check(values, {reference.name: str(reference) for reference in wanted.secrets})
+        values = vault.read(login, wanted.all_secrets, wanted.vault.kv_version)
+    seal.check(values, {reference.name: str(reference) for reference in wanted.all_secrets})
     sealed = seal.seal(values, wanted.kms)
     how = "under a data key of " if sealed.with_data_key else "with "
     say(f"sealed {len(values)} secret{'s' if len(values) > 1 else ''} {how}{wanted.kms.key_arn}")
@@ -124,7 +128,7 @@ def _build_info(wanted: spec.Spec) -> bytes:
         "features": list(wanted.features),
         "runtime": wanted.runtime,
         "architecture": wanted.architecture,
-        "secrets": [reference.name for reference in wanted.secrets],
+        "secrets": [reference.name for reference in wanted.all_secrets],
         "custom_steps": [step.name for step in wanted.custom_steps],
     }
     return json.dumps(info, indent=1, sort_keys=True).encode() + b"\n"

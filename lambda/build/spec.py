@@ -74,9 +74,12 @@ class KmsSettings:
 
 @dataclass(frozen=True)
 class CustomStep:
+    """A user's step. The names of its secrets are those in the bundle: ``custom_steps.<step>.<name>``."""
+
     name: str
     source_dir: Path
     requirements_file: Path | None = None
+    secrets: tuple[Reference, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,11 @@ class Spec:
     kms: KmsSettings | None = None
     ca_bundle_file: Path | None = None
     custom_steps: tuple[CustomStep, ...] = ()
+
+    @property
+    def all_secrets(self) -> tuple[Reference, ...]:
+        """Those of the module's steps and those of the user's."""
+        return self.secrets + tuple(reference for step in self.custom_steps for reference in step.secrets)
 
     @property
     def cache(self) -> Path:
@@ -200,7 +208,7 @@ def _spec(top: _Object) -> Spec:
     architecture = top.one_of("architecture", ARCHITECTURES)
     features = _features(top)
     steps = _custom_steps(top)
-    secrets = _secrets(top, custom=bool(steps))
+    secrets = _secrets(top, SECRETS)
     spec = Spec(
         output=output,
         name=name,
@@ -214,7 +222,7 @@ def _spec(top: _Object) -> Spec:
         custom_steps=steps,
     )
     top.finish()
-    if secrets and top.value("kms") is None:
+    if spec.all_secrets and top.value("kms") is None:
         top.wrong("kms", "is missing: secrets go into the package sealed with a KMS key, or not at all")
     if "chef" in features and not any(reference.name == "chef_client_key" for reference in secrets):
         top.wrong("secrets.chef_client_key", "is missing: the chef step is on, and signs its requests with that key")
@@ -232,24 +240,24 @@ def _features(top: _Object) -> tuple[str, ...]:
     return tuple(sorted(set(value)))
 
 
-def _secrets(top: _Object, *, custom: bool) -> tuple[Reference, ...]:
+def _secrets(owner: _Object, known: Sequence[str] = (), prefix: str = "") -> tuple[Reference, ...]:
+    """The references under ``secrets``. Without ``known`` names any name of the right form is one."""
     references = []
     # A part of dots only would be resolved on the way, and read something else.
     segments = re.compile(r"(?!\.+(/|$))[^/\s]+(/(?!\.+(/|$))[^/\s]+)*")
     rule = "must be written as a/b/c: no / at either end, no empty part, no space, and no . or .. as a part"
-    for name, item in sorted(top.objects("secrets").items()):
-        # Custom steps bring secrets of their own; without them an unknown name is a misspelling.
-        if custom and not _IDENTIFIER.fullmatch(name):
-            top.wrong(f"secrets.{name}", "must be named in lower-case letters, digits and _")
-        elif not custom and name not in SECRETS:
-            top.wrong(f"secrets.{name}", f"is not known; the secrets are {', '.join(SECRETS)}")
+    for name, item in sorted(owner.objects("secrets").items()):
+        if known and name not in known:
+            owner.wrong(f"secrets.{name}", f"is not known; the secrets are {', '.join(known)}")
+        elif not _IDENTIFIER.fullmatch(name):
+            owner.wrong(f"secrets.{name}", "must be named in lower-case letters, digits and _")
         version = item.value("version")
         if version is not None and (not isinstance(version, int) or isinstance(version, bool) or version < 1):
             item.wrong("version", "must be a whole number from 1, or null for the latest")
             version = None
         references.append(
             Reference(
-                name=name,
+                name=prefix + name,
                 mount=item.text("mount", segments, rule),
                 path=item.text("path", segments, rule),
                 field=item.text("field"),
@@ -347,6 +355,7 @@ def _custom_steps(top: _Object) -> tuple[CustomStep, ...]:
                 name=name,
                 source_dir=Path(item.text("source_dir")).expanduser(),
                 requirements_file=item.optional_path("requirements_file"),
+                secrets=_secrets(item, prefix=f"custom_steps.{name}."),
             )
         )
         item.finish()

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from tests.package.conftest import CONTEXT, HERE, REPOSITORY, Builder, Kms, OpenBao
+from tests.package.conftest import CONTEXT, HERE, REPOSITORY, SECRETS, Builder, Kms, OpenBao
 
 SpecMaker = Callable[..., dict[str, Any]]
 Full = Callable[..., Path]
@@ -305,7 +305,8 @@ def test_tells_what_it_reads_by_reference(
 def test_a_custom_step_and_a_ca_bundle_go_in(builder: Builder, tmp_path: Path) -> None:
     step = tmp_path / "step"
     (step / "data").mkdir(parents=True)
-    (step / "step.py").write_text("print()\n")
+    (step / "__init__.py").write_text("import consul\nfrom .tidy import Tidy as make_step\n")
+    (step / "tidy.py").write_text("from ec2_decommission.custom_step import InstanceStep\nclass Tidy: ...\n")
     (step / "data" / "zones.txt").write_text("a\n")
     (step / ".env").write_text("SECRET=1\n")
     (step / "__pycache__").mkdir()
@@ -320,12 +321,29 @@ def test_a_custom_step_and_a_ca_bundle_go_in(builder: Builder, tmp_path: Path) -
     )
     files = members(builder.build(spec))
     assert [name for name in files if name.startswith("custom_steps/")] == [
+        "custom_steps/tidy/__init__.py",
         "custom_steps/tidy/data/zones.txt",
-        "custom_steps/tidy/step.py",
+        "custom_steps/tidy/tidy.py",
     ]
     assert "consul/__init__.py" in files
     assert files["ca_bundle.pem"].decode() == certificate
     assert json.loads(files["build_info.json"])["custom_steps"] == ["tidy"]
+
+
+def test_a_custom_steps_secrets_are_sealed_under_its_name(
+    builder: Builder,
+    full_spec: SpecMaker,
+    kms: Kms,
+    openbao: OpenBao,
+    approle: Mapping[str, str],
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "__init__.py").write_text("def make_step(tools): ...\n")
+    step = {"source_dir": str(tmp_path), "secrets": {"token": SECRETS["consul_token"]}}
+    path = builder.build(full_spec("own-secret", custom_steps={"tidy": step}), kms.environ, approle)
+    assert opened(path, kms)[1] == {**openbao.values, "custom_steps.tidy.token": openbao.values["consul_token"]}
+    info = json.loads(members(path)["build_info.json"])
+    assert info["secrets"] == ["chef_client_key", "consul_token", "custom_steps.tidy.token"]
 
 
 def test_leaves_nothing_in_the_module_and_the_temporary_directory(builder: Builder, full: Full) -> None:

@@ -122,8 +122,12 @@ def test_a_directory_that_cannot_be_written(builder: Builder, tmp_path: Path) ->
         ({"ca_bundle_file": "key.pem"}, "holds a private key, which must not go into the package"),
         ({"ca_bundle_file": "text.pem"}, "holds no certificate in PEM form"),
         ({"custom_steps": {"tidy": {"source_dir": "/none"}}}, "its source_dir, /none, is not a directory"),
-        ({"custom_steps": {"tidy": {"source_dir": "empty"}}}, "there is no Python file in its source_dir, empty"),
+        ({"custom_steps": {"tidy": {"source_dir": "empty"}}}, "there is no __init__.py in its source_dir, empty"),
         ({"custom_steps": {"tidy": {"source_dir": "links"}}}, "links/step.py is a symbolic link"),
+        (
+            {"custom_steps": {"tidy": {"source_dir": "step"}}},
+            "The custom step tidy: its __init__.py has no make_step, which the function calls.",
+        ),
         (
             {"custom_steps": {"tidy": {"source_dir": "step", "requirements_file": "old.txt"}}},
             "aws-lambda-powertools==1.0 is pinned, and the package has aws-lambda-powertools==",
@@ -140,9 +144,9 @@ def test_each_unfit_file_has_its_sentence(builder: Builder, more: dict[str, Any]
     (here / "text.pem").write_text("hello\n")
     for name in ("empty", "links", "step"):
         (here / name).mkdir(exist_ok=True)
-    (here / "step" / "step.py").write_text("")
+    (here / "step" / "__init__.py").write_text("")
     (here / "links" / "step.py").unlink(missing_ok=True)
-    (here / "links" / "step.py").symlink_to(here / "step" / "step.py")
+    (here / "links" / "step.py").symlink_to(here / "step" / "__init__.py")
     (here / "old.txt").write_text(f"aws-lambda-powertools==1.0 --hash=sha256:{'0' * 64}\n")
     (here / "loose.txt").write_text("requests\n")
     assert sentence in failed(builder.run(builder.spec("unfit", **more)))

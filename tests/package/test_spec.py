@@ -132,6 +132,18 @@ AUTH = {"method": "token"}
         ({"kms": KMS | {"encryption_context": {}}}, '"kms.encryption_context" must be an object of strings'),
         ({"custom_steps": {"chef": {"source_dir": "x"}}}, '"custom_steps.chef" must be named in lower-case'),
         ({"custom_steps": {"tidy": {}}}, '"custom_steps.tidy.source_dir" is missing'),
+        (
+            {"custom_steps": {"tidy": {"source_dir": "x", "secrets": {"a": REFERENCE}}}},
+            '"kms" is missing: secrets go into the package sealed',
+        ),
+        (
+            {"custom_steps": {"tidy": {"source_dir": "x", "secrets": {"A": REFERENCE}}}},
+            '"custom_steps.tidy.secrets.A" must be named in lower-case',
+        ),
+        (
+            {"custom_steps": {"tidy": {"source_dir": "x"}}, "secrets": {"ldap_password": REFERENCE}},
+            '"secrets.ldap_password" is not known; the secrets are chef_client_key, consul_token',
+        ),
     ],
 )
 def test_each_mistake_has_its_sentence(more: dict[str, Any], sentence: str) -> None:
@@ -145,10 +157,10 @@ def test_never_repeats_what_may_be_a_token_in_the_wrong_place() -> None:
     assert "hunter2" not in text
 
 
-def test_custom_steps_may_bring_secrets_of_their_own() -> None:
+def test_custom_steps_bring_secrets_of_their_own() -> None:
     document = WITH_SECRET | {
-        "secrets": {"ldap_password": REFERENCE},
-        "custom_steps": {"tidy": {"source_dir": "x"}},
+        "custom_steps": {"tidy": {"source_dir": "x", "secrets": {"ldap_password": REFERENCE}}},
     }
     found = spec.parse(json.dumps(document), "BUILD_SPEC")
-    assert [reference.name for reference in found.secrets] == ["ldap_password"]
+    assert [reference.name for reference in found.secrets] == ["consul_token"]
+    assert [reference.name for reference in found.all_secrets] == ["consul_token", "custom_steps.tidy.ldap_password"]

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ec2_decommission.config import Config, InstanceFilter
+from ec2_decommission.config import Config, CustomStepSettings, InstanceFilter
 from ec2_decommission.errors import ConfigurationError
 from ec2_decommission.templates import Template
 
@@ -49,7 +49,7 @@ FULL: dict[str, Any] = {
     },
     "secrets": ["chef_client_key", "consul_token"],
     "encryption_context": {"FunctionName": "ec2-decommission"},
-    "custom_steps": {"mine": {"settings": {"a": "b"}}},
+    "custom_steps": {"mine": {"settings": {"a": "b"}, "secrets": ["token"]}},
 }
 
 
@@ -76,7 +76,7 @@ def test_reads_all_of_it() -> None:
     assert config.queue
     assert config.queue.max_retry_delay_seconds == 2
     assert config.secrets == ("chef_client_key", "consul_token")
-    assert config.custom_steps == {"mine": {"a": "b"}}
+    assert config.custom_steps == {"mine": CustomStepSettings({"a": "b"}, ("token",))}
 
 
 def test_what_is_off_is_null_or_absent() -> None:

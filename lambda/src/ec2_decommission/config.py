@@ -66,6 +66,14 @@ class ConsulSettings:
 
 
 @dataclass(frozen=True)
+class CustomStepSettings:
+    """A user's own step: its settings, and the names of its secrets."""
+
+    settings: Mapping[str, str] = field(default_factory=dict)
+    secrets: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class InventorySettings:
     """The DynamoDB table that remembers what each instance was."""
 
@@ -106,7 +114,7 @@ class Config:
     queue: QueueSettings | None = None
     secrets: tuple[str, ...] = ()
     encryption_context: Mapping[str, str] = field(default_factory=dict)
-    custom_steps: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    custom_steps: Mapping[str, CustomStepSettings] = field(default_factory=dict)
 
     @classmethod
     def parse(cls, text: str | None) -> Config:
@@ -140,7 +148,8 @@ class Config:
         top.end()
         if config.chef and "chef_client_key" not in config.secrets:
             errors.append("chef: the step is on, and secrets does not list chef_client_key, the key it signs with")
-        if config.secrets and not config.encryption_context:
+        sealed = config.secrets or any(step.secrets for step in config.custom_steps.values())
+        if sealed and not config.encryption_context:
             errors.append("encryption_context: needed to open the secrets, and empty")
         if errors:
             raise ConfigurationError(f"{VARIABLE}: " + "; ".join(errors))
@@ -325,5 +334,9 @@ def _queue(section: _Section) -> QueueSettings:
     )
 
 
-def _custom_steps(section: _Section) -> dict[str, dict[str, str]]:
-    return {name: section.section(name, lambda inner: inner.text_map("settings")) or {} for name in section.value}
+def _custom_steps(section: _Section) -> dict[str, CustomStepSettings]:
+    return {name: section.section(name, _custom_step) or CustomStepSettings() for name in section.value}
+
+
+def _custom_step(section: _Section) -> CustomStepSettings:
+    return CustomStepSettings(section.text_map("settings"), section.texts("secrets"))

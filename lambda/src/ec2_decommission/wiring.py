@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 from datetime import UTC, datetime
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
     from typing import TypeVar
 
     from .clients.ec2 import Description
+    from .config import CustomStepSettings
     from .steps.base import Step
 
     T = TypeVar("T")
@@ -135,28 +135,23 @@ def _steps(config: Config, aws: AwsClients, clock: Clock) -> list[StepFactory]:
             return ConsulStep(consul, catalog())
 
         steps.append(StepFactory("consul", consul_step))
-    steps += [_custom_step(name, settings, secrets) for name, settings in config.custom_steps.items()]
+    steps += [_custom_step(name, settings, secrets, aws, clock) for name, settings in config.custom_steps.items()]
     _check_package([step.name for step in steps])
     return steps
 
 
-def _custom_step(name: str, settings: Mapping[str, str], secrets: SecretBundle) -> StepFactory:
-    """A user's own step: the package ``custom_steps.<name>`` and its ``make_step(settings, secrets)``."""
+def _custom_step(
+    name: str, settings: CustomStepSettings, secrets: SecretBundle, aws: AwsClients, clock: Clock
+) -> StepFactory:
+    """A user's own step: the package ``custom_steps.<name>`` and its ``make_step(tools)``."""
 
-    def make(_: bool) -> Step:
-        try:
-            module = importlib.import_module(f"custom_steps.{name}")
-        except ImportError as error:
-            raise ConfigurationError(
-                f"custom step {name}: the package does not hold it, or not all: {error}"
-            ) from None
-        make_step = getattr(module, "make_step", None)
-        if not callable(make_step):
-            raise ConfigurationError(
-                f"custom step {name}: its __init__.py has no function make_step(settings, secrets)"
-            )
-        step: Step = make_step(dict(settings), secrets)
-        return step
+    def make(dry_run: bool) -> Step:
+        from .custom_step import OwnSecrets, StepTools  # noqa: PLC0415  # not needed without one
+        from .steps.custom import load  # noqa: PLC0415
+
+        own = OwnSecrets(settings.secrets, lambda secret: secrets[f"custom_steps.{name}.{secret}"])
+        tools = StepTools(name, dict(settings.settings), own, aws, dry_run, lambda: clock.deadline, log)
+        return load(tools)
 
     return StepFactory(name, make)
 
