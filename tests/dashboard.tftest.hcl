@@ -62,10 +62,10 @@ run "everything_on_is_on_the_wall" {
     route53 = { enabled = true, zone_ids = ["Z1"], record_names = ["{tag:Name}.example.internal"] }
     consul  = { enabled = true, url = "https://consul.example.internal:8501" }
     custom_steps = {
-      third  = { source_dir = "lambda/src" }
-      fourth = { source_dir = "lambda/src" }
-      fifth  = { source_dir = "lambda/src" }
-      off    = { source_dir = "lambda/src", enabled = false }
+      third  = { source_dir = "lambda/src/ec2_decommission" }
+      fourth = { source_dir = "lambda/src/ec2_decommission" }
+      fifth  = { source_dir = "lambda/src/ec2_decommission" }
+      off    = { source_dir = "lambda/src/ec2_decommission", enabled = false }
     }
   }
 

@@ -166,14 +166,18 @@ run "a_custom_step_adds_what_it_asks_for" {
   variables {
     custom_steps = {
       dns_mirror = {
-        source_dir     = "lambda/src"
-        iam_statements = [{ actions = ["sns:Publish"], resources = ["arn:aws:sns:eu-west-1:123456789012:t"] }]
+        source_dir = "lambda/src/ec2_decommission"
+        iam_statements = [{
+          actions    = ["sns:Publish"]
+          resources  = ["arn:aws:sns:eu-west-1:123456789012:t"]
+          conditions = [{ test = "StringEquals", variable = "aws:ResourceTag/Team", values = ["web"] }]
+        }]
       }
     }
   }
 
   assert {
-    condition     = tolist(local.function_statements["CustomStepDnsMirror00"].actions) == tolist(["sns:Publish"]) && length(local.function_statements) == 4
+    condition     = tolist(local.function_statements["CustomStepDnsMirror00"].actions) == tolist(["sns:Publish"]) && local.function_statements["CustomStepDnsMirror00"].conditions[0].variable == "aws:ResourceTag/Team" && length(local.function_statements) == 4
     error_message = "Statements: ${jsonencode(keys(local.function_statements))}"
   }
 }
@@ -184,7 +188,7 @@ run "a_custom_step_that_is_off_adds_nothing" {
   variables {
     custom_steps = {
       dns_mirror = {
-        source_dir     = "lambda/src"
+        source_dir     = "lambda/src/ec2_decommission"
         enabled        = false
         iam_statements = [{ actions = ["sns:Publish"], resources = ["*"] }]
       }
@@ -252,8 +256,8 @@ run "statements_of_custom_steps_keep_apart" {
 
   variables {
     custom_steps = {
-      a  = { source_dir = "lambda/src", iam_statements = [for n in range(30) : { actions = ["sns:Publish"], resources = ["arn:aws:sns:eu-west-1:123456789012:topic-${n}"] }] }
-      a1 = { source_dir = "lambda/src", iam_statements = [for n in range(11) : { actions = ["sns:Publish"], resources = ["arn:aws:sns:eu-west-1:123456789012:other-${n}"] }] }
+      a  = { source_dir = "lambda/src/ec2_decommission", iam_statements = [for n in range(30) : { actions = ["sns:Publish"], resources = ["arn:aws:sns:eu-west-1:123456789012:topic-${n}"] }] }
+      a1 = { source_dir = "lambda/src/ec2_decommission", iam_statements = [for n in range(11) : { actions = ["sns:Publish"], resources = ["arn:aws:sns:eu-west-1:123456789012:other-${n}"] }] }
     }
   }
 

@@ -68,7 +68,7 @@ run "what_the_zip_holds_is_a_reason_to_build_again" {
   variables {
     package = { rebuild = "after the rotation", ca_bundle_file = "LICENSE" }
     custom_steps = {
-      mine = { source_dir = "lambda/src", requirements_file = "lambda/requirements/consul.txt", settings = { a = "b" } }
+      mine = { source_dir = "lambda/src/ec2_decommission", requirements_file = "lambda/requirements/consul.txt", settings = { a = "b" } }
     }
   }
 
@@ -81,7 +81,31 @@ run "what_the_zip_holds_is_a_reason_to_build_again" {
 
   # Settings reach the function by its environment.
   assert {
-    condition     = output.effective_config.custom_steps == { mine = { settings = tomap({ a = "b" }) } }
+    condition     = jsonencode(output.effective_config.custom_steps) == jsonencode({ mine = { secrets = [], settings = { a = "b" } } })
+    error_message = jsonencode(output.effective_config.custom_steps)
+  }
+}
+
+run "a_custom_steps_secrets_are_sealed_for_it_alone" {
+  command = plan
+
+  variables {
+    kms_key_arn = "arn:aws:kms:eu-west-1:123456789012:key/0f1e"
+    custom_steps = {
+      mine = { source_dir = "lambda/src/ec2_decommission", secrets = { token = { path = "mine" } } }
+      off  = { source_dir = "lambda/src/ec2_decommission", secrets = { token = { path = "off" } }, enabled = false }
+    }
+  }
+
+  expect_failures = [check.deployed_code]
+
+  assert {
+    condition     = join(",", keys(local.build_triggers.secrets)) == "custom_steps.mine.token" && jsonencode(local.build_spec.custom_steps.mine.secrets) == jsonencode({ token = { field = "value", mount = "secret", path = "mine", version = null } }) && local.build_spec.kms != null
+    error_message = jsonencode(local.build_spec)
+  }
+
+  assert {
+    condition     = jsonencode(output.effective_config.custom_steps) == jsonencode({ mine = { secrets = ["token"], settings = {} } }) && contains(keys(local.function_statements), "OpenSecrets")
     error_message = jsonencode(output.effective_config.custom_steps)
   }
 }

@@ -331,7 +331,7 @@ run "rejects_custom_step_named_with_a_hyphen" {
   }
 
   variables {
-    custom_steps = { my-step = { source_dir = "lambda/src" } }
+    custom_steps = { my-step = { source_dir = "lambda/src/ec2_decommission" } }
   }
 
   expect_failures = [var.custom_steps]
@@ -345,7 +345,7 @@ run "rejects_custom_step_named_as_one_of_the_modules" {
   }
 
   variables {
-    custom_steps = { route53 = { source_dir = "lambda/src" } }
+    custom_steps = { route53 = { source_dir = "lambda/src/ec2_decommission" } }
   }
 
   expect_failures = [var.custom_steps]
@@ -373,7 +373,7 @@ run "rejects_custom_step_with_requirements_that_are_not_there" {
   }
 
   variables {
-    custom_steps = { mine = { source_dir = "lambda/src", requirements_file = "no-such-file.txt" } }
+    custom_steps = { mine = { source_dir = "lambda/src/ec2_decommission", requirements_file = "no-such-file.txt" } }
   }
 
   expect_failures = [var.custom_steps]
@@ -387,7 +387,7 @@ run "rejects_custom_statement_without_resources" {
   }
 
   variables {
-    custom_steps = { mine = { source_dir = "lambda/src", iam_statements = [{ actions = ["sns:Publish"], resources = [] }] } }
+    custom_steps = { mine = { source_dir = "lambda/src/ec2_decommission", iam_statements = [{ actions = ["sns:Publish"], resources = [] }] } }
   }
 
   expect_failures = [var.custom_steps]
@@ -401,7 +401,7 @@ run "rejects_custom_statement_for_a_whole_service" {
   }
 
   variables {
-    custom_steps = { mine = { source_dir = "lambda/src", iam_statements = [{ actions = ["sns:*"], resources = ["*"] }] } }
+    custom_steps = { mine = { source_dir = "lambda/src/ec2_decommission", iam_statements = [{ actions = ["sns:*"], resources = ["*"] }] } }
   }
 
   expect_failures = [var.custom_steps]
@@ -415,10 +415,181 @@ run "rejects_custom_statement_for_everything" {
   }
 
   variables {
-    custom_steps = { mine = { source_dir = "lambda/src", iam_statements = [{ actions = ["*"], resources = ["*"] }] } }
+    custom_steps = { mine = { source_dir = "lambda/src/ec2_decommission", iam_statements = [{ actions = ["*"], resources = ["*"] }] } }
   }
 
   expect_failures = [var.custom_steps]
+}
+
+run "rejects_custom_secret_with_a_capital" {
+  command = plan
+
+  module {
+    source = "./tests/variables"
+  }
+
+  variables {
+    custom_steps = { mine = { source_dir = "lambda/src/ec2_decommission", secrets = { Token = { path = "mine" } } } }
+  }
+
+  expect_failures = [var.custom_steps]
+}
+
+run "rejects_custom_secret_with_a_leading_slash" {
+  command = plan
+
+  module {
+    source = "./tests/variables"
+  }
+
+  variables {
+    custom_steps = { mine = { source_dir = "lambda/src/ec2_decommission", secrets = { token = { path = "/mine" } } } }
+  }
+
+  expect_failures = [var.custom_steps]
+}
+
+run "rejects_custom_secret_with_a_dotted_mount" {
+  command = plan
+
+  module {
+    source = "./tests/variables"
+  }
+
+  variables {
+    custom_steps = { mine = { source_dir = "lambda/src/ec2_decommission", secrets = { token = { mount = "..", path = "mine" } } } }
+  }
+
+  expect_failures = [var.custom_steps]
+}
+
+run "rejects_custom_secret_of_version_0" {
+  command = plan
+
+  module {
+    source = "./tests/variables"
+  }
+
+  variables {
+    custom_steps = { mine = { source_dir = "lambda/src/ec2_decommission", secrets = { token = { path = "mine", version = 0 } } } }
+  }
+
+  expect_failures = [var.custom_steps]
+}
+
+run "rejects_custom_secret_without_a_field" {
+  command = plan
+
+  module {
+    source = "./tests/variables"
+  }
+
+  variables {
+    custom_steps = { mine = { source_dir = "lambda/src/ec2_decommission", secrets = { token = { path = "mine", field = "" } } } }
+  }
+
+  expect_failures = [var.custom_steps]
+}
+
+run "rejects_custom_statement_of_wildcards_only" {
+  command = plan
+
+  module {
+    source = "./tests/variables"
+  }
+
+  variables {
+    custom_steps = { mine = { source_dir = "lambda/src/ec2_decommission", iam_statements = [{ actions = ["sns:**"], resources = ["arn:aws:sns:*:*:t"] }] } }
+  }
+
+  expect_failures = [var.custom_steps]
+}
+
+run "rejects_custom_statement_with_two_wildcards" {
+  command = plan
+
+  module {
+    source = "./tests/variables"
+  }
+
+  variables {
+    custom_steps = { mine = { source_dir = "lambda/src/ec2_decommission", iam_statements = [{ actions = ["sns:Get*"], resources = ["*"] }] } }
+  }
+
+  expect_failures = [var.custom_steps]
+}
+
+run "rejects_custom_condition_without_values" {
+  command = plan
+
+  module {
+    source = "./tests/variables"
+  }
+
+  variables {
+    custom_steps = { mine = { source_dir = "lambda/src/ec2_decommission", iam_statements = [{ actions = ["sns:Publish"], resources = ["*"], conditions = [{ test = "StringEquals", variable = "aws:ResourceTag/Team", values = [] }] }] } }
+  }
+
+  expect_failures = [var.custom_steps]
+}
+
+run "rejects_custom_secrets_version_where_the_engine_keeps_none" {
+  command = plan
+
+  module {
+    source = "./tests/variables"
+  }
+
+  variables {
+    vault        = { kv_version = 1 }
+    custom_steps = { mine = { source_dir = "lambda/src/ec2_decommission", secrets = { token = { path = "mine", version = 2 } } } }
+  }
+
+  expect_failures = [var.custom_steps]
+}
+
+run "rejects_custom_source_that_is_no_python_package" {
+  command = plan
+
+  module {
+    source = "./tests/variables"
+  }
+
+  variables {
+    custom_steps = { mine = { source_dir = "lambda/src" } }
+  }
+
+  expect_failures = [var.custom_steps]
+}
+
+run "rejects_custom_secrets_in_a_package_sealed_with_an_unknown_key" {
+  command = plan
+
+  module {
+    source = "./tests/variables"
+  }
+
+  variables {
+    package      = { type = "prebuilt", zip_file = "x.zip" }
+    custom_steps = { mine = { source_dir = "lambda/src/ec2_decommission", secrets = { token = { path = "mine" } } } }
+  }
+
+  expect_failures = [var.package]
+}
+
+run "rejects_a_secret_that_only_a_custom_step_could_use" {
+  command = plan
+
+  module {
+    source = "./tests/variables"
+  }
+
+  variables {
+    secrets      = { ldap_password = { path = "ldap" } }
+    custom_steps = { mine = { source_dir = "lambda/src/ec2_decommission" } }
+  }
+
+  expect_failures = [var.secrets]
 }
 
 run "rejects_boundary_that_is_no_policy" {
@@ -541,7 +712,7 @@ run "rejects_custom_steps_that_differ_by_underscores" {
   }
 
   variables {
-    custom_steps = { dns_1 = { source_dir = "lambda/src" }, dns1 = { source_dir = "lambda/src" } }
+    custom_steps = { dns_1 = { source_dir = "lambda/src/ec2_decommission" }, dns1 = { source_dir = "lambda/src" } }
   }
 
   expect_failures = [var.custom_steps]
