@@ -532,7 +532,7 @@ class _Application:
             raise ConnectionAbortedError
         if isinstance(decided, Answer):
             status = f"{decided.status} testbed"
-            headers = {**decided.headers, "Content-Length": str(len(decided.body)), "x-amzn-RequestId": str(uuid4())}
+            headers = {**decided.headers, "Content-Length": str(len(decided.body))}
             start_response(status, list(headers.items()))
             return [decided.body]
         if str(environ.get("PATH_INFO", "")).endswith("/invocations"):

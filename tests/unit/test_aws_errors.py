@@ -18,7 +18,7 @@ from ec2_decommission.errors import (
     PermanentError,
     TransientError,
 )
-from testbed.aws import Drop, Hang, StrictAws, garbage, throttled, unavailable
+from testbed.aws import Answer, Drop, Hang, StrictAws, garbage, throttled, unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -69,7 +69,12 @@ def test_all_else_passes(raised: Exception) -> None:
 
 
 def test_this_packages_own_errors_stay_what_they_are() -> None:
-    with pytest.raises(OutOfTime), aws_errors("do it"):
+    with pytest.raises(AccessError, match=r"^no right$"), aws_errors("do it"):
+        raise AccessError("no right")
+
+
+def test_too_little_time_is_told_with_what_it_was_wanted_for() -> None:
+    with pytest.raises(OutOfTime, match=r"^could not do it: no time$"), aws_errors("do it"):
         raise OutOfTime("no time")
 
 
@@ -134,6 +139,31 @@ def test_what_passes_is_tried_again_at_once(environment: StrictAws, fault: objec
 def test_an_answer_that_is_not_awss_is_transient(environment: StrictAws, answer: object) -> None:
     with environment.fault(lambda *_: answer, everyone=True), pytest.raises(TransientError):
         ask(AwsClients(lambda: Deadline.after(60)))
+
+
+LOG_IN = Answer(200, b"<!DOCTYPE html><html><body>Please log in.</body></html>", {"Content-Type": "text/html"})
+
+
+@pytest.mark.parametrize(
+    ("service", "operation", "arguments"),
+    [
+        ("ec2", "describe_instances", {}),
+        ("ec2", "describe_network_interfaces", {}),
+        ("dynamodb", "batch_get_item", {"RequestItems": {"t": {"Keys": [{"k": {"S": "1"}}]}}}),
+        ("dynamodb", "update_item", {"TableName": "t", "Key": {"k": {"S": "1"}}}),
+        ("route53", "change_resource_record_sets", {"HostedZoneId": "Z", "ChangeBatch": {"Changes": []}}),
+        ("kms", "decrypt", {"CiphertextBlob": b"x"}),
+        ("sqs", "send_message_batch", {"QueueUrl": "q", "Entries": []}),
+    ],
+)
+def test_a_well_formed_page_that_is_not_awss_is_no_answer(
+    environment: StrictAws, service: str, operation: str, arguments: dict[str, object]
+) -> None:
+    """botocore takes it for an answer in which everything is left out: a write would seem done."""
+    clients = AwsClients(lambda: Deadline.after(60))
+    told = pytest.raises(TransientError, match=r"could not ask: ")
+    with environment.fault(lambda *_: LOG_IN, everyone=True), told, aws_errors("ask"):
+        getattr(clients(service), operation)(**arguments)
 
 
 def test_an_answer_that_does_not_come_is_not_waited_for(

@@ -11,10 +11,10 @@ from botocore.config import Config as BotoConfig
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
 
-from ..errors import AccessError, ConfigurationError, DecommissionError, PermanentError, TransientError
+from ..errors import AccessError, ConfigurationError, DecommissionError, OutOfTime, PermanentError, TransientError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from ..deadline import Deadline
 
@@ -77,11 +77,18 @@ class AwsClients:
                 ),
             )
             client.meta.events.register("before-send", self._gate)
+            client.meta.events.register("after-call", _refuse_other_answers)
             self._clients[service] = client
         return self._clients[service]
 
     def _gate(self, **_: object) -> None:
         self._deadline().check(CALL_SECONDS, "a call to AWS")
+
+
+def _refuse_other_answers(http_response: Any, parsed: Mapping[str, Any], **_: object) -> None:
+    """Every answer of AWS bears a request id. A proxy's page that can be parsed has none, and leaves out the rest."""
+    if http_response.status_code < 300 and not parsed.get("ResponseMetadata", {}).get("RequestId"):
+        raise ResponseParserError("the answer bears no request id, so it is not AWS's")
 
 
 @contextmanager
@@ -96,10 +103,13 @@ def aws_errors(doing: str) -> Iterator[None]:
         ConfigurationError: what the configuration names does not exist or cannot be used.
         PermanentError: what is to be written is larger than an item of DynamoDB may be.
         ThrottledError: AWS throttles, after all of botocore's attempts.
+        OutOfTime: too little time is left to begin it.
         TransientError: anything else.
     """
     try:
         yield
+    except OutOfTime as error:
+        raise OutOfTime(f"could not {doing}: {error}") from None
     except ClientError as error:
         code = str(error.response.get("Error", {}).get("Code", ""))
         message = str(error.response.get("Error", {}).get("Message", ""))
