@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -97,3 +99,19 @@ def test_the_commands_of_aws_exist_with_their_options(words: list[str]) -> None:
             assert option in members | flags | GLOBAL, option
         if option == "--query":
             jmespath.compile(value)
+
+
+@pytest.mark.parametrize("command", sorted({" ".join(c[2:]) for c in commands() if c[:2] == ["python3", "operator"]}))
+def test_the_operators_commands_exist_with_their_options(command: str) -> None:
+    words = [word for word in command.split() if not word.startswith("i-")]
+    names = [word for word in words if not word.startswith("--")]
+    told = subprocess.run(
+        [sys.executable, str(ROOT / "operator"), *names, "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert told.stdout.startswith(f"usage: python3 operator {' '.join(names)} ")
+    for option in set(words) - set(names):
+        assert re.search(rf"^  {option}\b", told.stdout, re.MULTILINE), option
