@@ -226,7 +226,7 @@ def test_what_only_one_step_knew_is_not_lost_with_its_traces() -> None:
     assert len(answer.failed) == 1
     (report,) = answer.reports.values()
     assert step_of(report, "first")["reason"] == (
-        "nothing is removed before the inventory remembers what the instance was: inventory: no connection"
+        "waits: last failed, and the inventory does not remember what the instance was: inventory: no connection"
     )
     assert chef.traces[instance_id] == ["node web-1"]
     assert world.inventory.items == {}  # least of all an item that neither lives nor expires
@@ -236,7 +236,7 @@ def test_what_only_one_step_knew_is_not_lost_with_its_traces() -> None:
     assert dns.seen["find"].instances[instance_id].private_ips == ("10.0.0.4",)
 
 
-def test_one_that_cannot_be_remembered_holds_back_no_other() -> None:
+def test_one_that_cannot_be_remembered_returns_alone() -> None:
     world, step, _ = two()
     good, bad = dead(world), dead(world)
     for instance_id in (good, bad):
@@ -244,12 +244,12 @@ def test_one_that_cannot_be_remembered_holds_back_no_other() -> None:
     world.inventory.fault_of = lambda operation, i: fail() if (operation, i) == ("remember_terminated", bad) else None
     answer = world.send_batch(world.terminated(good), world.terminated(bad), message_ids=["good", "bad"])
     assert answer.failed == ("bad",)
-    assert (step.traces[good], step.traces[bad]) == ([], ["x"])
+    assert (step.traces[good], step.traces[bad]) == ([], [])  # of what it was, the record has what is needed
     assert world.inventory.items[bad].steps == {}
     assert world.inventory.items[bad].state == "running"
 
 
-def test_a_step_that_was_settled_before_is_still_told_of_one_that_is_held_back() -> None:
+def test_a_step_that_was_settled_before_is_still_told_of_one_that_cannot_be_remembered() -> None:
     world, first, last = two()
     instance_id = dead(world)
     last.fault = fail
@@ -258,22 +258,53 @@ def test_a_step_that_was_settled_before_is_still_told_of_one_that_is_held_back()
     last.facts[instance_id] = Facts("last", private_ips=("10.0.0.77",))
     world.inventory.fault = lambda operation: fail() if operation == "remember_terminated" else None
     (report,) = world.send_batch(world.terminated(instance_id)).reports.values()
-    assert [s["status"] for s in report["steps"]] == ["clean", "failed"]
+    assert [s["status"] for s in report["steps"]] == ["clean", "clean"]
+    assert step_of(report, "first")["settled_at"]
     assert first.acts[-1][0] == "find"
 
 
-def test_with_the_inventory_unreadable_no_step_is_begun() -> None:
+def test_with_the_inventory_unreadable_the_steps_go_by_the_address_that_ec2_still_knows() -> None:
+    world, first, last = two()
+    instance_id = dead(world)
+    first.traces[instance_id], last.traces[instance_id] = ["x"], ["y"]
+    first.facts[instance_id] = Facts("first", private_ips=("10.0.0.4",))
+    world.inventory.fault = lambda operation: fail() if operation == "recall" else None
+    answer = world.send_batch(world.terminated(instance_id))
+    (report,) = answer.reports.values()
+    assert [s["status"] for s in report["steps"]] == ["done", "done"]
+    assert len(answer.failed) == 1  # it comes back, to be remembered
+    assert world.inventory.items[instance_id].state == "running"
+    world.inventory.fault = lambda *_: None
+    assert world.send_batch(world.terminated(instance_id)).failed == ()
+    assert world.inventory.items[instance_id].state == "terminated"
+
+
+def test_with_the_inventory_unreadable_and_no_address_known_no_step_removes_by_name() -> None:
     world, step, _ = two()
     instance_id = dead(world)
+    world.ec2.forget(instance_id)
     step.traces[instance_id] = ["x"]
     world.inventory.fault = lambda operation: fail() if operation == "recall" else None
     (report,) = world.send_batch(world.terminated(instance_id)).reports.values()
     assert {s["status"] for s in report["steps"]} == {"failed"}
-    assert step.acts == []
+    assert "no address of the instance is known without the inventory" in step_of(report, "first")["reason"]
+    assert step.traces[instance_id] == ["x"]
     assert world.inventory.items[instance_id].state == "running"
     dry = world.operate(instance_id, dry_run=True)
     assert step_of(dry, "first")["status"] == "done"  # a dry run removes nothing, and tells what it can
     assert dry["errors"] == ["inventory: no connection"]
+
+
+def test_with_the_inventory_unreadable_the_first_step_that_fails_is_the_last() -> None:
+    world, first, last = two()
+    instance_id = dead(world)
+    last.traces[instance_id] = ["x"]
+    first.facts[instance_id] = Facts("first", private_ips=("10.0.0.4",))
+    first.fault = lambda act: fail() if act == "find" else None
+    world.inventory.fault = lambda operation: fail() if operation == "recall" else None
+    (report,) = world.send_batch(world.terminated(instance_id)).reports.values()
+    assert "waits: first failed" in step_of(report, "last")["reason"]
+    assert last.traces[instance_id] == ["x"]
 
 
 def test_an_item_of_the_inventory_does_not_grow_without_end() -> None:

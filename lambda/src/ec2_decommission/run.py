@@ -1,8 +1,9 @@
 """One run of the steps over a batch of terminated instances: look, remember, find, remove, remember.
 
-Nothing of an instance is removed before the inventory (where there is one) remembers what the instance was: with its
-Chef node may go the only word of its address, which another step needs at a later try. So where the inventory cannot
-be read or written, the instance waits for the retry.
+What an instance was is written into the inventory (where there is one) before anything of it is removed: with its
+Chef node may go the only word of its address, which another step needs at a later try. Where the inventory cannot be
+read or written, the steps go on for an instance whose address is known, until the first that fails for it; the rest
+waits for the retry.
 """
 
 from __future__ import annotations
@@ -110,7 +111,8 @@ class Run:
         # Whether an instance's identity was known before the steps were asked.
         self._known_before = {i for i, instance in instances.items() if instance.addresses}
         self._not_looked: set[str] = set()
-        self._held_back: set[str] = set()
+        # Whom the inventory cannot be asked about, or cannot remember.
+        self._unremembered: dict[str, DecommissionError] = {}
         for instance_id in retries:
             self._recall_settled(instance_id)
 
@@ -127,10 +129,11 @@ class Run:
     def carry_out(self) -> dict[str, tuple[Instance, tuple[StepReport, ...], tuple[DecommissionError, ...]]]:
         """Runs all steps, and returns instance, step reports and other errors by instance id."""
         if self._known.inventory_error and not self._dry_run:
-            self._hold_back(dict.fromkeys(self._instances, self._known.inventory_error))
+            self._unremembered = dict.fromkeys(self._instances, self._known.inventory_error)
         steps = [(factory, step) for factory in self._tools.steps if (step := self._look(factory)) is not None]
         self._remember_identity()
         for position, (factory, step) in enumerate(steps):
+            self._hold_back(factory.name)
             self._find_and_remove(factory, step, len(steps) - position)
         self._remember_outcome()
         for name, seconds in self._seconds.items() if not self._dry_run else ():
@@ -203,13 +206,21 @@ class Run:
         for instance_id in due:
             self._reports[instance_id].setdefault(name, StepReport.failed(name, error))
 
-    def _hold_back(self, errors: Mapping[str, DecommissionError]) -> None:
-        """Nothing of these instances is removed in this run."""
-        self._held_back.update(errors)
-        for instance_id, error in errors.items():
-            why = about("nothing is removed before the inventory remembers what the instance was", error)
-            for factory in self._tools.steps:
-                self._fail(factory.name, [instance_id], why)
+    def _hold_back(self, name: str) -> None:
+        """Keeps the step from instances that the inventory does not remember, where a retry may need what would go.
+
+        That is so where another step failed, and so comes back without what this one takes away; and where no address
+        is known now, but the inventory may have one.
+        """
+        for instance_id in self._unremembered.keys() & self._due(name).keys():
+            failed = [step for step, report in self._reports[instance_id].items() if report.status == FAILED]
+            if failed:
+                why = f"{failed[0]} failed, and the inventory does not remember what the instance was"
+            elif not self._instances[instance_id].addresses:
+                why = "no address of the instance is known without the inventory"
+            else:
+                continue
+            self._fail(name, [instance_id], about(f"waits: {why}", self._unremembered[instance_id]))
 
     def _remember_identity(self) -> None:
         """Before anything is removed, so that a retry next day has all of it."""
@@ -226,7 +237,7 @@ class Run:
         failed = {i: about("inventory", error) for i, error in inventory.remember_terminated(news).items()}
         for instance_id, error in failed.items():
             self._errors[instance_id].append(error)
-        self._hold_back(failed)
+        self._unremembered = failed
 
     def _remember_outcome(self) -> None:
         inventory = self._tools.inventory
@@ -235,8 +246,8 @@ class Run:
         now = self._tools.now().isoformat()
         outcomes: dict[str, Settled] = {}
         for instance_id, reports in self._reports.items():
-            if instance_id in self._held_back:
-                continue
+            if instance_id in self._unremembered:
+                continue  # an item of steps alone would neither live nor expire
             # A step that looked while another could not say who the instance was has to look again.
             complete = instance_id not in self._not_looked or instance_id in self._known_before
             steps: dict[str, Mapping[str, Any]] = {}
