@@ -9,10 +9,10 @@ help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 .PHONY: venv
-venv: $(VENV)/.made ## The development environment, in .venv
+venv: $(VENV)/.made ## The development environment, in .venv (DEV_PYTHON=3.11 makes it of that version)
 
 $(VENV)/.made: requirements/dev.txt scripts/find-python
-	@python=$$(scripts/find-python) && echo "virtual environment: $$python" && rm -rf $(VENV) && "$$python" -m venv $(VENV)
+	@python=$$(scripts/find-python $(DEV_PYTHON)) && echo "virtual environment: $$python" && rm -rf $(VENV) && "$$python" -m venv $(VENV)
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --require-hashes -r requirements/dev.txt
 	@touch $@
 
@@ -37,6 +37,16 @@ test: venv ## Every test, on real servers
 .PHONY: model
 model: venv ## A longer run of the model-based test (HISTORIES=20000)
 	@MODEL_HISTORIES=$(or $(HISTORIES),20000) $(BIN)/python -m pytest tests/model/test_histories.py
+
+.PHONY: docs-check
+docs-check: venv ## Links, quoted commands and tables of the documents
+	@$(BIN)/python -m pytest --quiet tests/unit/test_docs.py tests/unit/test_readme.py tests/unit/test_conventions.py
+
+.PHONY: coverage
+coverage: venv ## Which decisions of the function the tests take (unit, conformance, model)
+	@mkdir -p .cache/coverage && $(BIN)/coverage erase
+	@$(BIN)/coverage run -m pytest --numprocesses 3 --dist loadfile tests/unit tests/conformance tests/model
+	@$(BIN)/coverage combine --quiet && $(BIN)/coverage report
 
 .PHONY: check
 check: venv format-check lint types security test ## The one gate: format, lint, types, security scan, tests
