@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ec2_decommission.identity import Facts, Instance
 
 texts = st.lists(st.sampled_from("abcd"), max_size=3).map(tuple)
+ipv4 = st.lists(st.sampled_from(["10.0.0.5", "10.0.0.6", "54.0.0.1", "nonsense"]), max_size=3).map(tuple)
+ipv6 = st.lists(st.sampled_from(["2001:db8::5", "2001:db8::6", "10.0.0.5"]), max_size=3).map(tuple)
 facts = st.builds(
     Facts,
     source=st.sampled_from(["ec2", "inventory", "chef"]),
     account_id=st.none() | st.just("1"),
     vpc_id=st.none() | st.sampled_from(["vpc-a", "vpc-b"]),
-    private_ips=texts,
-    public_ips=texts,
-    ipv6_addresses=texts,
+    private_ips=ipv4,
+    public_ips=ipv4,
+    ipv6_addresses=ipv6,
     private_dns_names=texts,
     public_dns_names=texts,
     tags=st.dictionaries(st.sampled_from("xy"), st.sampled_from("12"), max_size=2),
@@ -74,9 +79,9 @@ def test_a_source_that_adds_nothing_is_not_named() -> None:
 
 def test_the_report_tells_the_identity_without_empty_entries() -> None:
     instance = Instance("i-1").learn(
-        Facts("ec2", public_ips=("54.1.2.3",), ipv6_addresses=("::1",), tags={"Name": "web-1", "secret": "s"})
+        Facts("ec2", public_ips=("54.1.2.3",), ipv6_addresses=("2001:DB8::1",), tags={"Name": "web-1", "secret": "s"})
     )
-    assert instance.identity() == {"addresses": ["54.1.2.3", "::1"], "name_tag": "web-1", "sources": ["ec2"]}
+    assert instance.identity() == {"addresses": ["54.1.2.3", "2001:db8::1"], "name_tag": "web-1", "sources": ["ec2"]}
 
 
 @settings(deadline=None)
@@ -84,11 +89,23 @@ def test_the_report_tells_the_identity_without_empty_entries() -> None:
 def test_learning_forgets_nothing_and_learning_twice_changes_nothing(first: Facts, second: Facts) -> None:
     once = Instance("i-1").learn(first)
     both = once.learn(second)
-    assert set(once.addresses) | set(second.private_ips + second.public_ips + second.ipv6_addresses) == set(
-        both.addresses
-    )
+    v4, v6 = set(second.private_ips + second.public_ips), set(second.ipv6_addresses)
+    fit = {a for a in v4 if a != "nonsense"} | {a for a in v6 if ":" in a}
+    assert set(once.addresses) | fit == set(both.addresses)
     assert both.private_ips[: len(once.private_ips)] == once.private_ips
     assert {**second.tags, **first.tags} == both.tags
     assert both.learn(second) == both
     assert both.learn(first) == both
     assert len(set(both.private_ips)) == len(both.private_ips)
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    ["", "not-an-ip", "10.0.0", "10.0.0.256", "127.0.0.1", "0.0.0.0", "169.254.1.1", "224.0.0.1", "10.0.0.5/24",  # noqa: S104
+     "fe80::1%eth0", "2001:db8::1%eth0", "::1", "::", 5, None],
+)  # fmt: skip
+def test_what_cannot_be_an_instances_address_is_not_believed(garbage: Any) -> None:
+    facts = Facts(
+        "x", private_ips=(garbage, "10.0.0.5"), public_ips=(garbage,), ipv6_addresses=(garbage, "2001:DB8::5")
+    )
+    assert Instance("i-1").learn(facts).addresses == ("10.0.0.5", "2001:db8::5")

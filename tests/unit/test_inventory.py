@@ -68,8 +68,8 @@ texts = st.lists(st.text(max_size=5), max_size=3, unique=True).map(tuple)
         Instance,
         instance_id=st.just("i-1"),
         account_id=st.none() | st.text(min_size=1, max_size=5),
-        private_ips=texts,
-        ipv6_addresses=texts,
+        private_ips=st.lists(st.sampled_from(["10.0.0.5", "10.0.0.6", "54.0.0.1"]), unique=True).map(tuple),
+        ipv6_addresses=st.lists(st.sampled_from(["2001:db8::5", "2001:db8::6"]), unique=True).map(tuple),
         tags=st.dictionaries(st.text(max_size=5), st.text(max_size=5), max_size=3),
         known_as=st.dictionaries(
             st.text(max_size=5),

@@ -330,3 +330,17 @@ def test_an_item_that_expired_meanwhile_is_made_whole() -> None:
     world.send(world.terminated(instance_id))
     assert world.inventory.items[instance_id].state == "terminated"
     assert instance_id in world.inventory.expires
+
+
+def test_garbage_that_a_system_holds_for_one_instance_harms_no_other() -> None:
+    """Route 53's step and EC2 would stumble over a text that is no address, for the whole batch."""
+    step = FakeStep()
+    world = World(more_steps=[factory(step)])
+    good, odd = (world.launch(name) for name in ("good", "odd"))
+    for instance_id in (good, odd):
+        world.send(world.running(instance_id))
+        world.ec2.terminate(instance_id)
+    step.facts[odd] = Facts("fake", private_ips=("not-an-ip", "127.0.0.1"), ipv6_addresses=("10.0.0.4", "fe80::1%x"))
+    answer = world.send_batch(world.terminated(good), world.terminated(odd))
+    assert answer.failed == ()
+    assert (world.a("good"), world.a("odd")) == (None, None)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ipaddress
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -16,9 +18,32 @@ def _union(*parts: Iterable[T]) -> tuple[T, ...]:
     return tuple(dict.fromkeys(value for part in parts for value in part))
 
 
+def _addresses(version: int, *parts: Iterable[str]) -> tuple[str, ...]:
+    """Those that can be an instance's own address of that version, in their shortest form."""
+    return _union(filter(None, (_address(version, text) for part in parts for text in part)))
+
+
+@lru_cache(maxsize=10_000)
+def _address(version: int, text: str) -> str | None:
+    """The address in its shortest form; None where it is none by which anything could be told.
+
+    A system may hold any text for an address, or 127.0.0.1 for very many machines.
+    """
+    try:
+        address = ipaddress.ip_address(str(text))
+    except ValueError:
+        return None
+    everybodys = address.is_loopback or address.is_unspecified or address.is_link_local or address.is_multicast
+    if address.version != version or everybodys or "%" in str(text):
+        return None
+    return str(address)
+
+
 @dataclass(frozen=True)
 class Facts:
     """What one source knows of an instance. Empty means not known, never 'has none'.
+
+    An address that cannot be the instance's own (no address at all, loopback, link-local) is not believed.
 
     Attributes:
         source: who says so: ``inventory``, ``ec2``, or the name of a step.
@@ -102,9 +127,9 @@ class Instance:
             region=self.region or facts.region,
             vpc_id=self.vpc_id or facts.vpc_id,
             launch_time=self.launch_time or facts.launch_time,
-            private_ips=_union(self.private_ips, facts.private_ips),
-            public_ips=_union(self.public_ips, facts.public_ips),
-            ipv6_addresses=_union(self.ipv6_addresses, facts.ipv6_addresses),
+            private_ips=_addresses(4, self.private_ips, facts.private_ips),
+            public_ips=_addresses(4, self.public_ips, facts.public_ips),
+            ipv6_addresses=_addresses(6, self.ipv6_addresses, facts.ipv6_addresses),
             private_dns_names=_union(self.private_dns_names, facts.private_dns_names),
             public_dns_names=_union(self.public_dns_names, facts.public_dns_names),
             tags={**facts.tags, **self.tags},
