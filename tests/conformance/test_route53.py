@@ -86,7 +86,7 @@ def world(request: pytest.FixtureRequest) -> World:
 
 
 def one(world: World, zone_id: str, name: str) -> RecordSet:
-    (record,) = world.client().records(zone_id, [name])[name]
+    (record,) = world.client().records(zone_id, [name]).found[name]
     return record
 
 
@@ -118,7 +118,7 @@ def test_lists_record_sets_as_they_are(world: World) -> None:
     world.put(zone_id, "*.example.internal", "A", ["10.0.0.7"])
     world.put(zone_id, "web-10.example.internal", "A", ["10.0.0.8"])
     names = ["web-1.example.internal.", "*.example.internal.", "nobody.example.internal.", "example.internal."]
-    found = world.client().records(zone_id, names)
+    found = world.client().records(zone_id, names).found
     assert {name: [r.type for r in records] for name, records in found.items()} == {
         "web-1.example.internal.": ["A", "TXT"],
         "*.example.internal.": ["A"],
@@ -138,7 +138,7 @@ def test_lists_weighted_sets_and_aliases(world: World) -> None:
     world.put(zone_id, "w.example.internal.", "A", ["10.0.0.6"], SetIdentifier="two", Weight=0)
     target = {"HostedZoneId": zone_id, "DNSName": "w.example.internal.", "EvaluateTargetHealth": False}
     world.put(zone_id, "z.example.internal.", "A", [], AliasTarget=target)
-    found = world.client().records(zone_id, ["w.example.internal.", "z.example.internal."])
+    found = world.client().records(zone_id, ["w.example.internal.", "z.example.internal."]).found
     assert [(r.set_identifier, r.values, r.raw["Weight"]) for r in found["w.example.internal."]] == [
         ("one", ("10.0.0.5",), 10),
         ("two", ("10.0.0.6",), 0),
@@ -153,7 +153,7 @@ def test_what_was_listed_deletes_itself(world: World) -> None:
     world.put(zone_id, "w.example.internal.", "A", ["10.0.0.6"], SetIdentifier="two", Weight=3)
     for name in ("*.example.internal.", "w.example.internal."):
         world.client().change(zone_id, [("DELETE", one(world, zone_id, name).raw)])
-        assert name not in world.client().records(zone_id, [name])
+        assert name not in world.client().records(zone_id, [name]).found
 
 
 WRONG = [
@@ -234,7 +234,7 @@ def test_other_changes_that_do_not_fit_are_refused(world: World, changes: list[t
 
 def test_the_zones_own_records_stay(world: World) -> None:
     zone_id = world.zone("example.internal")
-    for record in world.client().records(zone_id, ["example.internal."])["example.internal."]:
+    for record in world.client().records(zone_id, ["example.internal."]).found["example.internal."]:
         with pytest.raises(ChangeRefusedError, match="must contain at least one"):
             world.client().change(zone_id, [("DELETE", record.raw)])
 
@@ -335,7 +335,7 @@ names_in_zone = st.lists(labels, min_size=0, max_size=3).map(lambda parts: ".".j
 @example(there=["a.e.x.", "a-b.e.x.", "b.a.e.x."], asked=["a.e.x.", "a-b.e.x.", "b.a.e.x."], page=2)
 def test_finds_every_record_of_every_name_whatever_the_page(there: list[str], asked: list[str], page: int) -> None:
     client = PagedRoute53(there, page)
-    found = BotoZones(client).records("Z", asked)
+    found = BotoZones(client).records("Z", asked).found
     assert {name: [r.type for r in records] for name, records in found.items()} == {
         name: ["A", "TXT"] for name in asked if name in there
     }
@@ -345,7 +345,7 @@ def test_finds_every_record_of_every_name_whatever_the_page(there: list[str], as
 def test_a_whole_fleet_is_read_in_pages_not_in_names() -> None:
     names = [f"web-{number}.e.x." for number in range(600)]
     client = PagedRoute53(names, 300)
-    found = BotoZones(client).records("Z", names[:200])
+    found = BotoZones(client).records("Z", names[:200]).found
     assert set(found) == set(names[:200])
     assert client.calls <= 6
 

@@ -7,11 +7,13 @@ import re
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from ec2_decommission.clients.route53 import ChangeRefusedError, RecordSet, Zone, canonical
-from ec2_decommission.errors import ConfigurationError
+from ec2_decommission.clients.route53 import ChangeRefusedError, Listing, RecordSet, Zone, canonical
+from ec2_decommission.errors import ConfigurationError, OutOfTime
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from ec2_decommission.deadline import Deadline
 
 MAX_RECORDS = 1000
 MAX_CHARACTERS = 32_000
@@ -31,20 +33,22 @@ class FakeZones:
             record behind the caller's back.
         calls: requests by operation.
         changes: every change batch that was accepted: zone id, and its changes.
+        names_a_page: how many of the names that are asked for one request answers.
     """
 
     def __init__(self) -> None:
         self.fault: Callable[[str, str], None] = lambda *_: None
         self.calls: Counter[str] = Counter()
         self.changes: list[tuple[str, list[tuple[str, Raw]]]] = []
+        self.names_a_page = 10_000
         self._zones: dict[str, Zone] = {}
         self._content: dict[str, _Content] = {}
 
     # The world
 
-    def add_zone(self, zone_id: str, name: str) -> None:
-        """A hosted zone with the NS and SOA records that each has."""
-        self._zones[zone_id] = Zone(zone_id, canonical(name))
+    def add_zone(self, zone_id: str, name: str, record_sets: int = 0) -> None:
+        """A hosted zone with the NS and SOA records that each has; it may say that it holds very many more."""
+        self._zones[zone_id] = Zone(zone_id, canonical(name), record_sets)
         self._content[zone_id] = {}
         self.put(zone_id, name, "NS", ["ns-1.awsdns-01.org."], ttl=172_800)
         soa = "ns-1.awsdns-01.org. awsdns-hostmaster.amazon.com. 1 7200 900 1209600 86400"
@@ -90,15 +94,24 @@ class FakeZones:
         self._request("GetHostedZone", zone_id, f"read hosted zone {zone_id} (route53:GetHostedZone)")
         return self._zones[zone_id]
 
-    def records(self, zone_id: str, names: Iterable[str]) -> Mapping[str, Sequence[RecordSet]]:
+    def records(self, zone_id: str, names: Iterable[str], until: Deadline | None = None) -> Listing:
         doing = f"list hosted zone {zone_id} (route53:ListResourceRecordSets)"
-        self._request("ListResourceRecordSets", zone_id, doing)
-        content = self._content[zone_id]
-        return {
-            name: [_record_set(zone_id, name, raw) for _, raw in sorted(content[name].items(), key=_order)]
-            for name in dict.fromkeys(names)
-            if content.get(name)
-        }
+        found: dict[str, Sequence[RecordSet]] = {}
+        asked = sorted(dict.fromkeys(names), key=lambda name: name.split(".")[::-1])
+        pages = [asked[start : start + self.names_a_page] for start in range(0, len(asked), self.names_a_page)]
+        for number, page in enumerate(pages):
+            try:
+                if until:
+                    until.check(1.0, f"a look at {page[0]} in hosted zone {zone_id}")
+                self._request("ListResourceRecordSets", zone_id, doing)
+            except OutOfTime as error:
+                return Listing(found, {name: error for rest in pages[number:] for name in rest})
+            content = self._content[zone_id]
+            for name in page:
+                if content.get(name):
+                    sets = sorted(content[name].items(), key=_order)
+                    found[name] = [_record_set(zone_id, name, raw) for _, raw in sets]
+        return Listing(found)
 
     def change(self, zone_id: str, changes: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
         doing = f"change hosted zone {zone_id} (route53:ChangeResourceRecordSets)"

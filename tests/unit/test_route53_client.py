@@ -70,7 +70,7 @@ def test_all_sets_of_a_name_that_goes_over_several_pages() -> None:
                 "NextRecordIdentifier": identifier,
             }
 
-    found = BotoZones(Client()).records("Z", ["a.x."])
+    found = BotoZones(Client()).records("Z", ["a.x."]).found
     assert [r.set_identifier for r in found["a.x."]] == ["1", "2", "3"]
     assert len(asked) == 3
     assert asked[0] == {"HostedZoneId": "Z", "MaxItems": "300", "StartRecordName": "a.x."}
@@ -81,7 +81,7 @@ def test_what_is_listed_in_place_of_a_record_that_is_gone_is_not_taken_for_it() 
         def list_resource_record_sets(self, **request: Any) -> dict[str, Any]:
             return {"ResourceRecordSets": [raw_set("web-2.x.", "1")], "IsTruncated": False}
 
-    assert dict(BotoZones(Client()).records("Z", ["web-1.x."])) == {}
+    assert dict(BotoZones(Client()).records("Z", ["web-1.x."]).found) == {}
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,9 @@ import pytest
 from ec2_decommission.clients.ec2 import LivingInEc2
 from ec2_decommission.config import Route53Settings
 from ec2_decommission.deadline import Deadline
-from ec2_decommission.errors import PermanentError, TransientError
+from ec2_decommission.errors import AccessError, ConfigurationError, PermanentError, TransientError
 from ec2_decommission.identity import Facts, Instance
-from ec2_decommission.steps.base import Batch, Outcome
+from ec2_decommission.steps.base import Batch, Left, Outcome
 from ec2_decommission.steps.route53 import Route53Step
 from ec2_decommission.templates import Template
 from tests.fakes.ec2 import FakeEc2, private_dns_name, public_dns_name
@@ -257,8 +257,14 @@ def test_two_dead_that_bore_one_name_and_address_one_after_the_other() -> None:
     scene.dead()
     scene.dead(DEAD_TOO)
     scene.put("web-1.example.internal", "A", "10.0.0.5")
-    _, outcomes = scene.run()
+    pointer(scene, "web-1.example.internal.")
+    findings, outcomes = scene.run()
     assert outcomes[DEAD].errors == outcomes[DEAD_TOO].errors == ()
+    targets = ["A web-1.example.internal. 10.0.0.5", "PTR 5.0.0.10.in-addr.arpa. web-1.example.internal."]
+    assert [r.target for r in outcomes[DEAD].removed] == targets
+    assert outcomes[DEAD_TOO].removed == ()
+    reason = f"goes with {DEAD}, which bore the same name and address"
+    assert findings[DEAD_TOO].left == tuple(Left(target, reason) for target in targets)
     assert scene.zones.values(ZONE, "web-1.example.internal", "A") is None
 
 
@@ -447,6 +453,144 @@ def test_what_external_dns_owns_stays() -> None:
     assert scene.left() == [
         ("A web-1.example.internal. 10.0.0.5", "external-dns owns the name (TXT heritage=external-dns)")
     ]
+
+
+@pytest.mark.parametrize("record_sets", [0, 100_000], ids=["small zone", "large zone"])
+@pytest.mark.parametrize(
+    ("kind", "value"), [("A", "10.0.0.5"), ("AAAA", "2001:db8::5"), ("CNAME", private_dns_name("10.0.0.5"))]
+)
+def test_what_newer_versions_of_external_dns_own_stays(kind: str, value: str, record_sets: int) -> None:
+    scene = Scene()
+    scene.zones.add_zone(ZONE, "example.internal", record_sets)
+    scene.dead(ipv6_addresses=("2001:db8::5",))
+    scene.put("web-1.example.internal", kind, value)
+    assert len(scene.find()[DEAD].removals) == 1
+    scene.put(f"{kind.lower()}-web-1.example.internal", "TXT", '"heritage=external-dns,external-dns/owner=k8s"')
+    assert [reason for _, reason in scene.left()] == [
+        f"external-dns owns the name (TXT {kind.lower()}-web-1.example.internal.)"
+    ]
+
+
+def test_a_txt_of_external_dns_for_another_type_protects_nothing() -> None:
+    scene = Scene()
+    scene.dead()
+    scene.put("web-1.example.internal", "A", "10.0.0.5")
+    scene.put("aaaa-web-1.example.internal", "TXT", '"heritage=external-dns"')
+    scene.put("a-web-1.example.internal", "TXT", '"something else"')
+    assert scene.removed() == ["A web-1.example.internal. 10.0.0.5"]
+
+
+def test_whether_external_dns_owns_it_costs_a_call_only_in_a_large_zone_where_something_is_to_go() -> None:
+    for record_sets, put, calls in ((0, True, 1), (100_000, False, 1), (100_000, True, 2)):
+        scene = Scene(zones=[ZONE])
+        scene.zones.add_zone(ZONE, "example.internal", record_sets)
+        scene.dead()
+        if put:
+            scene.put("web-1.example.internal", "A", "10.0.0.5")
+        scene.find()
+        assert scene.zones.calls["ListResourceRecordSets"] == calls
+
+
+def test_where_nobody_can_look_whether_external_dns_owns_it_it_stays_for_the_retry() -> None:
+    scene = Scene(zones=[ZONE])
+    scene.zones.add_zone(ZONE, "example.internal", 100_000)
+    scene.dead()
+    scene.put("web-1.example.internal", "A", "10.0.0.5")
+
+    def fail(operation: str, _: str) -> None:
+        if scene.zones.calls["ListResourceRecordSets"] == 2:
+            raise TransientError("Throttling")
+
+    scene.zones.fault = fail
+    finding = scene.find()[DEAD]
+    assert finding.removals == ()
+    assert [str(error) for error in finding.errors] == [
+        "A web-1.example.internal. 10.0.0.5 may be external-dns's: Throttling"
+    ]
+
+
+# Names that no zone can hold, zones that cannot be read, and time that is short
+
+
+@pytest.mark.parametrize("name", ["a" * 64, "a..b", ".", "a.", "\u00fcn\u00efcode", "x" * 63 + "." + "y" * 200])
+def test_a_tag_that_makes_no_dns_name_is_noted_and_harms_no_other(name: str) -> None:
+    """Route 53 refuses to list from such a name: one odd tag would keep the whole batch from being handled."""
+    scene = Scene()
+    scene.dead()
+    scene.put("web-1.example.internal", "A", "10.0.0.5")
+    scene.dead(DEAD_TOO, name, "10.0.0.6")
+
+    def refuse(operation: str, _: str) -> None:
+        raise AssertionError(f"{operation} was asked")
+
+    assert scene.removed() == ["A web-1.example.internal. 10.0.0.5"]
+    finding = scene.find()[DEAD_TOO]
+    assert (finding.removals, finding.errors) == ((), ())
+    assert "is no DNS name" in finding.notes[0]
+    scene.instances.pop(DEAD)
+    scene.settings = Route53Settings((ZONE,), scene.settings.record_names)
+    scene.zones.fault = lambda operation, zone: refuse(operation, zone) if "List" in operation else None
+    assert scene.find()[DEAD_TOO].errors == ()
+
+
+def test_a_zone_that_cannot_be_read_fails_its_own_names_only() -> None:
+    scene = one_record()
+    scene.zones.add_zone("ZOTHER", "other.internal")
+    scene.settings = Route53Settings(
+        (ZONE, "ZOTHER"), (Template("{tag:Name}.example.internal"), Template("{tag:Name}.other.internal"))
+    )
+    scene.put("web-1.other.internal", "A", "10.0.0.5", zone="ZOTHER")
+
+    def deny(operation: str, zone_id: str) -> None:
+        if zone_id == ZONE and operation == "ListResourceRecordSets":
+            raise AccessError("no right to list it")
+
+    scene.zones.fault = deny
+    findings, outcomes = scene.run()
+    assert [r.target for r in outcomes[DEAD].removed] == ["A web-1.other.internal. 10.0.0.5"]
+    assert [type(error) for error in findings[DEAD].errors] == [AccessError]
+
+
+def test_a_zone_that_is_not_there_is_told_and_the_others_are_handled() -> None:
+    scene = one_record()
+    scene.settings = Route53Settings((ZONE, "ZGONE"), scene.settings.record_names)
+    findings, outcomes = scene.run()
+    assert [r.target for r in outcomes[DEAD].removed] == ["A web-1.example.internal. 10.0.0.5"]
+    assert [type(error) for error in findings[DEAD].errors] == [ConfigurationError]
+    assert "ZGONE" in str(findings[DEAD].errors[0])
+
+
+def test_a_thousand_with_little_time_left_are_handled_as_far_as_it_goes() -> None:
+    """What was looked at is removed and reported; only the rest goes back."""
+    scene = Scene(zones=[ZONE])
+    scene.zones.add_zone(ZONE, "example.internal", 100_000)
+    for number in range(1000):
+        address = f"10.0.{number // 250}.{number % 250 + 1}"
+        scene.dead(f"i-{number:04}", f"web-{number}", address)
+        scene.put(f"web-{number}.example.internal", "A", address)
+    left = [60.0]
+
+    def slow(operation: str, _: str) -> None:
+        left[0] -= 1.0
+
+    scene.zones.fault = slow
+    scene.zones.names_a_page = 40  # 25 requests for all, and as many for what external-dns would have there
+    batch = Batch(
+        scene.instances, LivingInEc2(scene.ec2, scene.instances), Deadline(lambda: left[0], lambda: -left[0])
+    )
+    step = Route53Step(scene.settings, scene.zones)
+    findings = step.find(batch)
+    assert left[0] >= 15  # a quarter is for the removal
+    outcomes = step.remove(batch, {i: f for i, f in findings.items() if f.removals})
+    done = {i for i, outcome in outcomes.items() if outcome.removed}
+    late = {i for i, finding in findings.items() if finding.errors}
+    assert all("s are left" in str(e) for f in findings.values() for e in f.errors)
+    assert len(done) > 200
+    assert done | late == set(scene.instances)
+    assert not done & late
+    names = {i: scene.instances[i].tags["Name"] for i in scene.instances}
+    assert all(scene.zones.values(ZONE, f"{names[i]}.example.internal", "A") is None for i in done)
+    assert all(scene.zones.values(ZONE, f"{names[i]}.example.internal", "A") for i in late)
 
 
 def test_a_txt_of_external_dns_in_another_zone_of_the_name_protects_nothing_here() -> None:
@@ -768,9 +912,8 @@ def test_a_fault_at_reading_again_is_told() -> None:
         scene.zones.fault = fail
 
     _, outcomes = scene.run(change_and_break)
-    (error,) = outcomes[DEAD].errors
-    assert isinstance(error, TransientError)
-    assert str(error) == "A web-1.example.internal. 10.0.0.5: no connection"
+    assert {type(error) for error in outcomes[DEAD].errors} == {TransientError}
+    assert {str(error) for error in outcomes[DEAD].errors} == {"A web-1.example.internal. 10.0.0.5: no connection"}
     assert scene.zones.values(ZONE, "web-1.example.internal", "A") == ("10.0.0.5",)
 
 

@@ -16,10 +16,12 @@ class Deadline:
 
     Args:
         remaining: returns the seconds that are left; may be negative.
+        now: the time in seconds, of a clock that only goes forward.
     """
 
-    def __init__(self, remaining: Callable[[], float]) -> None:
+    def __init__(self, remaining: Callable[[], float], now: Callable[[], float] = time.monotonic) -> None:
         self._remaining = remaining
+        self._now = now
 
     @classmethod
     def after(cls, seconds: float) -> Deadline:
@@ -53,5 +55,5 @@ class Deadline:
             least: so many seconds it has in any case, where they are left; the others then have less.
         """
         left = self.remaining()
-        end = time.monotonic() + max(left / max(1, parts), min(least, left))
-        return Deadline(lambda: min(self._remaining(), end - time.monotonic()))
+        end = self._now() + max(left / max(1, parts), min(least, left))
+        return Deadline(lambda: min(self._remaining(), end - self._now()), self._now)

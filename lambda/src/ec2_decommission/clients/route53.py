@@ -8,18 +8,20 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from botocore.exceptions import ClientError
 
-from ..errors import DecommissionError
+from ..errors import DecommissionError, OutOfTime
 from .aws import ThrottledError, aws_errors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
+    from ..deadline import Deadline
     from .governor import Governor
 
 T = TypeVar("T")
 
-_PAGE = 300  # the most that ListResourceRecordSets gives at once
+PAGE = 300  # the most record sets that ListResourceRecordSets gives at once
 _ESCAPE = re.compile(r"\\([0-7]{3})")
+_UNUSUAL = re.compile(r"[^a-z0-9_.*-]")
 
 
 def canonical(name: str) -> str:
@@ -32,12 +34,22 @@ def canonical(name: str) -> str:
     return plain if plain.endswith(".") else plain + "."
 
 
+def is_record_name(name: str) -> bool:
+    """Whether Route 53 can hold a record of that canonical name; asked for another, it refuses the request."""
+    return len(name) <= 255 and name.isascii() and all(0 < len(label) < 64 for label in name[:-1].split("."))
+
+
 @dataclass(frozen=True)
 class Zone:
-    """A hosted zone; ``name`` is canonical."""
+    """A hosted zone; ``name`` is canonical.
+
+    Attributes:
+        record_sets: how many it held when it was first read: so a zone's size is known, and not more.
+    """
 
     zone_id: str
     name: str
+    record_sets: int = field(default=0, compare=False)
 
     def holds(self, name: str) -> bool:
         """Whether a canonical name lies in the zone."""
@@ -69,6 +81,19 @@ class RecordSet:
         return {**self.raw, "ResourceRecords": kept}
 
 
+@dataclass(frozen=True)
+class Listing:
+    """What was read of a zone.
+
+    Attributes:
+        found: all record sets at each name; no entry for a name that has none.
+        missed: the names that were not reached in time.
+    """
+
+    found: Mapping[str, Sequence[RecordSet]]
+    missed: Mapping[str, OutOfTime] = field(default_factory=dict)
+
+
 class ChangeRefusedError(DecommissionError):
     """InvalidChangeBatch: something in the batch no longer is as it was listed; nothing was changed."""
 
@@ -79,8 +104,8 @@ class Zones(Protocol):
     def zone(self, zone_id: str) -> Zone:
         """The hosted zone of that id."""
 
-    def records(self, zone_id: str, names: Iterable[str]) -> Mapping[str, Sequence[RecordSet]]:
-        """All record sets at these canonical names; no entry for a name that has none."""
+    def records(self, zone_id: str, names: Iterable[str], until: Deadline | None = None) -> Listing:
+        """All record sets at these canonical names, as many as can be read before ``until``."""
 
     def change(self, zone_id: str, changes: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
         """Makes all the changes (``DELETE`` or ``CREATE``, raw record set), or none.
@@ -114,10 +139,10 @@ class BotoZones:
                 lambda: self._client.get_hosted_zone(Id=zone_id),
             )
             raw = answer["HostedZone"]
-            self._zones[zone_id] = Zone(zone_id, canonical(raw["Name"]))
+            self._zones[zone_id] = Zone(zone_id, canonical(raw["Name"]), int(raw.get("ResourceRecordSetCount") or 0))
         return self._zones[zone_id]
 
-    def records(self, zone_id: str, names: Iterable[str]) -> Mapping[str, Sequence[RecordSet]]:
+    def records(self, zone_id: str, names: Iterable[str], until: Deadline | None = None) -> Listing:
         # Walks the zone in its own order and skips what nobody asked for: at most one call for each name, and
         # about one for each page of the zone, whichever is less.
         found: dict[str, list[RecordSet]] = {}
@@ -125,7 +150,14 @@ class BotoZones:
         position = 0
         while position < len(asked):
             start = asked[position]
-            page, ended = self._from(zone_id, start)
+            try:
+                if until:
+                    until.check(1.0, f"a look at {start} in hosted zone {zone_id}")
+                page, ended = self._from(zone_id, start)
+            except OutOfTime as error:
+                if until is None:
+                    raise
+                return Listing(found, dict.fromkeys(asked[position:], error))
             end = None if ended or not page else page[-1].name
             covered = [start]
             for name in asked[position + 1 :]:
@@ -136,12 +168,13 @@ class BotoZones:
                 if record.name in covered:
                     found.setdefault(record.name, []).append(record)
             position += len(covered)
-        return found
+        return Listing(found)
 
     def _from(self, zone_id: str, name: str) -> tuple[list[RecordSet], bool]:
         """The record sets from that name on: all at that name, and what else came; whether the zone ends there."""
         records: list[RecordSet] = []
-        start: dict[str, str] = {"StartRecordName": name}
+        # https://docs.aws.amazon.com/Route53/latest/DeveloperGuide/DomainNameFormat.html
+        start = {"StartRecordName": _UNUSUAL.sub(lambda m: f"\\{ord(m[0]):03o}", name)}
         while True:
             answer = self._page(zone_id, start)
             records += [_record_set(zone_id, raw) for raw in answer["ResourceRecordSets"]]
@@ -156,7 +189,7 @@ class BotoZones:
     def _page(self, zone_id: str, start: Mapping[str, str]) -> Any:
         return self._call(
             f"list hosted zone {zone_id} (route53:ListResourceRecordSets)",
-            lambda: self._client.list_resource_record_sets(HostedZoneId=zone_id, MaxItems=str(_PAGE), **start),
+            lambda: self._client.list_resource_record_sets(HostedZoneId=zone_id, MaxItems=str(PAGE), **start),
         )
 
     def change(self, zone_id: str, changes: Sequence[tuple[str, Mapping[str, Any]]]) -> None:

@@ -4,6 +4,12 @@ A value goes when it is an address or DNS name recorded for this instance and no
 now: none in its VPC, and no living instance of another VPC that has the record's name as well. Where nothing was
 recorded, a record goes when its name comes from the instance's own tags or id, and neither the name nor the address
 is a living instance's. Deletes are compare-and-swap: the exact set is sent back.
+
+What external-dns owns stays: it marks a name by a TXT record of the same name, in newer versions by one whose name
+has the record's type before it (https://kubernetes-sigs.github.io/external-dns/latest/docs/registry/txt/).
+
+What there is no time to look at is handed back instance by instance, and a zone that cannot be read fails those
+whose names lie in it.
 """
 
 from __future__ import annotations
@@ -14,20 +20,23 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ..clients.route53 import ChangeRefusedError, RecordSet, Zone, Zones, canonical
-from ..errors import DecommissionError, PermanentError, about
+from ..clients.route53 import PAGE, ChangeRefusedError, RecordSet, Zone, Zones, canonical, is_record_name
+from ..errors import ConfigurationError, DecommissionError, PermanentError, about
 from .base import Batch, Finding, Left, Outcome, Removal, owner_in
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 
     from ..config import Route53Settings
+    from ..deadline import Deadline
     from ..identity import Facts, Instance
     from ..templates import Template
 
 # https://docs.aws.amazon.com/Route53/latest/DeveloperGuide/DNSLimitations.html
 MAX_CHANGES = 1000
 MAX_CHARACTERS = 32_000
+_FORWARD = ("A", "AAAA", "CNAME")
+_FEW_PAGES = 5
 _ROUNDS = 3  # how often a record set that changes under our hands is read and decided again
 
 # EC2's own names by address: ip-10-0-0-5.ec2.internal, ec2-3-4-5-6.compute-1.amazonaws.com
@@ -44,6 +53,19 @@ class _Wanted:
     removals: list[Removal] = field(default_factory=list)
     left: list[Left] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    errors: list[DecommissionError] = field(default_factory=list)
+
+    def finding(self) -> Finding:
+        return Finding(tuple(self.removals), tuple(self.left), tuple(self.notes), tuple(dict.fromkeys(self.errors)))
+
+
+class _Listed:
+    """The record sets by name, and the names that could not be looked at; ``lost`` where Route 53 did not answer."""
+
+    def __init__(self) -> None:
+        self.lost: DecommissionError | None = None
+        self.found: dict[str, list[RecordSet]] = defaultdict(list)
+        self.missed: dict[str, DecommissionError] = {}
 
 
 @dataclass(frozen=True)
@@ -69,37 +91,63 @@ class Route53Step:
 
     def find(self, batch: Batch) -> Mapping[str, Finding]:
         wanted = {instance.instance_id: self._wanted(instance) for instance in batch.instances.values()}
-        zones = [self._zones.zone(zone_id) for zone_id in self._settings.zone_ids]
-        forward = self._list(zones, {name for w in wanted.values() for name in w.names})
-        _ask_living(batch, wanted.values(), forward)
+        zones = self._readable_zones(wanted.values())
+        # Half of the time, and half of the rest: what is found must be removed as well.
+        until = batch.deadline.share(2)
+        names = {name for w in wanted.values() for name in w.names}
+        forward = self._list(zones, names, until, with_owners=True)
+        if forward.lost and not forward.found:
+            raise forward.lost
+        _ask_living(batch, wanted.values(), forward.found)
         for one in wanted.values():
             _note_homeless(one, zones)
             for name, template in one.names.items():
-                for record in forward.get(name, ()):
-                    if record.type in ("A", "AAAA", "CNAME"):
-                        self._decide(batch, one, record, template, forward[name], zones)
+                if name in forward.missed:
+                    one.errors.append(forward.missed[name])
+                for record in forward.found.get(name, ()):
+                    if record.type in _FORWARD:
+                        self._decide(batch, one, record, template, forward.found[name], zones)
+        until = batch.deadline.share(2)
+        self._leave_what_is_owned(wanted.values(), zones, forward, until)
         # The addresses that were recorded, and those that a record just proved to be the instance's.
         for one in wanted.values():
             proven = [r.handle.value for r in one.removals if r.handle.record.type in ("A", "AAAA")]
             for address in dict.fromkeys([*one.instance.addresses, *proven]):
                 one.pointers[ipaddress.ip_address(address).reverse_pointer + "."] = address
-        reverse = self._list(zones, {name for w in wanted.values() for name in w.pointers})
-        pointed = {address for w in wanted.values() for name, address in w.pointers.items() if name in reverse}
+        reverse = self._list(zones, {name for w in wanted.values() for name in w.pointers}, until)
+        pointed = {address for w in wanted.values() for name, address in w.pointers.items() if name in reverse.found}
         if pointed:
             batch.living.interfaces(pointed)  # once for all of them; the answers are kept
         for one in wanted.values():
             for name, address in one.pointers.items():
-                for record in reverse.get(name, ()):
+                if name in reverse.missed:
+                    one.errors.append(reverse.missed[name])
+                for record in reverse.found.get(name, ()):
                     if record.type == "PTR":
-                        self._decide_pointer(batch, one, record, address, reverse[name], zones)
-        return {i: Finding(tuple(w.removals), tuple(w.left), tuple(w.notes)) for i, w in wanted.items()}
+                        self._decide_pointer(batch, one, record, address, reverse.found[name], zones)
+        _leave_what_goes_with_another(wanted.values())
+        return {i: w.finding() for i, w in wanted.items()}
+
+    def _readable_zones(self, wanted: Iterable[_Wanted]) -> list[Zone]:
+        """One that cannot be read is every instance's error: nobody can tell which names lie in it."""
+        zones = []
+        for zone_id in self._settings.zone_ids:
+            try:
+                zones.append(self._zones.zone(zone_id))
+            except ConfigurationError as error:
+                for one in wanted:
+                    one.errors.append(error)
+        return zones
 
     def _wanted(self, instance: Instance) -> _Wanted:
         one = _Wanted(instance)
         for template in self._settings.record_names:
             name = template.render(instance)
-            if name is not None:
+            if name is not None and is_record_name(canonical(name)):
                 one.names.setdefault(canonical(name), template)
+                continue
+            if name is not None:
+                one.notes.append(f"record name {template.text}: {name[:100]!r} is no DNS name, so no record has it")
                 continue
             unknown = ", ".join(template.missing(instance))
             reason = f"{unknown} is not known for {instance.instance_id}"
@@ -110,14 +158,57 @@ class Route53Step:
             one.notes = []
         return one
 
-    def _list(self, zones: Sequence[Zone], names: set[str]) -> dict[str, list[RecordSet]]:
-        found: dict[str, list[RecordSet]] = defaultdict(list)
+    def _list(self, zones: Sequence[Zone], names: set[str], until: Deadline, *, with_owners: bool = False) -> _Listed:
+        """Reads the zones at these names, and with owners also where external-dns would tell that it owns them.
+
+        With owners only a zone that is small for so many names, of which each page is read in any case.
+        """
+        listed = _Listed()
+        for number, zone in enumerate(zones):
+            here = {name for name in names if zone.holds(name)}
+            if here and with_owners and _small(zone, here):
+                here |= {owner for name in here for kind in _FORWARD if (owner := _owner_name(kind, name))}
+            if here and listed.lost is None:
+                try:
+                    listing = self._zones.records(zone.zone_id, sorted(here), until.share(len(zones) - number))
+                except ConfigurationError as error:  # this zone's alone
+                    listed.missed |= dict.fromkeys(here, error)
+                except DecommissionError as error:
+                    listed.lost = error
+                else:
+                    for name, records in listing.found.items():
+                        listed.found[name].extend(records)
+                    listed.missed |= listing.missed
+            if listed.lost is not None:
+                listed.missed |= dict.fromkeys(here, listed.lost)
+        return listed
+
+    def _leave_what_is_owned(
+        self, wanted: Iterable[_Wanted], zones: Sequence[Zone], listed: _Listed, until: Deadline
+    ) -> None:
+        """Takes away the removals of which external-dns tells that it owns them, or nobody could look whether."""
+        records = [removal.handle.record for one in wanted for removal in one.removals]
+        names = {record.name for record in records}
         for zone in zones:
-            here = sorted(name for name in names if zone.holds(name))
-            if here:
-                for name, records in self._zones.records(zone.zone_id, here).items():
-                    found[name].extend(records)
-        return found
+            if not _small(zone, {name for name in names if zone.holds(name)}):
+                asked = {
+                    _owner_name(record.type, record.name) for record in records if record.zone_id == zone.zone_id
+                }
+                more = self._list([zone], {name for name in asked if name and name not in listed.found}, until)
+                listed.found.update(more.found)
+                listed.missed.update(more.missed)
+        for one in wanted:
+            stays = []
+            for removal in one.removals:
+                record = removal.handle.record
+                owner = _owner_name(record.type, record.name) or ""
+                if owner in listed.missed:
+                    one.errors.append(about(f"{removal.target} may be external-dns's", listed.missed[owner]))
+                elif _is_owned(record, listed.found.get(owner, ())):
+                    one.left.append(Left(removal.target, f"external-dns owns the name (TXT {owner})"))
+                else:
+                    stays.append(removal)
+            one.removals = stays
 
     def _decide(
         self,
@@ -270,6 +361,9 @@ class Route53Step:
         here: dict[str, Finding] = {}
         for instance_id, finding in findings.items():
             here[instance_id] = Finding(tuple(r for r in finding.removals if r.handle.record.key == record.key))
+            if finding.errors and not here[instance_id].removals:  # it could not be looked at again
+                for removal in (removal for i, removal in owners if i == instance_id):
+                    tally.failed(instance_id, about(removal.target, finding.errors[0]))
             for left in finding.left:
                 if left.target.startswith(f"{record.type} {record.name}"):
                     tally.left(instance_id, left)
@@ -370,11 +464,44 @@ def _not_ours_at_all(record: RecordSet, siblings: Iterable[RecordSet], zones: Se
         return "a traffic policy made it"
     if any(zone.zone_id == record.zone_id and zone.name == record.name for zone in zones):
         return "it is the zone's own name (the apex)"
-    for sibling in siblings:
-        owned = sibling.type == "TXT" and any("heritage=external-dns" in value for value in sibling.values)
-        if owned and sibling.zone_id == record.zone_id:
-            return "external-dns owns the name (TXT heritage=external-dns)"
+    if _is_owned(record, siblings):
+        return "external-dns owns the name (TXT heritage=external-dns)"
     return None
+
+
+def _is_owned(record: RecordSet, others: Iterable[RecordSet]) -> bool:
+    """Whether one of the others, in the same zone, says that external-dns owns the record."""
+    return any(
+        other.type == "TXT"
+        and other.zone_id == record.zone_id
+        and any("heritage=external-dns" in value for value in other.values)
+        for other in others
+    )
+
+
+def _owner_name(record_type: str, name: str) -> str | None:
+    """Where newer versions of external-dns tell that they own the record of that type and name."""
+    owner = f"{record_type.lower()}-{name}"
+    return owner if is_record_name(owner) else None
+
+
+def _small(zone: Zone, names: Sized) -> bool:
+    """Whether the zone has few pages, and no more than there are names to be looked for."""
+    return zone.record_sets <= PAGE * min(len(names), _FEW_PAGES)
+
+
+def _leave_what_goes_with_another(wanted: Iterable[_Wanted]) -> None:
+    """A value goes once, also where two instances of the batch bore the same name and address."""
+    claims: dict[tuple[tuple[str, str, str, str | None], str], str] = {}
+    for one in wanted:
+        stays = []
+        for removal in one.removals:
+            first = claims.setdefault((removal.handle.record.key, removal.handle.value), one.instance.instance_id)
+            if first == one.instance.instance_id:
+                stays.append(removal)
+            else:
+                one.left.append(Left(removal.target, f"goes with {first}, which bore the same name and address"))
+        one.removals = stays
 
 
 def _recorded(instance: Instance, record_type: str) -> set[str]:
