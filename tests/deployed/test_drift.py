@@ -1,0 +1,36 @@
+"""What somebody changes behind Terraform's back is told by the next plan."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+
+import pytest
+
+from tests.deployed.conftest import NAME, Deployed
+
+pytestmark = pytest.mark.servers
+
+WARNING = "does not run the code that was last built for it"
+
+
+def test_code_that_was_not_built_here_is_told_though_nothing_is_to_change(deployed: Deployed) -> None:
+    client = deployed.platform.aws.client("lambda")
+    built = deployed.platform.functions._function(NAME).code_bytes
+    other = io.BytesIO()
+    with zipfile.ZipFile(other, "w") as archive:
+        archive.writestr("somebody_elses.py", "")
+    client.update_function_code(FunctionName=NAME, ZipFile=other.getvalue())
+    try:
+        assert deployed.stack.plan() == "empty"
+        assert WARNING in plan_log(deployed)
+    finally:
+        client.update_function_code(FunctionName=NAME, ZipFile=built)
+    assert deployed.stack.plan() == "empty"
+    assert WARNING not in plan_log(deployed)
+
+
+def plan_log(deployed: Deployed) -> str:
+    """Terraform breaks its lines."""
+    log = (deployed.stack.logs / "terraform-plan.log").read_text()
+    return " ".join(log.replace("\u2502", " ").split())

@@ -1,0 +1,388 @@
+"""The function's role: each statement is needed, and nothing beside its own can be reached.
+
+Removing a statement breaks something, and what breaks names the right that is missing, so that an operator can mend
+it from the log alone.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError
+from moto.ec2.models import ec2_backends
+from moto.sqs.models import sqs_backends
+
+from testbed import aws_iam
+from testbed.aws import Credentials, LaunchedInstance
+from testbed.platform import ZONE
+from tests.deployed.conftest import NAME, Deployed
+
+pytestmark = pytest.mark.servers
+
+# What breaks, beside what the function does: Lambda attaches the function to the VPC.
+ALLOWED = [
+    "ListLivingInstances",
+    "OpenSecrets",
+    "ReadAndChangeRecords",
+    "ReadInstances",
+    "RememberInstances",
+    "SendWhatTheSweepFound",
+    "TakeEvents",
+    "WriteLogs",
+]
+FOR_LAMBDA = ["AttachToVpc", "CodeMayNotAttachToVpc"]
+# Lambda asks for it when it maps the queue; the code never calls it.
+LAMBDA_ASKS_FOR = {"sqs:GetQueueAttributes"}
+
+_DENIED = re.compile(r"not authorized to perform: ([\w:-]+)(?: on resource: ([^\s\"\\]+))?")
+
+
+@dataclass
+class Story:
+    """What the main events led to."""
+
+    text: list[str] = field(default_factory=list)
+
+    @property
+    def denied(self) -> dict[str, set[str]]:
+        """Rights that were missing, in small letters (SQS writes them so), to the resources."""
+        rights: dict[str, set[str]] = {}
+        for action, resource in _DENIED.findall("\n".join(self.text)):
+            rights.setdefault(action.lower(), set()).add(resource.rstrip("."))
+        return rights
+
+
+def role_name(deployed: Deployed) -> str:
+    return f"{NAME}-{deployed.platform.region}"
+
+
+def statements(deployed: Deployed) -> dict[str, dict[str, Any]]:
+    iam = deployed.platform.aws.client("iam")
+    document = iam.get_role_policy(RoleName=role_name(deployed), PolicyName="function")["PolicyDocument"]
+    return {statement["Sid"]: statement for statement in document["Statement"]}
+
+
+def actions_of(statement: dict[str, Any]) -> set[str]:
+    actions = statement["Action"]
+    return {actions} if isinstance(actions, str) else set(actions)
+
+
+@contextmanager
+def without(deployed: Deployed, sid: str) -> Iterator[None]:
+    """The role without one statement. Secrets are opened once for each cold start."""
+    iam = deployed.platform.aws.client("iam")
+    policy = {"RoleName": role_name(deployed), "PolicyName": "function"}
+    whole = iam.get_role_policy(**policy)["PolicyDocument"]
+    less = {**whole, "Statement": [s for s in whole["Statement"] if s["Sid"] != sid]}
+    iam.put_role_policy(**policy, PolicyDocument=json.dumps(less))
+    if sid == "OpenSecrets":
+        deployed.platform.functions.forget_environments()
+    try:
+        yield
+    finally:
+        iam.put_role_policy(**policy, PolicyDocument=json.dumps(whole))
+
+
+def main_events(deployed: Deployed) -> Story:
+    """Two instances start; one is terminated, the other dies unheard and the sweep finds it.
+
+    An event that says "terminated" of an instance that lives fails, and is put off.
+    """
+    aws, story = deployed.platform.aws, Story()
+    dead, lost, living = (aws.launch(deployed.name("iam")) for _ in range(3))
+    try:
+        # What started a moment ago is never swept.
+        launched = datetime.now(UTC) - timedelta(hours=1)
+        ec2_backends[aws.account][aws.region].get_instance(lost.id).launch_time = launched
+        for instance in (dead, lost):
+            record = f"{instance.name}.{ZONE}"
+            deployed.platform.change_record("CREATE", deployed.platform.zone_id, record, "A", instance.private_ip)
+        deliver(deployed, story)
+        aws.emit(aws.state_change(living.id, "terminated"))
+        aws.terminate(dead.id)
+        deliver(deployed, story)
+        aws.terminate(lost.id, emit=False)
+        aws.forget(lost.id)
+        aws.fire_schedule(f"{NAME}-sweep")
+        deliver(deployed, story)
+    finally:
+        clean_up(deployed, dead, lost, living)
+    return story
+
+
+def deliver(deployed: Deployed, story: Story) -> None:
+    try:
+        batches = deployed.deliver()
+    except ClientError as error:  # Lambda itself, at the queue
+        story.text.append(str(error))
+        return
+    for batch in batches:
+        story.text += [*batch.invocation.logs, batch.invocation.log_error or "", str(batch.invocation.error or "")]
+
+
+def clean_up(deployed: Deployed, *instances: LaunchedInstance) -> None:
+    """As if nothing had been: other tests use the same stack."""
+    aws = deployed.platform.aws
+    table = aws.client("dynamodb")
+    for instance in instances:
+        table.delete_item(TableName=f"{NAME}-inventory", Key={"instance_id": {"S": instance.id}})
+    aws.client("ec2").terminate_instances(InstanceIds=[instances[-1].id])
+    for name in (NAME, f"{NAME}-dead-letters"):
+        # SQS itself would purge once a minute.
+        queue = sqs_backends[aws.account][aws.region].queues[name]
+        queue._messages, queue._pending_messages = [], set()
+    route53, zone = deployed.platform.route53, deployed.platform.zone_id
+    for record in route53.list_resource_record_sets(HostedZoneId=zone)["ResourceRecordSets"]:
+        if record["Name"].startswith("iam-"):
+            route53.change_resource_record_sets(
+                HostedZoneId=zone, ChangeBatch={"Changes": [{"Action": "DELETE", "ResourceRecordSet": record}]}
+            )
+
+
+# ---------------------------------------------------------------- each statement is needed
+
+
+def test_the_statements_are_those_that_are_tried_here(deployed: Deployed) -> None:
+    assert sorted(statements(deployed)) == sorted(ALLOWED + FOR_LAMBDA)
+
+
+def test_with_all_of_them_nothing_is_denied_and_each_action_is_used(deployed: Deployed) -> None:
+    aws = deployed.platform.aws
+    deployed.platform.functions.forget_environments()
+    calls = aws.history
+    calls.clear()
+    story = main_events(deployed)
+    assert story.denied == {}
+    used = {
+        action
+        for call in calls
+        if f":assumed-role/{role_name(deployed)}/" in call.principal
+        for action, _ in aws_iam._needed(call)
+    }
+    granted = {action for sid in ALLOWED for action in actions_of(statements(deployed)[sid])}
+    assert granted - used == LAMBDA_ASKS_FOR
+    assert used <= granted
+
+
+@pytest.mark.parametrize("sid", ALLOWED)
+def test_without_a_statement_something_breaks_and_names_the_right(deployed: Deployed, sid: str) -> None:
+    statement = statements(deployed)[sid]
+    with without(deployed, sid):
+        denied = main_events(deployed).denied
+    assert denied, f"nothing needs {sid}"
+    assert set(denied) <= {action.lower() for action in actions_of(statement)}
+    resources = {resource for found in denied.values() for resource in found if resource}
+    named = statement["Resource"] if isinstance(statement["Resource"], list) else [statement["Resource"]]
+    assert all(aws_iam._any_like(named, resource) for resource in resources), resources
+
+
+def test_without_its_rights_lambda_cannot_attach_the_function_to_the_vpc(deployed: Deployed) -> None:
+    client = deployed.platform.aws.client("lambda")
+    vpc = client.get_function_configuration(FunctionName=NAME)["VpcConfig"]
+    wanted = {"SubnetIds": vpc["SubnetIds"], "SecurityGroupIds": vpc["SecurityGroupIds"]}
+    client.update_function_configuration(FunctionName=NAME, VpcConfig=wanted)
+    with (
+        without(deployed, "AttachToVpc"),
+        pytest.raises(ClientError, match="permissions to call CreateNetworkInterface"),
+    ):
+        client.update_function_configuration(FunctionName=NAME, VpcConfig=wanted)
+
+
+def test_without_its_guard_the_code_could_make_interfaces(deployed: Deployed) -> None:
+    aws = deployed.platform.aws
+    subnet = aws.subnet_id
+
+    def make() -> str:
+        ec2 = aws.client("ec2", deployed.platform.functions.code_credentials(NAME))
+        return str(ec2.create_network_interface(SubnetId=subnet)["NetworkInterface"]["NetworkInterfaceId"])
+
+    with pytest.raises(ClientError, match=r"ec2:CreateNetworkInterface with an explicit deny"):
+        make()
+    with without(deployed, "CodeMayNotAttachToVpc"):
+        interface = make()
+    aws.client("ec2").delete_network_interface(NetworkInterfaceId=interface)
+
+
+# ---------------------------------------------------------------- nothing else can be reached
+
+
+@dataclass(frozen=True)
+class Thief:
+    """Somebody who broke into the function: clients with its credentials, and what belongs to it."""
+
+    client: Callable[[str], Any]
+    zone: str
+    key: str
+    queue: str = f"https://sqs.eu-west-1.amazonaws.com/123456789012/{NAME}"
+    table: str = f"{NAME}-inventory"
+
+    @property
+    def dead_letters(self) -> str:
+        return f"{self.queue}-dead-letters"
+
+
+OTHER_QUEUE = "https://sqs.eu-west-1.amazonaws.com/123456789012/somebody-elses"
+ID = {"instance_id": {"S": "i-0"}}
+RECORD = {"Name": "www.example.com", "Type": "A", "TTL": 60, "ResourceRecords": [{"Value": "10.0.0.1"}]}
+BATCH = {"Changes": [{"Action": "DELETE", "ResourceRecordSet": RECORD}]}
+QUERY = {"KeyConditionExpression": "living = :a", "ExpressionAttributeValues": {":a": {"S": "x"}}}
+LIVING = "i-0123456789abcdef0"
+ROLE = "arn:aws:iam::123456789012:role/administrator"
+
+FORBIDDEN: dict[str, Callable[[Thief], Any]] = {
+    "read another zone": lambda t: t.client("route53").list_resource_record_sets(HostedZoneId="ZOTHER"),
+    "change another zone": lambda t: t.client("route53").change_resource_record_sets(
+        HostedZoneId="ZOTHER", ChangeBatch=BATCH
+    ),
+    "list the zones": lambda t: t.client("route53").list_hosted_zones(),
+    "delete its own zone": lambda t: t.client("route53").delete_hosted_zone(Id=t.zone),
+    "read another table": lambda t: t.client("dynamodb").get_item(TableName="other", Key=ID),
+    "write another table": lambda t: t.client("dynamodb").put_item(TableName="other", Item=ID),
+    "query another table": lambda t: t.client("dynamodb").query(TableName="other", IndexName="living", **QUERY),
+    "query its own table by id": lambda t: t.client("dynamodb").query(TableName=t.table, **QUERY),
+    "scan its own table": lambda t: t.client("dynamodb").scan(TableName=t.table),
+    "delete from its own table": lambda t: t.client("dynamodb").delete_item(TableName=t.table, Key=ID),
+    "delete its own table": lambda t: t.client("dynamodb").delete_table(TableName=t.table),
+    "send to another queue": lambda t: t.client("sqs").send_message(QueueUrl=OTHER_QUEUE, MessageBody="x"),
+    "read another queue": lambda t: t.client("sqs").receive_message(QueueUrl=OTHER_QUEUE),
+    "read the dead letters": lambda t: t.client("sqs").receive_message(QueueUrl=t.dead_letters),
+    "send to the dead letters": lambda t: t.client("sqs").send_message(QueueUrl=t.dead_letters, MessageBody="x"),
+    "purge its own queue": lambda t: t.client("sqs").purge_queue(QueueUrl=t.queue),
+    "open its own queue": lambda t: t.client("sqs").set_queue_attributes(QueueUrl=t.queue, Attributes={"Policy": ""}),
+    "seal with its own key": lambda t: t.client("kms").encrypt(
+        KeyId=t.key, Plaintext=b"x", EncryptionContext={"FunctionName": NAME}
+    ),
+    "make a data key": lambda t: t.client("kms").generate_data_key(KeyId=t.key, KeySpec="AES_256"),
+    "delete its own key": lambda t: t.client("kms").schedule_key_deletion(KeyId=t.key),
+    "open its key's policy": lambda t: t.client("kms").put_key_policy(KeyId=t.key, PolicyName="default", Policy="{}"),
+    "read a secret": lambda t: t.client("secretsmanager").get_secret_value(SecretId="s"),
+    "read a parameter": lambda t: t.client("ssm").get_parameter(Name="p"),
+    "terminate an instance": lambda t: t.client("ec2").terminate_instances(InstanceIds=[LIVING]),
+    "tag an instance": lambda t: t.client("ec2").create_tags(Resources=[LIVING], Tags=[{"Key": "a", "Value": "b"}]),
+    "download its own code": lambda t: t.client("lambda").get_function(FunctionName=NAME),
+    "change its own code": lambda t: t.client("lambda").update_function_code(FunctionName=NAME, ZipFile=b"x"),
+    "change its own rights": lambda t: t.client("iam").put_role_policy(
+        RoleName="r", PolicyName="p", PolicyDocument="{}"
+    ),
+    "take another role": lambda t: t.client("sts").assume_role(RoleArn=ROLE, RoleSessionName="thief"),
+    "read a bucket": lambda t: t.client("s3").list_objects_v2(Bucket="artifacts"),
+    "read its own log": lambda t: t.client("logs").get_log_events(
+        logGroupName=f"/aws/lambda/{NAME}", logStreamName="s"
+    ),
+    "write another log": lambda t: t.client("logs").create_log_stream(
+        logGroupName="/aws/lambda/other", logStreamName="s"
+    ),
+    "silence its own rule": lambda t: t.client("events").disable_rule(Name=f"{NAME}-instance-state"),
+    "silence its alarms": lambda t: t.client("cloudwatch").delete_alarms(AlarmNames=[f"{NAME}-dead-letters"]),
+}
+
+
+@pytest.fixture(scope="module")
+def thief(deployed: Deployed) -> Thief:
+    credentials = deployed.platform.functions.code_credentials(NAME)
+    key = statements(deployed)["OpenSecrets"]["Resource"]
+    return Thief(lambda service: deployed.platform.aws.client(service, credentials), deployed.platform.zone_id, key)
+
+
+def refused(call: Callable[[], Any]) -> bool:
+    with pytest.raises(ClientError) as error:
+        call()
+    return error.value.response["Error"]["Code"] in ("AccessDenied", "AccessDeniedException", "UnauthorizedOperation")
+
+
+@pytest.mark.parametrize("what", FORBIDDEN)
+def test_whoever_breaks_into_the_function_cannot(thief: Thief, what: str) -> None:
+    assert refused(lambda: FORBIDDEN[what](thief))
+
+
+def test_whoever_breaks_in_opens_no_other_bundle_and_no_other_key(deployed: Deployed, thief: Thief) -> None:
+    admin = deployed.platform.aws.client("kms")
+    other = admin.create_key()["KeyMetadata"]["Arn"]
+    context = {"FunctionName": NAME}
+
+    def opened(key: str, sealed_under: dict[str, str]) -> Any:
+        sealed = admin.encrypt(KeyId=key, Plaintext=b"x", EncryptionContext=sealed_under)["CiphertextBlob"]
+        return thief.client("kms").decrypt(CiphertextBlob=sealed, EncryptionContext=sealed_under)["Plaintext"]
+
+    assert opened(thief.key, context) == b"x"
+    assert refused(lambda: opened(thief.key, {"FunctionName": "another"}))
+    assert refused(lambda: opened(thief.key, {}))
+    assert refused(lambda: opened(other, context))
+
+
+# ---------------------------------------------------------------- who may come to the module's own
+
+
+@pytest.mark.parametrize("queue", [NAME, f"{NAME}-dead-letters"])
+def test_only_the_modules_own_rules_may_send(deployed: Deployed, queue: str) -> None:
+    aws = deployed.platform.aws
+    policy = json.loads(sqs_backends[aws.account][aws.region].queues[queue].policy)
+    arn = f"arn:aws:sqs:{aws.region}:{aws.account}:{queue}"
+
+    def may(service: str, action: str, rule: str, *, tls: bool = True) -> bool:
+        source = f"arn:aws:events:{aws.region}:{aws.account}:rule/{rule}"
+        context = {"aws:SourceArn": [source], "aws:SecureTransport": [str(tls).lower()]}
+        return aws_iam.service_may(policy, service, action, arn, context)
+
+    assert may("events.amazonaws.com", "sqs:SendMessage", f"{NAME}-instance-state")
+    assert may("events.amazonaws.com", "sqs:SendMessage", f"{NAME}-sweep")
+    assert not may("events.amazonaws.com", "sqs:SendMessage", f"{NAME}-instance-state", tls=False)
+    assert not may("events.amazonaws.com", "sqs:SendMessage", "somebody-elses")
+    assert not may("events.amazonaws.com", "sqs:ReceiveMessage", f"{NAME}-instance-state")
+    assert not may("sns.amazonaws.com", "sqs:SendMessage", f"{NAME}-instance-state")
+
+
+def test_a_strangers_rule_reaches_the_queue_in_vain(deployed: Deployed) -> None:
+    aws = deployed.platform.aws
+    events = aws.client("events")
+    arn = f"arn:aws:sqs:{aws.region}:{aws.account}:{NAME}"
+    pattern = json.dumps({"source": ["aws.ec2"], "detail": {"state": ["stopping"]}})
+    rule = events.put_rule(Name="strangers", EventPattern=pattern)["RuleArn"]
+    events.put_targets(Rule="strangers", Targets=[{"Id": "q", "Arn": arn}])
+    try:
+        assert aws.emit(aws.state_change(LIVING, "stopping")) == ["strangers"]
+    finally:
+        events.remove_targets(Rule="strangers", Ids=["q"])
+        events.delete_rule(Name="strangers")
+    assert [(source, target) for source, target, _ in aws.undelivered] == [(rule, arn)]
+    aws.undelivered.clear()
+
+
+@pytest.mark.parametrize(
+    ("service", "call"),
+    [
+        ("sqs", lambda c, t: c.send_message(QueueUrl=t.queue, MessageBody="x")),
+        ("sqs", lambda c, t: c.receive_message(QueueUrl=t.dead_letters)),
+        ("kms", lambda c, t: c.encrypt(KeyId=t.key, Plaintext=b"x", EncryptionContext={"FunctionName": NAME})),
+        ("dynamodb", lambda c, t: c.get_item(TableName=t.table, Key=ID)),
+    ],
+)
+def test_who_has_no_right_of_his_own_gets_none_from_a_resources_policy(
+    deployed: Deployed, thief: Thief, service: str, call: Callable[[Any, Thief], Any]
+) -> None:
+    iam = deployed.platform.aws.client("iam")
+    iam.create_user(UserName="nobody")
+    key = iam.create_access_key(UserName="nobody")["AccessKey"]
+    try:
+        credentials = Credentials(key["AccessKeyId"], key["SecretAccessKey"])
+        client = deployed.platform.aws.client(service, credentials)
+        assert refused(lambda: call(client, thief))
+    finally:
+        iam.delete_access_key(UserName="nobody", AccessKeyId=key["AccessKeyId"])
+        iam.delete_user(UserName="nobody")
+
+
+def test_the_keys_policy_leaves_all_to_the_accounts_own_policies(deployed: Deployed, thief: Thief) -> None:
+    policy = json.loads(
+        deployed.platform.aws.client("kms").get_key_policy(KeyId=thief.key, PolicyName="default")["Policy"]
+    )
+    assert [(s["Effect"], s["Principal"]) for s in policy["Statement"]] == [
+        ("Allow", {"AWS": "arn:aws:iam::123456789012:root"})
+    ]
