@@ -74,7 +74,7 @@ types: venv
 .PHONY: security
 security: venv .cache/scan/.made
 	@$(BIN)/bandit --quiet --recursive --severity-level medium lambda operator
-	@.cache/scan/bin/checkov -d . --framework terraform --compact --quiet --skip-download --skip-path .cache --skip-path .venv
+	@scripts/scan-terraform
 	@$(BIN)/python scripts/audit # AUDIT_STRICT=1 where PyPI itself is reached
 
 .cache/scan/.made: requirements/scan.txt

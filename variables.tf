@@ -939,10 +939,10 @@ variable "custom_steps" {
     condition = alltrue(flatten([
       for step in values(var.custom_steps) : [
         for secret in values(step.secrets) : (
-          alltrue([for place in [secret.mount, secret.path] : can(regex("^[^/[:space:]]+(/[^/[:space:]]+)*$", place)) && length(regexall("(^|/)\\.+(/|$)", place)) == 0])
-          && !startswith(secret.path, "data/")
-          && try(length(secret.field) > 0, false)
-          && (secret.version == null || try(secret.version >= 1 && floor(secret.version) == secret.version, false))
+          alltrue([for place in [secret.mount, secret.path] : can(regex("^[^/[:space:]]+(/[^/[:space:]]+)*$", place)) && length(regexall("(^|/)\\.+(/|$)", place)) == 0]) &&
+          !startswith(secret.path, "data/") &&
+          try(length(secret.field) > 0, false) &&
+          (secret.version == null || try(secret.version >= 1 && floor(secret.version) == secret.version, false))
         )
       ]
     ]))
