@@ -297,6 +297,40 @@ def test_a_transaction_is_all_or_nothing_and_tells_what_failed(world: World) -> 
     assert [world.key(key.name) for key in (a, c)] == [a, c]
 
 
+def test_nodes_of_instances_and_their_agents(world: World) -> None:
+    own = world.prefix.rstrip("-").removeprefix("t")
+    bearer, other = f"i-{int(own):08x}0", f"i-{int(own):08x}1"
+    world.register(world.prefix + "web", {"instance_id": bearer, "region": "eu-west-1"})
+    world.register(world.prefix + "web-2", {"instance_id": other})
+    world.register(world.prefix + "vm", {"instance_id": "vm-" + own})
+    world.register(world.prefix + "empty", {"instance_id": ""})
+    world.register(world.prefix + "rack", {"rack": "7"})
+    world.register(world.prefix + "bare")
+    catalog = world.catalog()
+
+    def found(prefix: str) -> set[str]:
+        names = {node.name for node in catalog.instance_nodes("", prefix)}
+        return {name.removeprefix(world.prefix) for name in names if name.startswith(world.prefix)}
+
+    assert found("") == {"web", "web-2", "vm"}
+    assert found("i-") == {"web", "web-2"}
+    assert found(bearer) == {"web"}
+    assert found(bearer[:-1]) == {"web", "web-2"}
+    assert found("i-z") == set()
+    [node] = [node for node in catalog.instance_nodes("", bearer) if node.name == world.prefix + "web"]
+    assert node.meta == {"instance_id": bearer, "region": "eu-west-1"}
+    assert world.prefix + "web" not in catalog.agents("")
+
+
+def test_the_status_of_agents(world: World) -> None:
+    lives, dead = world.prefix + "lives", world.prefix + "dead"
+    world.add_agent(lives)
+    world.add_agent(dead)
+    world.kill(dead)
+    agents = world.catalog().agents("")
+    assert (agents[lives], agents[dead]) == ("passing", "critical")
+
+
 def test_a_changed_key_is_not_deleted(world: World) -> None:
     world.register(world.prefix + "web")
     key = held_key(world, f"locks/{world.prefix}a", world.create_session(world.prefix + "web"))

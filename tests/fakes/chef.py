@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ec2_decommission.clients.chef import ChefNode, NodeSearch, is_client_name, is_node_name
+from ec2_decommission.clients.chef import ChefNode, ConvergedNode, NodeSearch, is_client_name, is_node_name
 from ec2_decommission.errors import AccessError, ConfigurationError, DecommissionError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
 T = TypeVar("T")
 
@@ -18,6 +18,7 @@ class FakeChefServer:
     """The world is in ``node_objects`` and ``client_names``; the switches change how it answers.
 
     Attributes:
+        where_and_when: the attributes of ``ConvergedNode`` beside name and id, by name of the node.
         key_accepted: False for a server that does not know the signature.
         forbidden: rights that the client lacks: ``search nodes``, ``read nodes``, ``read clients``,
             ``delete nodes``, ``delete clients``.
@@ -31,6 +32,7 @@ class FakeChefServer:
     def __init__(self) -> None:
         self.node_objects: dict[str, ChefNode] = {}
         self.client_names: set[str] = set()
+        self.where_and_when: dict[str, dict[str, Any]] = {}
         self.key_accepted = True
         self.forbidden: set[str] = set()
         self.unreadable: set[str] = set()
@@ -73,6 +75,15 @@ class FakeChefServer:
         possible = self._listed("read nodes", [name for name in wanted if is_node_name(name)], self.node_objects)
         found = {name: self._each("read nodes", name, self._read) for name in possible}
         return {name: found.get(name) for name in wanted}
+
+    def converged_nodes(self, prefix: str) -> Iterator[ConvergedNode]:
+        hits = [name for name, node in self._index.items() if (node.instance_id or "").startswith(prefix)]
+        for start in range(0, max(1, len(hits)), 1000):
+            self._request("search nodes", "")
+            for name in hits[start : start + 1000]:
+                own = self.node_objects.get(name)
+                if own is not None and name not in self.unreadable and (own.instance_id or "").startswith(prefix):
+                    yield ConvergedNode(name, own.instance_id or "", **self.where_and_when.get(name, {}))
 
     def clients(self, names: Iterable[str]) -> Mapping[str, bool | DecommissionError]:
         wanted = list(dict.fromkeys(names))

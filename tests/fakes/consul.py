@@ -212,6 +212,22 @@ class FakeConsulCatalog:
             raise AccessError("Consul: the token sees no node (node:read)")
         return tuple(world.nodes.values())
 
+    def instance_nodes(self, datacenter: str, prefix: str) -> tuple[CatalogNode, ...]:
+        world = self._request("nodes", datacenter)
+        if "node:read" in self.denied:
+            return ()
+        return tuple(n for n in world.nodes.values() if n.instance_id and n.instance_id.startswith(prefix))
+
+    def agents(self, datacenter: str) -> Mapping[str, str]:
+        world = self._request("checks", datacenter)
+        if "node:read" in self.denied:
+            return {}
+        return {
+            name: "passing" if agent.alive else "critical"
+            for name, agent in world.agents.items()
+            if name in world.nodes
+        }
+
     def sessions(self, datacenter: str) -> tuple[Session, ...]:
         world = self._request("sessions", datacenter)
         if "session:read" in self.denied:

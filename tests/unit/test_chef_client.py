@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from ec2_decommission.clients.chef import ChefNode, PyChefServer
+from ec2_decommission.clients.chef import ChefNode, ConvergedNode, PyChefServer
 from ec2_decommission.clients.pychef_compat import Key, chef
 from ec2_decommission.config import ChefSettings
 from ec2_decommission.deadline import Deadline
@@ -422,6 +422,41 @@ def test_a_short_page_in_the_middle_is_not_the_end() -> None:
         found = client(url).search_nodes_by_instance_id(["i-0aaa"])
     assert [node.name for node in found.nodes] == ["web-1", "web-2"]
     assert found.hidden == 1003
+
+
+@pytest.mark.parametrize("counts", ["all", "up to 10000", "the page"])
+def test_more_nodes_than_a_search_reaches_are_searched_for_in_parts(counts: str) -> None:
+    """A Chef server shows no more than 10,000 of what a query matches; goiardi's total counts the page."""
+    everything = [row(f"web-{n}", f"i-0{n % 3:x}{n:015x}") for n in range(12_000)]
+
+    def answer(_method: str, path: str) -> Answer:
+        asked = parse_qs(urlsplit(path).query)
+        prefix, start = asked["q"][0].removeprefix("ec2_instance_id:").rstrip("*"), int(asked["start"][0])
+        if start + 1000 > 10_000:
+            return 500, '{"error": ["Result window is too large"]}'
+        rows = [r for r in everything if r["data"]["instance_id"].startswith(prefix)]
+        page = rows[start : start + 1000]
+        return search_answer(page, {"all": len(rows), "up to 10000": min(len(rows), 10_000)}.get(counts, len(page)))
+
+    with serving(answer) as (url, seen):
+        found = {node.instance_id for node in client(url).converged_nodes("i-")}
+    assert found == {r["data"]["instance_id"] for r in everything}
+    assert len(seen.lines) < 80
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("1760000000.5", 1_760_000_000.5),
+        (1_760_000_000.5, 1_760_000_000.5),
+        (1_760_000_000, 1_760_000_000.0),
+        *((other, None) for other in (None, "yesterday", True, ["x"])),
+    ],
+)
+def test_what_ohai_may_have_written(written: Any, read: float | None) -> None:
+    data = {"name": "web-1", "instance_id": 17, "region": 5, "ohai_time": written, "local_hostname": None}
+    with serving(lambda *_: search_answer([{"url": "x", "data": data}, None], 2)) as (url, _):
+        assert list(client(url).converged_nodes("1")) == [ConvergedNode("web-1", "17", ohai_time=read)]
 
 
 def test_queries_are_joined_and_their_urls_short() -> None:

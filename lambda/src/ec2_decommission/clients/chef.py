@@ -22,7 +22,7 @@ from ..errors import AccessError, ConfigurationError, DecommissionError, Permane
 from .pychef_compat import Key, chef
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from ..config import ChefSettings
     from ..deadline import Deadline
@@ -39,6 +39,8 @@ _CLIENT_NAME = re.compile(r"(?!\.{1,2}\Z)[A-Za-z0-9_.-]+\Z")
 _TERMS_PER_SEARCH = 100
 _CHARACTERS_PER_SEARCH = 6000
 _ROWS_PER_PAGE = 1000
+# A Chef server over OpenSearch neither counts nor shows more matches than this (its max_result_window).
+_DEEPEST = 10_000
 # From so many names on, one listing of all names is cheaper for the server than a question for each.
 _LIST_FROM = 9
 _CONNECT_TIMEOUT_SECONDS = 5.0
@@ -59,6 +61,16 @@ _ATTRIBUTES = {
     "public_hostname": ("ec2", "public_hostname"),
     "macs": ("ec2", "network_interfaces_macs"),
     "ipaddress": ("ipaddress",),
+}
+
+_WHERE_AND_WHEN = {
+    "instance_id": ("ec2", "instance_id"),
+    "account_id": ("ec2", "account_id"),
+    "region": ("ec2", "region"),
+    "availability_zone": ("ec2", "placement_availability_zone"),
+    "local_hostname": ("ec2", "local_hostname"),
+    "public_hostname": ("ec2", "public_hostname"),
+    "ohai_time": ("ohai_time",),
 }
 
 
@@ -84,6 +96,24 @@ class ChefNode:
     ipv6_addresses: tuple[str, ...] = ()
     private_dns_names: tuple[str, ...] = ()
     public_dns_names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ConvergedNode:
+    """A node that bears an EC2 id, with what Ohai wrote of where and when; None and empty where it wrote nothing.
+
+    Attributes:
+        dns_names: as EC2 named the instance.
+        ohai_time: when Ohai last ran on it, in seconds since 1970.
+    """
+
+    name: str
+    instance_id: str
+    account_id: str | None = None
+    region: str | None = None
+    availability_zone: str | None = None
+    dns_names: tuple[str, ...] = ()
+    ohai_time: float | None = None
 
 
 @dataclass(frozen=True)
@@ -116,6 +146,10 @@ class ChefServer(Protocol):
     def nodes(self, names: Iterable[str]) -> Mapping[str, ChefNode | DecommissionError | None]:
         """Each node as it is now, not as the index has it; None where there is none."""
 
+    def converged_nodes(self, prefix: str) -> Iterator[ConvergedNode]:
+        """Every node whose own EC2 id begins so, a page at a time. One may come twice, or not at all, where nodes
+        are written or deleted meanwhile."""
+
     def clients(self, names: Iterable[str]) -> Mapping[str, bool | DecommissionError]:
         """Whether a client of each name exists."""
 
@@ -124,6 +158,14 @@ class ChefServer(Protocol):
 
     def delete_clients(self, names: Iterable[str]) -> Mapping[str, bool | DecommissionError]:
         """Deletes clients, and with each its key: True and False as for nodes."""
+
+
+@dataclass(frozen=True)
+class _Page:
+    """A page of a search: the attributes of its nodes, and how many match so far, or in all where that is told."""
+
+    rows: Sequence[Mapping[str, Any]]
+    counted: int
 
 
 class _NotFoundError(DecommissionError):
@@ -284,6 +326,17 @@ class PyChefServer:
         found = self._each(existing, self._node)
         return {name: found.get(name) for name in wanted}
 
+    def converged_nodes(self, prefix: str) -> Iterator[ConvergedNode]:
+        prefixes = [prefix]
+        while prefixes:
+            prefix = prefixes.pop()
+            for answer in self._pages(f"ec2_instance_id:{_escaped(prefix)}*", _WHERE_AND_WHEN):
+                if answer.counted >= _DEEPEST:
+                    prefixes += [prefix + digit for digit in "0123456789abcdef"]
+                    break
+                found = (_converged_node(data["name"], data) for data in answer.rows)
+                yield from (node for node in found if node and node.instance_id.startswith(prefix))
+
     def clients(self, names: Iterable[str]) -> Mapping[str, bool | DecommissionError]:
         wanted = list(dict.fromkeys(names))
         possible = [name for name in wanted if is_client_name(name)]
@@ -316,8 +369,15 @@ class PyChefServer:
         return NodeSearch(tuple(nodes.values()), hidden)
 
     def _search_one(self, query: str) -> NodeSearch:
-        body = {"name": ["name"], **{key: list(path) for key, path in _ATTRIBUTES.items()}}
         nodes: list[ChefNode] = []
+        counted = 0
+        for page in self._pages(query, _ATTRIBUTES):
+            nodes += [_chef_node(data["name"], data) for data in page.rows]
+            counted = page.counted
+        return NodeSearch(tuple(nodes), max(0, counted - len(nodes)))
+
+    def _pages(self, query: str, attributes: Mapping[str, tuple[str, ...]]) -> Iterator[_Page]:
+        body = {"name": ["name"], **{key: list(path) for key, path in attributes.items()}}
         start, counted, page = 0, 0, _ROWS_PER_PAGE
         # A Chef server's total counts all that match, of which a page may show fewer; goiardi's counts the page.
         # So the end is where the page is short and the total is reached, and never one of the two alone.
@@ -332,17 +392,16 @@ class PyChefServer:
             rows, total = answer.get("rows"), answer.get("total")
             if not isinstance(rows, list) or not isinstance(total, int):
                 raise self._unreadable("a search")
-            nodes += [self._row(row) for row in rows if row is not None]
             page = len(rows)
-            counted = max(counted, total)
+            counted = max(counted, total, start + page)
+            yield _Page([self._row(row) for row in rows if row is not None], counted)
             start += _ROWS_PER_PAGE
-        return NodeSearch(tuple(nodes), max(0, counted - len(nodes)))
 
-    def _row(self, row: Any) -> ChefNode:
+    def _row(self, row: Any) -> dict[str, Any]:
         data = row.get("data") if isinstance(row, dict) else None
         if not isinstance(data, dict) or not isinstance(data.get("name"), str):
             raise self._unreadable("a search")
-        return _chef_node(data["name"], data)
+        return data
 
     def _existing(self, kind: str, names: Sequence[str]) -> Sequence[str]:
         """Those of the names that a listing has; all of them where a listing is not worth it."""
@@ -477,6 +536,26 @@ def _chef_node(name: str, data: Mapping[str, Any]) -> ChefNode:
         ipv6_addresses=_addresses(6, *(mac.get("ipv6s") for mac in interfaces)),
         private_dns_names=_texts(data.get("local_hostname")),
         public_dns_names=_texts(data.get("public_hostname")),
+    )
+
+
+def _converged_node(name: str, data: Mapping[str, Any]) -> ConvergedNode | None:
+    own_id = data.get("instance_id")
+    if own_id in (None, ""):
+        return None  # it bore one when the index took it in
+    time_of = data.get("ohai_time")
+    try:
+        ohai_time = float(time_of) if isinstance(time_of, (int, float, str)) and time_of is not True else None
+    except ValueError:
+        ohai_time = None
+    return ConvergedNode(
+        name=name,
+        instance_id=str(own_id),
+        account_id=str(data["account_id"]) if data.get("account_id") else None,
+        region=next(iter(_texts(data.get("region"))), None),
+        availability_zone=next(iter(_texts(data.get("availability_zone"))), None),
+        dns_names=_texts(data.get("local_hostname"), data.get("public_hostname")),
+        ohai_time=ohai_time,
     )
 
 

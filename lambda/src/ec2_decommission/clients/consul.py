@@ -194,6 +194,15 @@ class ConsulCatalog(Protocol):
     def nodes(self, datacenter: str) -> tuple[CatalogNode, ...]:
         """Every node; never empty."""
 
+    def instance_nodes(self, datacenter: str, prefix: str) -> tuple[CatalogNode, ...]:
+        """The nodes whose meta ``instance_id`` begins so; with an empty prefix, all that have that meta.
+
+        A prefix is of letters, digits and hyphens.
+        """
+
+    def agents(self, datacenter: str) -> Mapping[str, str]:
+        """The status of every agent, by the name of its node: ``passing``, ``critical``."""
+
     def sessions(self, datacenter: str) -> tuple[Session, ...]:
         """Every session."""
 
@@ -410,6 +419,18 @@ class PyConsulCatalog:
             raise AccessError(f"Consul {self._host}: the token sees no node (node:read){_in(datacenter)}")
         return nodes
 
+    def instance_nodes(self, datacenter: str, prefix: str) -> tuple[CatalogNode, ...]:
+        def read() -> tuple[CatalogNode, ...]:
+            # Consul says of a node without the meta that it matches: so that is asked for as well.
+            wanted = "instance_id in Meta"
+            if prefix:
+                wanted += f' and Meta.instance_id matches "^{prefix}"'
+            _, rows = self._api.catalog.nodes(dc=datacenter or None, filter_expr=wanted)
+            nodes = (_node(row) for row in rows)
+            return tuple(n for n in nodes if n.instance_id is not None and n.instance_id.startswith(prefix))
+
+        return self._call(read, "read nodes (node:read)", datacenter)
+
     def sessions(self, datacenter: str) -> tuple[Session, ...]:
         def read() -> tuple[Session, ...]:
             _, rows = self._api.session.list(dc=datacenter or None)
@@ -425,7 +446,7 @@ class PyConsulCatalog:
         else:
             wanted = {name.casefold() for name in names}
             nodes = {node.name: node for node in self.nodes(datacenter) if node.name.casefold() in wanted}
-            agents = {name: status for name, status in self._agents(datacenter).items() if name in nodes}
+            agents = {name: status for name, status in self.agents(datacenter).items() if name in nodes}
             keys = self._read_by_name(datacenter, (), first)[2]
         for some in chunks(tree[len(first) :], MAX_OPS):
             keys += self._read_by_name(datacenter, (), some)[2]
@@ -465,7 +486,7 @@ class PyConsulCatalog:
             raise self._unreadable("a transaction") from None
         return nodes, agents, keys
 
-    def _agents(self, datacenter: str) -> dict[str, str]:
+    def agents(self, datacenter: str) -> Mapping[str, str]:
         def read() -> dict[str, str]:
             wanted = f'CheckID == "{_SERF_HEALTH}"'
             _, rows = self._api.health.state("any", dc=datacenter or None, filter_expr=wanted)
