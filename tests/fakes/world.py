@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from ec2_decommission.adoption import Adoption, Place, sources
 from ec2_decommission.clients.ec2 import LivingInEc2
 from ec2_decommission.config import (
     Config,
@@ -19,13 +20,13 @@ from ec2_decommission.config import (
     Route53Settings,
 )
 from ec2_decommission.deadline import Deadline
-from ec2_decommission.events import termination
+from ec2_decommission.events import sweep_on, termination
 from ec2_decommission.handler import Application
 from ec2_decommission.metrics import Metrics
 from ec2_decommission.recall import unwanted
 from ec2_decommission.run import Clock, StepFactory
 from ec2_decommission.steps.route53 import Route53Step
-from ec2_decommission.sweep import Sweep
+from ec2_decommission.sweep import PIECE, Sweep
 from ec2_decommission.templates import Template
 from tests.fakes.ec2 import ACCOUNT, FakeEc2
 from tests.fakes.inventory import FakeInventory
@@ -69,6 +70,10 @@ class FakeQueue:
         for known in instances:
             event = termination(known["instance_id"], known.get("account_id"), known.get("region"), self._now())
             self.sent.append(json.loads(json.dumps(event)))
+
+    def go_on(self, progress: Mapping[str, Any]) -> None:
+        self.fault("go_on")
+        self.sent.append(json.loads(json.dumps(sweep_on(progress, self._now()))))
 
 
 @dataclass(frozen=True)
@@ -133,6 +138,7 @@ class World:
             queue=queue or QueueSettings("https://sqs.example/queue"),
         )
         self.more_steps = list(more_steps)
+        self.most_in_a_piece = PIECE
         self._messages: Counter[str] = Counter()
         self._application = self.cold_start()
 
@@ -141,7 +147,7 @@ class World:
     def cold_start(self) -> Application:
         """A new application over the same world, as a new execution environment has it."""
         config = self.config
-        clock = Clock()
+        self._clock = Clock()
         self._application = Application(
             config,
             ec2=self.ec2,
@@ -149,7 +155,7 @@ class World:
             inventory=self.inventory if config.inventory else None,
             steps=[*self._steps(), *self.more_steps],
             log=self.log,
-            clock=clock,
+            clock=self._clock,
             delays=self.queue,
             sweep=self._sweep if config.sweep and config.inventory else None,
             now=lambda: self.time,
@@ -187,14 +193,22 @@ class World:
         def wanted(description: Description) -> bool:
             return unwanted(description.instance(), self.config.instance_filter) is None
 
+        place = Place(self.ec2.region, ACCOUNT)
+        datacenters = self.config.consul.datacenters if self.config.consul else ()
+        found = sources(
+            self.config.sweep.adopt, place, lambda: self.chef, lambda: self.consul, datacenters, lambda: self.time
+        )
         return Sweep(
             self.config.sweep,
             self.ec2,
             self.inventory,
             self.queue,
             wanted,
-            self.ec2.region,
+            place,
+            self._clock,
+            Adoption(found, self.ec2, self.inventory) if found else None,
             now=lambda: self.time,
+            most=self.most_in_a_piece,
         )
 
     def send(self, payload: Any, seconds: float = SECONDS) -> dict[str, Any]:

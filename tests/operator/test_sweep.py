@@ -6,7 +6,7 @@ import shlex
 
 import pytest
 
-from testbed.aws import LaunchedInstance
+from testbed.aws import AwsError, LaunchedInstance
 from tests.operator.conftest import PROGRAM, Site
 
 pytestmark = pytest.mark.servers
@@ -74,8 +74,12 @@ def test_a_sweep_that_is_off_is_no_success(site: Site) -> None:
 
 
 def test_a_sweep_that_fails_tells_why(site: Site) -> None:
-    only = site.launch("web-1")
-    site.aws.terminate(only.id, emit=False)
-    ran = site.operator("sweep")
+    site.launch("web-1")
+
+    def denied(_service: str, operation: str, _parameters: object) -> AwsError | None:
+        return AwsError("UnauthorizedOperation", "no", 403) if operation == "DescribeInstances" else None
+
+    with site.aws.fault(denied):
+        ran = site.operator("sweep")
     assert ran.status == 1
-    assert "an empty answer is not believed" in ran.out
+    assert "denies the function's role the right to describe instances" in ran.out

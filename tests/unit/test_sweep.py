@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import timedelta
 
 import pytest
@@ -30,7 +31,15 @@ def gone(world: World) -> list[str]:
 def test_where_all_live_nothing_is_sent() -> None:
     world, _ = fleet(3)
     report = world.send(EVENT)
-    assert report["sweep"] == {"living": 3, "recorded": 3, "refreshed": 0, "allowed": 10, "gone": []}
+    assert report["sweep"] == {
+        "living": 3,
+        "recorded": 3,
+        "refreshed": 0,
+        "allowed": 10,
+        "gone": [],
+        "adopted": [],
+        "not_adopted": [],
+    }
     assert gone(world) == []
 
 
@@ -47,12 +56,6 @@ def test_what_is_gone_is_sent_at_once(forgotten: bool) -> None:
     assert world.send(EVENT)["sweep"]["gone"] == []
 
 
-def test_what_goes_down_is_not_gone_yet() -> None:
-    world, ids = fleet(2)
-    world.ec2.set_state(ids[0], "shutting-down")
-    assert world.send(EVENT)["sweep"]["gone"] == []
-
-
 def test_what_was_launched_a_moment_ago_counts_as_living() -> None:
     world, ids = fleet(2)
     world.time = world.ec2.machines[ids[0]].launch_time + timedelta(minutes=9)
@@ -63,11 +66,50 @@ def test_what_was_launched_a_moment_ago_counts_as_living() -> None:
     assert world.send(EVENT)["sweep"]["gone"] == [ids[0]]
 
 
-def test_an_empty_answer_is_not_believed() -> None:
+@pytest.mark.parametrize("state", ["pending", "running", "stopping", "stopped", "shutting-down"])
+def test_whatever_is_not_terminated_stays(state: str) -> None:
+    """A hibernated instance is a stopped one. What goes down is gone at the next sweep, and not before."""
     world, ids = fleet(2)
+    world.ec2.set_state(ids[0], state)
+    assert world.send(EVENT)["sweep"]["gone"] == []
+
+
+@pytest.mark.parametrize("forgotten", [True, False])
+def test_a_fleet_in_which_nobody_lives_is_swept(forgotten: bool) -> None:
+    world, ids = fleet(3)
     for instance_id in ids:
         world.ec2.terminate(instance_id)
-    with pytest.raises(FailedError, match="an empty answer is not believed"):
+        if forgotten:
+            world.ec2.forget(instance_id)
+    report = world.send(EVENT)["sweep"]
+    assert (report["living"], report["gone"]) == (0, sorted(ids))
+    assert gone(world) == sorted(ids)
+
+
+def test_an_empty_list_makes_nobody_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    world, ids = fleet(3)
+    world.ec2.terminate(ids[0])
+    monkeypatch.setattr(world.ec2, "living", lambda _: iter(()))
+    assert world.send(EVENT)["sweep"]["gone"] == [ids[0]]
+    assert gone(world) == [ids[0]]
+
+
+def test_a_list_that_is_short_of_some_makes_nobody_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    world, _ = fleet(5)
+    whole = world.ec2.living
+    monkeypatch.setattr(world.ec2, "living", lambda filters: list(whole(filters))[:2])
+    assert world.send(EVENT)["sweep"]["gone"] == []
+
+
+def test_where_ec2_does_not_answer_for_an_id_nobody_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    world, ids = fleet(3)
+    world.ec2.terminate(ids[0])
+
+    def short(_: object) -> object:
+        raise TransientError(f"EC2 says neither what {ids[0]} is nor that it does not exist")
+
+    monkeypatch.setattr(world.ec2, "ask_by_id", short)
+    with pytest.raises(FailedError, match="says neither what"):
         world.send(EVENT)
     assert gone(world) == []
 
@@ -81,6 +123,36 @@ def test_above_the_brake_it_fails_and_sends_nothing_and_an_operator_may_accept()
     assert gone(world) == []
     world.send({"sweep": True, "accept": [ids[0]]})
     assert gone(world) == sorted(ids[:11])
+
+
+def test_what_is_accepted_goes_even_where_the_rest_is_above_the_brake() -> None:
+    world, ids = fleet(14, SweepSettings(max_instances=10))
+    for instance_id in ids[:13]:
+        world.ec2.terminate(instance_id)
+    lives = ids[13]
+    report = world.send({"sweep": True, "accept": [ids[0], ids[1], lives]})
+    [error] = report["errors"]
+    assert "found 13 of 14 recorded instances gone, and one sweep may remove 10" in error
+    assert "of these only the 2 accepted ones go" in error
+    assert gone(world) == sorted(ids[:2])
+
+
+def test_of_many_above_the_brake_some_are_told_and_the_report_lists_as_many_as_fit() -> None:
+    world, _ = fleet(0)
+    ids = [f"i-{number:017x}" for number in range(5000)]
+    world.inventory.remember_running(Instance(i).learn(Facts("ec2", region="us-east-1")) for i in ids)
+    report = world.send({"sweep": True})
+    assert report["sweep"]["gone"] == ids[:2000]
+    assert report["sweep"]["left_off"] == {"gone": 3000}
+    [error] = report["errors"]
+    assert error.count("i-0") == 20
+    assert "and 4980 more, as the report lists" in error
+    # A line of CloudWatch's log holds 256 KB.
+    assert max(len(line.message) + len(json.dumps(line.extra)) for line in world.log.lines) < 200_000
+    world.send({"sweep": True, "accept": report["sweep"]["gone"]})
+    assert gone(world) == ids[:2000]
+    assert world.send_batch(*world.queue.sent[:5]).failed == ()
+    assert world.send({"sweep": True})["sweep"]["gone"][:3] == ids[5:8]
 
 
 def test_an_operators_dry_run_lists_and_changes_nothing() -> None:
@@ -113,7 +185,7 @@ def test_what_the_filter_leaves_alone_is_not_recorded() -> None:
 def test_an_inventory_of_another_region_is_refused() -> None:
     world, _ = fleet(1)
     world.inventory.remember_running([Instance("i-0000000000000aaaa").learn(Facts("x", region="eu-west-1"))])
-    with pytest.raises(FailedError, match="records instances of eu-west-1, and this function asks EC2 in us-east-1"):
+    with pytest.raises(FailedError, match="it is of region eu-west-1, and this function works in us-east-1"):
         world.send(EVENT)
 
 

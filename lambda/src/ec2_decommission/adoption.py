@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Protocol
 
-from .clients.consul import Right
-from .errors import DecommissionError
+from .errors import DecommissionError, OutOfTime
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
@@ -147,6 +146,8 @@ class ConsulSource:
         self._place = place
 
     def traces(self, prefix: str) -> Iterator[Trace]:
+        from .clients.consul import Right  # noqa: PLC0415  # not in a package without the step
+
         catalog = self._catalog()
         # Without a right to read, Consul's answers are short: of the nodes, and of the agents that live.
         for datacenter in self._datacenters or ("",):
@@ -206,6 +207,7 @@ class Adoption:
 
         Raises:
             DecommissionError: EC2 or the inventory could not be asked.
+            OutOfTime: neither could the sources, in the time that is left.
         """
         traces: dict[str, list[Trace]] = defaultdict(list)
         for source in self._sources:
@@ -213,6 +215,8 @@ class Adoption:
                 for trace in source.traces(prefix):
                     if trace.instance_id not in known:
                         traces[trace.instance_id].append(trace)
+            except OutOfTime:
+                raise
             except DecommissionError as error:
                 # Nothing of the other sources either: what this one would say may be stricter.
                 return Search(error=_named(source.name, error))
@@ -233,6 +237,22 @@ class Adoption:
             tuple(sorted(confirmed_gone(self._ec2, unknown))),
             tuple(left[instance_id] for instance_id in sorted(left)),
         )
+
+
+def sources(
+    names: Iterable[str],
+    place: Place,
+    server: Callable[[], ChefServer],
+    catalog: Callable[[], ConsulCatalog],
+    datacenters: Sequence[str],
+    now: Callable[[], datetime] = lambda: datetime.now(UTC),
+) -> list[Source]:
+    """The sources of these names, of ``config.ADOPTS``."""
+    known: dict[str, Source] = {
+        "chef": ChefSource(server, place, now),
+        "consul": ConsulSource(catalog, datacenters, place),
+    }
+    return [known[name] for name in names]
 
 
 def confirmed_gone(ec2: Ec2, instance_ids: Sequence[str]) -> list[str]:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 VARIABLE = "DECOMMISSION_CONFIG"
+ADOPTS = ("chef", "consul")  # the systems whose nodes bear EC2 ids
 
 
 @dataclass(frozen=True)
@@ -83,10 +84,17 @@ class InventorySettings:
 
 @dataclass(frozen=True)
 class SweepSettings:
-    """The brake of the sweep: at most so many instances, and at most this share of the recorded fleet."""
+    """The sweep.
+
+    Attributes:
+        max_instances: its brake: at most so many instances go.
+        max_fraction: the same as a share of the recorded fleet.
+        adopt: the steps whose systems may tell of instances that died unrecorded.
+    """
 
     max_instances: int = 50
     max_fraction: float = 0.25
+    adopt: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -151,6 +159,13 @@ class Config:
         sealed = config.secrets or any(step.secrets for step in config.custom_steps.values())
         if sealed and not config.encryption_context:
             errors.append("encryption_context: needed to open the secrets, and empty")
+        for source in config.sweep.adopt if config.sweep else ():
+            if source in ADOPTS and getattr(config, source) is None:
+                errors.append(f"sweep.adopt: names {source}, and the step {source} is off")
+        if config.sweep and config.sweep.adopt and config.instance_filter != InstanceFilter():
+            errors.append(
+                "sweep.adopt: needs instance_filter to be empty, as the tags of what died unrecorded are not known"
+            )
         if errors:
             raise ConfigurationError(f"{VARIABLE}: " + "; ".join(errors))
         return config
@@ -322,7 +337,15 @@ def _sweep(section: _Section) -> SweepSettings:
     return SweepSettings(
         max_instances=int(section.number("max_instances", default=50, least=1, most=100_000)),
         max_fraction=section.number("max_fraction", default=0.25, least=0.001, most=1),
+        adopt=_adopt(section),
     )
+
+
+def _adopt(section: _Section) -> tuple[str, ...]:
+    sources = tuple(dict.fromkeys(section.texts("adopt")))
+    if unknown := [source for source in sources if source not in ADOPTS]:
+        section.wrong("adopt", f"some of {', '.join(ADOPTS)}", unknown)
+    return sources
 
 
 def _queue(section: _Section) -> QueueSettings:

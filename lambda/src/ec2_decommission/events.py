@@ -6,9 +6,13 @@ import json
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .errors import MalformedEvent
+from .progress import Progress
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 STATE_CHANGE = "EC2 Instance State-change Notification"
 SWEEP = "EC2 Decommission Sweep"
@@ -25,6 +29,7 @@ class Request:
     Attributes:
         kind: ``running``, ``terminated``, ``operator``, ``sweep``, or ``ignored``.
         accept: the ids that an operator confirms to be gone, for a sweep.
+        progress: how far a sweep has come that goes on.
         instance_id: of whom; empty for a sweep and for what is ignored.
         message_id: of the SQS message that brought it.
         dry_run: what the operator asked for; None means the module's setting.
@@ -43,6 +48,7 @@ class Request:
     time: datetime | None = None
     ignored: str | None = None
     accept: tuple[str, ...] = ()
+    progress: Progress | None = None
     by_operator: bool = False
 
 
@@ -110,7 +116,11 @@ def parse(event: Any, **delivery: Any) -> Request:
 def _event(event: dict[str, Any], delivery: dict[str, Any]) -> Request:
     detail_type, detail = event["detail-type"], event.get("detail")
     if detail_type == SWEEP and event.get("source") == SWEEP_SOURCE:
-        return Request("sweep", **delivery)
+        if not isinstance(detail, dict) or "progress" not in detail:
+            return Request("sweep", **delivery)
+        progress = Progress.of(detail["progress"])
+        # Where the module has become dry since, its word counts.
+        return Request("sweep", progress=progress, dry_run=True if progress.dry_run else None, **delivery)
     if detail_type != STATE_CHANGE or event.get("source") not in ("aws.ec2", SWEEP_SOURCE):
         return Request("ignored", ignored=f"an event of another kind: {str(detail_type)[:80]}", **delivery)
     if not isinstance(detail, dict):
@@ -162,6 +172,16 @@ def termination(instance_id: str, account_id: str | None, region: str | None, ti
         "region": region,
         "time": time.isoformat(),
         "detail": {"instance-id": instance_id, "state": "terminated"},
+    }
+
+
+def sweep_on(progress: Mapping[str, Any], time: datetime) -> dict[str, Any]:
+    """The event of a sweep that goes on."""
+    return {
+        "source": SWEEP_SOURCE,
+        "detail-type": SWEEP,
+        "time": time.isoformat(),
+        "detail": {"progress": dict(progress)},
     }
 
 

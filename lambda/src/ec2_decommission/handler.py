@@ -100,7 +100,7 @@ class Application:
     def _handle_batch(self, event: dict[str, Any]) -> dict[str, Any]:
         requests, bad = parse_batch(event)
         reports = self._carry_out(requests)
-        failed = {request: report for request, report in reports.items() if report.failed}
+        failed = {request: report for request, report in reports.items() if report.failed and not report.over}
         for message in bad:
             self._log.error(message.error, extra={"message_id": message.message_id})
             self._metrics.count("MalformedMessages")
@@ -149,9 +149,14 @@ class Application:
             reports |= self._decommission(same, known, dry_run=dry_run)
         self._count(requests, reports, recorded)
         answers: dict[Request, Report] = {}
+        # Sweeps that waited together for what failed them see the same: one of them is enough.
+        sweeps: dict[Any, Report] = {}
         for request in requests:
             if request.kind == "sweep":
-                answers[request] = self._sweep_once(request)
+                asked = (request.dry_run, request.accept, request.progress)
+                if asked not in sweeps:
+                    sweeps[asked] = self._sweep_once(request)
+                answers[request] = sweeps[asked]
             elif request.kind == "ignored":
                 dry_run = self._is_dry(request)
                 answers[request] = Report(request.instance_id, request.kind, dry_run, note=request.ignored)
@@ -278,13 +283,14 @@ class Application:
             return replace(report, note="the sweep is off, or the inventory that it needs")
         braked = None
         try:
-            seen = self._sweep().run(dry_run=report.dry_run, accept=request.accept)
+            seen = self._sweep().run(dry_run=report.dry_run, accept=request.accept, progress=request.progress)
         except DecommissionError as error:
             report = replace(report, errors=(about("sweep", error),))
         else:
             braked = seen.braked
-            errors = (TransientError(braked),) if braked else ()
-            report = replace(report, errors=errors, sweep=seen.document())
+            errors = (*((TransientError(braked),) if braked else ()), *(about("sweep", e) for e in seen.errors))
+            # A part would begin again where it began: the next sweep begins anew.
+            report = replace(report, errors=errors, sweep=seen.document(), over=seen.in_parts)
         self._metrics.sweep(report, braked=bool(braked))
         return report
 
@@ -311,8 +317,17 @@ class Application:
         else:
             told = ", ".join(f"{step.step} {step.status}" for step in report.steps)
             if report.sweep is not None:
-                told = f"sweep: {len(report.sweep['gone'])} gone, {report.sweep['refreshed']} refreshed"
+                told = told_of_sweep(report.sweep)
             self._log.info(told or report.note or "nothing to do", extra=extra)
+
+
+def told_of_sweep(sweep: Mapping[str, Any]) -> str:
+    """A sweep's document in one line."""
+    counts = {name: len(sweep[name]) + sweep.get("left_off", {}).get(name, 0) for name in ("gone", "adopted")}
+    told = f"sweep: {counts['gone']} gone, {sweep['refreshed']} refreshed"
+    if counts["adopted"]:
+        told += f", {counts['adopted']} adopted"
+    return told + (", going on in another invocation" if sweep.get("goes_on") else "")
 
 
 def log_keys(request: Request) -> dict[str, str]:

@@ -114,13 +114,14 @@ class Metrics:
         # A sweep that was braked did its work: the brake has a metric of its own.
         self.count("SweepFailed", int(report.failed and not braked))
         seen: Mapping[str, Any] | None = report.sweep
-        if seen is None:
+        if seen is None or seen.get("goes_on"):
             return
         self.count("SweepBraked", int(braked))
-        self.count("SweepGone", len(seen["gone"]))
+        more = seen.get("left_off", {})
+        self.count("SweepGone", len(seen["gone"]) + more.get("gone", 0))
         self.count("SweepLiving", seen["living"])
         self.count("SweepRecorded", seen["recorded"])
-        self.count("SweepAdopted", len(seen.get("adopted", ())))
+        self.count("SweepAdopted", len(seen["adopted"]) + more.get("adopted", 0))
 
     def flush(self) -> None:
         """Writes the lines and begins anew."""

@@ -107,6 +107,7 @@ class Report:
         errors: what failed outside the steps, for example the inventory; the message is retried.
         note: why no step was carried out, where none was.
         sweep: what a sweep saw and did.
+        over: the message is not retried, whatever failed.
     """
 
     instance_id: str
@@ -117,6 +118,7 @@ class Report:
     errors: tuple[DecommissionError, ...] = ()
     note: str | None = None
     sweep: Mapping[str, Any] | None = None
+    over: bool = False
 
     @property
     def failed(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ from .clients.governor import Governor
 from .clients.route53 import BotoZones
 from .config import VARIABLE, Config
 from .errors import ConfigurationError, TransientError
-from .events import termination
+from .events import sweep_on, termination
 from .handler import Application
 from .inventory import DynamoInventory
 from .recall import unwanted
@@ -54,40 +55,81 @@ def application() -> Application:
     inventory = None
     if config.inventory:
         inventory = DynamoInventory(aws("dynamodb"), config.inventory.table_name, config.inventory.retention_days)
+    systems = _Systems(config, aws, clock)
     return Application(
         config,
         ec2=ec2,
         living=lambda gone: LivingInEc2(ec2, gone),
         inventory=inventory,
-        steps=_steps(config, aws, clock),
+        steps=_steps(config, aws, clock, systems),
         log=log,
         clock=clock,
         delays=SqsQueue(aws, config.queue.url) if config.queue else None,
-        sweep=_sweep(config, aws, ec2, inventory),
+        sweep=_sweep(config, aws, ec2, inventory, systems, clock),
     )
 
 
+class _Systems:
+    """Chef and Consul, each opened and connected when it is first asked for, and kept while warm."""
+
+    def __init__(self, config: Config, aws: AwsClients, clock: Clock) -> None:
+        secrets = SecretBundle(PACKAGE_ROOT / FILE_NAME, config.encryption_context, lambda: aws("kms"))
+
+        def chef() -> Any:
+            from .clients.chef import PyChefServer  # noqa: PLC0415
+
+            if config.chef is None:
+                raise ConfigurationError("chef: the step is off")
+            return PyChefServer(config.chef, secrets["chef_client_key"], lambda: clock.deadline, _verify())
+
+        def consul() -> Any:
+            from .clients.consul import PyConsulCatalog  # noqa: PLC0415
+
+            if config.consul is None:
+                raise ConfigurationError("consul: the step is off")
+            token = secrets["consul_token"] if "consul_token" in config.secrets else None
+            return PyConsulCatalog(config.consul, token, lambda: clock.deadline, _verify())
+
+        self.secrets = secrets
+        self.chef = _once(chef)
+        self.consul = _once(consul)
+
+
 def _sweep(
-    config: Config, aws: AwsClients, ec2: BotoEc2, inventory: DynamoInventory | None
+    config: Config,
+    aws: AwsClients,
+    ec2: BotoEc2,
+    inventory: DynamoInventory | None,
+    systems: _Systems,
+    clock: Clock,
 ) -> Callable[[], Any] | None:
     settings, queue = config.sweep, config.queue
     if settings is None or queue is None or inventory is None:
         return None
 
     def make() -> Any:
-        from .sweep import Sweep  # noqa: PLC0415  # not needed by an event
+        # Not needed by an event.
+        from .adoption import Adoption, Place, sources  # noqa: PLC0415
+        from .sweep import Sweep  # noqa: PLC0415
+
+        # https://sqs.eu-west-1.amazonaws.com/123456789012/queue: asking STS would be a call more.
+        account = re.search(r"/([0-9]{12})/[^/]+$", queue.url)
+        place = Place(ec2.region, account[1] if account else None)
+        datacenters = config.consul.datacenters if config.consul else ()
+        found = sources(settings.adopt, place, systems.chef, systems.consul, datacenters)
+        adoption = Adoption(found, ec2, inventory) if found else None
 
         def wanted(description: Description) -> bool:
             return unwanted(description.instance(), config.instance_filter) is None
 
-        return Sweep(settings, ec2, inventory, SqsQueue(aws, queue.url), wanted, ec2.region)
+        return Sweep(settings, ec2, inventory, SqsQueue(aws, queue.url), wanted, place, clock, adoption)
 
     return make
 
 
-def _steps(config: Config, aws: AwsClients, clock: Clock) -> list[StepFactory]:
+def _steps(config: Config, aws: AwsClients, clock: Clock, systems: _Systems | None = None) -> list[StepFactory]:
     """The steps that are on. The DNS names go first, so that nobody is sent to what is then taken down."""
-    secrets = SecretBundle(PACKAGE_ROOT / FILE_NAME, config.encryption_context, lambda: aws("kms"))
+    systems = systems or _Systems(config, aws, clock)
     steps: list[StepFactory] = []
 
     # What a step needs is imported, opened and connected when the step first runs, and kept while warm.
@@ -104,38 +146,24 @@ def _steps(config: Config, aws: AwsClients, clock: Clock) -> list[StepFactory]:
     if config.chef:
         chef = config.chef
 
-        def chef_server() -> Any:
-            from .clients.chef import PyChefServer  # noqa: PLC0415
-
-            return PyChefServer(chef, secrets["chef_client_key"], lambda: clock.deadline, _verify())
-
-        server = _once(chef_server)
-
         def chef_step(dry_run: bool) -> Step:
             from .steps.chef import ChefStep  # noqa: PLC0415
 
             # Before a deletion the server's own 404 tells whether a client is there; a dry run has to ask.
-            return ChefStep(chef, server(), confirm_clients=dry_run)
+            return ChefStep(chef, systems.chef(), confirm_clients=dry_run)
 
         steps.append(StepFactory("chef", chef_step))
     if config.consul:
         consul = config.consul
 
-        def consul_catalog() -> Any:
-            from .clients.consul import PyConsulCatalog  # noqa: PLC0415
-
-            token = secrets["consul_token"] if "consul_token" in config.secrets else None
-            return PyConsulCatalog(consul, token, lambda: clock.deadline, _verify())
-
-        catalog = _once(consul_catalog)
-
         def consul_step(_: bool) -> Step:
             from .steps.consul import ConsulStep  # noqa: PLC0415
 
-            return ConsulStep(consul, catalog())
+            return ConsulStep(consul, systems.consul())
 
         steps.append(StepFactory("consul", consul_step))
-    steps += [_custom_step(name, settings, secrets, aws, clock) for name, settings in config.custom_steps.items()]
+    own = config.custom_steps.items()
+    steps += [_custom_step(name, settings, systems.secrets, aws, clock) for name, settings in own]
     _check_package([step.name for step in steps])
     return steps
 
@@ -226,3 +254,9 @@ class SqsQueue:
                 answer = client.send_message_batch(QueueUrl=self._queue_url, Entries=entries)
             if answer.get("Failed"):
                 raise TransientError(f"{len(answer['Failed'])} messages could not be sent to {self._queue_url}")
+
+    def go_on(self, progress: Mapping[str, Any]) -> None:
+        """A sweep that begins where another ends."""
+        body = json.dumps(sweep_on(progress, datetime.now(UTC)))
+        with aws_errors(f"send to {self._queue_url} (sqs:SendMessage)"):
+            self._aws("sqs").send_message(QueueUrl=self._queue_url, MessageBody=body)
