@@ -6,11 +6,13 @@ SetIdentifier when listing, and keeps names as they were written.
 
 from __future__ import annotations
 
+import bisect
 import copy
 import ipaddress
 import re
 import threading
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from moto.core.responses import ActionResult
@@ -59,11 +61,15 @@ def change_resource_record_sets(self: Route53) -> ActionResult:
     ]
     _check_limits(changes)
     with _lock:
-        record_sets = {_key(item): item for item in map(_of_moto, zone.rrsets)}
+        before = _contents(zone)
+        record_sets = dict(before.record_sets)
         errors = _apply(record_sets, changes, normalized_name(zone.name))
         if errors:
             raise _InvalidChangeBatch(errors)
-        zone.rrsets = [_to_moto(item) for item in record_sets.values()]
+        zone.rrsets = [
+            before.of_moto[key] if before.record_sets.get(key) is item else _to_moto(item)
+            for key, item in record_sets.items()
+        ]
     info = {"Id": "/change/C2682N5HXP0BZ4", "Status": "INSYNC", "SubmittedAt": utcnow()}
     return ActionResult({"ChangeInfo": info})
 
@@ -79,12 +85,13 @@ def list_resource_record_sets(self: Route53) -> ActionResult:
     page = min(self._get_int_param("MaxItems", PAGE), PAGE)
     start = sort_key((normalized_name(name), kind or "", identifier or "")) if name else ("", "", "")
     with _lock:
-        record_sets = {_key(item): item for item in map(_of_moto, zone.rrsets)}
-    rest = sorted((key for key in record_sets if sort_key(key) >= start), key=sort_key)
+        contents = _contents(zone)
+    first = bisect.bisect_left(contents.order, start, key=lambda entry: entry[0])
+    rest = [key for _, key in contents.order[first : first + page + 1]]
     following: Key | tuple[None, None, None] = rest[page] if len(rest) > page else (None, None, None)
     return ActionResult(
         {
-            "ResourceRecordSets": [record_sets[key] for key in rest[:page]],
+            "ResourceRecordSets": [contents.record_sets[key] for key in rest[:page]],
             "IsTruncated": len(rest) > page,
             "NextRecordName": following[0],
             "NextRecordType": following[1],
@@ -92,6 +99,41 @@ def list_resource_record_sets(self: Route53) -> ActionResult:
             "MaxItems": page,
         }
     )
+
+
+@dataclass(frozen=True)
+class _Contents:
+    """What a zone holds, by key and in Route 53's order; kept as long as nobody changes the zone."""
+
+    of: list[Any]
+    length: int
+    record_sets: Zone
+    of_moto: dict[Key, Any]
+    order: list[tuple[Key, Key]]
+
+
+def _contents(zone: Any) -> _Contents:
+    kept: _Contents | None = getattr(zone, "strict_contents", None)
+    if kept is not None and kept.of is zone.rrsets and kept.length == len(zone.rrsets):
+        return kept
+    known = {id(item): key for key, item in kept.of_moto.items()} if kept else {}
+    record_sets: Zone = {}
+    of_moto: dict[Key, Any] = {}
+    for item in zone.rrsets:
+        key = known.get(id(item))
+        if kept is not None and key is not None:
+            record_sets[key] = kept.record_sets[key]
+        else:
+            record_set = _of_moto(item)
+            key = _key(record_set)
+            record_sets[key] = record_set
+        of_moto[key] = item
+    # A name's place costs more than a comparison: those that were there keep theirs.
+    places = {key: place for place, key in kept.order} if kept else {}
+    order = sorted((places.get(key) or sort_key(key), key) for key in record_sets)
+    contents = _Contents(zone.rrsets, len(zone.rrsets), record_sets, of_moto, order)
+    zone.strict_contents = contents
+    return contents
 
 
 class _InvalidChangeBatch(Route53ClientError):

@@ -1,0 +1,318 @@
+"""Instances that leave traces in the real servers, made by the thousand, and terminated at once."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import random
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from moto.ec2.models import ec2_backends
+
+from bench.door import Door
+from bench.environment import Environment
+from ec2_decommission.chunks import chunks
+from ec2_decommission.identity import Facts, Instance
+from ec2_decommission.inventory import DynamoInventory
+from testbed.aws import StrictAws
+from testbed.chef import ChefServer
+from testbed.consul import ConsulCluster
+
+ZONE = "example.internal"
+REVERSE_ZONE = "0.10.in-addr.arpa"
+TABLE = "ec2-decommission-inventory"
+TOOL = "ec2-decommission"
+CONSUL_RULES = """
+node_prefix "" { policy = "write" }
+session_prefix "" { policy = "write" }
+key_prefix "locks/" { policy = "write" }
+operator = "write"
+"""
+_CHANGES = 500  # records of one change batch
+
+
+@dataclass(frozen=True)
+class Dead:
+    """A terminated instance and the event that tells it."""
+
+    instance_id: str
+    name: str
+    private_ip: str
+    event: Mapping[str, Any]
+
+
+class Servers:
+    """AWS, Chef and Consul, with a door before the latter two; each fleet gets an empty AWS account."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._stack = ExitStack()
+        self._fleets = 0
+        key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+        # A Chef server makes a client's key by itself, which takes it longer than all else here.
+        self._public_key = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+        self._random = random.Random(1)  # noqa: S311  # the same names at every run
+
+    def __enter__(self) -> Self:
+        self.aws = self._stack.enter_context(StrictAws())
+        self.chef = self._stack.enter_context(ChefServer(run_directory=self._directory / "chef"))
+        self.consul = self._stack.enter_context(ConsulCluster(run_directory=self._directory / "consul"))
+        self.chef_door = self._stack.enter_context(Door(self.chef.url))
+        self.consul_door = self._stack.enter_context(Door(self.consul.url))
+        self._secrets = {
+            "chef_client_key": self.chef.create_client(TOOL, admin=True).decode(),
+            "consul_token": self.consul.create_token(CONSUL_RULES),
+        }
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def reset(self, *, other_records: int) -> None:
+        """An empty account with two zones, each of so many records of nobody of ours, and an inventory."""
+        self.aws.reset()
+        self._route53 = self.aws.client("route53")
+        self.zone_id, self.reverse_zone_id = self._zone(ZONE), self._zone(REVERSE_ZONE)
+        make_table(self.aws.client("dynamodb"))
+        self.inventory = DynamoInventory(self.aws.client("dynamodb"), TABLE, 30)
+        names = [self._name() for _ in range(other_records)]
+        addresses = self._random.sample(range(128 * 256, 256 * 256), other_records)
+        self._create(self.zone_id, ((f"{n}.{ZONE}", "A", "192.0.2.1") for n in names))
+        self._create(
+            self.reverse_zone_id,
+            (
+                (_pointer(f"10.0.{a // 256}.{a % 256}"), "PTR", f"{n}.{ZONE}.")
+                for a, n in zip(addresses, names, strict=True)
+            ),
+        )
+
+    def config(self, *, deregister_node: bool = False, reverse: bool = True, **more: Any) -> dict[str, Any]:
+        """The function's configuration: all three steps."""
+        return {
+            "name": TOOL,
+            "route53": {
+                "zone_ids": [self.zone_id, *([self.reverse_zone_id] if reverse else [])],
+                "record_names": [f"{{tag:Name}}.{ZONE}"],
+                "requests_per_second": 1000,
+            },
+            "chef": {
+                "server_url": self.chef_door.url,
+                "client_name": TOOL,
+                "node_name": "{tag:Name}",
+                "request_timeout_seconds": 60,  # goiardi takes its time over a search with a hundred terms
+            },
+            "consul": {
+                "url": self.consul_door.url,
+                "lock_prefixes": ["locks/"],
+                "deregister_node": deregister_node,
+            },
+            "inventory": {"table_name": TABLE},
+            "secrets": ["chef_client_key", "consul_token"],
+            "encryption_context": {"FunctionName": TOOL},
+            **more,
+        }
+
+    def environment(self, config: Mapping[str, Any]) -> Environment:
+        """A cold execution environment."""
+        self._fleets += 1
+        directory = self._directory / f"environment-{self._fleets}"
+        return Environment(config, self._secrets, self.aws.environ(), directory)
+
+    def fleet(self, number: int) -> list[Dead]:
+        """Instances with an A and a PTR record, a Chef node and client, a Consul node, session and lock each.
+
+        They were recorded in the inventory, and are terminated. One alone has a Consul agent, which has died; of
+        many there is only the node, as if gossip had forgotten their agents.
+        """
+        instances = list(self._launch(number))
+        self._create(self.zone_id, ((f"{i.tags['Name']}.{ZONE}", "A", str(i.private_ip)) for i in instances))
+        pointers = ((_pointer(str(i.private_ip)), "PTR", f"{i.tags['Name']}.{ZONE}.") for i in instances)
+        self._create(self.reverse_zone_id, pointers)
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(self._converge, instances))
+        if number == 1:
+            self._run_agent(instances[0])
+        else:
+            self._join(instances)
+        self.inventory.remember_running(instances)
+        for some in chunks((i.instance_id for i in instances), 200):
+            self.aws.client("ec2").terminate_instances(InstanceIds=some)
+        return [
+            Dead(
+                i.instance_id,
+                i.tags["Name"],
+                str(i.private_ip),
+                self.aws.state_change(i.instance_id, "terminated"),
+            )
+            for i in instances
+        ]
+
+    def left(self, dead: Iterable[Dead], *, nodes: bool) -> list[str]:
+        """What of these instances is still there: nothing, if the function did its work."""
+        names = {one.name for one in dead}
+        held = [name for name in self.chef.nodes() if name in names]
+        held += [f"client {name}" for name in self.chef.clients() if name in names]
+        held += [f"session of {s['Node']}" for s in self.consul.sessions() if s["Node"] in names]
+        for entry in self.consul.api("GET", "/v1/kv/locks/", params={"recurse": ""}):
+            if entry.get("Session") and entry["Key"].removeprefix("locks/") in names:
+                held.append(f"lock {entry['Key']}")
+        if nodes:
+            held += [f"node {n['Node']}" for n in self.consul.nodes() if n["Node"] in names]
+        for zone_id in (self.zone_id, self.reverse_zone_id):
+            for page in self._route53.get_paginator("list_resource_record_sets").paginate(HostedZoneId=zone_id):
+                for record in page["ResourceRecordSets"]:
+                    values = [r["Value"] for r in record["ResourceRecords"]]
+                    if names & {record["Name"].split(".")[0], *(v.split(".")[0] for v in values)}:
+                        held.append(f"{record['Type']} {record['Name']}")
+        return held
+
+    def tidy(self, dead: Iterable[Dead]) -> None:
+        """Takes the nodes out of Consul's catalog that the function was to leave there."""
+        known = {node["Node"] for node in self.consul.nodes()}
+        ops = [{"Node": {"Verb": "delete", "Node": {"Node": one.name}}} for one in dead if one.name in known]
+        for some in chunks(ops, 64):
+            self.consul.api("PUT", "/v1/txn", json=some)
+
+    def reset_calls(self) -> None:
+        """Counts from nought."""
+        self.aws.reset_calls()
+        self.chef_door.requests.clear()
+        self.consul_door.requests.clear()
+
+    def _launch(self, number: int) -> Iterator[Instance]:
+        ec2 = self.aws.client("ec2")
+        backend = ec2_backends[self.aws.account][self.aws.region]
+        for some in chunks(range(number), 500):
+            made = ec2.run_instances(
+                ImageId="ami-12c6146b",
+                InstanceType="t3.micro",
+                MinCount=len(some),
+                MaxCount=len(some),
+                SubnetId=self.aws.subnet_id,
+            )
+            for raw in made["Instances"]:
+                name = self._name()
+                backend.create_tags([raw["InstanceId"]], {"Name": name})
+                facts = Facts(
+                    "ec2",
+                    account_id=self.aws.account,
+                    region=self.aws.region,
+                    vpc_id=raw["VpcId"],
+                    private_ips=(raw["PrivateIpAddress"],),
+                    private_dns_names=(raw["PrivateDnsName"],),
+                    tags={"Name": name},
+                )
+                yield Instance(raw["InstanceId"], state="running").learn(facts)
+
+    def _name(self) -> str:
+        # Spread over the zone, which is the worst case: names in a row are listed together.
+        return f"{self._random.getrandbits(48):012x}"
+
+    def _zone(self, name: str) -> str:
+        zone = self._route53.create_hosted_zone(Name=name, CallerReference=name)["HostedZone"]
+        return str(zone["Id"]).rpartition("/")[2]
+
+    def _create(self, zone_id: str, records: Iterable[tuple[str, str, str]]) -> None:
+        for some in chunks(records, _CHANGES):
+            changes = [
+                {
+                    "Action": "CREATE",
+                    "ResourceRecordSet": {"Name": n, "Type": kind, "TTL": 60, "ResourceRecords": [{"Value": value}]},
+                }
+                for n, kind, value in some
+            ]
+            self._route53.change_resource_record_sets(HostedZoneId=zone_id, ChangeBatch={"Changes": changes})
+
+    def _converge(self, instance: Instance) -> None:
+        name = instance.tags["Name"]
+        client = {"name": name, "admin": False, "public_key": self._public_key}
+        self.chef.api.request("POST", "/clients", json=client)
+        ec2 = {"instance_id": instance.instance_id, "local_ipv4": instance.private_ip}
+        self.chef.create_node(name, ec2=ec2, automatic={"ipaddress": instance.private_ip})
+
+    def _run_agent(self, instance: Instance) -> None:
+        """A node with an agent of its own, which has died."""
+        name = instance.tags["Name"]
+        agent = self.consul.add_agent(name, meta={"instance_id": instance.instance_id})
+        session = self.consul.create_session(name)
+        self.consul.acquire(f"locks/{name}", session)
+        agent.kill()
+        self.consul.wait_for_status(name, "failed")
+
+    def _join(self, instances: Iterable[Instance]) -> None:
+        instances = list(instances)
+        nodes: list[dict[str, Any]] = [
+            {
+                "Node": {
+                    "Verb": "set",
+                    "Node": {
+                        "Node": i.tags["Name"],
+                        "Address": i.private_ip,
+                        "Meta": {"instance_id": i.instance_id},
+                    },
+                }
+            }
+            for i in instances
+        ]
+        for some in chunks(nodes, 64):
+            self.consul.api("PUT", "/v1/txn", json=some)
+        locks: list[dict[str, Any]] = []
+        for instance in instances:
+            name = instance.tags["Name"]
+            session = self.consul.create_session(name)
+            locks.append({"KV": {"Verb": "lock", "Key": f"locks/{name}", "Value": "", "Session": session}})
+        for some in chunks(locks, 64):
+            self.consul.api("PUT", "/v1/txn", json=some)
+
+
+def batch(dead: Iterable[Dead]) -> dict[str, Any]:
+    """The SQS event of these terminations."""
+    return {
+        "Records": [
+            {
+                "messageId": f"m-{one.instance_id}",
+                "receiptHandle": f"r-{one.instance_id}",
+                "body": json.dumps(one.event),
+                "attributes": {"ApproximateReceiveCount": "1"},
+                "eventSource": "aws:sqs",
+            }
+            for one in dead
+        ]
+    }
+
+
+def make_table(client: Any) -> None:
+    """As the module makes it."""
+    client.create_table(
+        TableName=TABLE,
+        BillingMode="PAY_PER_REQUEST",
+        KeySchema=[{"AttributeName": "instance_id", "KeyType": "HASH"}],
+        AttributeDefinitions=[
+            {"AttributeName": "instance_id", "AttributeType": "S"},
+            {"AttributeName": "living", "AttributeType": "S"},
+        ],
+        GlobalSecondaryIndexes=[
+            {
+                "IndexName": "living",
+                "KeySchema": [
+                    {"AttributeName": "living", "KeyType": "HASH"},
+                    {"AttributeName": "instance_id", "KeyType": "RANGE"},
+                ],
+                "Projection": {"ProjectionType": "ALL"},
+            }
+        ],
+    )
+
+
+def _pointer(address: str) -> str:
+    return ipaddress.ip_address(address).reverse_pointer
