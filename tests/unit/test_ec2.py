@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from botocore.exceptions import ClientError, ReadTimeoutError
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -242,10 +243,24 @@ def test_an_interface_that_bears_an_address_in_another_form_is_found() -> None:
     assert set(ec2.interfaces(["10.0.0.5", "54.1.2.3", "2001:db8::5"])) == {"10.0.0.5", "54.1.2.3", "2001:db8::5"}
 
 
-@pytest.mark.parametrize("error", [AccessError("no right"), OutOfTime("no time")])
-def test_what_no_other_question_would_cure_is_not_asked_otherwise(error: Exception) -> None:
+def refused(code: str) -> ClientError:
+    return ClientError({"Error": {"Code": code, "Message": "so it is"}}, "DescribeNetworkInterfaces")
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (AccessError("no right"), AccessError),
+        (OutOfTime("no time"), OutOfTime),
+        (TransientError("no connection"), TransientError),
+        (refused("RequestLimitExceeded"), TransientError),
+        (refused("InternalError"), TransientError),
+        (ReadTimeoutError(endpoint_url="http://x"), TransientError),
+    ],
+)
+def test_what_no_other_question_would_cure_is_not_asked_otherwise(error: Exception, kind: type[Exception]) -> None:
     client = CannedClient({"describe_network_interfaces": error})
-    with pytest.raises(type(error)):
+    with pytest.raises(kind):
         BotoEc2(client).interfaces(["10.0.0.5"])
     assert len(client.asked) == 1
 
@@ -254,7 +269,7 @@ def test_a_filter_that_the_endpoint_does_not_know_is_done_without() -> None:
     raw = {"NetworkInterfaceId": "eni-1", "PrivateIpAddress": "10.0.0.5"}
 
     def answer(request: Mapping[str, Any]) -> Any:
-        return TransientError("InvalidParameterValue") if request["Filters"] else [{"NetworkInterfaces": [raw]}]
+        return refused("InvalidParameterValue") if request["Filters"] else [{"NetworkInterfaces": [raw]}]
 
     ec2 = BotoEc2(CannedClient({"describe_network_interfaces": answer}))
     assert set(ec2.interfaces(["10.0.0.5", "10.0.0.6"])) == {"10.0.0.5"}

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ec2_decommission.clients.ec2 import LivingInEc2
+from ec2_decommission.clients.route53 import ChangeRefusedError
 from ec2_decommission.config import Route53Settings
 from ec2_decommission.deadline import Deadline
 from ec2_decommission.errors import AccessError, ConfigurationError, PermanentError, TransientError
@@ -819,6 +820,31 @@ def test_one_refused_record_of_a_batch_is_found_out_and_the_others_go() -> None:
     assert [i for i in ids if not outcomes[i].removed] == [ids[7]]
     assert all(outcomes[i].errors == () for i in ids)
     assert scene.zones.values(ZONE, "web-7.example.internal", "A") == ("10.9.9.9",)
+
+
+def test_one_refused_record_of_a_thousand_costs_a_few_calls() -> None:
+    scene = fleet(1000)
+    _, outcomes = scene.run(lambda: scene.put("web-700.example.internal", "A", "10.9.9.9"))
+    assert sum(bool(o.removed) for o in outcomes.values()) == 999
+    assert all(o.errors == () for o in outcomes.values())
+    assert scene.zones.calls["ChangeResourceRecordSets"] <= 4
+
+
+def test_a_refusal_that_names_nothing_is_halved() -> None:
+    scene = fleet(64)
+    broken = scene.zones.change
+
+    def change(zone_id: str, changes: Any) -> None:
+        if any(raw["Name"].startswith("web-50.") for _, raw in changes):
+            scene.zones.calls["ChangeResourceRecordSets"] += 1
+            raise ChangeRefusedError("no")
+        broken(zone_id, changes)
+
+    scene.zones.change = change  # type: ignore[method-assign]
+    _, outcomes = scene.run()
+    assert sum(bool(o.removed) for o in outcomes.values()) == 63
+    assert [len(o.errors) for o in outcomes.values() if not o.removed] == [1]
+    assert scene.zones.calls["ChangeResourceRecordSets"] <= 1 + 2 * 6 + 2
 
 
 # Limits and faults

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from botocore.exceptions import ClientError
 
 from ..chunks import chunks
-from ..errors import AccessError, DecommissionError, OutOfTime, TransientError
+from ..errors import DecommissionError, TransientError
 from ..identity import Facts, Instance
 from ..steps.base import Interface
 from .aws import aws_errors
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 LIVING_STATES = ("pending", "running", "stopping", "stopped")
 _FILTER_VALUES = 200  # the most that EC2 takes in one filter
 _PAGE = 1000
+# https://docs.aws.amazon.com/AWSEC2/latest/APIReference/errors-overview.html
+_FILTER_REFUSED = {"InvalidParameterValue", "InvalidFilter", "FilterLimitExceeded"}
 _IDS = 100  # asked for by id at once; an answer by id has no pages
 _ID = re.compile(r"\bi-[0-9a-f]+\b")
 
@@ -177,9 +179,11 @@ class BotoEc2:
     def _interfaces_with(self, name: str, values: list[str]) -> list[Mapping[str, Any]]:
         try:
             return list(self._interfaces([{"Name": name, "Values": values}]))
-        except (AccessError, OutOfTime):
-            raise
-        except DecommissionError:
+        except DecommissionError as error:
+            cause = error.__cause__
+            code = cause.response.get("Error", {}).get("Code") if isinstance(cause, ClientError) else None
+            if code not in _FILTER_REFUSED:
+                raise
             # EC2-compatible endpoints do not know every filter: read all, and let the caller choose.
             return list(self._interfaces([]))
 

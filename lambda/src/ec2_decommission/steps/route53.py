@@ -324,14 +324,14 @@ class Route53Step:
         return tally.outcomes()
 
     def _change(self, batch: Batch, zone_id: str, records: _Records, tally: _Tally, rounds: int) -> None:
-        """Makes one change batch; where it is refused, one record set at a time, reading it again."""
+        """Makes one change batch; where it is refused, ever smaller ones, and reads again what is refused alone."""
         changes = [change for record, owners in records.items() for change in _changes(record, owners)]
         try:
             self._zones.change(zone_id, changes)
         except ChangeRefusedError as refusal:
             if len(records) > 1:
-                for record, owners in records.items():
-                    self._change(batch, zone_id, {record: owners}, tally, rounds)
+                for part in _parts(records, str(refusal)):
+                    self._change(batch, zone_id, part, tally, rounds)
                 return
             ((record, owners),) = records.items()
             if rounds > 1:
@@ -399,6 +399,19 @@ class _Tally:
         return {
             i: Outcome(tuple(self._removed[i]), tuple(self._left[i]), tuple(self._errors[i])) for i in self._removed
         }
+
+
+def _parts(records: _Records, refusal: str) -> list[_Records]:
+    """The two parts of a refused batch: what the refusal names, and the rest; else its halves.
+
+    So one record that is at fault costs a few calls, and not one for each of a thousand.
+    """
+    named = {record for record in records if f"'{record.raw.get('Name')}'" in refusal}
+    if not named or len(named) == len(records):
+        named = set(list(records)[: len(records) // 2])
+    return [
+        {record: owners for record, owners in records.items() if (record in named) == part} for part in (False, True)
+    ]
 
 
 def _by_zone(findings: Mapping[str, Finding]) -> dict[str, _Records]:
