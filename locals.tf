@@ -88,6 +88,7 @@ locals {
     sweep = !local.sweep_on ? null : {
       max_instances = var.sweep.max_instances
       max_fraction  = var.sweep.max_fraction
+      adopt         = var.sweep.adopt
     }
 
     queue = {

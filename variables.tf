@@ -528,12 +528,14 @@ variable "sweep" {
     - `schedule_expression` - When, as EventBridge writes it: `rate(1 hour)` or `cron(0 3 * * ? *)`.
     - `max_instances` - The most instances that one sweep may decommission, 1 to 10000. Above it nothing is removed, and the sweep fails visibly.
     - `max_fraction` - The same as a share of the recorded fleet, 0.001 to 1.
+    - `adopt` - Systems whose nodes may tell of instances that died before the inventory recorded them: `chef`, `consul`, or both. A node goes whose EC2 instance id neither the inventory nor EC2 knows, unless it says that it is of another account or region, converged within the last 24 hours (Chef), or has a living agent (Consul). Where a node says nothing of account and region, naming the system here vouches for it: do so only where the server serves this account and region alone, or where its nodes say where they are (Chef: `ec2.region`, the availability zone, a DNS name of EC2, `ec2.account_id`; Consul: node meta `region`, `availability_zone`, `account_id`). What is adopted counts for the brake.
   EOT
   type = object({
     enabled             = optional(bool, true)
     schedule_expression = optional(string, "rate(1 hour)")
     max_instances       = optional(number, 50)
     max_fraction        = optional(number, 0.25)
+    adopt               = optional(list(string), [])
   })
   default  = {}
   nullable = false
@@ -557,6 +559,21 @@ variable "sweep" {
   validation {
     condition     = var.sweep.max_fraction >= 0.001 && var.sweep.max_fraction <= 1
     error_message = "sweep.max_fraction is ${var.sweep.max_fraction}: it must be a share from 0.001 to 1."
+  }
+
+  validation {
+    condition     = alltrue([for source in var.sweep.adopt : contains(["chef", "consul"], source)])
+    error_message = "sweep.adopt is ${jsonencode(var.sweep.adopt)}: it may hold chef and consul, the systems whose nodes bear EC2 instance ids."
+  }
+
+  validation {
+    condition     = (!contains(var.sweep.adopt, "chef") || var.chef.enabled) && (!contains(var.sweep.adopt, "consul") || var.consul.enabled)
+    error_message = "sweep.adopt is ${jsonencode(var.sweep.adopt)}, and a step that it names is off: it would neither be asked nor cleaned up. Switch chef.enabled or consul.enabled on, or leave it out."
+  }
+
+  validation {
+    condition     = length(var.sweep.adopt) == 0 || length(var.instance_filter.include_tags) + length(var.instance_filter.exclude_tags) == 0
+    error_message = "sweep.adopt is ${jsonencode(var.sweep.adopt)} together with instance_filter: the tags of an instance that died unrecorded are not known, so no filter could tell whether it is to be handled. Leave one of them empty."
   }
 }
 

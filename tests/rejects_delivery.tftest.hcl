@@ -547,6 +547,69 @@ run "rejects_fraction_in_percent" {
   expect_failures = [var.sweep]
 }
 
+run "rejects_adoption_from_a_system_without_ec2_ids" {
+  command = plan
+
+  module {
+    source = "./tests/variables"
+  }
+
+  variables {
+    route53 = { enabled = true, zone_ids = ["Z1"], record_names = ["{tag:Name}.example.internal"] }
+    sweep   = { adopt = ["route53"] }
+  }
+
+  expect_failures = [var.sweep]
+}
+
+run "rejects_adoption_from_chef_while_its_step_is_off" {
+  command = plan
+
+  module {
+    source = "./tests/variables"
+  }
+
+  variables {
+    sweep = { adopt = ["chef"] }
+  }
+
+  expect_failures = [var.sweep]
+}
+
+run "rejects_adoption_from_consul_while_its_step_is_off" {
+  command = plan
+
+  module {
+    source = "./tests/variables"
+  }
+
+  variables {
+    chef    = { enabled = true, server_url = "https://chef.example.com", client_name = "decommission" }
+    secrets = { chef_client_key = { path = "chef" } }
+    sweep   = { adopt = ["chef", "consul"] }
+  }
+
+  expect_failures = [var.sweep]
+}
+
+run "rejects_adoption_with_a_filter_by_tags" {
+  command = plan
+
+  module {
+    source = "./tests/variables"
+  }
+
+  variables {
+    chef    = { enabled = true, server_url = "https://chef.example.com", client_name = "decommission" }
+    secrets = { chef_client_key = { path = "chef" } }
+    sweep   = { adopt = ["chef"] }
+
+    instance_filter = { exclude_tags = { keep = ["yes"] } }
+  }
+
+  expect_failures = [var.sweep]
+}
+
 run "rejects_log_retention_that_cloudwatch_does_not_know" {
   command = plan
 

@@ -144,6 +144,31 @@ run "everything_off_is_harmless" {
   }
 }
 
+run "adoption_is_off_until_it_is_asked_for" {
+  command = plan
+
+  assert {
+    condition     = output.effective_config.sweep.adopt == tolist([])
+    error_message = "Instances that nobody recorded would be adopted."
+  }
+}
+
+run "what_is_adopted_from_is_told" {
+  command = plan
+
+  variables {
+    chef    = { enabled = true, server_url = "https://chef.example.com", client_name = "decommission" }
+    consul  = { enabled = true, url = "https://consul.example.internal:8501" }
+    secrets = { chef_client_key = { path = "chef" } }
+    sweep   = { adopt = ["chef", "consul"] }
+  }
+
+  assert {
+    condition     = output.effective_config.sweep.adopt == tolist(["chef", "consul"]) && local.config.sweep.adopt == tolist(["chef", "consul"])
+    error_message = jsonencode(output.effective_config.sweep)
+  }
+}
+
 run "without_the_inventory_there_is_no_sweep_and_no_need_of_running" {
   command = plan
 
