@@ -118,7 +118,7 @@ run "everything_off_is_harmless" {
     alarms    = { enabled = false }
     dashboard = { enabled = false }
     custom_steps = {
-      mine = { source_dir = "lambda/src", enabled = false }
+      mine = { source_dir = "lambda/src/ec2_decommission", enabled = false }
     }
   }
 
