@@ -148,7 +148,7 @@ run "adoption_is_off_until_it_is_asked_for" {
   command = plan
 
   assert {
-    condition     = output.effective_config.sweep.adopt == tolist([])
+    condition     = length(output.effective_config.sweep.adopt) == 0
     error_message = "Instances that nobody recorded would be adopted."
   }
 }
@@ -161,10 +161,12 @@ run "what_is_adopted_from_is_told" {
     consul  = { enabled = true, url = "https://consul.example.internal:8501" }
     secrets = { chef_client_key = { path = "chef" } }
     sweep   = { adopt = ["chef", "consul"] }
+
+    kms_key_arn = "arn:aws:kms:eu-west-1:123456789012:key/11111111-2222-3333-4444-555555555555"
   }
 
   assert {
-    condition     = output.effective_config.sweep.adopt == tolist(["chef", "consul"]) && local.config.sweep.adopt == tolist(["chef", "consul"])
+    condition     = join(",", output.effective_config.sweep.adopt) == "chef,consul" && join(",", local.config.sweep.adopt) == "chef,consul"
     error_message = jsonencode(output.effective_config.sweep)
   }
 }
