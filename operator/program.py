@@ -402,14 +402,19 @@ def _sweep(found: Deployment, options: argparse.Namespace) -> int:
         raise Problem(f"No sweep was run: {report.get('note') or 'the function does not say why'}.")
     if _braked(report, accept):
         more = ["--accept", *gone] if len(gone) <= _SHORT_COMMAND else ["--accept-listed"]
+        went = set(gone) & set(accept)
         raise Problem(
-            f"The brake: {len(gone)} are gone, and one sweep may remove {report['sweep']['allowed']}. Nothing was "
-            f"removed. If all of these are really gone, say so:\n  {_line(options, 'sweep', *more)}",
+            f"The brake: {len(gone) + _left_off(report)} are gone, and one sweep may remove "
+            f"{report['sweep']['allowed']}. "
+            + (f"Only the {len(went)} accepted ones go. " if went else "Nothing was removed. ")
+            + f"If all of these are really gone, say so:\n  {_line(options, 'sweep', *more)}",
             FAILED,
         )
     if report["dry_run"] and not options.dry_run and gone:
         raise Problem("Nothing was removed: the module is set to dry_run = true.", FAILED)
-    return FAILED if function.failed(report) else 0
+    if function.failed(report):
+        raise Problem(f"The sweep failed: {'; '.join(report.get('errors', []))}", FAILED)
+    return 0
 
 
 def _ids_of(path: str | None) -> list[str]:
@@ -434,9 +439,17 @@ def _gone(report: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys([*seen.get("gone", []), *seen.get("adopted", [])]))
 
 
+def _left_off(report: Mapping[str, Any]) -> int:
+    """How many more are gone than the report lists."""
+    more = (report.get("sweep") or {}).get("left_off", {})
+    return int(more.get("gone", 0)) + int(more.get("adopted", 0))
+
+
 def _braked(report: Mapping[str, Any], accept: Sequence[str]) -> bool:
     seen = report.get("sweep") or {}
-    return bool(report.get("errors")) and len(set(_gone(report)) - set(accept)) > seen.get("allowed", 0)
+    unconfirmed = len(set(_gone(report)) - set(accept)) + _left_off(report)
+    # A sweep that goes on in another invocation has not come to the brake yet.
+    return bool(report.get("errors")) and not seen.get("goes_on") and unconfirmed > seen.get("allowed", 0)
 
 
 def _print_sweep(found: Deployment, report: Mapping[str, Any]) -> None:
@@ -456,6 +469,8 @@ def _print_sweep(found: Deployment, report: Mapping[str, Any]) -> None:
             ]
             print(f"\nGone: {len(gone)}")
             print(table(("INSTANCE", "FOUND BY", "NAME", "ADDRESS", "LAUNCHED"), rows))
+            if _left_off(report):
+                print(f"  and {_left_off(report)} more, which the report does not list")
         else:
             print("Nothing is gone that nobody told.")
         left = seen.get("not_adopted", [])
@@ -463,9 +478,14 @@ def _print_sweep(found: Deployment, report: Mapping[str, Any]) -> None:
             print(f"\nNot adopted: {len(left)}")
             rows = [(x.get("id") or "", x.get("source"), x.get("target"), x.get("reason")) for x in left]
             print(table(("INSTANCE", "SOURCE", "TARGET", "REASON"), rows))
-    for line in (*(() if seen else report.get("errors", [])), report.get("note")):
-        if line:
-            print(f"  {line}")
+        if seen.get("goes_on"):
+            print(
+                f"\nThe sweep goes on in other invocations, and what it finds is in the log {found.log_group_name}."
+            )
+        if seen.get("trouble"):
+            print(f"\nNot all could be looked at: {seen['trouble']}")
+    if report.get("note"):
+        print(f"  {report['note']}")
 
 
 def _known(found: Deployment, instance_ids: Sequence[str]) -> dict[str, dict[str, Any]]:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import pty
+import subprocess
+import sys
+
 import pytest
 
-from tests.operator.conftest import NAME, TABLE, Site
+from tests.operator.conftest import NAME, ROOT, TABLE, Site
 
 pytestmark = pytest.mark.servers
 
@@ -137,3 +142,25 @@ def test_status_tells_queue_dead_letters_alarms_switches_and_the_last_sweep(site
     assert (document["sweep"]["living"], document["sweep"]["gone"]) == (1, [lost.id])
     assert document["config"] == {"dry_run": False, "steps": ["route53"], "inventory": True, "sweep": True}
     assert living.id not in ran.out
+
+
+def test_at_a_terminal_it_shows_what_would_go_and_waits_for_a_yes(site: Site) -> None:
+    dead = site.launch("web-1")
+    site.aws.terminate(dead.id, emit=False)
+    for answer, status, left in (("n", 2, ["web-1"]), ("y", 0, [])):
+        terminal, its_end = pty.openpty()
+        os.write(terminal, f"{answer}\n".encode())
+        done = subprocess.run(
+            [sys.executable, str(ROOT / "operator"), *site.arguments, "decommission", dead.id],
+            stdin=its_end,
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, **site.aws.environ()},
+            timeout=60,
+        )
+        os.close(terminal)
+        os.close(its_end)
+        assert (done.returncode, site.names()) == (status, left), done.stderr
+        assert f"{dead.id}: this would be removed" in done.stdout
+        assert "Remove it? [y/N]" in done.stderr

@@ -82,4 +82,4 @@ def test_a_sweep_that_fails_tells_why(site: Site) -> None:
     with site.aws.fault(denied):
         ran = site.operator("sweep")
     assert ran.status == 1
-    assert "denies the function's role the right to describe instances" in ran.out
+    assert "denies the function's role the right to describe instances" in ran.err
