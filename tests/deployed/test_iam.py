@@ -19,10 +19,12 @@ from botocore.exceptions import ClientError
 from moto.ec2.models import ec2_backends
 from moto.sqs.models import sqs_backends
 
+from ec2_decommission.metrics import NAMESPACE
 from testbed import aws_iam
 from testbed.aws import Credentials, LaunchedInstance
 from testbed.platform import ZONE
 from tests.deployed.conftest import NAME, Deployed
+from tests.fakes.emf import Point, is_metrics, read
 
 pytestmark = pytest.mark.servers
 
@@ -38,6 +40,8 @@ ALLOWED = [
     "WriteLogs",
 ]
 FOR_LAMBDA = ["AttachToVpc", "CodeMayNotAttachToVpc"]
+# Without these the function's code does not run, or nobody hears it.
+SEEN_BY_LAMBDA_ONLY = {"TakeEvents", "WriteLogs"}
 # Lambda asks for it when it maps the queue; the code never calls it.
 LAMBDA_ASKS_FOR = {"sqs:GetQueueAttributes"}
 
@@ -49,6 +53,10 @@ class Story:
     """What the main events led to."""
 
     text: list[str] = field(default_factory=list)
+
+    @property
+    def metrics(self) -> list[Point]:
+        return read([line for line in self.text if is_metrics(line)])
 
     @property
     def denied(self) -> dict[str, set[str]]:
@@ -175,12 +183,29 @@ def test_with_all_of_them_nothing_is_denied_and_each_action_is_used(deployed: De
 def test_without_a_statement_something_breaks_and_names_the_right(deployed: Deployed, sid: str) -> None:
     statement = statements(deployed)[sid]
     with without(deployed, sid):
-        denied = main_events(deployed).denied
+        story = main_events(deployed)
+    denied = story.denied
     assert denied, f"nothing needs {sid}"
     assert set(denied) <= {action.lower() for action in actions_of(statement)}
     resources = {resource for found in denied.values() for resource in found if resource}
     named = statement["Resource"] if isinstance(statement["Resource"], list) else [statement["Resource"]]
     assert all(aws_iam._any_like(named, resource) for resource in resources), resources
+    if sid not in SEEN_BY_LAMBDA_ONLY:
+        # A person is told at once, and not when the tries are used up.
+        assert sum(sum(point.values) for point in story.metrics if point.name == "ConfigurationErrors") > 0
+
+
+def test_the_alarms_watch_what_the_function_writes(deployed: Deployed) -> None:
+    with without(deployed, "ReadAndChangeRecords"):
+        written = {(p.namespace, p.name, tuple(p.dimensions.items())) for p in main_events(deployed).metrics}
+    alarms = deployed.platform.aws.client("cloudwatch").describe_alarms(AlarmNamePrefix=f"{NAME}-")["MetricAlarms"]
+    watched = {
+        (alarm["Namespace"], alarm["MetricName"], tuple((d["Name"], d["Value"]) for d in alarm["Dimensions"]))
+        for alarm in alarms
+        if alarm["Namespace"] == NAMESPACE
+    }
+    assert {name for _, name, _ in watched} == {"ConfigurationErrors", "SweepBraked", "SweepFailed", "UnfinishedAge"}
+    assert watched <= written
 
 
 def test_without_its_rights_lambda_cannot_attach_the_function_to_the_vpc(deployed: Deployed) -> None:
