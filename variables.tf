@@ -898,7 +898,7 @@ variable "custom_steps" {
     - `source_dir` - Directory with the step's Python code, `__init__.py` at least. It is packaged with the rest.
     - `enabled` - Whether the step runs.
     - `settings` - What the step is given, key to value. No secrets: the function's configuration is readable by whoever may read the function.
-    - `secrets` - What the step is given in secret, by name: references into Vault, as in the input `secrets`. No other step is given them.
+    - `secrets` - What the step is given in secret, by name: references into Vault (`mount`, `path`, `field`, `version`), as in the input `secrets`. No other step is given them.
     - `requirements_file` - Pinned and hashed requirements that are packaged too.
     - `iam_statements` - What the function is allowed for the step's sake: `actions`, `resources` and `conditions` (`test`, `variable`, `values`).
   EOT
