@@ -1,26 +1,115 @@
-"""The README's tables are held against the module."""
+"""The README's tables and its example are held against the module, in both directions."""
 
 from __future__ import annotations
 
 import re
+from functools import cache
 from pathlib import Path
+from typing import Any
+
+import hcl2
+import pytest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+README = (ROOT / "README.md").read_text()
 
 
 def declared(file: str, kind: str) -> set[str]:
     return set(re.findall(rf'^{kind} "(\w+)"', (ROOT / file).read_text(), re.MULTILINE))
 
 
-def tabled(section: str) -> set[str]:
-    text = (ROOT / "README.md").read_text().split(f"\n## {section}\n")[1].split("\n## ")[0]
-    rows = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
-    return {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+def rows(section: str) -> dict[str, list[str]]:
+    """The cells of a table by each name in its first column."""
+    text = README.split(f"\n## {section}\n")[1].split("\n## ")[0]
+    found = {}
+    for line in text.splitlines():
+        if line.startswith("| `"):
+            cells = [cell.strip() for cell in line.strip("|").split("|")]
+            found.update(dict.fromkeys(re.findall(r"`(\w+)`", cells[0]), cells))
+    return found
 
 
-def test_every_input_is_in_the_readme() -> None:
-    assert tabled("Inputs") == declared("variables.tf", "variable")
+@cache
+def variable(name: str) -> str:
+    """The block of an input."""
+    text = (ROOT / "variables.tf").read_text()
+    return re.split(r"^}$", text.split(f'variable "{name}" {{\n')[1], maxsplit=1, flags=re.MULTILINE)[0]
 
 
-def test_every_output_is_in_the_readme() -> None:
-    assert tabled("Outputs") == declared("outputs.tf", "output")
+def attributes(name: str) -> dict[str, str]:
+    """The attributes of an object's own level with their types; none where the input is no object."""
+    match = re.search(r"^  type = object\(\{\n(.*?)^  \}\)", variable(name), re.MULTILINE | re.DOTALL)
+    return dict(re.findall(r"^    (\w+) += (.+)$", match[1], re.MULTILINE)) if match else {}
+
+
+INPUTS = sorted(declared("variables.tf", "variable"))
+
+
+def test_every_input_is_in_the_readme_and_no_other() -> None:
+    assert sorted(rows("Inputs")) == INPUTS
+
+
+def test_every_output_is_in_the_readme_and_no_other() -> None:
+    assert set(rows("Outputs")) == declared("outputs.tf", "output")
+
+
+@pytest.mark.parametrize("name", INPUTS)
+def test_every_attribute_of_an_input_is_in_its_row_and_no_other(name: str) -> None:
+    known = set(attributes(name))
+    told = set(re.findall(r"`([a-z0-9_]+)`", rows("Inputs")[name][2]))
+    if known:
+        assert told == known
+
+
+@pytest.mark.parametrize("name", INPUTS)
+def test_the_default_is_that_of_the_module(name: str) -> None:
+    told = rows("Inputs")[name][1].strip("`")
+    enabled = re.search(r"optional\(bool, (true|false)\)", attributes(name).get("enabled", ""))
+    if enabled:
+        assert told == {"true": "on", "false": "off"}[enabled[1]]
+    else:
+        [default] = re.findall(r"^  default +=\s*(.+)$", variable(name), re.MULTILINE)
+        assert told == default
+
+
+@pytest.mark.parametrize("name", INPUTS)
+def test_a_value_in_brackets_is_the_default_of_its_attribute(name: str) -> None:
+    for attribute, value in re.findall(r"`(\w+)` \((true|false|[\d.]+)\b", rows("Inputs")[name][2]):
+        assert f", {value})" in attributes(name)[attribute]
+
+
+@pytest.mark.parametrize("name", INPUTS)
+def test_the_description_of_an_object_tells_of_each_attribute(name: str) -> None:
+    block = variable(name)
+    described = set(re.findall(r"^    - ((?:`\w+`(?:, )?)+) - ", block, re.MULTILINE))
+    told = {attribute for names in described for attribute in re.findall(r"`(\w+)`", names)}
+    assert set(attributes(name)) <= told
+
+
+def test_the_rights_of_a_step_are_those_that_the_module_grants_for_it() -> None:
+    iam = (ROOT / "iam.tf").read_text()
+    for step in ("route53", "chef", "consul"):
+        told = set(re.findall(rf"`({step}:\w+)`", rows("What is removed, and what counts as proof")[step][3]))
+        assert told == set(re.findall(rf'"({step}:\w+)"', iam))
+
+
+def test_the_example_is_one_that_the_module_takes() -> None:
+    text = README.split("```hcl\n")[1].split("```")[0]
+    [module] = hcl2.loads(text)["module"]
+    call: dict[str, Any] = next(iter(module.values()))
+    given = {key: value for key, value in call.items() if key != "source" and not key.startswith("__")}
+    assert set(given) <= set(INPUTS)
+    for name, value in given.items():
+        if isinstance(value, dict):
+            assert {key for key in value if not key.startswith("__")} <= set(attributes(name))
+
+
+def test_the_versions_that_it_needs_are_those_of_the_module() -> None:
+    versions = (ROOT / "versions.tf").read_text()
+    terraform, provider = re.findall(r'version\s*=\s*"(>= [\d.]+)"', versions)
+    assert f"Needs Terraform `{terraform}` and the AWS provider `{provider}`" in " ".join(README.split())
+
+
+def test_every_document_and_example_is_told_of() -> None:
+    linked = set(re.findall(r"\]\(([^)#]+)", README))
+    assert {f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")} <= linked
