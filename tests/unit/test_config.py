@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ec2_decommission.config import Config, CustomStepSettings, InstanceFilter
+from ec2_decommission.config import Config, CustomStepSettings, InstanceFilter, SweepSettings
 from ec2_decommission.errors import ConfigurationError
 from ec2_decommission.templates import Template
 
@@ -79,6 +79,13 @@ def test_reads_all_of_it() -> None:
     assert config.custom_steps == {"mine": CustomStepSettings({"a": "b"}, ("token",))}
 
 
+def test_what_is_adopted_from() -> None:
+    config = parse(sweep={"adopt": ["consul", "chef", "consul"]}, instance_filter={"include_tags": {}})
+    assert config.sweep
+    assert config.sweep.adopt == ("consul", "chef")
+    assert SweepSettings().adopt == ()
+
+
 def test_what_is_off_is_null_or_absent() -> None:
     minimal = Config.parse('{"name": "x"}')
     nulls = Config.parse(json.dumps({**dict.fromkeys(FULL), "name": "x"}))
@@ -121,6 +128,10 @@ def test_what_is_off_is_null_or_absent() -> None:
             "include_tags: expected an object whose values are lists",
         ),
         ({"sweep": {"max_fraction": 2}}, "sweep.max_fraction: expected a number from 0.001 to 1, found 2"),
+        ({"sweep": {"adopt": ["chef", "route53"]}}, 'sweep.adopt: expected some of chef, consul, found ["route53"]'),
+        ({"sweep": {"adopt": "chef"}}, "sweep.adopt: expected a list of texts"),
+        ({"sweep": {"adopt": ["consul"]}, "consul": None}, "sweep.adopt: names consul, and the step consul is off"),
+        ({"sweep": {"adopt": ["chef"]}}, "sweep.adopt: needs instance_filter to be empty"),
         ({"queue": {"url": ""}}, "queue.url: expected a text that is not empty"),
         ({"custom_steps": {"mine": {"setings": {}}}}, "unknown key setings"),
     ],
