@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -28,6 +28,7 @@ from testbed.aws_patches import log_result, logging_config
 from testbed.runtime import Invocation, LambdaRuntime
 
 _RECEIVE_LIMIT = 10  # of one ReceiveMessage
+_FAR_MILLISECONDS = 86_400_000
 # https://docs.aws.amazon.com/lambda/latest/dg/invocation-async-error-handling.html
 _ASYNCHRONOUS_TRIES = 3
 
@@ -42,9 +43,33 @@ class DeployedInvocation(Invocation):
     """Why Lambda could not write the log, as the role's rights or the log group were missing."""
 
 
+@dataclass(frozen=True)
+class Network:
+    """Where an execution environment stands: it finds other servers there under the deployed addresses.
+
+    `addresses` gives each address in the function's variables, such as a URL, the one that is reached in its place;
+    `environment` holds variables besides, such as the AWS SDK's AWS_ENDPOINT_URL_EC2. Each network has environments
+    of its own, which are told apart by its name.
+    """
+
+    name: str
+    addresses: Mapping[str, str] = field(default_factory=dict, hash=False)
+    environment: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+    def variables(self, deployed: Mapping[str, str]) -> dict[str, str]:
+        """The function's variables as they are in this network."""
+        found = dict(deployed)
+        for before, here in self.addresses.items():
+            found = {name: value.replace(before, here) for name, value in found.items()}
+        return {**self.environment, **found}
+
+
+_ORDINARY = Network("")
+
+
 @dataclass
 class _Environments:
-    """The warm execution environments of one version of one function."""
+    """The warm execution environments of one version of one function in one network."""
 
     fingerprint: str
     idle: list[LambdaRuntime] = field(default_factory=list)
@@ -69,7 +94,7 @@ class LambdaService:
         self.invocations: list[DeployedInvocation] = []
         self.extra_environment = dict(extra_environment or {})
         self._run_directory = run_directory
-        self._environments: dict[str, _Environments] = {}
+        self._environments: dict[tuple[str, str], _Environments] = {}  # by function and network
         self._lock = threading.Lock()
         self._background = ThreadPoolExecutor(max_workers=4, thread_name_prefix="lambda-event")
         aws.invoker = self._invoker
@@ -80,14 +105,20 @@ class LambdaService:
         """Runs the deployed function once and tells all about it (an `Invoke` over HTTP tells less)."""
         return self.run(self._function(function_name), payload)
 
-    def run(self, function: LambdaFunction, payload: Any, request_id: str | None = None) -> DeployedInvocation:
+    def run(
+        self,
+        function: LambdaFunction,
+        payload: Any,
+        request_id: str | None = None,
+        network: Network = _ORDINARY,
+    ) -> DeployedInvocation:
         """Runs it in an idle warm environment, or in a new one, as Lambda scales."""
-        environments, runtime = self._take(function)
+        environments, runtime = self._take(function, network)
         try:
             ran = runtime.invoke(payload, timeout=float(function.timeout), request_id=request_id)
         finally:
             with self._lock:
-                if self._environments.get(function.function_arn) is environments:
+                if self._environments.get((function.function_arn, network.name)) is environments:
                     environments.idle.append(runtime)
         log_error = self._write_log(function, ran)
         done = DeployedInvocation(
@@ -102,14 +133,14 @@ class LambdaService:
         function = self._function(function_name)
         return self.aws.role_credentials(function.role, function_name, source_function_arn=function.function_arn)
 
-    def environments(self, function_name: str) -> list[LambdaRuntime]:
+    def environments(self, function_name: str, network: Network = _ORDINARY) -> list[LambdaRuntime]:
         """The function's execution environments."""
-        found = self._environments.get(self._function(function_name).function_arn)
+        found = self._environments.get((self._function(function_name).function_arn, network.name))
         return list(found.all) if found else []
 
-    def kill(self, function_name: str) -> None:
+    def kill(self, function_name: str, network: Network = _ORDINARY) -> None:
         """Kills the function's processes, in the middle of what they do; may be called from a fault hook."""
-        for runtime in self.environments(function_name):
+        for runtime in self.environments(function_name, network):
             runtime.kill()
 
     def forget_environments(self) -> None:
@@ -145,14 +176,15 @@ class LambdaService:
     def _function(self, name: str) -> LambdaFunction:
         return lambda_backends[self.aws.account][self.aws.region].get_function(name, None)
 
-    def _take(self, function: LambdaFunction) -> tuple[_Environments, LambdaRuntime]:
+    def _take(self, function: LambdaFunction, network: Network) -> tuple[_Environments, LambdaRuntime]:
         fingerprint = _fingerprint(function)
+        key = function.function_arn, network.name
         with self._lock:
-            known = self._environments.get(function.function_arn)
+            known = self._environments.get(key)
             stale: list[LambdaRuntime] = []
             if known is None or known.fingerprint != fingerprint:
                 stale = known.all if known else []
-                known = self._environments[function.function_arn] = _Environments(fingerprint)
+                known = self._environments[key] = _Environments(fingerprint)
             if known.idle:
                 return known, known.idle.pop()
         for runtime in stale:
@@ -160,7 +192,7 @@ class LambdaService:
         runtime = LambdaRuntime(
             function.code_bytes,
             str(function.handler),
-            {**self.extra_environment, **function.environment_vars},
+            {**self.extra_environment, **network.variables(function.environment_vars)},
             str(function.run_time).removeprefix("python"),
             credentials=self.aws.environ(self.code_credentials(function.function_name)),
             function_name=function.function_name,
@@ -256,6 +288,7 @@ class EventSourcePoller:
     def __init__(self, service: LambdaService) -> None:
         self.service = service
         self.aws = service.aws
+        self._receiving = threading.Lock()
 
     def drain(self, max_rounds: int = 100, *, skip_delays: bool = False) -> list[Batch]:
         """Hands out batches until no queue has a visible message, or for so many rounds.
@@ -277,6 +310,37 @@ class EventSourcePoller:
         """One batch for every enabled mapping whose queue has visible messages."""
         mappings = [mapping for mapping in self._mappings() if mapping.enabled]
         return [batch for mapping in mappings if (batch := self._poll(mapping)) is not None]
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Nothing is received meanwhile: what is sent now is not handed out with what another thread asks for."""
+        with self._receiving:
+            yield
+
+    def deliver(self, message_ids: Collection[str], network: Network = _ORDINARY) -> Batch:
+        """One batch of these messages and no others, whatever their delays; may be called by several threads.
+
+        Raises LookupError where not all of them are there to be received.
+        """
+        [mapping] = [mapping for mapping in self._mappings() if self._holds(mapping, message_ids)]
+        [queue] = self._queues(_queue_name(mapping))
+        with self._receiving:
+            others = [(m, m.visible_at, m.delayed_until) for m in queue._messages if m.id not in message_ids]
+            for message in queue._messages:
+                chosen = message.id in message_ids
+                message.visible_at = message.delayed_until = 0 if chosen else unix_time_millis() + _FAR_MILLISECONDS
+            try:
+                batch = self._begin(mapping)
+            finally:
+                for message, visible_at, delayed_until in others:
+                    message.visible_at, message.delayed_until = visible_at, delayed_until
+        got = {message["MessageId"] for message in batch}
+        if got != set(message_ids):
+            raise LookupError(f"not received: {', '.join(sorted(set(message_ids) - got))}")
+        return self._finish(mapping, batch, network)
+
+    def _holds(self, mapping: EventSourceMapping, message_ids: Collection[str]) -> bool:
+        return any(message["id"] in message_ids for message in self.messages(_queue_name(mapping)))
 
     def skip_delays(self, queue_name: str | None = None) -> None:
         """Makes every delayed or invisible message visible now."""
@@ -312,16 +376,27 @@ class EventSourcePoller:
     # ------------------------------------------------------------ one batch
 
     def _poll(self, mapping: EventSourceMapping) -> Batch | None:
+        with self._receiving:
+            messages = self._begin(mapping)
+        return self._finish(mapping, messages, _ORDINARY) if messages else None
+
+    def _begin(self, mapping: EventSourceMapping) -> list[dict[str, Any]]:
+        sqs, url = self._queue_of(mapping)
+        return self._receive(sqs, url, mapping.batch_size)
+
+    def _queue_of(self, mapping: EventSourceMapping) -> tuple[Any, str]:
+        """As the function's role: Lambda can read the queue only as far as the role can."""
+        credentials = self.service._role_credentials(
+            self.service._function(mapping.function_arn), "event-source-mapping"
+        )
+        url = f"{self.aws.endpoint}/{self.aws.account}/{_queue_name(mapping)}"
+        return self.aws.client("sqs", credentials, retries=2), url
+
+    def _finish(self, mapping: EventSourceMapping, messages: list[dict[str, Any]], network: Network) -> Batch:
         function = self.service._function(mapping.function_arn)
-        # As the function's role: Lambda can read the queue only as far as the role can.
-        sqs = self.aws.client("sqs", self.service._role_credentials(function, "event-source-mapping"), retries=2)
-        queue_name = mapping.event_source_arn.rpartition(":")[2]
-        url = f"{self.aws.endpoint}/{self.aws.account}/{queue_name}"
-        messages = self._receive(sqs, url, mapping.batch_size)
-        if not messages:
-            return None
+        sqs, url = self._queue_of(mapping)
         records = [_record(message, mapping.event_source_arn, self.aws.region) for message in messages]
-        ran = self.service.run(function, {"Records": records})
+        ran = self.service.run(function, {"Records": records}, network=network)
         returned = _failed_ids(mapping, ran, [message["MessageId"] for message in messages])
         done = [message for message in messages if message["MessageId"] not in returned]
         for start in range(0, len(done), _RECEIVE_LIMIT):
@@ -331,7 +406,7 @@ class EventSourcePoller:
             ]
             sqs.delete_message_batch(QueueUrl=url, Entries=entries)
         ids = [message["MessageId"] for message in messages]
-        return Batch(queue_name, function.function_name, ids, ran, sorted(returned))
+        return Batch(_queue_name(mapping), function.function_name, ids, ran, sorted(returned))
 
     def _receive(self, sqs: Any, url: str, batch_size: int) -> list[dict[str, Any]]:
         messages: list[dict[str, Any]] = []
@@ -357,6 +432,10 @@ class EventSourcePoller:
     def _queues(self, name: str | None) -> list[Queue]:
         queues = sqs_backends[self.aws.account][self.aws.region].queues
         return list(queues.values()) if name is None else [queues[name]]
+
+
+def _queue_name(mapping: EventSourceMapping) -> str:
+    return str(mapping.event_source_arn.rpartition(":")[2])
 
 
 def _make_older(message: Message, milliseconds: float) -> None:

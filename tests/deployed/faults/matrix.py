@@ -1,0 +1,260 @@
+"""The fault matrix: every fault of every system, at the first try of an event and at its retry.
+
+For each variant of a fault two instances die and their replacement, of the same name, lives. One of the two comes
+for the first time while the fault is in force. The other had a first try that failed, as its system was not
+available, and meets the fault in its retry. Both are in one batch, with a message that is not concerned.
+"""
+
+from __future__ import annotations
+
+import json
+import traceback
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+from testbed.lambda_service import Batch
+from tests.deployed.conftest import NAME, Deployed, report_of, step_of
+from tests.deployed.faults.faults import HANGS, Variant, down, variants
+from tests.deployed.faults.fleet import Family, Fleet, Light
+from tests.deployed.faults.lane import SYSTEMS, Lane, messages_of, send
+
+FIRST, RETRY = "first try", "retry"
+TRIES = (FIRST, RETRY)
+STEPS = ("route53", "chef", "consul")
+# The steps that fail with each system. EC2 and DynamoDB stand behind all of them.
+FAILING = {"Chef": {"chef"}, "Consul": {"consul"}, "Route 53": {"route53"}, "KMS": {"chef", "consul"}}
+_SPARE_SECONDS = 5  # that an invocation at the least leaves of Lambda's time
+
+
+@dataclass
+class Cell:
+    """One cell of the matrix. It is green while `problems` is empty."""
+
+    system: str
+    fault: str
+    attempt: str
+    variants: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    seconds: float = 0.0  # of the longest invocation under the fault
+    reasons: list[str] = field(default_factory=list)
+
+    @property
+    def text(self) -> str:
+        return (
+            f"{len(self.problems)} problems" if self.problems else f"ok: returned ({self.seconds:.0f} s), recovered"
+        )
+
+
+Key = tuple[str, str, str]
+
+
+@dataclass(frozen=True)
+class _Scene:
+    """One variant with its instances."""
+
+    variant: Variant
+    family: Family
+
+    @property
+    def instances(self) -> dict[str, Light]:
+        return dict(zip(TRIES, self.family.dying, strict=True))
+
+
+class Matrix:
+    """Runs it all once; `cells` then tells what came of it."""
+
+    def __init__(self, deployed: Deployed) -> None:
+        self.deployed = deployed
+        self.cells: dict[Key, Cell] = {}
+        self._fleet = Fleet(deployed.platform)
+        self._timeout = float(deployed.platform.functions._function(NAME).timeout)
+        self._scenes: list[_Scene] = []
+        self._lanes: dict[str, Lane] = {}
+        self._bystanders: dict[str, str] = {}
+
+    def run(self) -> dict[Key, Cell]:
+        self._scenes = [_Scene(variant, self._fleet.family(2)) for variant in variants()]
+        for scene in self._scenes:
+            for attempt in TRIES:
+                cell = self._cell(scene, attempt)
+                cell.variants.append(scene.variant.name)
+        everybody = [light for scene in self._scenes for light in (*scene.family.dying, scene.family.heir)]
+        self._fleet.tell(everybody, "running")
+        self.deployed.deliver()
+        before = self._fleet.world()
+        lacking = set().union(*(light.traces for light in everybody)) - before
+        assert not lacking, lacking
+        self._fleet.tell((light for scene in self._scenes for light in scene.family.dying), "terminated")
+        messages = messages_of(self.deployed, (light.id for light in everybody), "terminated")
+        with ExitStack() as stack:
+            self._lanes = {system: stack.enter_context(Lane(self.deployed, system)) for system in SYSTEMS}
+            self._side_by_side(lambda lane, scenes: self._first_tries(lane, scenes, messages))
+            self._side_by_side(
+                lambda lane, scenes: self._under_faults(
+                    lane, [scene for scene in scenes if not scene.variant.everywhere], messages
+                )
+            )
+            for system, lane in self._lanes.items():
+                rights = [scene for scene in self._of(system) if scene.variant.everywhere]
+                self._guarded(lambda lane, scenes: self._under_faults(lane, scenes, messages), lane, rights)
+            self._side_by_side(lambda lane, scenes: self._recover(lane, scenes, messages))
+            with self.deployed.platform.poller.paused():
+                for light in (light for scene in self._scenes for light in scene.family.dying):
+                    aws = self.deployed.platform.aws
+                    aws.emit(aws.state_change(light.id, "terminated"))
+            again = messages_of(self.deployed, (light.id for light in everybody), "terminated")
+            self._side_by_side(lambda lane, scenes: self._second_event(lane, scenes, again))
+        dead = set().union(*(light.traces for scene in self._scenes for light in scene.family.dying))
+        freed = {f"lock locks/{light.node} free" for scene in self._scenes for light in scene.family.dying}
+        if (after := self._fleet.world()) != (before - dead) | freed:
+            told = f"the world at the end: {sorted(after ^ ((before - dead) | freed))}"
+            for cell in self.cells.values():
+                cell.problems.append(told)
+        return self.cells
+
+    # ------------------------------------------------------------ the acts
+
+    def _first_tries(self, lane: Lane, scenes: list[_Scene], messages: dict[str, str]) -> None:
+        """The ones that will meet the fault in their retry fail once before, for another cause."""
+        [system] = {scene.variant.system for scene in scenes}
+        down(lane, system)
+        ids = {scene.instances[RETRY].id for scene in scenes}
+        batch = lane.deliver([messages[i] for i in ids])
+        lane.passes()
+        for scene in scenes:
+            if messages[scene.instances[RETRY].id] not in batch.returned:
+                self._problem(scene, RETRY, "the first try did not fail")
+
+    def _under_faults(self, lane: Lane, scenes: list[_Scene], messages: dict[str, str]) -> None:
+        for scene in scenes:
+            variant = scene.variant
+            bystander = self._bystander(scene)
+            if variant.system == "KMS":
+                lane.kill()  # it is asked at a cold start only
+            with variant.during(lane):
+                wanted = [messages[light.id] for light in scene.family.dying]
+                batch = lane.deliver([*wanted, bystander])
+            world = self._fleet.world()
+            for attempt, light in scene.instances.items():
+                for problem in self._judge(scene, attempt, light, batch, messages[light.id]):
+                    self._problem(scene, attempt, problem)
+                if bystander in batch.returned:
+                    self._problem(scene, attempt, "a message that is not concerned was returned")
+                if not scene.family.heir.traces <= world:
+                    self._problem(scene, attempt, f"gone of the living: {scene.family.heir.traces - world}")
+
+    def _bystander(self, scene: _Scene) -> str:
+        """A message that the fault does not concern: the replacement runs; or an event that is nobody's business."""
+        heir = scene.family.heir
+        platform = self.deployed.platform
+        state = "stopped" if scene.variant.system in ("EC2", "DynamoDB") else "running"
+        with platform.poller.paused():
+            return send(self.deployed, platform.aws.state_change(heir.id, state))
+
+    def _judge(self, scene: _Scene, attempt: str, light: Light, batch: Batch, message_id: str) -> Iterable[str]:
+        """What is wrong with an invocation under the fault, for one instance."""
+        variant, ran = scene.variant, batch.invocation
+        cell = self._cell(scene, attempt)
+        cell.seconds = max(cell.seconds, ran.duration)
+        if ran.error is not None:
+            yield f"the invocation failed: {ran.error}"
+            return
+        if ran.duration > self._timeout - _SPARE_SECONDS:
+            yield f"the invocation took {ran.duration:.0f} s of {self._timeout:.0f} s"
+        if variant.fault != HANGS and ran.duration > self._timeout / 2:
+            yield f"the invocation took {ran.duration:.0f} s for a fault that answers at once"
+        if message_id not in batch.returned:
+            yield "the message was not returned"
+        if self._delay(message_id) <= 0:
+            yield "the message was not put off"
+        report = report_of([batch], light.id)
+        told = "; ".join([*map(_text, report.get("errors", ())), *_reasons(report)])
+        cell.reasons.append(told)
+        if lacking := [word for word in variant.words if word not in told]:
+            yield f"the reason does not name {lacking}: {told}"
+        statuses = {step["step"]: step["status"] for step in report["steps"]}
+        failed = {step for step, status in statuses.items() if status == "failed"}
+        if variant.system == "EC2":
+            # Without EC2 nobody knows that the instance is gone: what asks EC2 fails, and removes nothing.
+            if not failed or "done" in {statuses[step] for step in failed}:
+                yield f"the steps were {statuses}"
+            return
+        expected = FAILING.get(variant.system, set())
+        if failed != expected:
+            yield f"failed were {sorted(failed)}: {told}"
+        # Without the inventory a retry does not know what was done, and looks again.
+        good = {"done", "clean", "skipped"} if (variant.system, attempt) == ("DynamoDB", RETRY) else {"done"}
+        for step in set(STEPS) - expected:
+            if statuses.get(step) not in good:
+                yield f"step {step} is {statuses.get(step)}"
+            if attempt == RETRY and expected and "settled_at" not in step_of(report, step):
+                yield f"step {step} was done again"
+
+    def _recover(self, lane: Lane, scenes: list[_Scene], messages: dict[str, str]) -> None:
+        batch = lane.deliver([messages[light.id] for scene in scenes for light in scene.family.dying])
+        world = self._fleet.world()
+        for scene in scenes:
+            for attempt, light in scene.instances.items():
+                report = report_of([batch], light.id)
+                if messages[light.id] in batch.returned:
+                    self._problem(scene, attempt, f"not recovered: {_reasons(report)} {report.get('errors')}")
+                if left := light.traces & world:
+                    self._problem(scene, attempt, f"left of the dead after recovery: {sorted(left)}")
+                if not scene.family.heir.traces <= world:
+                    gone = sorted(scene.family.heir.traces - world)
+                    self._problem(scene, attempt, f"gone of the living after recovery: {gone}")
+
+    def _second_event(self, lane: Lane, scenes: list[_Scene], messages: dict[str, str]) -> None:
+        lane.forget()
+        batch = lane.deliver([messages[light.id] for scene in scenes for light in scene.family.dying])
+        changes = lane.changes()
+        for scene in scenes:
+            for attempt, light in scene.instances.items():
+                report = report_of([batch], light.id)
+                statuses = {step["status"] for step in report["steps"]}
+                if statuses - {"clean", "skipped"} or messages[light.id] in batch.returned:
+                    self._problem(scene, attempt, f"the second event: {report['steps']}")
+                if changes:
+                    self._problem(scene, attempt, f"the second event changed something: {changes}")
+
+    # ------------------------------------------------------------ tools
+
+    def _side_by_side(self, act: Callable[[Lane, list[_Scene]], None]) -> None:
+        with ThreadPoolExecutor(max_workers=len(SYSTEMS)) as pool:
+            for system, lane in self._lanes.items():
+                pool.submit(self._guarded, act, lane, self._of(system))
+
+    def _guarded(self, act: Callable[[Lane, list[_Scene]], None], lane: Lane, scenes: list[_Scene]) -> None:
+        try:
+            act(lane, scenes)
+        except Exception:  # told in the cells that it leaves without a judgement
+            for scene in scenes:
+                for attempt in TRIES:
+                    self._problem(scene, attempt, traceback.format_exc())
+            lane.passes()
+
+    def _of(self, system: str) -> list[_Scene]:
+        return [scene for scene in self._scenes if scene.variant.system == system]
+
+    def _cell(self, scene: _Scene, attempt: str) -> Cell:
+        key = (scene.variant.system, scene.variant.fault, attempt)
+        return self.cells.setdefault(key, Cell(*key))
+
+    def _problem(self, scene: _Scene, attempt: str, what: str) -> None:
+        self._cell(scene, attempt).problems.append(f"{scene.variant.name}: {what}")
+
+    def _delay(self, message_id: str) -> float:
+        """Seconds until the message may be received again; the queue's own time-out is longer than any first wait."""
+        [message] = [m for m in self.deployed.platform.poller.messages(NAME) if m["id"] == message_id]
+        return float(message["visible_in_seconds"])
+
+
+def _reasons(report: dict[str, Any]) -> list[str]:
+    return [f"{step['step']}: {step['reason']}" for step in report["steps"] if step["status"] == "failed"]
+
+
+def _text(error: Any) -> str:
+    return error if isinstance(error, str) else json.dumps(error)
