@@ -14,7 +14,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from testbed.aws import StrictAws
-from testbed.lambda_service import EventSourcePoller, LambdaService
+from testbed.lambda_service import EventSourcePoller, LambdaService, Network
 
 pytestmark = pytest.mark.servers
 
@@ -315,3 +315,41 @@ def test_a_rule_may_invoke_the_function_directly(service: LambdaService) -> None
     aws.emit(event)
     service.wait_asynchronous()
     assert [ran.payload for ran in service.invocations] == [event]
+
+
+def test_chosen_messages_are_delivered_and_no_others(service: LambdaService) -> None:
+    poller = EventSourcePoller(service)
+    waiting, bad, delayed = send(service.aws, "waiting", "bad", "delayed")
+    send_later = send(service.aws, "later", DelaySeconds=600)
+    batch = poller.deliver([bad, delayed, *send_later])
+    assert sorted(batch.message_ids) == sorted([bad, delayed, *send_later])
+    assert batch.returned == [bad]
+    left = {message["id"]: message for message in poller.messages("q")}
+    assert left.keys() == {waiting, bad}
+    assert left[waiting]["receive_count"] == 0
+    assert left[waiting]["visible_in_seconds"] == 0
+    assert left[bad]["visible_in_seconds"] > 0
+    # Not before its time by itself, and at once when it is asked for.
+    assert [b.message_ids for b in poller.drain()] == [[waiting]]
+    assert poller.deliver([bad]).message_ids == [bad]
+    with pytest.raises(LookupError):
+        poller.deliver([bad, waiting])
+
+
+def test_a_network_has_environments_and_addresses_of_its_own(service: LambdaService) -> None:
+    [first, second] = send(service.aws, "1", "2")
+    network = Network("elsewhere", {"deployed": "http://proxy"}, {"AWS_ENDPOINT_URL_SQS": "http://127.0.0.1:9"})
+    function = service._function("f")
+    _, setting, pid = service.run(function, {"who": True}, network=network).result
+    assert setting == "http://proxy"
+    assert service.invoke("f", {"who": True}).result[1:] != [setting, pid]
+    unreachable = service.run(function, {"call": ["sqs", "list_queues", {}]}, network=network).error
+    assert unreachable is not None
+    assert unreachable["errorType"] == "EndpointConnectionError"
+    poller = EventSourcePoller(service)
+    assert poller.deliver([first], network).invocation.result["batchItemFailures"] == []
+    # It has a process of its own, which dies alone.
+    [ordinary], [other] = service.environments("f"), service.environments("f", network)
+    service.kill("f", network)
+    assert (ordinary.warm, other.warm) == (True, False)
+    assert poller.deliver([second]).returned == []
