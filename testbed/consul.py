@@ -259,6 +259,12 @@ class ConsulCluster(Part):
             secondary._wait_token(secret)
         return secret
 
+    def change_token(self, secret: str, rules: str) -> None:
+        """Gives the token's own policy other rules."""
+        [link] = self.api("GET", "/v1/acl/token/self", token=secret)["Policies"]
+        policy = {"ID": link["ID"], "Name": link["Name"], "Rules": rules}
+        self.api("PUT", f"/v1/acl/policy/{link['ID']}", json=policy)
+
     def delete_token(self, secret: str) -> None:
         """Revokes the token."""
         accessor = self.api("GET", "/v1/acl/token/self", token=secret)["AccessorID"]

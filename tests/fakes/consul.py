@@ -74,7 +74,6 @@ class FakeConsulCatalog:
         self.calls: Counter[str] = Counter()
         self._own = datacenters[0]
         self._index = 10
-        self._proven: set[tuple[str, Right]] = set()
         self._world = {name: _Datacenter() for name in datacenters}
         for name in datacenters:
             self.add_agent(f"{name}-server", "10.255.0.1", datacenter=name)
@@ -197,14 +196,11 @@ class FakeConsulCatalog:
     # The ConsulCatalog protocol
 
     def prove_rights(self, datacenter: str, rights: Iterable[Right]) -> None:
-        unproven = [right for right in dict.fromkeys(rights) if (datacenter, right) not in self._proven]
-        if not unproven:
-            return
+        wanted = list(dict.fromkeys(rights))
         self._request("authorize", datacenter)
-        missing = [right for right in unproven if f"{right.resource}:{right.access}" in self.denied]
+        missing = [right for right in wanted if f"{right.resource}:{right.access}" in self.denied]
         if missing:
             raise AccessError(f"Consul: the token lacks {'; '.join(map(str, missing))}")
-        self._proven.update((datacenter, right) for right in unproven)
 
     def nodes(self, datacenter: str) -> tuple[CatalogNode, ...]:
         world = self._request("nodes", datacenter)

@@ -295,6 +295,28 @@ def test_a_token_that_cannot_see_is_told_from_a_clean_world(consul: ConsulCluste
         run(consul, blind, Instance(fresh))
 
 
+@pytest.mark.parametrize("lost", ["node", "session", "key"])
+@pytest.mark.parametrize("deregister", [True, False])
+def test_a_right_that_is_lost_between_two_batches_is_missed_at_once(
+    consul: ConsulCluster, fresh: str, deregister: bool, lost: str
+) -> None:
+    """A warm function: what it proved for the batch before is no proof for this one, and Consul only leaves out."""
+    policy = (NODES_POLICY if deregister else LOCKS_POLICY).strip().splitlines()
+    token = consul.create_token("\n".join(policy))
+    consul.register_node(fresh, "10.0.0.5", {"instance_id": fresh})
+    consul.acquire(f"locks/{fresh}", consul.create_session(fresh))
+    settings = ConsulSettings(consul.url, (), None, ("locks/",), deregister, request_timeout_seconds=10)
+    until = Deadline.after(60)
+    batch = Batch({fresh: Instance(fresh, private_ips=("10.0.0.5",))}, FakeLiving((), {}), until)
+    with contextlib.closing(PyConsulCatalog(settings, token, lambda: until)) as catalog:
+        before = ConsulStep(settings, catalog)
+        before.look(batch)
+        assert len(before.find(batch)[fresh].removals) == (3 if deregister else 2)
+        consul.change_token(token, "\n".join(line for line in policy if f"{lost}_prefix" not in line))
+        with pytest.raises(AccessError, match=f"{lost}:read"):
+            ConsulStep(settings, catalog).look(batch)
+
+
 @pytest.mark.parametrize("token", ["", "00000000-1111-2222-3333-444444444444"])
 def test_the_anonymous_and_an_unknown_token(consul: ConsulCluster, token: str, fresh: str) -> None:
     with pytest.raises(AccessError):

@@ -502,7 +502,7 @@ def test_the_second_run_finds_nothing(consul: FakeConsulCatalog) -> None:
     Run(consul, instance(A), settings=NODES)
     consul.calls.clear()
     assert Run(consul, instance(A), settings=NODES).findings[A] == Finding()
-    assert set(consul.calls) == {"nodes"}
+    assert set(consul.calls) == {"authorize", "nodes"}
 
 
 # Calls
@@ -520,10 +520,8 @@ def fleet(consul: FakeConsulCatalog, size: int) -> list[Instance]:
 
 def test_calls_of_a_single_termination(consul: FakeConsulCatalog) -> None:
     [one] = fleet(consul, 1)
-    Run(consul, instance(C, "10.9.9.9"))  # proves the rights, which are then believed for a while
-    consul.calls.clear()
     Run(consul, one)
-    assert consul.calls == {"sessions": 1, "txn": 2, "destroy": 1}
+    assert consul.calls == {"authorize": 1, "sessions": 1, "txn": 2, "destroy": 1}
 
 
 def test_calls_of_a_hundred(consul: FakeConsulCatalog) -> None:

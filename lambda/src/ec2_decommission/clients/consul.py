@@ -51,7 +51,6 @@ Op = dict[str, Any]  # one operation of a transaction, as Consul's API has it
 MAX_OPS = 64  # https://developer.hashicorp.com/consul/api-docs/txn; more is a 413
 MAX_VALUES = 256 * 1024  # characters of values in one transaction: its body may have 512 KiB (txn_max_req_len)
 MAX_AUTHORIZATIONS = 64
-PROOF_SECONDS = 60.0  # so long a proven right is believed
 
 _SERF_HEALTH = "serfHealth"
 _CONNECT_TIMEOUT_SECONDS = 5.0
@@ -372,22 +371,19 @@ class PyConsulCatalog:
         self._http.session.verify = verify
         self._api: Any = _Api(self._http)
         self._host = self._http.host
-        self._proven: dict[tuple[str, Right], float] = {}
 
     def close(self) -> None:
         """Closes the pooled connections."""
         self._http.close()
 
     def prove_rights(self, datacenter: str, rights: Iterable[Right]) -> None:
-        now = time.monotonic()
-        unproven = [r for r in dict.fromkeys(rights) if self._proven.get((datacenter, r), -1e9) < now - PROOF_SECONDS]
-        for some in chunks(unproven, MAX_AUTHORIZATIONS):
+        # Asked anew for each batch: a right that is lost shows in nothing else, as Consul only leaves out.
+        for some in chunks(dict.fromkeys(rights), MAX_AUTHORIZATIONS):
             missing = self._missing(datacenter, some)
             if missing:
                 raise AccessError(
                     f"Consul {self._host}: the token lacks {'; '.join(map(str, missing))}{_in(datacenter)}"
                 )
-            self._proven.update({(datacenter, right): now for right in some})
 
     def _missing(self, datacenter: str, rights: Sequence[Right]) -> list[Right]:
         """Consul's own judgement of the token, which its user interface asks for as well."""
