@@ -34,6 +34,10 @@ test: venv ## Every test, on real servers
 	@$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --ignore tests/deployed # they wait more than they work
 	@$(BIN)/python -m pytest tests/deployed # a process of its own: moto keeps its state in module variables
 
+.PHONY: fault-matrix
+fault-matrix: venv ## Every fault of every system on the deployed function; writes docs/fault-matrix.md
+	@FAULT_MATRIX=docs/fault-matrix.md $(BIN)/python -m pytest --quiet tests/deployed/faults
+
 .PHONY: model
 model: venv ## A longer run of the model-based test (HISTORIES=20000)
 	@MODEL_HISTORIES=$(or $(HISTORIES),20000) $(BIN)/python -m pytest tests/model/test_histories.py

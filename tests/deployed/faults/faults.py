@@ -44,18 +44,23 @@ _THROTTLED = {
 }
 
 
+During = Callable[[Lane], AbstractContextManager[None]]
+
+
 @dataclass(frozen=True)
 class Variant:
     """One way in which one system shows one fault.
 
-    `during` brings the fault about, for the time of the context. `words` are those that the reason must hold.
+    `during` brings the fault about, for the time of the context. `words` are those that the reason must hold, `kinds`
+    the kinds of error that it may be told as.
     """
 
     system: str
     fault: str
     name: str
-    during: Callable[[Lane], AbstractContextManager[None]]
+    during: During
     words: tuple[str, ...]
+    kinds: tuple[str, ...] = ("transient",)
 
     @property
     def everywhere(self) -> bool:
@@ -143,28 +148,27 @@ def _dying(system: str, *, after: bool) -> Callable[[Lane], None]:
 
 
 def _rights(system: str) -> Iterator[Variant]:
+    def variant(name: str, during: During, *words: str, kind: str = "permission") -> Variant:
+        return Variant(system, RIGHTS, name, during, words, (kind,))
+
     if system == "Chef":
-        denied: tuple[str, ...] = (f"Chef client {TOOL_CLIENT} may not DELETE /clients/",)
-        yield Variant(system, RIGHTS, "the client is no administrator any more", _no_administrator, denied)
-        refused = (f"does not accept the signature of client {TOOL_CLIENT}", "chef_client_key")
-        yield Variant(system, RIGHTS, "the client's key is replaced", _another_key, refused)
+        denied = f"Chef client {TOOL_CLIENT} may not DELETE /clients/"
+        yield variant("the client is no administrator any more", _no_administrator, denied)
+        refused = f"does not accept the signature of client {TOOL_CLIENT}"
+        yield variant("the client's key is replaced", _another_key, refused, "chef_client_key", kind="configuration")
     elif system == "Consul":
-        words: tuple[str, ...] = ("Consul", "node:read")
-        yield Variant(system, RIGHTS, "the token's policy is emptied", _no_rules, words)
-        words = ("Consul", "does not know the token", "consul_token")
-        yield Variant(system, RIGHTS, "the token is revoked", _no_token, words)
+        yield variant("the token's policy is emptied", _no_rules, "Consul", "node:read")
+        yield variant("the token is revoked", _no_token, "Consul", "does not know the token", "consul_token")
     elif system == "Route 53":
         for action in ("ListResourceRecordSets", "ChangeResourceRecordSets"):
-            words = (f"route53:{action}", "hosted zone")
-            yield Variant(system, RIGHTS, f"no {action}", _without(f"route53:{action}"), words)
+            yield variant(f"no {action}", _without(f"route53:{action}"), f"route53:{action}", "hosted zone")
     elif system == "DynamoDB":
         words = ("dynamodb:BatchGetItem", "ec2-decommission-inventory")
-        yield Variant(system, RIGHTS, "none on the table", _without("dynamodb:"), words)
+        yield variant("none on the table", _without("dynamodb:"), *words)
     elif system == "EC2":
-        words = ("ec2:DescribeInstances",)
-        yield Variant(system, RIGHTS, "no DescribeInstances", _without("ec2:DescribeInstances"), words)
+        yield variant("no DescribeInstances", _without("ec2:DescribeInstances"), "ec2:DescribeInstances")
     else:
-        yield Variant(system, RIGHTS, "no Decrypt", _without("kms:"), ("kms:Decrypt", ":key/"))
+        yield variant("no Decrypt", _without("kms:"), "kms:Decrypt", ":key/")
 
 
 @contextmanager
@@ -194,18 +198,11 @@ def _another_key(lane: Lane) -> Iterator[None]:
 @contextmanager
 def _no_rules(lane: Lane) -> Iterator[None]:
     platform = lane.deployed.platform
-    token = platform.consul.api("GET", "/v1/acl/token/self", token=platform.consul_token)
-    policy = platform.consul.api("GET", f"/v1/acl/policy/{token['Policies'][0]['ID']}")
-
-    def write(rules: str) -> None:
-        document = {"ID": policy["ID"], "Name": policy["Name"], "Rules": rules}
-        platform.consul.api("PUT", f"/v1/acl/policy/{policy['ID']}", json=document)
-
-    write("")
+    platform.consul.change_token(platform.consul_token, "")
     try:
         yield
     finally:
-        write(CONSUL_RULES)
+        platform.consul.change_token(platform.consul_token, CONSUL_RULES)
 
 
 @contextmanager
@@ -220,7 +217,7 @@ def _no_token(lane: Lane) -> Iterator[None]:
         platform.consul.api("PUT", "/v1/acl/token", json=document)
 
 
-def _without(action: str) -> Callable[[Lane], AbstractContextManager[None]]:
+def _without(action: str) -> During:
     """Takes actions (by the beginning of their names) out of the role's own policy."""
 
     @contextmanager

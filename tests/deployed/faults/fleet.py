@@ -5,8 +5,9 @@ A node without an agent keeps sessions and locks like one whose agent has died, 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -15,6 +16,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from moto.ec2.models import ec2_backends
 
 from testbed.platform import LOCK_PREFIX, ZONE, Platform, pointer
+from tests.deployed.faults.lane import failures
+
+_numbers = itertools.count(1)
 
 
 @dataclass(frozen=True)
@@ -43,8 +47,6 @@ class Fleet:
     """Launches families, and looks at the world they leave their traces in."""
 
     platform: Platform
-    families: list[Family] = field(default_factory=list)
-    _count: int = 0
 
     def __post_init__(self) -> None:
         # All clients share one key: making keys is what takes a Chef server's time.
@@ -53,8 +55,7 @@ class Fleet:
 
     def family(self, dying: int = 1) -> Family:
         """They share Name tag and DNS name; each has its own Chef node and client, Consul node, session and lock."""
-        self._count += 1
-        name = f"cell-{self._count}"
+        name = f"light-{next(_numbers)}"
         instances = self._run(name, dying + 1)
         record = f"{name}.{ZONE}"
         addresses = [instance["PrivateIpAddress"] for instance in instances]
@@ -65,9 +66,7 @@ class Fleet:
         # The heir's Chef node has taken over the name.
         nodes = [*(f"{name}-{number}" for number in range(1, dying + 1)), name]
         members = [self._member(name, node, raw) for node, raw in zip(nodes, instances, strict=True)]
-        family = Family(name, tuple(members[:-1]), members[-1])
-        self.families.append(family)
-        return family
+        return Family(name, tuple(members[:-1]), members[-1])
 
     def _run(self, name: str, count: int) -> Sequence[dict[str, Any]]:
         answer = self.platform.aws.client("ec2").run_instances(
@@ -104,6 +103,15 @@ class Fleet:
             f"lock {LOCK_PREFIX}{node} held by {session}",
         }
         return Light(instance_id, name, address, node, session, frozenset(traces))
+
+    def start(self, count: int, *, dying: int = 1) -> list[Family]:
+        """Families that the deployed function knows, whose dying have died: their messages wait in the queue."""
+        families = [self.family(dying) for _ in range(count)]
+        self.tell((light for family in families for light in (*family.dying, family.heir)), "running")
+        for batch in self.platform.poller.drain():
+            assert failures(batch) == []
+        self.tell((light for family in families for light in family.dying), "terminated")
+        return families
 
     def tell(self, instances: Iterable[Light], state: str) -> None:
         """Emits the event; a terminated one is terminated before."""

@@ -123,3 +123,9 @@ def send(deployed: Deployed, body: dict[str, Any]) -> str:
     url = deployed.stack.outputs()["queue_url"]
     sqs = deployed.platform.aws.client("sqs")
     return str(sqs.send_message(QueueUrl=url, MessageBody=json.dumps(body))["MessageId"])
+
+
+def failures(batch: Batch) -> list[str]:
+    """What failed in a batch, as the function's log tells it; empty where nothing was returned."""
+    told = [line["message"] for line in batch.invocation.json_logs() if line.get("level") in ("ERROR", "CRITICAL")]
+    return (told or [str(batch.invocation.error or "returned without a reason")]) if batch.returned else []

@@ -6,15 +6,18 @@ import pytest
 
 from tests.deployed.conftest import Deployed
 from tests.deployed.faults.faults import FAULTS
+from tests.deployed.faults.findings import Findings
 from tests.deployed.faults.lane import SYSTEMS
 from tests.deployed.faults.matrix import TRIES, Cell, Key, Matrix
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(600)]
 
 
-@pytest.fixture(scope="session")
-def cells(deployed: Deployed) -> dict[Key, Cell]:
-    return Matrix(deployed).run()
+@pytest.fixture(scope="module")
+def cells(deployed: Deployed, findings: Findings) -> dict[Key, Cell]:
+    found = Matrix(deployed).run()
+    findings.cells = found
+    return found
 
 
 @pytest.mark.parametrize("attempt", TRIES)

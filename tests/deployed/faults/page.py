@@ -1,0 +1,170 @@
+"""The findings as tables: on the terminal, and as the page docs/fault-matrix.md."""
+
+from __future__ import annotations
+
+import os
+import platform as machine
+import re
+import subprocess
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from testbed.tools import bao_binary, consul_binary, goiardi_binary, terraform_binary
+from tests.deployed.faults.faults import FAULTS
+from tests.deployed.faults.findings import Findings, Outage
+from tests.deployed.faults.lane import SYSTEMS
+from tests.deployed.faults.matrix import TRIES, Cell
+
+_INTRODUCTION = """\
+# Fault matrix
+
+Written by `make fault-matrix` on {when}. Versions: {versions}.
+
+The deployed zip runs under AWS's own runtime client, as its own role, against real Consul and Chef servers and a
+strict AWS, each behind a proxy that shows the fault. `make test` asserts all that stands here.
+
+## The matrix
+"""
+
+_ASSERTED = """\
+"First try" is an event that comes for the first time while the fault is in force; "retry" is one whose first try
+failed before, for another cause. In each cell an instance of its own has died, and its replacement, which took over
+its Name tag, its DNS name and its Chef node's name, lives. A cell is ok when all of this holds:
+
+- The invocation ends by itself, without an unhandled error and well before Lambda's time-out.
+- The other steps are done in the first try, and are not done again in the retry. Without EC2 nobody knows that the
+  instance is gone, and without the inventory a retry would not know who it was: there, nothing is removed.
+- The message is returned to the queue and put off, and its reason names the system; for lost rights, the right and
+  what it is missing on. The kind of the error is right: transient, configuration or permission.
+- A message of the same batch that the fault does not concern is not returned.
+- Nothing of the living replacement is touched.
+- After recovery the next delivery finishes: all of the dead is gone, all of the living is there.
+- A second event after that changes nothing.
+
+The seconds are those of the longest invocation under the fault.
+"""
+
+_KILLED = """\
+One event is {calls} calls to the outside, a cold start included. The function was killed (SIGKILL) before the first
+of them, and after each: {boundaries} instances. The next delivery finished each, and touched nothing of the living.
+The calls:
+"""
+
+_OUTAGES = """\
+With the module's defaults. *Receives* are those that the event had used when it was finished, of
+`queue.max_receive_count`; *after* is the time from the system's return to the end of the work, at most
+`queue.max_retry_delay_seconds`.
+"""
+
+
+def show(findings: Findings, console: Console) -> None:
+    """Prints what was found."""
+    console.print(f"\n[bold]Faults[/], {_where_and_when()}")
+    if findings.cells:
+        table = Table(show_lines=True)
+        table.add_column("System", style="bold")
+        for fault in FAULTS:
+            table.add_column(f"{fault}\n[dim]{TRIES[0]} | {TRIES[1]}[/]")
+        for system in SYSTEMS:
+            pairs = [_cells(findings, system, fault) for fault in FAULTS]
+            table.add_row(system, *(" | ".join(map(_short, pair)) for pair in pairs))
+        console.print(table)
+        console.print("ok: returned with its reason, recovered, nothing of the living gone (seconds under the fault)")
+    if findings.calls:
+        calls = len(findings.calls)
+        console.print(f"Killed at {calls + 1} boundaries of {calls} calls: each finished by the next delivery.")
+    for race in findings.races:
+        console.print(f"{race}.")
+    if findings.outages:
+        table = Table("System", "Outage", "Receives", "After", "Outcome")
+        for outage in findings.outages:
+            table.add_row(*_outage(outage))
+        console.print(table)
+
+
+def markdown(findings: Findings) -> str:
+    """The page."""
+    lines = [_INTRODUCTION.format(when=_where_and_when(), versions=", ".join(_versions()))]
+    lines += _table(
+        ["System", "Try", *FAULTS],
+        [
+            [system, attempt, *(findings.cells[system, fault, attempt].text for fault in FAULTS)]
+            for system in SYSTEMS
+            for attempt in TRIES
+        ],
+    )
+    lines += ["", _ASSERTED, "## How each fault is shown, and what the function says of it", ""]
+    lines += _table(
+        ["System", "Fault", "Shown as", "Reason at the first try"],
+        [
+            [system, fault, variant, _plain(reason)]
+            for system in SYSTEMS
+            for fault in FAULTS
+            for cell in _cells(findings, system, fault)[:1]
+            for variant, reason in zip(cell.variants, cell.reasons, strict=True)
+        ],
+    )
+    calls = len(findings.calls)
+    lines += ["", "## Killed between any two calls", "", _KILLED.format(calls=calls, boundaries=calls + 1)]
+    lines += [f"{number}. {_plain(call)}" for number, call in enumerate(findings.calls, 1)]
+    lines += ["", "## Messages doubled and reordered", "", *(f"- {_plain(race)}." for race in findings.races)]
+    lines += ["", "## Outages in simulated time", "", _OUTAGES]
+    lines += _table(["System", "Outage", "Receives", "After", "Outcome"], map(_outage, findings.outages))
+    return "\n".join(lines) + "\n"
+
+
+def _outage(outage: Outage) -> list[str]:
+    if outage.dead_lettered:
+        return [outage.system, f"{outage.hours:.1f} h", str(outage.receives), "", "dead letter, sent back, finished"]
+    after = f"{outage.after_seconds / 60:.0f} min"
+    return [outage.system, f"{outage.hours:.0f} h", str(outage.receives), after, "finished"]
+
+
+def _cells(findings: Findings, system: str, fault: str) -> list[Cell]:
+    return [findings.cells[system, fault, attempt] for attempt in TRIES]
+
+
+def _short(cell: Cell) -> str:
+    return f"[red]{len(cell.problems)} wrong[/]" if cell.problems else f"[green]ok[/] ({cell.seconds:.0f} s)"
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    lines = [head, ["---"] * len(head), *rows]
+    return [f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines]
+
+
+def _plain(text: str) -> str:
+    """Without what differs from run to run: ports, ids, addresses."""
+    text = re.sub(r"127\.0\.0\.1:\d+", "host:port", text)
+    text = re.sub(r"\blight-\d+", "web-1", text)
+    text = re.sub(r"\b[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\b", "id", text)
+    text = re.sub(r"\b(hostedzone/|hosted zone )[A-Z0-9]+", r"\1Z1", text)
+    text = re.sub(r"\b10(\.\d+){3}\b", "10.0.0.5", text)
+    return text.replace("\n", " ")
+
+
+def _where_and_when() -> str:
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    system = f"{machine.system()} {machine.machine()}"
+    return f"{datetime.now(UTC):%Y-%m-%d}, {system}, {os.cpu_count()} cores, {memory:.0f} GiB"
+
+
+def _versions() -> Iterator[str]:
+    """Of what took part."""
+    commands: list[tuple[str, list[str | Path]]] = [
+        ("Terraform", [terraform_binary(), "version"]),
+        ("Consul", [consul_binary(), "version"]),
+        ("goiardi", [goiardi_binary(), "--version"]),
+        ("OpenBao", [bao_binary(), "version"]),
+    ]
+    for name, command in commands:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        found = re.search(r"\d+\.\d+\.\d+", done.stdout + done.stderr)
+        yield f"{name} {found[0] if found else '?'}"
+    for package in ("moto", "awslambdaric", "botocore"):
+        yield f"{package} {version(package)}"
