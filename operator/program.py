@@ -527,13 +527,13 @@ def _list_letters(found: Deployment, options: argparse.Namespace) -> int:
                 letter.id,
                 f"{letter.event} {letter.instance_id}".strip(),
                 _time(letter.sent.isoformat()),
-                _time((letter.sent + box.kept).isoformat()),
+                (letter.sent + box.kept).date(),
                 letter.receive_count,
-                letter.reason,
             )
             for letter in letters
         ]
-        print(table(("ID", "EVENT", "SENT", "KEPT UNTIL", "RECEIVED", "REASON"), rows, indent=""))
+        reasons = [letter.reason or "" for letter in letters]
+        print(table(("ID", "EVENT", "SENT", "KEPT UNTIL", "RECEIVED"), rows, indent="", below=reasons))
         print(f"\n{len(letters)} dead letters. Send them back: {_line(options, 'dead-letters', 'resend', '--all')}")
     else:
         print("No dead letters.")
@@ -627,7 +627,7 @@ def _last_sweep(config: Mapping[str, Any], sweep: Mapping[str, Any] | None) -> s
         return "unknown"
     if sweep["at"] is None:
         return "none in the log of the last days"
-    told = f"{sweep['at']}: "
+    told = f"{_time(sweep['at'])}: "
     if sweep.get("errors"):
         return f"{told}failed: {'; '.join(map(str, sweep['errors']))}"
     return f"{told}{sweep.get('living')} living, {len(sweep.get('gone', []))} gone"

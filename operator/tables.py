@@ -10,28 +10,39 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _GAP = "  "
-_LEAST = 12  # characters that a column keeps
 
 
-def table(heads: Sequence[str], rows: Sequence[Sequence[object]], indent: str = "  ") -> str:
-    """The rows under their heads; long cells are wrapped, so that nothing is cut off."""
+def table(
+    heads: Sequence[str], rows: Sequence[Sequence[object]], indent: str = "  ", below: Sequence[str] | None = None
+) -> str:
+    """The rows under their heads; long cells are wrapped between words, so that nothing is cut off.
+
+    Args:
+        below: a text for each row, which stands under it over the whole width.
+    """
     cells = [[str(cell) for cell in row] for row in rows]
     widths = [max(len(head), *(len(row[i]) for row in cells), 0) for i, head in enumerate(heads)]
-    room = max(shutil.get_terminal_size((118, 24)).columns, 80) - len(indent) - len(_GAP) * (len(heads) - 1)
-    while sum(widths) > room and max(widths) > _LEAST:
-        widest = widths.index(max(widths))
-        others = max([width for i, width in enumerate(widths) if i != widest], default=0)
-        # Down to what the room leaves, or to the next widest, whichever comes first.
-        widths[widest] = max(_LEAST, min(widths[widest] - 1, max(others, room - (sum(widths) - widths[widest]))))
+    # A word is never broken: ids are there to be copied.
+    least = [
+        max([len(head), *(len(word) for row in cells for word in row[i].split())]) for i, head in enumerate(heads)
+    ]
+    screen = max(shutil.get_terminal_size((118, 24)).columns, 80)
+    room = screen - len(indent) - len(_GAP) * (len(heads) - 1)
+    while sum(widths) > room and (narrower := [i for i, width in enumerate(widths) if width > least[i]]):
+        widest = max(narrower, key=lambda i: widths[i])
+        widths[widest] -= 1
     lines = [_line(heads, widths, indent)]
-    for row in cells:
-        wrapped = [
-            textwrap.wrap(cell, width, break_on_hyphens=False) or [""]
-            for cell, width in zip(row, widths, strict=True)
-        ]
-        for number in range(max(map(len, wrapped))):
-            lines.append(_line([part[number] if number < len(part) else "" for part in wrapped], widths, indent))
+    for number, row in enumerate(cells):
+        wrapped = [_wrapped(cell, width) for cell, width in zip(row, widths, strict=True)]
+        for height in range(max(map(len, wrapped))):
+            lines.append(_line([part[height] if height < len(part) else "" for part in wrapped], widths, indent))
+        if below:
+            lines += [f"{indent}    {line}" for line in _wrapped(below[number], screen - len(indent) - 4)]
     return "\n".join(lines)
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    return textwrap.wrap(text, width, break_on_hyphens=False, break_long_words=False) or [""]
 
 
 def pairs(rows: Sequence[tuple[str, object]], indent: str = "  ") -> str:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+import threading
 
 import pytest
 
-from testbed.aws import AwsError, Drop, unavailable
-from tests.operator.conftest import NAME, Site
+from testbed.aws import AwsError, Drop, Hang, unavailable
+from tests.operator.conftest import NAME, ROOT, Site
 
 pytestmark = pytest.mark.servers
 
@@ -32,7 +36,11 @@ def test_the_whole_circle_from_an_outage_back(site: Site) -> None:
     assert (letter["event"], letter["instance_id"], letter["body"]) == ("terminated", dead.id, event)
     assert letter["reason"].startswith("route53: ")
     assert "ServiceUnavailable" in letter["reason"]
-    assert "resend --all" in site.operator("dead-letters", "list").out
+    table = site.operator("dead-letters", "list", COLUMNS="80").out
+    # Ids are there to be copied, and so are whole on a narrow screen.
+    assert letter["id"] in table
+    assert dead.id in table
+    assert "resend --all" in table
 
     resent = site.operator("dead-letters", "resend", "--all")
     assert resent.status == 0, resent.err
@@ -128,3 +136,31 @@ def test_what_somebody_else_has_taken_is_told(site: Site) -> None:
     ran = site.operator("dead-letters", "list")
     assert ran.status == 0
     assert "About 1 more are taken by somebody else just now" in ran.out
+
+
+def test_a_list_that_is_ended_in_the_middle_gives_back_what_it_has_taken(site: Site) -> None:
+    sent = site.send(*(json.dumps({"number": number}) for number in range(12)), to=site.dead_letter_queue_url)
+    received = threading.Event()
+
+    def hang_at_the_second(_service: str, operation: str, _parameters: object) -> Hang | None:
+        if operation != "ReceiveMessage":
+            return None
+        if site.aws.calls["sqs:ReceiveMessage"] < 2:
+            return None
+        received.set()
+        return Hang(30)
+
+    site.aws.reset_calls()
+    with site.aws.fault(hang_at_the_second, everyone=True):
+        command = subprocess.Popen(
+            [sys.executable, str(ROOT / "operator"), *site.arguments, "dead-letters", "list"],
+            env={**os.environ, **site.aws.environ()},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        assert received.wait(30)
+        assert any(message["visible_in_seconds"] > 0 for message in site.dead())
+        command.terminate()
+        out, _ = command.communicate(timeout=30)
+    assert (command.returncode, out) == (130, b"")
+    assert sorted(m["id"] for m in site.dead() if m["visible_in_seconds"] == 0) == sorted(sent)

@@ -78,14 +78,6 @@ def test_a_value_in_brackets_is_the_default_of_its_attribute(name: str) -> None:
         assert f", {value})" in attributes(name)[attribute]
 
 
-@pytest.mark.parametrize("name", INPUTS)
-def test_the_description_of_an_object_tells_of_each_attribute(name: str) -> None:
-    block = variable(name)
-    described = set(re.findall(r"^    - ((?:`\w+`(?:, )?)+) - ", block, re.MULTILINE))
-    told = {attribute for names in described for attribute in re.findall(r"`(\w+)`", names)}
-    assert set(attributes(name)) <= told
-
-
 def test_the_rights_of_a_step_are_those_that_the_module_grants_for_it() -> None:
     iam = (ROOT / "iam.tf").read_text()
     for step in ("route53", "chef", "consul"):
