@@ -430,7 +430,7 @@ class PyConsulCatalog:
     def sessions(self, datacenter: str) -> tuple[Session, ...]:
         def read() -> tuple[Session, ...]:
             _, rows = self._api.session.list(dc=datacenter or None)
-            return tuple(Session(_text(r, "ID"), _text(r, "Node"), r.get("Behavior") or "release") for r in rows)
+            return tuple(Session(_text(r, "ID"), _text(r, "Node"), _maybe(r, "Behavior") or "release") for r in rows)
 
         return self._call(read, "read sessions (session:read)", datacenter)
 
@@ -495,7 +495,7 @@ class PyConsulCatalog:
             return tuple(
                 Member(
                     _text(row, "Name"),
-                    (row.get("Tags") or {}).get("id", ""),
+                    _maybe(row.get("Tags") or {}, "id"),
                     alive=row["Status"] == _MEMBER_ALIVE,
                     failed=row["Status"] == _MEMBER_FAILED,
                 )
@@ -640,6 +640,14 @@ def _text(row: Any, name: str) -> str:
     return value
 
 
+def _maybe(row: Any, name: str) -> str:
+    """A text that may be missing."""
+    value = row.get(name)
+    if value is not None and not isinstance(value, str):
+        raise ValueError(name)
+    return value or ""
+
+
 def _number(row: Any, name: str) -> int:
     value = row[name]
     if not isinstance(value, int):
@@ -651,9 +659,9 @@ def _node(row: Any) -> CatalogNode:
     meta, tagged = row.get("Meta") or {}, row.get("TaggedAddresses") or {}
     return CatalogNode(
         name=_text(row, "Node"),
-        node_id=row.get("ID") or "",
-        address=row.get("Address") or "",
-        datacenter=row.get("Datacenter") or "",
+        node_id=_maybe(row, "ID"),
+        address=_maybe(row, "Address"),
+        datacenter=_maybe(row, "Datacenter"),
         modify_index=_number(row, "ModifyIndex"),
         tagged_addresses=tuple(dict.fromkeys(str(address) for address in tagged.values())),
         meta={str(key): str(value) for key, value in meta.items()},
@@ -671,7 +679,7 @@ def _key(row: Any) -> Key:
         modify_index=_number(row, "ModifyIndex"),
         value=value,
         flags=_number(row, "Flags"),
-        session=row.get("Session") or None,
+        session=_maybe(row, "Session") or None,
     )
 
 
