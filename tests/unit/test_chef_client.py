@@ -25,7 +25,14 @@ from ec2_decommission.clients.chef import ChefNode, ConvergedNode, PyChefServer
 from ec2_decommission.clients.pychef_compat import Key, chef
 from ec2_decommission.config import ChefSettings
 from ec2_decommission.deadline import Deadline
-from ec2_decommission.errors import AccessError, ConfigurationError, DecommissionError, OutOfTime, TransientError
+from ec2_decommission.errors import (
+    AccessError,
+    ConfigurationError,
+    DecommissionError,
+    OutOfTime,
+    PermanentError,
+    TransientError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -377,6 +384,24 @@ def test_a_deletion_whose_answer_was_lost_counts_as_done() -> None:
     answers: list[Answer | None] = [None, (404, '{"error": ["node web-1 not found"]}')]
     with serving(lambda _method, _path: answers.pop(0)) as (url, _):
         assert client(url).delete_nodes(["web-1"]) == {"web-1": True}
+
+
+def test_a_deletion_whose_second_answer_is_garbage_fails_for_that_name_alone() -> None:
+    answers: list[Answer | None] = [None, (200, "<html>")]
+    with serving(lambda _method, _path: answers.pop(0)) as (url, _):
+        (error,) = client(url).delete_nodes(["web-1"]).values()
+    assert isinstance(error, TransientError)
+    assert "unreadable answer to DELETE /nodes/web-1" in str(error)
+
+
+@pytest.mark.parametrize("status", [400, 413, 414])
+def test_one_name_that_is_refused_will_be_again_and_a_search_is_everybodys(status: int) -> None:
+    with serving(lambda _method, _path: (status, '{"error": ["no"]}')) as (url, _):
+        (error,) = client(url).delete_nodes(["web-1"]).values()
+        assert isinstance(error, PermanentError)
+        assert f"refused DELETE /organizations/x/nodes/web-1 with {status}: no" in str(error)
+        with pytest.raises(ConfigurationError, match=f"refused POST /organizations/x/search/node with {status}"):
+            client(url).search_nodes_by_instance_id(["i-0aaa"])
 
 
 # Searching

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -10,7 +11,7 @@ import requests
 from ec2_decommission.clients.consul import PyConsulCatalog, Right
 from ec2_decommission.config import ConsulSettings
 from ec2_decommission.deadline import Deadline
-from ec2_decommission.errors import AccessError, ConfigurationError
+from ec2_decommission.errors import AccessError, ConfigurationError, TransientError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -100,3 +101,18 @@ def test_only_a_plain_yes_proves_a_right(monkeypatch: pytest.MonkeyPatch, answer
     Sent(monkeypatch, lambda: (200, answer))
     with pytest.raises(Exception, match=r"unreadable|lacks"):
         catalog().prove_rights("", [READ])
+
+
+@pytest.mark.parametrize("key", ["ID", "Address", "Datacenter", "Meta", "TaggedAddresses"])
+def test_a_node_with_a_value_of_another_type_is_an_unreadable_answer(
+    monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    Sent(monkeypatch, lambda: (200, json.dumps([{"Node": "a", "ModifyIndex": 1, key: ["10.0.0.5"]}])))
+    with pytest.raises(TransientError, match="unreadable answer"):
+        catalog().nodes("dc1")
+
+
+def test_a_session_whose_behavior_is_no_text_is_an_unreadable_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    Sent(monkeypatch, lambda: (200, json.dumps([{"ID": "s", "Node": "a", "Behavior": ["delete"]}])))
+    with pytest.raises(TransientError, match="unreadable answer"):
+        catalog().sessions("dc1")

@@ -436,14 +436,16 @@ class PyChefServer:
     def _delete_one(self, kind: str, name: str) -> bool:
         path = _path(kind, name)
         try:
+            return self._delete_once(path)
+        except _NoConnectionError:
+            self._delete_once(path)
+            return True  # where it is gone by now the first request did it, and its answer was lost
+
+    def _delete_once(self, path: str) -> bool:
+        try:
             self._api.api_request("DELETE", path)
         except _NotFoundError:
             return False
-        except _NoConnectionError:
-            try:
-                self._api.api_request("DELETE", path)
-            except _NotFoundError:
-                return True  # the first request did it, and its answer was lost
         except ValueError:
             raise self._unreadable(f"DELETE {path}") from None
         return True
