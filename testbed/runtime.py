@@ -65,16 +65,20 @@ class Invocation:
     cold: bool = False
 
     def json_logs(self) -> list[dict[str, Any]]:
-        """Those lines that are JSON objects, parsed."""
+        """Those lines that are JSON objects, parsed; without the metrics among them."""
         found = []
         for line in self.logs:
             try:
                 parsed = json.loads(line)
             except ValueError:
                 continue
-            if isinstance(parsed, dict):
+            if isinstance(parsed, dict) and "_aws" not in parsed:
                 found.append(parsed)
         return found
+
+    def metric_lines(self) -> list[str]:
+        """The lines that CloudWatch takes for metrics in the embedded format."""
+        return [line for line in self.logs if line.startswith('{"_aws"')]
 
 
 def runtime_python(version: str) -> Path:

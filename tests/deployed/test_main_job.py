@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.deployed.conftest import Deployed, report_of, step_of
+from tests.fakes.emf import read, sums
 
 pytestmark = pytest.mark.servers
 
@@ -31,6 +32,19 @@ def test_the_first_line_of_the_log_says_which_state_was_entered(deployed: Deploy
     assert lines[0]["message"] == f"instance {dead.id} has entered state terminated"
     assert all(line["instance_id"] == dead.id for line in lines)
     assert all(line["message_id"] == batch.message_ids[0] for line in lines)
+
+
+def test_the_log_holds_the_metrics_of_the_invocation(deployed: Deployed) -> None:
+    dead = deployed.platform.launch(deployed.name())
+    deployed.deliver()
+    [batch] = deployed.terminate(dead)
+    points = read(batch.invocation.metric_lines())
+    assert {point.dimensions["FunctionName"] for point in points} == {"ec2-decommission"}
+    assert {step: sums(points, step)["Done"] for step in ("route53", "chef", "consul")} == dict.fromkeys(
+        ("route53", "chef", "consul"), 1
+    )
+    assert sums(points)["InstancesFinished"] == 1
+    assert 0 <= sums(points)["EventAge"] < 600
 
 
 def test_the_next_contender_gets_the_lock_at_once(deployed: Deployed) -> None:
