@@ -6,9 +6,11 @@ from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+import pytest
+
 from ec2_decommission.clients.aws import CONNECT_TIMEOUT_SECONDS, READ_TIMEOUT_SECONDS
 from ec2_decommission.deadline import Deadline
-from ec2_decommission.errors import TransientError
+from ec2_decommission.errors import StillAlive, TransientError
 from ec2_decommission.identity import Facts
 from ec2_decommission.inventory import HISTORY
 from ec2_decommission.run import RESERVE_SECONDS, Clock
@@ -305,6 +307,35 @@ def test_with_the_inventory_unreadable_the_first_step_that_fails_is_the_last() -
     (report,) = world.send_batch(world.terminated(instance_id)).reports.values()
     assert "waits: first failed" in step_of(report, "last")["reason"]
     assert last.traces[instance_id] == ["x"]
+
+
+@pytest.mark.parametrize("operation", ["recall", "remember_terminated"])
+def test_a_step_that_has_to_wait_keeps_what_only_another_knows_while_the_inventory_is_down(operation: str) -> None:
+    """Consul counts the agent as alive for a while, as a rule; the address is the Chef node's word alone."""
+
+    class Waiting(FakeStep):
+        waits = True
+
+        def find(self, batch: Batch) -> Mapping[str, Finding]:
+            found = super().find(batch)
+            alive = Finding(errors=(StillAlive("its Consul agent is alive"),))
+            return dict.fromkeys(batch.instances, alive) if self.waits else found
+
+    chef, consul = FakeStep(), Waiting()
+    world = World(zones=False, more_steps=[factory(chef, "chef"), factory(consul, "consul")])
+    instance_id = dead(world, recorded=False)
+    world.ec2.forget(instance_id)
+    chef.facts[instance_id] = Facts("chef", private_ips=("10.0.0.4",))
+    chef.traces[instance_id], consul.traces[instance_id] = ["node web-1"], ["locks/a"]
+    world.inventory.fault = lambda now: fail() if now == operation else None
+    (report,) = world.send_batch(world.terminated(instance_id)).reports.values()
+    assert step_of(report, "consul")["reason"] == "its Consul agent is alive"
+    assert step_of(report, "chef")["reason"].startswith("waits: consul failed")
+    assert chef.traces[instance_id] == ["node web-1"]
+    world.inventory.fault, consul.waits = (lambda *_: None), False
+    assert world.send_batch(world.terminated(instance_id)).failed == ()
+    assert consul.seen["find"].instances[instance_id].private_ips == ("10.0.0.4",)
+    assert (chef.traces[instance_id], consul.traces[instance_id]) == ([], [])
 
 
 def test_an_item_of_the_inventory_does_not_grow_without_end() -> None:

@@ -2,8 +2,8 @@
 
 What an instance was is written into the inventory (where there is one) before anything of it is removed: with its
 Chef node may go the only word of its address, which another step needs at a later try. Where the inventory cannot be
-read or written, the steps go on for an instance whose address is known, until the first that fails for it; the rest
-waits for the retry.
+read or written, the steps go on for an instance whose address is known and for which all of them can be finished, as
+far as they can tell before anything is removed; the rest waits for the retry.
 """
 
 from __future__ import annotations
@@ -132,6 +132,7 @@ class Run:
             self._unremembered = dict.fromkeys(self._instances, self._known.inventory_error)
         steps = [(factory, step) for factory in self._tools.steps if (step := self._look(factory)) is not None]
         self._remember_identity()
+        self._foresee(steps)
         for position, (factory, step) in enumerate(steps):
             self._hold_back(factory.name)
             self._find_and_remove(factory, step, len(steps) - position)
@@ -205,6 +206,20 @@ class Run:
     def _fail(self, name: str, due: Iterable[str], error: DecommissionError) -> None:
         for instance_id in due:
             self._reports[instance_id].setdefault(name, StepReport.failed(name, error))
+
+    def _foresee(self, steps: Sequence[tuple[StepFactory, Step]]) -> None:
+        """Finds for those that the inventory does not remember, before the first step removes anything of them.
+
+        One step often has to wait while the others could go on: a Consul agent that still counts as alive, for one.
+        """
+        for factory, step in steps:
+            due = {i: instance for i, instance in self._due(factory.name).items() if i in self._unremembered}
+            if due and not self._dry_run:
+                with self._guard(factory.name, due, len(steps) * 2) as deadline:
+                    for instance_id, finding in step.find(Batch(due, self._living, deadline)).items():
+                        if finding.errors and instance_id in due:
+                            report = StepReport.of(factory.name, finding, Outcome())
+                            self._reports[instance_id][factory.name] = report
 
     def _hold_back(self, name: str) -> None:
         """Keeps the step from instances that the inventory does not remember, where a retry may need what would go.
