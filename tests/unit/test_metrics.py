@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -251,3 +253,11 @@ def test_a_function_that_cannot_start_says_so_in_its_metrics(
     (point,) = read(lines)
     assert (point.name, point.values, point.dimensions) == ("ConfigurationErrors", (1.0,), {"FunctionName": "mine"})
     assert json.loads(lines[0])["ConfigurationErrors"] == [1.0]
+
+
+def test_the_documentation_has_every_metric_with_its_unit() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "architecture.md").read_text()
+    section = text.partition("## Metrics")[2].partition("\n## ")[0]
+    rows = [row.split("|")[1:3] for row in section.splitlines() if row.startswith("| `")]
+    told = {name: unit.split(",")[0].strip() for names, unit in rows for name in re.findall(r"`(\w+)`", names)}
+    assert told == {name: unit.value for name, unit in UNITS.items()}
