@@ -115,6 +115,14 @@ def test_no_attempt_is_sent_that_could_outlast_the_deadline(environment: StrictA
     assert environment.calls["ec2:DescribeInstances"] == 1
 
 
+def test_what_puts_messages_off_needs_less_time(environment: StrictAws) -> None:
+    clients = AwsClients(lambda: Deadline.after(4))
+    with aws_errors("list queues"):
+        clients("sqs").list_queues()
+    with pytest.raises(OutOfTime):
+        ask(clients)
+
+
 def test_a_retry_is_an_attempt_like_any_other(environment: StrictAws) -> None:
     left = [60.0]
 

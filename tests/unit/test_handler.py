@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ec2_decommission import handler
+from ec2_decommission.clients.aws import CALL_SECONDS, QUICK, READ_TIMEOUT_SECONDS
 from ec2_decommission.config import InstanceFilter, QueueSettings, SweepSettings
 from ec2_decommission.errors import (
     AccessError,
@@ -706,6 +707,31 @@ def test_what_no_retry_helps_does_not_wait_long(errors: list[DecommissionError],
     line = next(line for line in world.log.lines if line.message.startswith("failed: "))
     assert line.extra["error_kinds"] == [kind]
     assert step_of(line.extra["report"], "fake")["error_kind"] == kind
+
+
+@pytest.mark.parametrize("part", ["ec2", "inventory"])
+@pytest.mark.parametrize("seconds", [30, 32.5, 120])
+def test_however_long_a_system_hangs_there_is_time_to_put_the_message_off(
+    monkeypatch: pytest.MonkeyPatch, part: str, seconds: float
+) -> None:
+    """Else it would come back after the queue's own time-out, always the same, and use up its tries in hours."""
+    now = [1000.0]
+    monkeypatch.setattr("ec2_decommission.deadline.time.monotonic", lambda: now[0])
+    world = World()
+    instance_id = ended(world)
+
+    def hang(*_: str) -> None:
+        while True:  # attempt after attempt, as botocore does
+            world._clock.deadline.check(CALL_SECONDS)
+            now[0] += READ_TIMEOUT_SECONDS
+
+    system: Any = getattr(world, part)
+    system.fault = hang
+    left: list[float] = []
+    world.queue.fault = lambda _: left.append(world._clock.deadline.remaining())
+    answer = world.send_batch(world.terminated(instance_id), seconds=seconds, message_ids=["m"])
+    assert answer.failed == ("m",)
+    assert left[0] > sum(QUICK["sqs"])
 
 
 def test_what_succeeds_is_not_put_off_and_a_queue_that_refuses_harms_nothing() -> None:

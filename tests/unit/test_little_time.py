@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ec2_decommission.clients.aws import CALL_SECONDS
+from ec2_decommission.clients.aws import CALL_SECONDS, QUICK
 from ec2_decommission.config import ChefSettings, ConsulSettings, QueueSettings
 from ec2_decommission.deadline import Deadline
 from ec2_decommission.errors import OutOfTime
+from ec2_decommission.handler import PUT_OFF_SECONDS
 from ec2_decommission.run import RESERVE_SECONDS
 from ec2_decommission.templates import Template
 from tests.fakes.steps import FakeStep, factory
@@ -122,18 +123,18 @@ def test_what_is_kept_back_is_enough_to_remember_a_thousand_and_to_put_them_off(
 
     def use_up(act: str) -> None:
         if act == "remove":
-            left[0] = RESERVE_SECONDS
+            left[0] = RESERVE_SECONDS + PUT_OFF_SECONDS
             step.traces.update((i, []) for i in late)
             raise OutOfTime("the time is up")
 
-    def call(seconds: float, number: int) -> None:
+    def call(seconds: float, number: int, needed: float) -> None:
         for _ in range(number):
-            Deadline(lambda: left[0]).check(CALL_SECONDS)
+            world._clock.deadline.check(needed)
             left[0] -= seconds
 
     step.fault = use_up
-    world.inventory.fault = lambda operation: call(0.2, 10) if operation == "remember_steps" else None
-    world.queue.fault = lambda _: call(0.02, 100)
+    world.inventory.fault = lambda what: call(0.2, 10, CALL_SECONDS) if what == "remember_steps" else None
+    world.queue.fault = lambda _: call(0.02, 100, sum(QUICK["sqs"]))
     records = [{"messageId": i, "receiptHandle": i, "body": world_body(world, i), "attributes": {}} for i in names]
     answer = world._application.handle({"Records": records}, Deadline(lambda: left[0], lambda: -left[0]))
     assert len(answer["batchItemFailures"]) == 1000

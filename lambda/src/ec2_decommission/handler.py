@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 # DescribeInstances may not know an instance yet that has just entered `running`.
 _YOUNG = timedelta(minutes=10)
+# Kept back from all else, to put failed messages off: a thousand take a second or two.
+PUT_OFF_SECONDS = 4.0
 
 
 class Delays(Protocol):
@@ -137,16 +139,9 @@ class Application:
         concerned = {r.instance_id for r in requests if r.kind in ("terminated", "operator")}
         if self._inventory is not None:
             concerned |= {r.instance_id for r in requests if r.kind == "running"}
-        known = recall(concerned, self._ec2, self._inventory, self._config.instance_filter)
-        terminated = {r.instance_id: r for r in requests if r.kind == "terminated"}
-        # An event goes before what an operator asks of the same instance, and its end before its beginning.
-        ended = {**{r.instance_id: r for r in requests if r.kind == "operator"}, **terminated}
-        started = {r.instance_id: r for r in requests if r.kind == "running" and r.instance_id not in terminated}
-        recorded = self._remember_running(started, known)
-        reports: dict[str, Report] = {}
-        for dry_run in (True, False):
-            same = [r for r in ended.values() if self._is_dry(r) == dry_run]
-            reports |= self._decommission(same, known, dry_run=dry_run)
+        whole = self._tools.clock.deadline
+        with self._tools.clock.until(Deadline(lambda: whole.remaining() - PUT_OFF_SECONDS)):
+            reports, recorded = self._handle_instances(requests, concerned)
         self._count(requests, reports, recorded)
         answers: dict[Request, Report] = {}
         # Sweeps that waited together for what failed them see the same: one of them is enough.
@@ -166,6 +161,22 @@ class Application:
                 answers[request] = reports[request.instance_id]
             self._tell_outcome(request, answers[request])
         return answers
+
+    def _handle_instances(
+        self, requests: Sequence[Request], concerned: set[str]
+    ) -> tuple[dict[str, Report], Mapping[str, Report]]:
+        """The reports of what ended, and of what started, by instance id."""
+        known = recall(concerned, self._ec2, self._inventory, self._config.instance_filter)
+        terminated = {r.instance_id: r for r in requests if r.kind == "terminated"}
+        # An event goes before what an operator asks of the same instance, and its end before its beginning.
+        ended = {**{r.instance_id: r for r in requests if r.kind == "operator"}, **terminated}
+        started = {r.instance_id: r for r in requests if r.kind == "running" and r.instance_id not in terminated}
+        recorded = self._remember_running(started, known)
+        reports: dict[str, Report] = {}
+        for dry_run in (True, False):
+            same = [r for r in ended.values() if self._is_dry(r) == dry_run]
+            reports |= self._decommission(same, known, dry_run=dry_run)
+        return reports, recorded
 
     def _count(self, requests: Sequence[Request], ended: Mapping[str, Report], started: Mapping[str, Report]) -> None:
         now = self._tools.now()

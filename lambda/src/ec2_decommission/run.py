@@ -30,9 +30,8 @@ if TYPE_CHECKING:
     from .recall import Known
     from .steps.base import Living, Step
 
-# Kept back from the steps, to remember, report and return: no call to AWS begins in the last 8 of an invocation's
-# seconds, and 1,000 outcomes and as many messages put off take up to 5.
-RESERVE_SECONDS = 13.0
+# Kept back from the steps, to remember and report: no call to DynamoDB begins in the last 8 of these seconds.
+RESERVE_SECONDS = 10.0
 # A step's share of the time is never less, as long as there is so much: enough to begin a call to AWS.
 _LEAST_SECONDS = 10.0
 

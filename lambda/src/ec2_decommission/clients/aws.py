@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import boto3
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 CONNECT_TIMEOUT_SECONDS = 2
 READ_TIMEOUT_SECONDS = 6
 CALL_SECONDS = CONNECT_TIMEOUT_SECONDS + READ_TIMEOUT_SECONDS  # the longest that one attempt may take
+# The same by service, where it differs: failed messages are put off in the last seconds of an invocation.
+QUICK = {"sqs": (1, 2)}
 
 # https://docs.aws.amazon.com/AWSEC2/latest/APIReference/errors-overview.html and the pages of the other services
 _ACCESS = {"AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "NotAuthorized"}
@@ -67,22 +70,23 @@ class AwsClients:
     def __call__(self, service: str) -> Any:
         """The client of that service, for example ``ec2``."""
         if service not in self._clients:
+            connect, read = QUICK.get(service, (CONNECT_TIMEOUT_SECONDS, READ_TIMEOUT_SECONDS))
             client: Any = boto3.client(  # type: ignore[call-overload]
                 service,
                 config=BotoConfig(
-                    connect_timeout=CONNECT_TIMEOUT_SECONDS,
-                    read_timeout=READ_TIMEOUT_SECONDS,
+                    connect_timeout=connect,
+                    read_timeout=read,
                     retries={"mode": "standard", "total_max_attempts": 4},
                     max_pool_connections=16,
                 ),
             )
-            client.meta.events.register("before-send", self._gate)
+            client.meta.events.register("before-send", partial(self._gate, connect + read))
             client.meta.events.register("after-call", _refuse_other_answers)
             self._clients[service] = client
         return self._clients[service]
 
-    def _gate(self, **_: object) -> None:
-        self._deadline().check(CALL_SECONDS, "a call to AWS")
+    def _gate(self, seconds: float, **_: object) -> None:
+        self._deadline().check(seconds, "a call to AWS")
 
 
 def _refuse_other_answers(http_response: Any, parsed: Mapping[str, Any], **_: object) -> None:
