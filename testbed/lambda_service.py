@@ -53,8 +53,8 @@ class Network:
     """
 
     name: str
-    addresses: Mapping[str, str] = field(default_factory=dict, hash=False)
-    environment: Mapping[str, str] = field(default_factory=dict, hash=False)
+    addresses: Mapping[str, str] = field(default_factory=dict, compare=False)
+    environment: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     def variables(self, deployed: Mapping[str, str]) -> dict[str, str]:
         """The function's variables as they are in this network."""
@@ -143,10 +143,12 @@ class LambdaService:
         for runtime in self.environments(function_name, network):
             runtime.kill()
 
-    def forget_environments(self) -> None:
-        """Makes the next invocation of every function a cold start, with new credentials."""
+    def forget_environments(self, network: Network | None = None) -> None:
+        """Makes the next invocation of every function a cold start with new credentials, in one network or in all."""
         with self._lock:
-            stale, self._environments = self._environments, {}
+            stale = {key: found for key, found in self._environments.items() if network in (None, Network(key[1]))}
+            for key in stale:
+                del self._environments[key]
         for environments in stale.values():
             for runtime in environments.all:
                 runtime.close()

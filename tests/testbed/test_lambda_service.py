@@ -353,3 +353,7 @@ def test_a_network_has_environments_and_addresses_of_its_own(service: LambdaServ
     service.kill("f", network)
     assert (ordinary.warm, other.warm) == (True, False)
     assert poller.deliver([second]).returned == []
+    service.forget_environments(network)
+    moved = Network("elsewhere", {"deployed": "http://other"})
+    assert service.run(function, {"who": True}, network=moved).result[1] == "http://other"
+    assert service.environments("f") == [ordinary]

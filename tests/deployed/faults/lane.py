@@ -46,7 +46,7 @@ class Lane:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.kill()
+        self.deployed.platform.functions.forget_environments(self.network)
         self._stack.close()
 
     def passes(self) -> None:
