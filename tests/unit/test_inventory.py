@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
+from boto3.dynamodb.types import TypeSerializer
 from botocore.exceptions import ClientError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ec2_decommission.identity import Facts, Instance
 from ec2_decommission.inventory import DynamoInventory, Record, Settled, facts_document
+from tests.fakes.steps import FakeStep, factory
+from tests.fakes.world import World
+
+FULL = Instance(
+    "i-1", account_id="1", region="r", vpc_id="v", launch_time="t",
+    private_ips=("10.0.0.5",), public_ips=("54.0.0.1",),
+    ipv6_addresses=("2001:db8::5",), private_dns_names=("a",), public_dns_names=("b",), tags={"Name": "web-1"},
+    known_as={"chef": {"node": ("a",)}},
+)  # fmt: skip
 
 
 class Client:
@@ -90,3 +101,46 @@ def test_any_instance_reads_as_it_was_written(instance: Instance) -> None:
 
     record = DynamoInventory(Reading(), "t", 30).recall(["i-1"])["i-1"]
     assert facts_document(record.instance()) == facts_document(instance)
+
+
+kept = st.recursive(
+    st.none() | st.booleans() | st.integers(-9, 9) | st.text(max_size=5) | st.binary(max_size=3),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=5), inner, max_size=2),
+    max_leaves=5,
+)
+edited = st.fixed_dictionaries(
+    {},
+    optional={
+        "state": st.just("running") | kept,
+        "facts": st.fixed_dictionaries({}, optional=dict.fromkeys(facts_document(FULL), kept)) | kept,
+        "steps": st.dictionaries(st.just("fake"), st.fixed_dictionaries({}, optional={"actions": kept, "status": kept,
+            "reason": kept, "settled_at": kept}) | kept) | kept,
+        "removed": kept,
+        "recorded_at": kept,
+        "terminated_at": kept,
+    },
+)  # fmt: skip
+
+
+@settings(max_examples=200, deadline=None)
+@given(items=st.lists(edited, min_size=1, max_size=2))
+def test_an_item_that_somebody_edited_keeps_no_batch_from_being_handled(items: list[dict[str, Any]]) -> None:
+    class Table:
+        def batch_get_item(self, RequestItems: dict[str, Any]) -> dict[str, Any]:  # noqa: N803
+            serialize = TypeSerializer().serialize
+            asked = [key["instance_id"]["S"] for key in RequestItems["t"]["Keys"]]
+            rows = [{k: serialize(v) for k, v in item.items()} for item in items]
+            told = [{**row, "instance_id": {"S": i}} for i, row in zip(asked, rows, strict=False)]
+            return {"Responses": {"t": told}}
+
+    step = FakeStep()
+    world = World(more_steps=[factory(step)])
+    ids = [world.launch(f"web-{number}") for number in range(2)]
+    for instance_id in ids:
+        world.ec2.terminate(instance_id)
+        step.traces[instance_id] = []
+    stored = DynamoInventory(Table(), "t", 30)
+    world.inventory.recall = stored.recall  # type: ignore[method-assign]
+    json.dumps(world.send_batch(*(world.terminated(i) for i in ids)).reports)
+    assert world.log.messages("exception") == []
+    assert all(record.state == "terminated" for record in world.inventory.items.values())

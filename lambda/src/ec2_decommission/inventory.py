@@ -353,32 +353,65 @@ def facts_document(instance: Instance) -> dict[str, Any]:
 
 
 def _record(item: Mapping[str, Any]) -> Record:
-    facts = item.get("facts") or {}
+    """The record of an item. What in it is not of the form that this module writes counts as not recorded.
+
+    Somebody may have edited it by hand, and one item must not keep a whole batch from being handled.
+    """
+    facts = _mapping(item.get("facts"))
     return Record(
-        instance_id=item["instance_id"],
-        state=item.get("state", ""),
+        instance_id=str(item["instance_id"]),
+        state=_text(item.get("state")) or "",
         facts=Facts(
             source="inventory",
-            account_id=facts.get("account_id"),
-            region=facts.get("region"),
-            vpc_id=facts.get("vpc_id"),
-            launch_time=facts.get("launch_time"),
-            private_ips=tuple(facts.get("private_ips", ())),
-            public_ips=tuple(facts.get("public_ips", ())),
-            ipv6_addresses=tuple(facts.get("ipv6_addresses", ())),
-            private_dns_names=tuple(facts.get("private_dns_names", ())),
-            public_dns_names=tuple(facts.get("public_dns_names", ())),
-            tags=facts.get("tags", {}),
+            account_id=_text(facts.get("account_id")),
+            region=_text(facts.get("region")),
+            vpc_id=_text(facts.get("vpc_id")),
+            launch_time=_text(facts.get("launch_time")),
+            private_ips=_texts(facts.get("private_ips")),
+            public_ips=_texts(facts.get("public_ips")),
+            ipv6_addresses=_texts(facts.get("ipv6_addresses")),
+            private_dns_names=_texts(facts.get("private_dns_names")),
+            public_dns_names=_texts(facts.get("public_dns_names")),
+            tags={key: value for key, value in _mapping(facts.get("tags")).items() if isinstance(value, str)},
             known_as={
-                step: {kind: tuple(names) for kind, names in kinds.items()}
-                for step, kinds in facts.get("known_as", {}).items()
+                step: {kind: _texts(names) for kind, names in _mapping(kinds).items()}
+                for step, kinds in _mapping(facts.get("known_as")).items()
             },
         ),
-        recorded_at=item.get("recorded_at", ""),
-        terminated_at=item.get("terminated_at"),
-        steps=item.get("steps", {}),
-        removed=tuple(item.get("removed", ())),
+        recorded_at=_text(item.get("recorded_at")) or "",
+        terminated_at=_text(item.get("terminated_at")),
+        steps={name: _report(step) for name, step in _mapping(item.get("steps")).items() if isinstance(step, dict)},
+        removed=tuple(_entries(item.get("removed"))),
     )
+
+
+def _report(step: Mapping[str, Any]) -> Mapping[str, Any]:
+    actions = {"actions": _entries(step["actions"])} if "actions" in step else {}
+    return {**{key: value for key, value in step.items() if value is None or isinstance(value, str)}, **actions}
+
+
+def _entries(value: Any) -> list[dict[str, str]]:
+    return [
+        {key: text for key, text in entry.items() if isinstance(text, str)}
+        for entry in _list(value)
+        if isinstance(entry, dict)
+    ]
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    return tuple(text for text in _list(value) if isinstance(text, str))
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def _typed(values: Mapping[str, Any]) -> dict[str, Any]:
