@@ -46,6 +46,7 @@ class FakeChefServer:
     def put_node(self, name: str, instance_id: str | None = None, **facts: Any) -> None:
         """Saves a node, as Chef Infra Client does at the end of a run."""
         self.node_objects[name] = ChefNode(name, instance_id, **facts)
+        self.where_and_when.pop(name, None)
         self._write()
 
     def put_client(self, name: str) -> None:

@@ -71,7 +71,7 @@ class Fleet:
         self.world = World(
             inventory=setup.inventory,
             record_names=setup.record_names,
-            sweep=SweepSettings() if setup.inventory else None,
+            sweep=SweepSettings(adopt=("chef", "consul")) if setup.inventory else None,
             chef=ChefSettings(
                 "https://chef.example/organizations/x",
                 OWN_CLIENT,
@@ -297,6 +297,7 @@ class Fleet:
                 return
             facts = {"private_ips": (FOREIGN,)}
             chef.put_node(name, FOREIGN_ID if act == "chef" else None, **facts)
+            chef.where_and_when[name] = {"account_id": "999999999999"} if act == "chef" else {}
             chef.put_client(name)
             ledger.chef_nodes[name] = ledger.chef_clients[name] = STRANGER
         elif act == "unnode" and name in view.chef_nodes:
@@ -307,7 +308,8 @@ class Fleet:
         elif act in ("consul", "bare consul") and not view.agents.get(name):
             if name in view.agents:
                 return
-            consul.register_node(name, FOREIGN, {"instance_id": FOREIGN_ID} if act == "consul" else {})
+            meta = {"instance_id": FOREIGN_ID, "region": "ap-southeast-2"}
+            consul.register_node(name, FOREIGN, meta if act == "consul" else {})
             ledger.consul_nodes[name] = STRANGER
             self.hold(name, "lock", agent=False)
         elif act == "key":
