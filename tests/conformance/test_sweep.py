@@ -1,0 +1,149 @@
+"""The sweep over the strict AWS: whatever EC2 answers, nobody is gone but those of whom it says so."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from ec2_decommission.adoption import Place
+from ec2_decommission.clients.ec2 import BotoEc2
+from ec2_decommission.config import SweepSettings
+from ec2_decommission.deadline import Deadline
+from ec2_decommission.errors import AccessError, ConfigurationError, TransientError
+from ec2_decommission.inventory import DynamoInventory
+from ec2_decommission.run import Clock
+from ec2_decommission.sweep import Sweep
+from testbed.aws import Answer, AwsError, StrictAws, throttled
+from tests.conformance.test_ec2 import EMPTY
+from tests.conformance.test_inventory import TABLE, make_table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+ACCOUNT = "123456789012"
+
+
+class Outbox:
+    def __init__(self) -> None:
+        self.sent: list[str] = []
+
+    def send(self, instances: Sequence[Mapping[str, str]]) -> None:
+        self.sent += [known["instance_id"] for known in instances]
+
+    def go_on(self, progress: Mapping[str, Any]) -> None:
+        raise AssertionError(progress)
+
+
+class Fleet:
+    """Three recorded instances of one region, and its sweep."""
+
+    def __init__(self, aws: StrictAws) -> None:
+        aws.reset()
+        make_table(aws)
+        self.aws = aws
+        self.ec2 = BotoEc2(aws.client("ec2"))
+        self.inventory = DynamoInventory(aws.client("dynamodb"), TABLE, 30)
+        self.outbox = Outbox()
+        self.ids = sorted(aws.launch(f"web-{number}", emit=False).id for number in range(3))
+        self.inventory.remember_running(d.instance() for d in self.ec2.describe(self.ids).values())
+
+    def sweep(self, place: Place | None = None) -> list[str]:
+        """Who is sent."""
+        clock = Clock()
+        here = place or Place(self.ec2.region, ACCOUNT)
+        in_an_hour = datetime.now(UTC) + timedelta(hours=1)  # nobody is young any more
+        sweep = Sweep(
+            SweepSettings(),
+            self.ec2,
+            self.inventory,
+            self.outbox,
+            lambda _: True,
+            here,
+            clock,
+            now=lambda: in_an_hour,
+            most=2,
+        )
+        with clock.until(Deadline.after(100)):
+            assert sweep.run(dry_run=False).braked is None
+        return self.outbox.sent
+
+
+@pytest.fixture(scope="module")
+def aws() -> Iterator[StrictAws]:
+    with StrictAws() as strict:
+        yield strict
+
+
+@pytest.fixture
+def fleet(aws: StrictAws) -> Fleet:
+    return Fleet(aws)
+
+
+def _is_list(params: Mapping[str, Any]) -> bool:
+    return not any(name.startswith("InstanceId") for name in params)
+
+
+def test_only_the_dead_go_and_what_is_stopped_lives(fleet: Fleet) -> None:
+    fleet.aws.client("ec2").stop_instances(InstanceIds=[fleet.ids[0]])
+    fleet.aws.terminate(fleet.ids[1], emit=False)
+    assert fleet.sweep() == [fleet.ids[1]]
+
+
+@pytest.mark.parametrize("forgotten", [True, False])
+def test_where_nobody_lives_all_go(fleet: Fleet, forgotten: bool) -> None:
+    for instance_id in fleet.ids:
+        fleet.aws.terminate(instance_id, emit=False)
+        if forgotten:
+            fleet.aws.forget(instance_id)
+    assert fleet.sweep() == fleet.ids
+
+
+def test_an_empty_list_makes_nobody_gone(fleet: Fleet) -> None:
+    fleet.aws.terminate(fleet.ids[1], emit=False)
+
+    def empty(_service: str, operation: str, params: Mapping[str, Any]) -> Answer | None:
+        return EMPTY if operation == "DescribeInstances" and _is_list(params) else None
+
+    with fleet.aws.fault(empty, everyone=True):
+        assert fleet.sweep() == [fleet.ids[1]]
+
+
+def test_empty_answers_to_everything_make_nobody_gone(fleet: Fleet) -> None:
+    fleet.aws.terminate(fleet.ids[1], emit=False)
+
+    def empty(_service: str, operation: str, _params: Mapping[str, Any]) -> Answer | None:
+        return EMPTY if operation == "DescribeInstances" else None
+
+    with fleet.aws.fault(empty, everyone=True), pytest.raises(TransientError, match="EC2 says neither what"):
+        fleet.sweep()
+    assert fleet.outbox.sent == []
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (throttled("RequestLimitExceeded"), TransientError),
+        (AwsError("UnauthorizedOperation", "no", 403), AccessError),
+    ],
+)
+@pytest.mark.parametrize("by_id", [True, False])
+def test_an_error_makes_nobody_gone(fleet: Fleet, error: AwsError, kind: type[Exception], by_id: bool) -> None:
+    fleet.aws.terminate(fleet.ids[1], emit=False)
+
+    def fail(_service: str, operation: str, params: Mapping[str, Any]) -> AwsError | None:
+        return error if operation == "DescribeInstances" and _is_list(params) is not by_id else None
+
+    with fleet.aws.fault(fail, everyone=True), pytest.raises(kind):
+        fleet.sweep()
+    assert fleet.outbox.sent == []
+
+
+@pytest.mark.parametrize("place", [Place("eu-west-1", ACCOUNT), Place("us-east-1", "999999999999")])
+def test_another_region_or_account_makes_nobody_gone(fleet: Fleet, place: Place) -> None:
+    for instance_id in fleet.ids:
+        fleet.aws.terminate(instance_id, emit=False)
+    with pytest.raises(ConfigurationError, match=r"the inventory records i-[0-9a-f]+: it is of"):
+        fleet.sweep(place)
+    assert fleet.outbox.sent == []
