@@ -205,6 +205,26 @@ def test_records_are_brought_up_to_date_as_long_as_there_is_time(monkeypatch: py
     assert (report["refreshed"], report.get("postponed")) == (150, None)
 
 
+def test_each_invocation_has_time_to_write_records(monkeypatch: pytest.MonkeyPatch) -> None:
+    timed = Timed(0, 0)
+    timed.world.most_in_a_piece = 100
+    for number in range(160):
+        timed._launch(f"i-0{number % 16:x}{number:015x}")
+    write = timed.world.inventory.remember_running
+
+    def slow(instances: Any) -> Any:
+        timed.left -= CALL
+        return write(instances)
+
+    monkeypatch.setattr(timed.world.inventory, "remember_running", slow)
+    reports = timed.sweep(200)
+    postponed = reports[-1]["postponed"]
+    assert len(timed.world.inventory.items) == 160 - postponed
+    assert 0 < postponed <= 10 * len(reports)  # of each invocation one piece at the most: ten records
+    assert timed.sweep(20_000)[-1].get("postponed") is None
+    assert set(timed.world.inventory.items) == set(timed.world.ec2.machines)
+
+
 def test_one_record_that_cannot_be_written_stops_nothing_else() -> None:
     timed = Timed(15, 3)
 

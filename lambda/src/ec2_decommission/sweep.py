@@ -264,6 +264,8 @@ class Sweep:
                 unadopted=seen.unadopted + len(piece.unadopted),
                 trouble=seen.trouble or next((str(error)[:500] for error in piece.errors), None),
             )
+            if piece.postponed:
+                break  # the next invocation has time for the records of the other pieces
         return replace(seen, pending=tuple(pending)), tuple(errors), unadopted
 
     def _go_on(self, seen: Progress) -> None:
