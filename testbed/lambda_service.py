@@ -292,8 +292,8 @@ class EventSourcePoller:
         self.aws = service.aws
         self._receiving = threading.Lock()
 
-    def drain(self, max_rounds: int = 100, *, skip_delays: bool = False) -> list[Batch]:
-        """Hands out batches until no queue has a visible message, or for so many rounds.
+    def drain(self, max_rounds: int = 100, *, skip_delays: bool = False, only: str | None = None) -> list[Batch]:
+        """Hands out batches until no queue has a visible message, or for so many rounds; `only` to that function.
 
         A message that comes back with a visibility timeout waits for `skip_delays` or `advance`; with `skip_delays`
         nothing waits, and what fails always ends in the dead-letter queue.
@@ -302,15 +302,19 @@ class EventSourcePoller:
         for _ in range(max_rounds):
             if skip_delays:
                 self.skip_delays()
-            this_round = self.poll()
+            this_round = self.poll(only)
             if not this_round:
                 break
             batches += this_round
         return batches
 
-    def poll(self) -> list[Batch]:
-        """One batch for every enabled mapping whose queue has visible messages."""
-        mappings = [mapping for mapping in self._mappings() if mapping.enabled]
+    def poll(self, only: str | None = None) -> list[Batch]:
+        """One batch for every enabled mapping (of that function) whose queue has visible messages."""
+        mappings = [
+            mapping
+            for mapping in self._mappings()
+            if mapping.enabled and only in (None, mapping.function_arn.rpartition(":")[2])
+        ]
         return [batch for mapping in mappings if (batch := self._poll(mapping)) is not None]
 
     @contextmanager

@@ -68,9 +68,15 @@ class Stack:
         self._run(arguments, "init")
         self._initialized = True
 
-    def apply(self) -> None:
-        """Makes it so."""
-        self._with_state(["apply", "-auto-approve"], "apply")
+    def apply(self, plan: Path | None = None) -> None:
+        """Makes it so; or carries out a saved plan, with the state where the plan says: beside the source."""
+        if plan is None:
+            self._with_state(["apply", "-auto-approve"], "apply")
+            return
+        if not self._initialized:
+            self.init()
+        self.state = self.source / "terraform.tfstate"
+        self._run(["apply", "-lock=false", str(plan)], "apply")
 
     def destroy(self) -> None:
         """Removes all that `apply` made."""
@@ -80,6 +86,12 @@ class Stack:
         """Whether an apply would do anything; the plan itself is in the log."""
         status = self._with_state(["plan", "-detailed-exitcode"], "plan", good=(0, 2))
         return "changes" if status == 2 else "empty"
+
+    def save_plan(self, plan: Path) -> None:
+        """Writes what an apply would do, for `apply` on this machine or another."""
+        if not self._initialized:
+            self.init()
+        self._run(["plan", "-lock=false", f"-out={plan}"], "plan")
 
     def outputs(self) -> dict[str, Any]:
         """The root module's outputs, by name."""
@@ -106,7 +118,7 @@ class Stack:
 
     def _run(self, arguments: list[str], name: str, good: Sequence[int] = (0,)) -> int:
         log_path = self.run_dir / f"terraform-{name}.log"
-        command = self._command([*arguments, "-input=false"])
+        command = self._command([arguments[0], "-input=false", *arguments[1:]])
         with (
             log_path.open("w") as log,
             subprocess.Popen(
@@ -164,6 +176,7 @@ class Stack:
             "TF_IN_AUTOMATION": "1",
             "TF_CLI_ARGS": "-no-color",
             "CHECKPOINT_DISABLE": "1",
+            "BUILD_CACHE": str(tools.CACHE / "build"),  # the build's own environment, made once for all stacks
             **self._plugin_cache(),
             **{f"TF_VAR_{name}": _as_variable(value) for name, value in self.variables.items()},
             **self.environment,

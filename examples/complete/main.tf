@@ -59,5 +59,7 @@ module "ec2_decommission" {
     actions = var.alarm_actions
   }
 
+  dashboard = { enabled = true }
+
   tags = var.tags
 }

@@ -13,6 +13,11 @@ output "dead_letter_queue_url" {
   value       = module.ec2_decommission.dead_letter_queue_url
 }
 
+output "inventory_table_name" {
+  description = "The table that remembers the instances."
+  value       = module.ec2_decommission.inventory_table_name
+}
+
 output "log_group_name" {
   description = "Where the reports are."
   value       = module.ec2_decommission.log_group_name

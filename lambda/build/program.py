@@ -22,7 +22,8 @@ DESCRIPTION = """\
 Builds the function's deployment package. The specification is a JSON object, in the environment variable
 BUILD_SPEC or in a file; it holds references to secrets (Vault mount, path, field), never a secret.
 Vault is reached with the settings in it, else with VAULT_ADDR, VAULT_NAMESPACE, VAULT_CACERT and a login from
-the environment; KMS with the AWS credentials of the environment."""
+the environment; KMS with the AWS credentials of the environment. The build's own environment (made once, some
+60 MB) is kept beside the package, or in the directory that BUILD_CACHE names."""
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -4,6 +4,7 @@ Parsed once, strictly: unknown keys are refused, and all problems are told at on
 """
 
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -102,8 +103,10 @@ class Spec:
 
     @property
     def cache(self) -> Path:
-        """Beside the output, so that several packages of one root module share it."""
-        return self.output.parent / ".build-cache"
+        """Beside the output, so that several packages of one root module share it; or where BUILD_CACHE says, so
+        that several root modules, or the runs of a pipeline, do."""
+        chosen = os.environ.get("BUILD_CACHE")
+        return Path(chosen).expanduser() if chosen else self.output.parent / ".build-cache"
 
 
 def parse(text: str, source: str) -> Spec:

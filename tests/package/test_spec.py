@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -67,6 +68,14 @@ def test_reads_all_that_the_module_gives() -> None:
     assert found.vault.auth == spec.VaultAuth(method="jwt", mount="gitlab", role="build", jwt_env="ID_TOKEN")
     assert found.kms is not None
     assert found.kms.encryption_context == {"FunctionName": "x"}
+
+
+def test_the_cache_lies_beside_the_package_or_where_it_is_to_be_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = spec.parse(json.dumps(MINIMAL), "BUILD_SPEC")
+    monkeypatch.delenv("BUILD_CACHE", raising=False)
+    assert found.cache == found.output.parent / ".build-cache"
+    monkeypatch.setenv("BUILD_CACHE", "/somewhere/else")
+    assert found.cache == Path("/somewhere/else")
 
 
 def test_tells_all_problems_at_once() -> None:

@@ -1,0 +1,51 @@
+provider "aws" {
+  region = var.region
+}
+
+module "ec2_decommission" {
+  source = "../../"
+
+  name = var.name
+
+  # Look first: while this is true nothing is removed, and every report tells what would be.
+  dry_run = var.dry_run
+
+  # Begin with a part of the fleet, if you like: only instances whose tag Team is "web", for example.
+  instance_filter = { include_tags = var.include_tags }
+
+  route53 = {
+    enabled      = true
+    zone_ids     = var.zone_ids
+    record_names = var.record_names
+  }
+
+  chef = {
+    enabled     = true
+    server_url  = var.chef_server_url
+    client_name = var.chef_client_name
+    node_name   = "{tag:Name}"
+  }
+
+  consul = {
+    enabled         = true
+    url             = var.consul_url
+    lock_prefixes   = ["locks/"]
+    deregister_node = true
+  }
+
+  sweep = {
+    # What died before the module came is in no inventory: Chef's and Consul's own nodes lead to it.
+    adopt = ["chef", "consul"]
+    # The brake: so many at once, at most. Above it nothing goes, and the sweep fails visibly.
+    max_instances = var.max_instances
+    max_fraction  = 1
+  }
+
+  vault = { address = var.vault_address }
+  secrets = {
+    chef_client_key = { path = "${var.secrets_path}/chef", field = "client_key" }
+    consul_token    = { path = "${var.secrets_path}/consul", field = "token" }
+  }
+
+  function = var.function
+}

@@ -1,0 +1,77 @@
+variable "region" {
+  description = "Region whose instances are handled."
+  type        = string
+  default     = "eu-west-1"
+}
+
+variable "name" {
+  description = "Prefix of every resource."
+  type        = string
+  default     = "ec2-decommission"
+}
+
+variable "dry_run" {
+  description = "Report what would be removed, and remove nothing. Set it to false when the reports are what you expect."
+  type        = bool
+  default     = true
+}
+
+variable "include_tags" {
+  description = "Tag key to allowed values, to begin with a part of the fleet. Empty takes all of it."
+  type        = map(list(string))
+  default     = {}
+}
+
+variable "max_instances" {
+  description = "The most instances that one sweep may decommission."
+  type        = number
+  default     = 50
+}
+
+variable "zone_ids" {
+  description = "Hosted zones to remove records from, reverse zones among them."
+  type        = list(string)
+}
+
+variable "record_names" {
+  description = "Templates of the names that an instance bears, zone included."
+  type        = list(string)
+  default     = ["{tag:Name}.example.internal"]
+}
+
+variable "chef_server_url" {
+  description = "URL of the Chef Infra Server, with the organization where there is one."
+  type        = string
+}
+
+variable "chef_client_name" {
+  description = "Chef API client that the function signs as."
+  type        = string
+  default     = "ec2-decommission"
+}
+
+variable "consul_url" {
+  description = "URL of a Consul agent or server."
+  type        = string
+}
+
+variable "vault_address" {
+  description = "URL of Vault; null takes VAULT_ADDR."
+  type        = string
+  default     = null
+}
+
+variable "secrets_path" {
+  description = "Path in Vault's KV engine `secret` below which `chef` (field `client_key`) and `consul` (field `token`) lie."
+  type        = string
+  default     = "ec2-decommission"
+}
+
+variable "function" {
+  description = "Settings of the Lambda function, as in the module."
+  type = object({
+    runtime      = optional(string)
+    architecture = optional(string)
+  })
+  default = {}
+}

@@ -1,0 +1,35 @@
+# The job that applies this needs neither Python nor Vault nor a package index: the zip comes from another job.
+
+provider "aws" {
+  region = var.region
+}
+
+module "ec2_decommission" {
+  source = "../../"
+
+  name    = var.name
+  dry_run = var.dry_run
+
+  package = {
+    type     = "prebuilt"
+    zip_file = var.zip_file
+  }
+
+  # With what package.json names: the same key, the same secrets, by the same names.
+  kms_key_arn = var.kms_key_arn
+  secrets     = { consul_token = { path = "ec2-decommission/consul", field = "token" } }
+
+  route53 = {
+    enabled      = true
+    zone_ids     = var.zone_ids
+    record_names = var.record_names
+  }
+
+  consul = {
+    enabled       = true
+    url           = var.consul_url
+    lock_prefixes = ["locks/"]
+  }
+
+  function = { runtime = "python3.13", architecture = var.architecture }
+}
