@@ -31,8 +31,8 @@ demo-stop: venv ## End what `make demo KEEP=1` left running
 .PHONY: test
 test: venv ## Every test, on real servers
 	@scripts/terraform-test
-	@$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --ignore tests/deployed # they wait more than they work
-	@$(BIN)/python -m pytest tests/deployed # a process of its own: moto keeps its state in module variables
+	@$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --ignore tests/deployed --ignore tests/examples # they wait more than they work
+	@for suite in tests/deployed tests/examples examples; do $(BIN)/python -m pytest $$suite || exit 1; done # a process each: moto keeps its state in module variables
 
 .PHONY: fault-matrix
 fault-matrix: venv ## Every fault of every system on the deployed function; writes docs/fault-matrix.md
@@ -71,7 +71,7 @@ lint: venv
 
 .PHONY: types
 types: venv
-	@$(BIN)/mypy lambda/src testbed demo tests
+	@$(BIN)/mypy lambda/src testbed demo tests examples
 	@cd lambda/build && ../../$(BIN)/mypy --config-file ../../pyproject.toml .
 	@cd operator && MYPYPATH=../lambda/src ../$(BIN)/mypy --config-file ../pyproject.toml .
 

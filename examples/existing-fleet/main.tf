@@ -10,9 +10,6 @@ module "ec2_decommission" {
   # Look first: while this is true nothing is removed, and every report tells what would be.
   dry_run = var.dry_run
 
-  # Begin with a part of the fleet, if you like: only instances whose tag Team is "web", for example.
-  instance_filter = { include_tags = var.include_tags }
-
   route53 = {
     enabled      = true
     zone_ids     = var.zone_ids
@@ -34,8 +31,9 @@ module "ec2_decommission" {
   }
 
   sweep = {
-    # What died before the module came is in no inventory: Chef's and Consul's own nodes lead to it.
-    adopt = ["chef", "consul"]
+    # What died before the module came is in no inventory: Chef's and Consul's own nodes lead to it. Name a system
+    # here only if its nodes are all of this account and region, or say where they are.
+    adopt = var.adopt
     # The brake: so many at once, at most. Above it nothing goes, and the sweep fails visibly.
     max_instances = var.max_instances
     max_fraction  = 1

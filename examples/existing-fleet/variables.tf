@@ -16,10 +16,10 @@ variable "dry_run" {
   default     = true
 }
 
-variable "include_tags" {
-  description = "Tag key to allowed values, to begin with a part of the fleet. Empty takes all of it."
-  type        = map(list(string))
-  default     = {}
+variable "adopt" {
+  description = "Systems whose nodes may tell of instances that died before the module came: chef, consul, or both."
+  type        = list(string)
+  default     = ["chef", "consul"]
 }
 
 variable "max_instances" {
