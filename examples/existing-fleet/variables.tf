@@ -36,7 +36,7 @@ variable "zone_ids" {
 variable "record_names" {
   description = "Templates of the names that an instance bears, zone included."
   type        = list(string)
-  default     = ["{tag:Name}.example.internal"]
+  default     = ["{tag:Name}.example.internal", "{hostname}.example.internal"]
 }
 
 variable "chef_server_url" {

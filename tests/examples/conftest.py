@@ -23,7 +23,7 @@ from testbed.terraform import Stack
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 EXAMPLES = ROOT / "examples"
-ROOTS = Path(__file__).resolve().parent / "roots"
+SIDE_BY_SIDE = Path(__file__).resolve().parent / "side_by_side"
 ARCHITECTURE = {"x86_64": "x86_64", "aarch64": "arm64", "arm64": "arm64"}[machine.machine()]
 
 
@@ -32,7 +32,8 @@ class Leftover:
     """What an instance that died long ago has left; EC2 knows its id no more."""
 
     instance_id: str
-    name: str
+    name: str  # in Chef and Consul
+    host: str  # in its zone
 
 
 @dataclass
@@ -44,7 +45,7 @@ class Applied:
     stacks: dict[str, Stack] = field(default_factory=dict)
     zones: dict[str, str] = field(default_factory=dict)
     leftovers: list[Leftover] = field(default_factory=list)
-    survivor: str = ""  # an instance that lives since before the module came
+    survivor: Leftover | None = None  # an instance that lives since before the module came
 
     # Stacks
 
@@ -69,12 +70,14 @@ class Applied:
         common = {"region": self.platform.region, "function": function}
         self._add("minimal", EXAMPLES / "minimal", {**common, **self._zone("minimal")})
         self._add("custom-step", EXAMPLES / "custom-step", common)
+        zone = "existing-fleet.internal"
         self._add(
             "existing-fleet",
             EXAMPLES / "existing-fleet",
             {
                 **common,
-                **self._zone("existing-fleet"),
+                "zone_ids": [self.zones["existing-fleet"]],
+                "record_names": [f"{{tag:Name}}.{zone}", f"{{hostname}}.{zone}"],
                 "chef_server_url": self.platform.chef.url,
                 "chef_client_name": TOOL_CLIENT,
                 "consul_url": self.platform.consul.url,
@@ -85,9 +88,7 @@ class Applied:
             "left": {"zone_id": self.zones["left"]},
             "right": {"zone_id": self.zones["right"], "vault_address": self.platform.vault.address},
         }
-        self._add("side-by-side", ROOTS / "side_by_side", {"calls": calls, "architecture": ARCHITECTURE}, named=False)
-        step = str(EXAMPLES / "custom-step" / "cloudwatch_alarms")
-        self._add("nothing-on", ROOTS / "nothing_on", {"architecture": ARCHITECTURE, "step": step}, named=False)
+        self._add("side-by-side", SIDE_BY_SIDE, {"calls": calls, "architecture": ARCHITECTURE}, named=False)
 
     def _add(self, name: str, source: Path, variables: Mapping[str, Any], *, named: bool = True) -> None:
         self.stacks[name] = Stack(
@@ -145,7 +146,7 @@ class Applied:
         assert done.returncode == 0, done.stdout + done.stderr
         return example / "package.zip"
 
-    def apply_elsewhere(self, zip_file: Path) -> None:
+    def apply_elsewhere(self, zip_file: Path) -> Stack:
         """Plans in one checkout and applies in another, with Terraform alone on PATH, no Vault, no way out."""
         programs = self.directory / "programs"
         programs.mkdir()
@@ -170,7 +171,7 @@ class Applied:
         plan = self.directory / "prebuilt.plan"
         jobs["plan"].save_plan(plan)
         jobs["apply"].apply(plan)
-        self.stacks["prebuilt"] = jobs["apply"]
+        return jobs["apply"]
 
     # The fleet
 
@@ -179,15 +180,17 @@ class Applied:
         for name in ("old-1", "old-2", "old-3"):
             instance = self.platform.aws.launch(name, emit=False)
             self.platform.chef.create_client(name)
-            self.platform.chef.create_node(name, ec2={"instance_id": instance.id, "local_ipv4": instance.private_ip})
+            ec2 = {"instance_id": instance.id, "local_ipv4": instance.private_ip}
+            self.platform.chef.create_node(name, ec2={**ec2, "local_hostname": instance.private_dns_name})
             self.platform.consul.register_node(name, instance.private_ip, {"instance_id": instance.id})
-            self.record("existing-fleet", name, instance.private_ip)
+            host = instance.private_dns_name.partition(".")[0]
+            self.record("existing-fleet", host, instance.private_ip)
             if name == "old-3":
-                self.survivor = instance.id
+                self.survivor = Leftover(instance.id, name, host)
                 continue
             self.platform.aws.terminate(instance.id, emit=False)
             self.platform.aws.forget(instance.id)
-            self.leftovers.append(Leftover(instance.id, name))
+            self.leftovers.append(Leftover(instance.id, name, host))
 
     def record(self, zone: str, name: str, address: str) -> None:
         """The A record of a host in that stack's zone."""
@@ -219,10 +222,9 @@ def applied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Applied]:
         made = Applied(platform, tmp_path_factory.mktemp("examples"))
         made.prepare()
         with ThreadPoolExecutor(1) as pool:
-            other_job = pool.submit(made.build_elsewhere)
+            pipeline = pool.submit(lambda: made.apply_elsewhere(made.build_elsewhere()))
             made.every(Stack.apply)
-            zip_file = other_job.result()
-        made.apply_elsewhere(zip_file)
+            made.stacks["prebuilt"] = pipeline.result()
         yield made
         made.every(Stack.destroy)
         assert made.every(Stack.resources) == {name: [] for name in made.stacks}
@@ -238,5 +240,4 @@ def left_in(platform: Platform) -> list[str]:
     names += [role["RoleName"] for role in aws.client("iam").list_roles()["Roles"]]
     names += [rule["Name"] for rule in aws.client("events").list_rules()["Rules"]]
     names += [group["logGroupName"] for group in aws.client("logs").describe_log_groups()["logGroups"]]
-    names += [alarm["AlarmName"] for alarm in aws.client("cloudwatch").describe_alarms()["MetricAlarms"]]
     return names

@@ -26,7 +26,7 @@ variable "architecture" {
 }
 
 module "ec2_decommission" {
-  source   = "../../../../"
+  source   = "../../../"
   for_each = var.calls
 
   name = each.key
