@@ -177,15 +177,20 @@ class Applied:
 
     def _prepare_fleet(self) -> None:
         """Before the module: two that died unheard, and one that lives on."""
-        for name in ("old-1", "old-2", "old-3"):
-            instance = self.platform.aws.launch(name, emit=False)
+        # A network of their own: in that of the other tests a later instance is given an address that was freed.
+        ec2 = self.platform.aws.client("ec2")
+        vpc_id = ec2.create_vpc(CidrBlock="10.1.0.0/16")["Vpc"]["VpcId"]
+        subnet_id = ec2.create_subnet(VpcId=vpc_id, CidrBlock="10.1.0.0/24")["Subnet"]["SubnetId"]
+        for number in (1, 2, 3):
+            name = f"old-{number}"
+            instance = self.platform.aws.launch(name, f"10.1.0.{10 + number}", subnet_id=subnet_id, emit=False)
             self.platform.chef.create_client(name)
-            ec2 = {"instance_id": instance.id, "local_ipv4": instance.private_ip}
-            self.platform.chef.create_node(name, ec2={**ec2, "local_hostname": instance.private_dns_name})
+            known = {"instance_id": instance.id, "local_ipv4": instance.private_ip}
+            self.platform.chef.create_node(name, ec2={**known, "local_hostname": instance.private_dns_name})
             self.platform.consul.register_node(name, instance.private_ip, {"instance_id": instance.id})
             host = instance.private_dns_name.partition(".")[0]
             self.record("existing-fleet", host, instance.private_ip)
-            if name == "old-3":
+            if number == 3:
                 self.survivor = Leftover(instance.id, name, host)
                 continue
             self.platform.aws.terminate(instance.id, emit=False)

@@ -226,7 +226,7 @@ def test_existing_fleet_first_lists_what_was_left_over_the_years_then_removes_it
         "route53": "done",
         "chef": "done",
         "consul": "done",
-    }
+    }, one["steps"]
     assert [things(applied, leftover) for leftover in applied.leftovers] == [ALL, ALL]
 
     stack = applied.stacks["existing-fleet"]
