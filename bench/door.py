@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import threading
 from collections import Counter
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, Self
@@ -14,9 +15,19 @@ _HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length"
 
 
 class Door:
-    """A reverse proxy on loopback; `requests` counts by method and the path's beginning."""
+    """A reverse proxy on loopback; `requests` counts by method and the path's beginning.
 
-    def __init__(self, upstream: str) -> None:
+    Args:
+        answer: given method, path and body, gives the answer in the server's place, or None.
+        passed: told method, path and status of what went through.
+    """
+
+    def __init__(
+        self,
+        upstream: str,
+        answer: Callable[[str, str, bytes], bytes | None] = lambda *_: None,
+        passed: Callable[[str, str, int], None] = lambda *_: None,
+    ) -> None:
         self.requests: Counter[str] = Counter()
         self._host, self._port = urlsplit(upstream).hostname or "", urlsplit(upstream).port
         self._own = threading.local()
@@ -32,13 +43,21 @@ class Door:
             def _pass(self) -> None:
                 body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
                 door.requests[f"{self.command} {_kind(self.path)}"] += 1
+                if (own := answer(self.command, self.path, body)) is not None:
+                    self.send_response(200)
+                    self.send_header("Content-Type", "application/json")
+                    self.send_header("Content-Length", str(len(own)))
+                    self.end_headers()
+                    self.wfile.write(own)
+                    return
                 connection = door._connection()
                 headers = {name: value for name, value in self.headers.items() if name.lower() not in _HOP_BY_HOP}
                 connection.request(self.command, self.path, body, headers)
-                answer = connection.getresponse()
-                content = answer.read()
-                self.send_response(answer.status)
-                for name, value in answer.getheaders():
+                reply = connection.getresponse()
+                content = reply.read()
+                passed(self.command, self.path, reply.status)
+                self.send_response(reply.status)
+                for name, value in reply.getheaders():
                     if name.lower() not in _HOP_BY_HOP:
                         self.send_header(name, value)
                 self.send_header("Content-Length", str(len(content)))

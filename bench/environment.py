@@ -95,8 +95,10 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what the function logs goes to its log
     from ec2_decommission import wiring  # noqa: PLC0415  # in the process only
+    from ec2_decommission.clients import aws  # noqa: PLC0415
     from ec2_decommission.deadline import Deadline  # noqa: PLC0415
 
+    aws.READ_TIMEOUT_SECONDS = 60  # moto takes its time over a transaction of a hundred items
     secrets = json.loads(os.environ["BENCH_SECRETS"])
     vars(wiring)["SecretBundle"] = lambda *_: secrets
     application = None

@@ -25,7 +25,7 @@ from ..errors import ConfigurationError, DecommissionError, PermanentError, abou
 from .base import Batch, Finding, Left, Outcome, Removal, owner_in
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from ..config import Route53Settings
     from ..deadline import Deadline
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 MAX_CHANGES = 1000
 MAX_CHARACTERS = 32_000
 _FORWARD = ("A", "AAAA", "CNAME")
-_FEW_PAGES = 5
+_SHORT_WALK = 40  # requests
 _ROUNDS = 3  # how often a record set that changes under our hands is read and decided again
 
 # EC2's own names by address: ip-10-0-0-5.ec2.internal, ec2-3-4-5-6.compute-1.amazonaws.com
@@ -66,6 +66,7 @@ class _Listed:
         self.lost: DecommissionError | None = None
         self.found: dict[str, list[RecordSet]] = defaultdict(list)
         self.missed: dict[str, DecommissionError] = {}
+        self.asked: set[tuple[str, str]] = set()  # zone id and name
 
 
 @dataclass(frozen=True)
@@ -161,13 +162,14 @@ class Route53Step:
     def _list(self, zones: Sequence[Zone], names: set[str], until: Deadline, *, with_owners: bool = False) -> _Listed:
         """Reads the zones at these names, and with owners also where external-dns would tell that it owns them.
 
-        With owners only a zone that is small for so many names, of which each page is read in any case.
+        With owners only where that is cheaper than to ask for them later, of those records that there are.
         """
         listed = _Listed()
         for number, zone in enumerate(zones):
             here = {name for name in names if zone.holds(name)}
-            if here and with_owners and _small(zone, here):
+            if here and with_owners and _cheaper_together(zone, len(here)):
                 here |= {owner for name in here for kind in _FORWARD if (owner := _owner_name(kind, name))}
+            listed.asked.update((zone.zone_id, name) for name in here)
             if here and listed.lost is None:
                 try:
                     listing = self._zones.records(zone.zone_id, sorted(here), until.share(len(zones) - number))
@@ -188,15 +190,12 @@ class Route53Step:
     ) -> None:
         """Takes away the removals of which external-dns tells that it owns them, or nobody could look whether."""
         records = [removal.handle.record for one in wanted for removal in one.removals]
-        names = {record.name for record in records}
         for zone in zones:
-            if not _small(zone, {name for name in names if zone.holds(name)}):
-                asked = {
-                    _owner_name(record.type, record.name) for record in records if record.zone_id == zone.zone_id
-                }
-                more = self._list([zone], {name for name in asked if name and name not in listed.found}, until)
-                listed.found.update(more.found)
-                listed.missed.update(more.missed)
+            owners = {_owner_name(record.type, record.name) for record in records if record.zone_id == zone.zone_id}
+            unread = {name for name in owners if name and (zone.zone_id, name) not in listed.asked}
+            more = self._list([zone], unread, until)
+            listed.found.update(more.found)
+            listed.missed.update(more.missed)
         for one in wanted:
             stays = []
             for removal in one.removals:
@@ -498,9 +497,18 @@ def _owner_name(record_type: str, name: str) -> str | None:
     return owner if is_record_name(owner) else None
 
 
-def _small(zone: Zone, names: Sized) -> bool:
-    """Whether the zone has few pages, and no more than there are names to be looked for."""
-    return zone.record_sets <= PAGE * min(len(names), _FEW_PAGES)
+def _cheaper_together(zone: Zone, names: int) -> bool:
+    """Whether to read the names of external-dns in the same walk; if that is long, the names themselves go first."""
+    together = _requests(zone, names * (1 + len(_FORWARD)))
+    return together < min(_SHORT_WALK, 2 * _requests(zone, names))
+
+
+def _requests(zone: Zone, names: int) -> float:
+    """About how many requests it takes to read a zone at so many names that are spread over it.
+
+    Each shows a page, and the next begins at the next name after it.
+    """
+    return max(1.0, min(names, zone.record_sets / (PAGE + zone.record_sets / names)))
 
 
 def _leave_what_goes_with_another(wanted: Iterable[_Wanted]) -> None:
