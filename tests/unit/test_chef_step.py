@@ -457,6 +457,23 @@ def test_a_second_look_that_fails_removes_nothing(server: FakeChefServer, aged: 
     assert len(server.node_objects) == 1
 
 
+def test_every_part_of_a_large_batch_is_looked_at_again(
+    server: FakeChefServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The look that one part repeats says nothing of the parts that come after it."""
+    ids = [f"i-{number:017x}" for number in range(130)]
+    for number, instance_id in enumerate(ids):
+        server.put_node(f"web-{number}", instance_id)
+    now = [0.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    run = Run(server, *(named(i, f"web-{n}") for n, i in enumerate(ids)), dry=True)
+    now[0] += 30  # Route 53 took its time
+    server.put_node("web-129", B)
+    outcomes = run.step.remove(run.batch, run.findings)
+    assert [left.reason for left in outcomes[ids[129]].left] == [f"changed meanwhile: the node now belongs to {B}"]
+    assert list(server.node_objects) == ["web-129"]
+
+
 # A property
 
 

@@ -149,8 +149,10 @@ class ChefStep:
         left: dict[str, list[Left]],
         errors: dict[str, list[DecommissionError]],
     ) -> None:
-        """Takes away what is not the instance's any more: one search for the chunk, as a rule."""
-        looked_at = time.monotonic()
+        """Takes away what is not the instance's any more: one search for the chunk, as a rule.
+
+        The look is this chunk's alone: what the others are was read when all were.
+        """
         names = list(dict.fromkeys(removal.handle.name for of in removals.values() for removal in of))
         try:
             nodes: dict[str, ChefNode | DecommissionError | None] = {
@@ -160,8 +162,6 @@ class ChefStep:
             nodes.update(self._server.nodes([name for name in names if name not in nodes]))
         except DecommissionError as error:
             nodes = dict.fromkeys(names, error)
-        else:
-            self._looked_at = looked_at
         for instance_id, of in removals.items():
             stays = []
             for removal in of:
