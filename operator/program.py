@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
     from deployment import Deployment
 
-PROGRAM = "python3 operator"
+# As it was called: from a checkout, or from where `terraform init` has put the module.
+PROGRAM = f"python3 {shlex.quote(sys.argv[0])}"
 _SHORT_COMMAND = 20  # ids that a command to copy holds at most
 
 DESCRIPTION = """\
@@ -37,14 +38,14 @@ The deployment is found by Terraform's outputs in the current directory; see the
   output "ec2_decommission" { value = module.ec2_decommission }
 or name the function by --function-name."""
 
-EPILOG = """\
+EPILOG = f"""\
 examples:
-  python3 operator --chdir infra status
-  python3 operator show i-0123456789abcdef0
-  python3 operator decommission i-0123456789abcdef0 --dry-run
-  python3 operator sweep --dry-run --json
-  python3 operator dead-letters list
-  python3 operator dead-letters resend --all
+  {PROGRAM} --chdir infra status
+  {PROGRAM} show i-0123456789abcdef0
+  {PROGRAM} decommission i-0123456789abcdef0 --dry-run
+  {PROGRAM} sweep --dry-run --json
+  {PROGRAM} dead-letters list
+  {PROGRAM} dead-letters resend --all
 
 exit status: 0 done; 1 something failed: a step, the sweep, the function; 2 usage, credentials, rights, or no such
 deployment. The rights that an operator needs are in docs/operator.md."""

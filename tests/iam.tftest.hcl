@@ -305,8 +305,7 @@ run "a_secret_of_a_custom_step_adds_the_key_only" {
   command = plan
 
   variables {
-    custom_steps = { dns_mirror = { source_dir = "lambda/src" } }
-    secrets      = { mirror_token = { path = "decommission/mirror" } }
+    custom_steps = { dns_mirror = { source_dir = "lambda/src/ec2_decommission", secrets = { token = { path = "decommission/mirror" } } } }
     kms_key_arn  = "arn:aws:kms:eu-west-1:123456789012:key/0f1e"
   }
 

@@ -48,7 +48,7 @@ def run_operator(
     """`python3 operator …`, its standard input no terminal."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "TF_", "PYTHON"))}
     done = subprocess.run(
-        [sys.executable, str(ROOT / "operator"), *arguments],
+        [sys.executable, "operator" if cwd == ROOT else str(ROOT / "operator"), *arguments],
         input=stdin,
         capture_output=True,
         text=True,

@@ -106,7 +106,8 @@ def test_the_operators_commands_exist_with_their_options(command: str) -> None:
     words = [word for word in command.split() if not word.startswith("i-")]
     names = [word for word in words if not word.startswith("--")]
     told = subprocess.run(
-        [sys.executable, str(ROOT / "operator"), *names, "--help"],
+        [sys.executable, "operator", *names, "--help"],
+        cwd=ROOT,
         capture_output=True,
         text=True,
         check=True,
