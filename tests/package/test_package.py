@@ -182,7 +182,7 @@ for module in (consul, requests, cryptography, ec2_decommission):
 
 
 @LINUX
-@pytest.mark.parametrize("version", ["3.11", "3.13"])
+@pytest.mark.parametrize("version", ["3.11", "3.12", "3.13"])
 def test_imports_on_the_runtime_with_nothing_but_boto3_beside_it(full: Full, tmp_path: Path, version: str) -> None:
     python = subprocess.run(
         [str(REPOSITORY / "scripts" / "find-python"), version], capture_output=True, text=True, check=False
