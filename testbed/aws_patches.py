@@ -112,6 +112,11 @@ def _ec2() -> Iterator[Patch]:
         # AWS matches every address of an interface, the secondary ones too.
         if filter_name == "addresses.private-ip-address":
             return [address["PrivateIpAddress"] for address in self.private_ip_addresses]
+        # moto has neither of these, and fails with an answer that no client can read.
+        if filter_name == "addresses.association.public-ip":
+            return [self.public_ip] if self.public_ip else []
+        if filter_name == "ipv6-addresses.ipv6-address":
+            return [a if isinstance(a, str) else a["Ipv6Address"] for a in self.ipv6_addresses]
         if filter_name == "status":
             return "in-use" if self.instance else "available"
         return filter_value(self, filter_name, method_name)

@@ -15,7 +15,10 @@ from errors import SourceError  # noqa: E402
 GOOD = "from ec2_decommission.custom_step import InstanceStep\n\n\ndef make_step(tools): ...\n"
 
 
-def check(source: str, runtime: str = "python3.13", **more: str) -> list[str]:
+HERE = f"{sys.version_info[0]}.{sys.version_info[1]}"
+
+
+def check(source: str, runtime: str = f"python{HERE}", **more: str) -> list[str]:
     files = {
         "custom_steps/tidy/__init__.py": source,
         "yaml/__init__.py": "import libyaml",
@@ -62,8 +65,8 @@ def test_passes(source: str) -> None:
         (f"from .tidy import x\n{GOOD}", "tidy.py line 2 imports ldap3, which nothing in the package brings"),
         (f"from . import tidy\n{GOOD}", "tidy.py line 2 imports ldap3, which nothing in the package brings"),
         (f"from .data.list import x\n{GOOD}", "data/list.py line 1 imports custom_steps.tidy.none, and there is no"),
-        (f"def f(:\n{GOOD}", "__init__.py line 1 is not Python 3.13: "),
-        ("x = 1\x00", "is not Python 3.13: "),
+        (f"def f(:\n{GOOD}", f"__init__.py line 1 is not Python {HERE}: "),
+        ("x = 1\x00", f"is not Python {HERE}: "),
     ],
 )
 def test_refuses(source: str, sentence: str) -> None:
@@ -90,4 +93,4 @@ def test_newer_syntax_than_the_functions_python_is_told() -> None:
 
 @pytest.mark.skipif(sys.version_info[:2] >= (3, 13), reason="nothing is newer than this Python")
 def test_an_older_python_does_not_judge_what_it_cannot_read() -> None:
-    assert check(f"def f(:\n{GOOD}") == []
+    assert check(f"def f(:\n{GOOD}", "python3.13") == []

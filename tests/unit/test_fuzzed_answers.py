@@ -46,7 +46,7 @@ garbage = st.recursive(
     max_leaves=5,
 )
 STATUSES = [200] * 12 + [201, 204, 301, 400, 401, 403, 404, 409, 413, 429, 500, 503]
-BODIES = [None] * 12 + [b"", b"{", b"<html>", b"null", b"[]", b"{}", b"\xff\xfe", b"[" * 3000]
+BODIES = [None] * 12 + [b"", b"{", b"<html>", b"null", b"[]", b"{}", b"\xff\xfe", b"[" * 3000, b"[" * 100_000]
 
 
 class Spoiler:

@@ -279,7 +279,7 @@ def _error_text(response: requests.Response) -> str:
     """What a Chef server says in ``{"error": [...]}``; empty where the answer is not a Chef server's."""
     try:
         said = response.json()["error"]
-    except (ValueError, LookupError, TypeError):
+    except (ValueError, RecursionError, LookupError, TypeError):
         return ""
     return ", ".join(str(part) for part in said)[:200] if isinstance(said, list) else str(said)[:200]
 
@@ -446,7 +446,7 @@ class PyChefServer:
             self._api.api_request("DELETE", path)
         except _NotFoundError:
             return False
-        except ValueError:
+        except (ValueError, RecursionError):
             raise self._unreadable(f"DELETE {path}") from None
         return True
 
@@ -457,7 +457,7 @@ class PyChefServer:
                 answer = self._api.api_request(method, path, data=body)
             except _NoConnectionError:
                 answer = self._api.api_request(method, path, data=body)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise self._unreadable(f"{method} {path.partition('?')[0]}") from None
         if not isinstance(answer, dict):
             raise self._unreadable(f"{method} {path.partition('?')[0]}")

@@ -402,7 +402,7 @@ class PyConsulCatalog:
                     "token sees all there is; let that path through, or use an agent that has it"
                 ) from None
             raise self._judged(error, "prove the token's rights", datacenter) from None
-        except (ValueError, LookupError, TypeError):
+        except (ValueError, RecursionError, LookupError, TypeError):
             raise self._unreadable("the question for the token's rights") from None
 
     def nodes(self, datacenter: str) -> tuple[CatalogNode, ...]:
@@ -478,7 +478,7 @@ class PyConsulCatalog:
                     agents[_text(result["Check"], "Node")] = _text(result["Check"], "Status")
                 elif "KV" in result:
                     keys.append(_key(result["KV"]))
-        except (ValueError, LookupError, TypeError, AttributeError):
+        except (ValueError, RecursionError, LookupError, TypeError, AttributeError):
             raise self._unreadable("a transaction") from None
         return nodes, agents, keys
 
@@ -517,12 +517,12 @@ class PyConsulCatalog:
             try:
                 failures = json.loads(error.said)["Errors"]
                 failed = tuple(OpFailure(int(f["OpIndex"]), str(f["What"])) for f in failures)
-            except (ValueError, LookupError, TypeError):
+            except (ValueError, RecursionError, LookupError, TypeError):
                 failed = ()
             if not failed or any(not 0 <= failure.index < len(ops) for failure in failed):
                 raise self._unreadable("a transaction") from None
             return failed, None
-        except (ValueError, LookupError, TypeError):
+        except (ValueError, RecursionError, LookupError, TypeError):
             raise self._unreadable("a transaction") from None
 
     def release(self, datacenter: str, key: Key) -> bool:
@@ -582,7 +582,7 @@ class PyConsulCatalog:
             return call()
         except _StatusError as error:
             raise self._judged(error, what, datacenter) from None
-        except (ConsulException, ValueError, LookupError, TypeError, AttributeError):
+        except (ConsulException, ValueError, RecursionError, LookupError, TypeError, AttributeError):
             raise self._unreadable(f"the request to {what}") from None
 
     def _judged(self, error: _StatusError, what: str, datacenter: str) -> DecommissionError:
