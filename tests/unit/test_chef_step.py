@@ -465,7 +465,7 @@ def test_every_part_of_a_large_batch_is_looked_at_again(
     for number, instance_id in enumerate(ids):
         server.put_node(f"web-{number}", instance_id)
     now = [0.0]
-    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
     run = Run(server, *(named(i, f"web-{n}") for n, i in enumerate(ids)), dry=True)
     now[0] += 30  # Route 53 took its time
     server.put_node("web-129", B)
