@@ -30,9 +30,7 @@ demo-stop: venv ## End what `make demo KEEP=1` left running
 
 .PHONY: test
 test: venv ## Every test, on real servers
-	@scripts/terraform-test
-	@$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --ignore tests/deployed --ignore tests/examples # they wait more than they work
-	@for suite in tests/deployed tests/examples examples; do $(BIN)/python -m pytest $$suite || exit 1; done # a process each: moto keeps its state in module variables
+	@scripts/test
 
 .PHONY: fault-matrix
 fault-matrix: venv ## Every fault of every system on the deployed function; writes docs/fault-matrix.md

@@ -12,7 +12,7 @@ from testbed.terraform import Stack
 from tests.deployed.conftest import report_of, step_of
 from tests.examples.conftest import EXAMPLES, Applied, Leftover
 
-pytestmark = pytest.mark.servers
+pytestmark = [pytest.mark.servers, pytest.mark.timeout(900)]  # the first one waits for all applies
 
 # What the operator's command, and whoever looks after the stack, needs of any of them.
 OUTPUTS = {
