@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 # DescribeInstances may not know an instance yet that has just entered `running`.
 _YOUNG = timedelta(minutes=10)
+# A sweep that fails is tried so often; then the next one of the schedule makes up for it. Sweeps that pile up in the
+# queue, or among the dead letters, would tell nothing that the alarms do not.
+_SWEEP_TRIES = 3
 # Kept back from all else, to put failed messages off: a thousand take a second or two.
 PUT_OFF_SECONDS = 4.0
 
@@ -102,7 +105,7 @@ class Application:
     def _handle_batch(self, event: dict[str, Any]) -> dict[str, Any]:
         requests, bad = parse_batch(event)
         reports = self._carry_out(requests)
-        failed = {request: report for request, report in reports.items() if report.failed and not report.over}
+        failed = {q: report for q, report in reports.items() if report.failed and not report.over and not _last_try(q)}
         for message in bad:
             self._log.error(message.error, extra={"message_id": message.message_id})
             self._metrics.count("MalformedMessages")
@@ -339,6 +342,10 @@ def told_of_sweep(sweep: Mapping[str, Any]) -> str:
     if counts["adopted"]:
         told += f", {counts['adopted']} adopted"
     return told + (", going on in another invocation" if sweep.get("goes_on") else "")
+
+
+def _last_try(request: Request) -> bool:
+    return request.kind == "sweep" and not request.by_operator and request.receive_count >= _SWEEP_TRIES
 
 
 def log_keys(request: Request) -> dict[str, str]:
