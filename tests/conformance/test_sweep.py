@@ -91,13 +91,18 @@ def test_only_the_dead_go_and_what_is_stopped_lives(fleet: Fleet) -> None:
     assert fleet.sweep() == [fleet.ids[1]]
 
 
-@pytest.mark.parametrize("forgotten", [True, False])
-def test_where_nobody_lives_all_go(fleet: Fleet, forgotten: bool) -> None:
+def test_where_nobody_lives_all_go_while_ec2_knows_one_of_them(fleet: Fleet) -> None:
     for instance_id in fleet.ids:
         fleet.aws.terminate(instance_id, emit=False)
-        if forgotten:
-            fleet.aws.forget(instance_id)
+    fleet.aws.forget(fleet.ids[0])
     assert fleet.sweep() == fleet.ids
+
+
+def test_where_ec2_knows_nobody_at_all_nobody_is_gone(fleet: Fleet) -> None:
+    for instance_id in fleet.ids:
+        fleet.aws.terminate(instance_id, emit=False)
+        fleet.aws.forget(instance_id)
+    assert fleet.sweep() == []
 
 
 def test_an_empty_list_makes_nobody_gone(fleet: Fleet) -> None:

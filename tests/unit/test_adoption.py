@@ -203,6 +203,7 @@ def test_every_datacenter_is_looked_into() -> None:
         consul=ConsulSettings("https://consul.example.com", datacenters=("dc1", "dc2")),
         consul_catalog=catalog,
     )
+    world.launch("lives")
     catalog.register_node("old", "10.0.0.77", {"instance_id": DEAD}, datacenter="dc1")
     catalog.register_node("old", "10.0.0.77", {"instance_id": DEAD_8}, datacenter="dc2")
     assert swept(world)["adopted"] == [DEAD_8, DEAD]

@@ -257,7 +257,7 @@ IDS = st.lists(st.from_regex(r"i-[0-9a-f]{17}", fullmatch=True), unique=True, ma
 def test_progress_comes_back_as_it_went(
     gone: tuple[str, ...], adopted: tuple[str, ...], accept: tuple[str, ...], dry: bool, trouble: str | None, n: int
 ) -> None:
-    progress = Progress(("i-0a", "i-f"), n, n, n, n, gone, adopted, n, accept, dry, trouble)
+    progress = Progress(("i-0a", "i-f"), n, n, n, n, n, gone, adopted, n, accept, dry, trouble)
     assert Progress.of(json.loads(json.dumps(progress.document()))) == progress
 
 

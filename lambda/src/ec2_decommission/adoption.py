@@ -184,11 +184,13 @@ class Search:
         adopted: ids of the dead that nobody recorded.
         left: nodes of unknown ids that stay, with the reason.
         error: why nothing is adopted this time.
+        ended: how many of the ids EC2 still knows.
     """
 
     adopted: tuple[str, ...] = ()
     left: tuple[NotAdopted, ...] = ()
     error: DecommissionError | None = None
+    ended: int = 0
 
 
 class Adoption:
@@ -233,10 +235,8 @@ class Adoption:
             if alive := next((trace for trace in traces[instance_id] if trace.lives), None):
                 left[instance_id] = _left(alive, alive.lives or "")
         unknown = [instance_id for instance_id in unknown if instance_id not in left]
-        return Search(
-            tuple(sorted(confirmed_gone(self._ec2, unknown))),
-            tuple(left[instance_id] for instance_id in sorted(left)),
-        )
+        gone, ended = confirmed_gone(self._ec2, unknown)
+        return Search(tuple(sorted(gone)), tuple(left[instance_id] for instance_id in sorted(left)), ended=ended)
 
 
 def sources(
@@ -255,13 +255,17 @@ def sources(
     return [known[name] for name in names]
 
 
-def confirmed_gone(ec2: Ec2, instance_ids: Sequence[str]) -> list[str]:
+def confirmed_gone(ec2: Ec2, instance_ids: Sequence[str]) -> tuple[list[str], int]:
     """Those of which EC2 says, asked for the id itself, that it is terminated or that there is none.
 
     What is missing in a list may be missing for any reason, and what is on its way down is not gone yet.
+
+    Returns:
+        The ids, and how many of all that were asked for EC2 knows.
     """
     answers = ec2.ask_by_id(instance_ids) if instance_ids else {}
-    return [i for i, description in answers.items() if description is None or description.state == "terminated"]
+    gone = [i for i, description in answers.items() if description is None or description.state == "terminated"]
+    return gone, sum(description is not None for description in answers.values())
 
 
 def region_of_zone(zone: str | None) -> str | None:

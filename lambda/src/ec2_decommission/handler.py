@@ -105,7 +105,7 @@ class Application:
     def _handle_batch(self, event: dict[str, Any]) -> dict[str, Any]:
         requests, bad = parse_batch(event)
         reports = self._carry_out(requests)
-        failed = {q: report for q, report in reports.items() if report.failed and not report.over and not _last_try(q)}
+        failed = {q: report for q, report in reports.items() if report.failed and not report.over and not _let_go(q)}
         for message in bad:
             self._log.error(message.error, extra={"message_id": message.message_id})
             self._metrics.count("MalformedMessages")
@@ -344,7 +344,7 @@ def told_of_sweep(sweep: Mapping[str, Any]) -> str:
     return told + (", going on in another invocation" if sweep.get("goes_on") else "")
 
 
-def _last_try(request: Request) -> bool:
+def _let_go(request: Request) -> bool:
     return request.kind == "sweep" and not request.by_operator and request.receive_count >= _SWEEP_TRIES
 
 

@@ -28,6 +28,7 @@ class Progress:
     Attributes:
         pending: beginnings of ids that are still to be looked at.
         living: how many instances live in EC2, of those that were looked at; the other numbers likewise.
+        ended: how many that are missing EC2 still knows, by their ids.
         recorded: how many are recorded as living.
         refreshed: how many records were brought up to date.
         postponed: how many were not, for want of time.
@@ -41,6 +42,7 @@ class Progress:
 
     pending: tuple[str, ...] = (EVERYBODY,)
     living: int = 0
+    ended: int = 0
     recorded: int = 0
     refreshed: int = 0
     postponed: int = 0
@@ -56,6 +58,7 @@ class Progress:
         return {
             "pending": list(self.pending),
             "living": self.living,
+            "ended": self.ended,
             "recorded": self.recorded,
             "refreshed": self.refreshed,
             "postponed": self.postponed,
@@ -78,6 +81,7 @@ class Progress:
             return cls(
                 pending=_texts(document["pending"], _PREFIX),
                 living=_number(document["living"]),
+                ended=_number(document["ended"]),
                 recorded=_number(document["recorded"]),
                 refreshed=_number(document["refreshed"]),
                 postponed=_number(document["postponed"]),

@@ -138,6 +138,7 @@ class _Piece:
     """What a look at the ids of one beginning showed."""
 
     living: int = 0
+    ended: int = 0
     recorded: int = 0
     refreshed: int = 0
     postponed: int = 0
@@ -221,6 +222,14 @@ class Sweep:
         accepted = set(seen.accept)
         found = [*report.gone, *report.adopted]
         going = found
+        if not seen.living and not seen.ended and set(found) - accepted:
+            # So it looks from a wrong region or account too.
+            going = [instance_id for instance_id in found if instance_id in accepted]
+            doubt = TransientError(
+                f"EC2 shows no instance that lives, and knows none of the {len(found)} that would be gone: an empty "
+                f"answer is not believed; confirm them by accept: {', '.join(found[:_TOLD])}"
+            )
+            report = replace(report, errors=(*report.errors, doubt))
         if len(set(found) - accepted) > report.allowed:
             going = [instance_id for instance_id in found if instance_id in accepted]
             report = replace(report, braked=self._brake(report, len(going)))
@@ -256,6 +265,7 @@ class Sweep:
             seen = replace(
                 seen,
                 living=seen.living + piece.living,
+                ended=seen.ended + piece.ended,
                 recorded=seen.recorded + piece.recorded,
                 refreshed=seen.refreshed + piece.refreshed,
                 postponed=seen.postponed + piece.postponed,
@@ -313,7 +323,7 @@ class Sweep:
         living = self._refresh(prefix, recorded, piece, refresh_until, dry_run)
         piece.living = len(living)
         missing = [i for i, record in recorded.items() if i not in living and not self._young(record)]
-        piece.gone = confirmed_gone(self._ec2, missing)
+        piece.gone, piece.ended = confirmed_gone(self._ec2, missing)
         if self._adoption is not None and adopt:
             self._adopt(self._adoption, prefix, {*recorded, *living}, piece)
         return piece
@@ -377,6 +387,7 @@ class Sweep:
                 raise _TooMany from None
             search = Search(error=error)
         piece.adopted, piece.unadopted = search.adopted, search.left
+        piece.ended += search.ended
         if search.error:
             piece.errors.append(search.error)
 
