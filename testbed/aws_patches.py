@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import copy
 import fnmatch
 import ipaddress
 import json
@@ -14,6 +15,8 @@ from unittest.mock import patch
 from moto.awslambda.exceptions import InvalidParameterValueException
 from moto.awslambda.models import EventSourceMapping, LambdaBackend, LambdaFunction
 from moto.core.utils import unix_time_millis
+from moto.dynamodb.models import DynamoDBBackend
+from moto.dynamodb.models.table import Table
 from moto.ec2 import utils
 from moto.ec2.exceptions import EC2ClientError, InvalidInstanceIdError
 from moto.ec2.models import ec2_backends
@@ -53,12 +56,31 @@ class Patched(Protocol):
 def applied(aws: Patched) -> Iterator[None]:
     """moto is strict inside the block."""
     with ExitStack() as stack:
-        for owner, name, replacement in (*_ec2(), *_sqs(), *_events(aws), *_lambda(aws), *_route53()):
+        for owner, name, replacement in (*_ec2(), *_sqs(), *_events(aws), *_lambda(aws), *_route53(), *_dynamodb()):
             stack.enter_context(patch.object(owner, name, replacement))
         yield
 
 
 Patch = tuple[Any, str, Any]
+
+
+def _dynamodb() -> Iterator[Patch]:
+    transact = DynamoDBBackend.transact_write_items
+
+    def strict_transact(self: DynamoDBBackend, transact_items: list[dict[str, Any]]) -> None:
+        # moto copies the whole table for each item of a transaction, to restore it; once is enough.
+        copies: dict[int, Any] = {}
+
+        def copy_once(table: Any, memo: dict[int, Any]) -> Any:
+            if id(table) not in copies:
+                made = copies[id(table)] = memo[id(table)] = object.__new__(type(table))
+                vars(made).update({name: copy.deepcopy(value, memo) for name, value in vars(table).items()})
+            return copies[id(table)]
+
+        with patch.object(Table, "__deepcopy__", copy_once, create=True):
+            transact(self, transact_items)
+
+    yield DynamoDBBackend, "transact_write_items", strict_transact
 
 
 def _route53() -> Iterator[Patch]:

@@ -18,6 +18,7 @@ from __future__ import annotations
 import ipaddress
 from collections import defaultdict
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
 from ..clients.consul import Right
@@ -59,6 +60,17 @@ class _World:
     agents: dict[str, str] = field(default_factory=dict)
     keys: tuple[Key, ...] = ()
     complete: bool = False
+
+    @cached_property
+    def keys_by_session(self) -> Mapping[str, Sequence[Key]]:
+        """The keys that each session holds, or of whose semaphore it is a contender."""
+        found: dict[str, list[Key]] = defaultdict(list)
+        for key in self.keys:
+            if key.session is not None:
+                found[key.session].append(key)
+            elif key.flags == SEMAPHORE_FLAGS:
+                found[key.name.rpartition("/")[2]].append(key)
+        return found
 
 
 @dataclass
@@ -242,10 +254,8 @@ class ConsulStep:
             )
             return
         dc = world.datacenter
-        by_id = {session.session_id: session for session in sessions}
-        for key in world.keys:
-            session = by_id.get(_holder(key, by_id) or "")
-            if session:
+        for session in sessions:
+            for key in world.keys_by_session.get(session.session_id, ()):
                 self._decide_key(case, KeyHandle(dc, node, session, key), match.proof)
         for session in sessions:
             target = f"session {session.session_id} of {node.name} ({node.datacenter})"
@@ -389,14 +399,6 @@ def _facts(nodes: Iterable[CatalogNode]) -> Facts:
         ipv6_addresses=tuple(ipv6),
         known_as={"consul": {"node": tuple(names)}},
     )
-
-
-def _holder(key: Key, sessions: Mapping[str, Session]) -> str | None:
-    """The session of these that holds the key, or whose semaphore contender it is."""
-    if key.session in sessions:
-        return key.session
-    last = key.name.rpartition("/")[2]
-    return last if key.session is None and last in sessions and key.flags == SEMAPHORE_FLAGS else None
 
 
 def _target(node: CatalogNode) -> str:
