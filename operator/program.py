@@ -401,12 +401,16 @@ def _sweep(found: Deployment, options: argparse.Namespace) -> int:
     gone = _gone(report)
     if "sweep" not in report and not function.failed(report):
         raise Problem(f"No sweep was run: {report.get('note') or 'the function does not say why'}.")
-    if _braked(report, accept):
+    if _asks_to_accept(report, accept):
         more = ["--accept", *gone] if len(gone) <= _SHORT_COMMAND else ["--accept-listed"]
-        went = set(gone) & set(accept)
+        count, went = len(gone) + _left_off(report), set(gone) & set(accept)
+        why = (
+            f"one sweep may remove {report['sweep']['allowed']}"
+            if report["sweep"].get("living")
+            else "EC2 shows nobody that lives, as it would from a wrong account or region too"
+        )
         raise Problem(
-            f"The brake: {len(gone) + _left_off(report)} are gone, and one sweep may remove "
-            f"{report['sweep']['allowed']}. "
+            f"The brake: {count} are gone, and {why}. "
             + (f"Only the {len(went)} accepted ones go. " if went else "Nothing was removed. ")
             + f"If all of these are really gone, say so:\n  {_line(options, 'sweep', *more)}",
             FAILED,
@@ -446,11 +450,14 @@ def _left_off(report: Mapping[str, Any]) -> int:
     return int(more.get("gone", 0)) + int(more.get("adopted", 0))
 
 
-def _braked(report: Mapping[str, Any], accept: Sequence[str]) -> bool:
+def _asks_to_accept(report: Mapping[str, Any], accept: Sequence[str]) -> bool:
+    """Whether an operator's word is what the sweep waits for: above the brake, and where nobody seems to live."""
     seen = report.get("sweep") or {}
     unconfirmed = len(set(_gone(report)) - set(accept)) + _left_off(report)
     # A sweep that goes on in another invocation has not come to the brake yet.
-    return bool(report.get("errors")) and not seen.get("goes_on") and unconfirmed > seen.get("allowed", 0)
+    if not report.get("errors") or seen.get("goes_on") or not unconfirmed:
+        return False
+    return unconfirmed > seen.get("allowed", 0) or not seen.get("living")
 
 
 def _print_sweep(found: Deployment, report: Mapping[str, Any]) -> None:

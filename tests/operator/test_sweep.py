@@ -49,6 +49,19 @@ def test_above_the_brake_the_printed_command_is_the_way_on(site: Site) -> None:
     assert site.names() == ["stays"]
 
 
+def test_where_nobody_seems_to_live_the_way_on_is_printed_too(site: Site) -> None:
+    only = site.launch("web-1")
+    site.aws.terminate(only.id, emit=False)
+    site.aws.forget(only.id)
+    ran = site.operator("sweep")
+    assert ran.status == 1
+    assert "EC2 shows nobody that lives" in ran.err
+    assert ran.err.strip().endswith(f"sweep --accept {only.id}")
+    assert site.operator("sweep", "--accept", only.id).status == 0
+    site.poller.drain()
+    assert site.names() == []
+
+
 def test_ids_can_be_accepted_from_a_file_or_as_listed(site: Site) -> None:
     lost = lose(site, 3)
     ids = "\n".join(instance.id for instance in lost)
