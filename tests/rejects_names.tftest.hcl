@@ -712,7 +712,7 @@ run "rejects_custom_steps_that_differ_by_underscores" {
   }
 
   variables {
-    custom_steps = { dns_1 = { source_dir = "lambda/src/ec2_decommission" }, dns1 = { source_dir = "lambda/src" } }
+    custom_steps = { dns_1 = { source_dir = "lambda/src/ec2_decommission" }, dns1 = { source_dir = "lambda/src/ec2_decommission" } }
   }
 
   expect_failures = [var.custom_steps]
