@@ -7,7 +7,7 @@ import copy
 import fnmatch
 import ipaddress
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, Protocol
 from unittest.mock import patch
@@ -246,13 +246,31 @@ def _sqs() -> Iterator[Patch]:
             attributes["RedrivePolicy"] = json.dumps(policy, separators=(",", ":"))
         return attributes
 
+    messages_of = vars(Queue)["messages"].fget
+
+    def chosen_messages(self: Queue) -> list[Message]:
+        visible: list[Message] = messages_of(self)
+        wanted = getattr(self, "only", None)
+        return visible if wanted is None else [message for message in visible if message.id in wanted]
+
     yield Queue, "attributes", property(compact_attributes)
+    yield Queue, "messages", property(chosen_messages)
     yield Message, "mark_received", strict_mark_received
     yield SQSBackend, "change_message_visibility", strict_change_visibility
     # `patch.object` cannot replace what is not there yet.
     if not hasattr(Queue, "lambda_event_source_mappings"):
         Queue.lambda_event_source_mappings = {}
     yield Queue, "lambda_event_source_mappings", _NoMappings()
+
+
+@contextmanager
+def only(queue: Queue, message_ids: Collection[str]) -> Iterator[None]:
+    """The queue hands out these messages meanwhile, and no others."""
+    queue.only = frozenset(message_ids)  # type: ignore[attr-defined]  # ours
+    try:
+        yield
+    finally:
+        queue.only = None  # type: ignore[attr-defined]
 
 
 # ---------------------------------------------------------------- EventBridge

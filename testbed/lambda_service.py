@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -23,12 +23,12 @@ from moto.awslambda.models import EventSourceMapping, LambdaFunction, lambda_bac
 from moto.core.utils import unix_time_millis
 from moto.sqs.models import Message, Queue, sqs_backends
 
+from testbed import aws_patches
 from testbed.aws import Credentials, StrictAws
 from testbed.aws_patches import log_result, logging_config
 from testbed.runtime import Invocation, LambdaRuntime
 
 _RECEIVE_LIMIT = 10  # of one ReceiveMessage
-_FAR_MILLISECONDS = 86_400_000
 # https://docs.aws.amazon.com/lambda/latest/dg/invocation-async-error-handling.html
 _ASYNCHRONOUS_TRIES = 3
 
@@ -317,12 +317,6 @@ class EventSourcePoller:
         ]
         return [batch for mapping in mappings if (batch := self._poll(mapping)) is not None]
 
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """Nothing is received meanwhile: what is sent now is not handed out with what another thread asks for."""
-        with self._receiving:
-            yield
-
     def deliver(self, message_ids: Collection[str], network: Network = _ORDINARY) -> Batch:
         """One batch of these messages and no others, whatever their delays; may be called by several threads.
 
@@ -331,15 +325,12 @@ class EventSourcePoller:
         [mapping] = [mapping for mapping in self._mappings() if self._holds(mapping, message_ids)]
         [queue] = self._queues(_queue_name(mapping))
         with self._receiving:
-            others = [(m, m.visible_at, m.delayed_until) for m in queue._messages if m.id not in message_ids]
             for message in queue._messages:
-                chosen = message.id in message_ids
-                message.visible_at = message.delayed_until = 0 if chosen else unix_time_millis() + _FAR_MILLISECONDS
-            try:
+                if message.id in message_ids:
+                    message.visible_at = message.delayed_until = 0
+            # The others are left as they are: another invocation may be putting one of them off.
+            with aws_patches.only(queue, message_ids):
                 batch = self._begin(mapping)
-            finally:
-                for message, visible_at, delayed_until in others:
-                    message.visible_at, message.delayed_until = visible_at, delayed_until
         got = {message["MessageId"] for message in batch}
         if got != set(message_ids):
             raise LookupError(f"not received: {', '.join(sorted(set(message_ids) - got))}")

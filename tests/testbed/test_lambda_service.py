@@ -336,6 +336,23 @@ def test_chosen_messages_are_delivered_and_no_others(service: LambdaService) -> 
         poller.deliver([bad, waiting])
 
 
+def test_what_is_put_off_while_others_are_handed_out_stays_put_off(service: LambdaService) -> None:
+    poller = EventSourcePoller(service)
+    [bad, other] = send(service.aws, "bad", "other")
+    handle = poller.deliver([bad]).invocation.payload["Records"][0]["receiptHandle"]
+    sqs = service.aws.client("sqs")
+    url = sqs.get_queue_url(QueueName="q")["QueueUrl"]
+
+    def put_off(_service: str, operation: str, _params: object) -> None:
+        if operation == "ReceiveMessage":
+            sqs.change_message_visibility(QueueUrl=url, ReceiptHandle=handle, VisibilityTimeout=5)
+
+    with service.aws.fault(put_off):
+        poller.deliver([other])
+    [left] = poller.messages("q")
+    assert 0 < left["visible_in_seconds"] <= 5
+
+
 def test_a_network_has_environments_and_addresses_of_its_own(service: LambdaService) -> None:
     [first, second] = send(service.aws, "1", "2")
     network = Network("elsewhere", {"deployed": "http://proxy"}, {"AWS_ENDPOINT_URL_SQS": "http://127.0.0.1:9"})
