@@ -18,7 +18,7 @@ def files(pattern: str) -> list[Path]:
 
 
 DOCUMENTS = files("*.md")
-NOT_YET = {"fault-matrix.md", "benchmarks.md"}
+NOT_YET = {"benchmarks.md"}
 
 
 def prose(document: Path) -> str:

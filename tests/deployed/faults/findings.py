@@ -27,3 +27,4 @@ class Findings:
     calls: list[str] = field(default_factory=list)  # of one normal run, at each of which it was killed
     races: list[str] = field(default_factory=list)
     outages: list[Outage] = field(default_factory=list)
+    cut_off: Mapping[str, float] = field(default_factory=dict)  # seconds of an invocation, by the system that hangs

@@ -38,7 +38,7 @@ its Name tag, its DNS name and its Chef node's name, lives. A cell is ok when al
 
 - The invocation ends by itself, without an unhandled error and well before Lambda's time-out.
 - The other steps are done in the first try, and are not done again in the retry. Without EC2 nobody knows that the
-  instance is gone, and without the inventory a retry would not know who it was: there, nothing is removed.
+  instance is gone, and without the inventory a retry may not know who it was: a step that needs them removes nothing.
 - The message is returned to the queue and put off, and its reason names the system; for lost rights, the right and
   what it is missing on. The kind of the error is right: transient, configuration or permission.
 - A message of the same batch that the fault does not concern is not returned.
@@ -53,6 +53,11 @@ _KILLED = """\
 One event is {calls} calls to the outside, a cold start included. The function was killed (SIGKILL) before the first
 of them, and after each: {boundaries} instances. The next delivery finished each, and touched nothing of the living.
 The calls:
+"""
+
+_CUT_OFF = """\
+With 30 s, the least that the module takes, and all three steps on. Each time the message was put off by
+`queue.retry_delay_seconds`, and its reason names the system.
 """
 
 _OUTAGES = """\
@@ -80,6 +85,9 @@ def show(findings: Findings, console: Console) -> None:
         console.print(f"Killed at {calls + 1} boundaries of {calls} calls: each finished by the next delivery.")
     for race in findings.races:
         console.print(f"{race}.")
+    if findings.cut_off:
+        told = ", ".join(f"{system} {seconds:.0f} s" for system, seconds in findings.cut_off.items())
+        console.print(f"With a time-out of 30 s, what hangs is cut off: {told}.")
     if findings.outages:
         table = Table("System", "Outage", "Receives", "After", "Outcome")
         for outage in findings.outages:
@@ -113,6 +121,11 @@ def markdown(findings: Findings) -> str:
     lines += ["", "## Killed between any two calls", "", _KILLED.format(calls=calls, boundaries=calls + 1)]
     lines += [f"{number}. {_plain(call)}" for number, call in enumerate(findings.calls, 1)]
     lines += ["", "## Messages doubled and reordered", "", *(f"- {_plain(race)}." for race in findings.races)]
+    lines += ["", "## What hangs, at the shortest `function.timeout`", "", _CUT_OFF]
+    lines += _table(
+        ["System that hangs", "The invocation ended after"],
+        [[system, f"{seconds:.0f} s"] for system, seconds in findings.cut_off.items()],
+    )
     lines += ["", "## Outages in simulated time", "", _OUTAGES]
     lines += _table(["System", "Outage", "Receives", "After", "Outcome"], map(_outage, findings.outages))
     return "\n".join(lines) + "\n"
@@ -130,7 +143,7 @@ def _cells(findings: Findings, system: str, fault: str) -> list[Cell]:
 
 
 def _short(cell: Cell) -> str:
-    return f"[red]{len(cell.problems)} wrong[/]" if cell.problems else f"[green]ok[/] ({cell.seconds:.0f} s)"
+    return f"[red]{len(cell.problems)} wrong[/]" if cell.problems else f"[green]ok[/] {cell.seconds:.0f} s"
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
@@ -144,6 +157,7 @@ def _plain(text: str) -> str:
     text = re.sub(r"\blight-\d+", "web-1", text)
     text = re.sub(r"\b[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\b", "id", text)
     text = re.sub(r"\b(hostedzone/|hosted zone )[A-Z0-9]+", r"\1Z1", text)
+    text = re.sub(r"\bi-[0-9a-f]{17}\b", "i-0abc", text)
     text = re.sub(r"\b10(\.\d+){3}\b", "10.0.0.5", text)
     return text.replace("\n", " ")
 
