@@ -36,6 +36,10 @@ test: venv ## Every test, on real servers
 fault-matrix: venv ## Every fault of every system on the deployed function; writes docs/fault-matrix.md
 	@FAULT_MATRIX=docs/fault-matrix.md $(BIN)/python -m pytest --quiet tests/deployed/faults
 
+.PHONY: bench
+bench: venv ## What the function costs; writes docs/benchmarks.md (BENCH=quick and BENCH=short measure less)
+	@PYTHONPATH=lambda/src:. $(BIN)/python -m bench $(or $(BENCH),full)
+
 .PHONY: model
 model: venv ## A longer run of the model-based test (HISTORIES=20000)
 	@MODEL_HISTORIES=$(or $(HISTORIES),20000) $(BIN)/python -m pytest tests/model/test_histories.py
@@ -69,7 +73,7 @@ lint: venv
 
 .PHONY: types
 types: venv
-	@$(BIN)/mypy lambda/src testbed demo tests examples
+	@$(BIN)/mypy lambda/src testbed demo tests examples bench
 	@cd lambda/build && ../../$(BIN)/mypy --config-file ../../pyproject.toml .
 	@cd operator && MYPYPATH=../lambda/src ../$(BIN)/mypy --config-file ../pyproject.toml .
 

@@ -1,0 +1,252 @@
+"""`python -m bench [quick|short|full]`: the four tables; short and full are written to docs/benchmarks.md too."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import os
+import platform
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from bench import calls, drain, start, sweeping
+from bench.fleet import Servers
+from testbed.aws import StrictAws
+
+DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "benchmarks.md"
+NOTES = Path(__file__).with_name("notes.md")
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What is measured.
+
+    Attributes:
+        bursts: number of instances and of other records, for table 1.
+        drains: number, other records, batch size, for table 2.
+        repeats: cold starts of each kind; none leaves table 3 out.
+        sweeps: recorded instances, for table 4.
+    """
+
+    bursts: Sequence[tuple[int, int]]
+    drains: Sequence[tuple[int, int, int]]
+    repeats: int
+    sweeps: Sequence[int]
+
+
+SIZES = {
+    "quick": Sizes([], [(20, 100, 1), (20, 100, 100)], 0, [1000]),
+    "short": Sizes(
+        [(1, 100), (10, 100), (100, 100)],
+        [
+            (100, 9000, 1),
+            (1000, 9000, 100),
+            (1000, 9000, 500),
+            (1000, 9000, 1000),
+            (1000, 100, 100),
+            (1000, 100, 500),
+        ],
+        5,
+        [1000, 10_000],
+    ),
+    "full": Sizes(
+        [(1, 100), (10, 100), (100, 100), (1000, 100), (100, 10_000), (1000, 10_000)],
+        [
+            (1000, 9000, 1),
+            (1000, 9000, 100),
+            (1000, 9000, 500),
+            (1000, 9000, 1000),
+            (1000, 100, 100),
+            (1000, 100, 500),
+            (10_000, 10_000, 500),
+        ],
+        7,
+        [1000, 10_000, 100_000],
+    ),
+}
+
+
+class Report:
+    """Tables, told on the screen and in Markdown."""
+
+    def __init__(self, heading: str) -> None:
+        self._console = Console(width=180)
+        self._lines = [heading, ""]
+        self._console.print(heading)
+
+    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+        shown = Table(*columns, title=title)
+        texts = [[f"{cell:.2f}" if isinstance(cell, float) else str(cell) for cell in row] for row in rows]
+        for row in texts:
+            shown.add_row(*row)
+        self._console.print(shown)
+        self._lines += [f"## {title}", "", _row(columns), _row(["---"] * len(columns)), *map(_row, texts), ""]
+
+    def text(self) -> str:
+        return "\n".join(self._lines)
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def machine() -> str:
+    """Cores, memory and Python; neither host name nor path."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return (
+        f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}, {os.cpu_count()} cores ({platform.machine()}), "
+        f"{memory:.0f} GB of memory, Python {platform.python_version()}"
+    )
+
+
+def run(name: str) -> Report:
+    """Measures the tables of this name."""
+    sizes = SIZES[name]
+    report = Report(f"Measured {machine()}, tables of `BENCH={name}`.")
+    with tempfile.TemporaryDirectory() as directory:
+        if sizes.bursts:
+            _calls(report, sizes, Path(directory))
+        _drains(report, sizes)
+        if sizes.repeats:
+            _starts(report, sizes, Path(directory))
+    _sweeps(report, sizes)
+    return report
+
+
+def _calls(report: Report, sizes: Sizes, directory: Path) -> None:
+    bursts: list[calls.Burst] = []
+    with Servers(directory) as servers:
+        for number, other in sizes.bursts:
+            cold, warm = calls.measure(servers, number, other_records=other)
+            bursts += [cold] if not bursts else []
+            bursts.append(warm)
+    columns: tuple[str, ...] = ("Burst", "Others in each zone", "EC2", "Route 53", "Inventory", "Chef", "Consul")
+    columns += (
+        "AWS without inventory / instance",
+        "Chef / instance",
+        "Consul / instance",
+        "CPU ms / instance",
+        "Peak MB",
+    )
+    report.table(
+        "1. Calls",
+        columns,
+        [
+            (
+                f"{b.number}{' (cold)' if b.cold else ''}",
+                b.other_records,
+                b.aws,
+                b.route53,
+                b.inventory,
+                b.chef,
+                b.consul,
+                (b.aws + b.route53) / b.number,
+                b.chef / b.number,
+                b.consul / b.number,
+                b.cpu_seconds * 1000 / b.number,
+                b.peak_memory,
+            )
+            for b in bursts
+        ],
+    )
+
+
+def _drains(report: Report, sizes: Sizes) -> None:
+    drains = [
+        (other, drain.drain(number, other, drain.Settings(size, 5 if size > 1 else 0, 2, 120)))
+        for number, other, size in sizes.drains
+    ]
+    columns = (
+        "Burst",
+        "Others in each zone",
+        "Batch size",
+        "Seconds",
+        "Minimum: Route 53",
+        "Chef",
+        "Consul",
+        "Ratio",
+    )
+    report.table(
+        "2. Drain",
+        (*columns, "Route 53 requests", "Throttled", "Invocations", "Messages returned"),
+        [
+            (
+                d.number,
+                other,
+                d.settings.batch_size,
+                d.seconds,
+                d.minimum.route53,
+                d.minimum.chef,
+                d.minimum.consul,
+                d.ratio,
+                d.route53,
+                d.throttled,
+                d.invocations,
+                d.handed_back,
+            )
+            for other, d in drains
+        ],
+    )
+
+
+def _starts(report: Report, sizes: Sizes, directory: Path) -> None:
+    with StrictAws() as aws:
+        task, package = start.build(aws, directory / "package")
+        starts = start.starts(task, aws, sizes.repeats)
+    report.table(
+        "3. Cold start and package",
+        ("What", "Measured", "To an empty boto3 handler"),
+        [
+            ("Empty handler that imports boto3, ms", starts.empty * 1000, 1.0),
+            (
+                "The same, and makes clients of EC2 and DynamoDB, ms",
+                starts.clients * 1000,
+                starts.clients / starts.empty,
+            ),
+            ("The function's import, ms", starts.imported * 1000, starts.imported / starts.empty),
+            ("Import and first event, ms", starts.first * 1000, starts.first / starts.empty),
+            ("Zip, MB", package.size / 1e6, ""),
+            *(
+                (f"of it `{part}`, MB", size / 1e6, "")
+                for part, size in sorted(package.parts.items(), key=lambda item: -item[1])[:7]
+            ),
+        ],
+    )
+
+
+def _sweeps(report: Report, sizes: Sizes) -> None:
+    swept = [sweeping.measure(number, 60) for number in sizes.sweeps]
+    report.table(
+        "4. Sweep",
+        ("Recorded", "Invocations", "Calls", "CPU seconds", "CPU ms / instance", "Longest invocation", "Peak MB"),
+        [
+            (
+                s.number,
+                s.invocations,
+                s.calls,
+                s.cpu_seconds,
+                s.cpu_seconds * 1000 / s.number,
+                s.longest,
+                s.peak_memory,
+            )
+            for s in swept
+        ],
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("sizes", nargs="?", choices=SIZES, default="full")
+    name = parser.parse_args().sizes
+    report = run(name)
+    if name != "quick":
+        DOCUMENT.write_text(f"{NOTES.read_text()}\n{report.text()}")
+
+
+if __name__ == "__main__":
+    main()
