@@ -80,7 +80,7 @@ class Kms:
         return {"key_arn": self.key_arn, "region": "us-east-1", "role_arn": None, "encryption_context": CONTEXT}
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # moto keeps its keys in the process, and another module's tests may empty it
 def kms() -> Iterator[Kms]:
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=free_port(), verbose=False)
     server.start()
@@ -177,7 +177,7 @@ SECRETS = {
 }
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def full_spec(builder: Builder, kms: Kms) -> Callable[..., dict[str, Any]]:
     """All features and both secrets, by AppRole."""
 
@@ -196,7 +196,7 @@ def full_spec(builder: Builder, kms: Kms) -> Callable[..., dict[str, Any]]:
     return make
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def full(
     builder: Builder, full_spec: Callable[..., dict[str, Any]], kms: Kms, approle: Mapping[str, str]
 ) -> Callable[..., Path]:
