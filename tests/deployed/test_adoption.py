@@ -34,6 +34,7 @@ def configured(deployed: Deployed, **changes: Any) -> Iterator[None]:
 def test_what_died_unrecorded_goes_and_what_is_anothers_stays(deployed: Deployed) -> None:
     platform = deployed.platform
     old, away, waking = (deployed.name(prefix) for prefix in ("old", "away", "waking"))
+    lives = platform.aws.launch(deployed.name("lives"))  # where EC2 shows nobody, nobody is taken for gone
     dead, elsewhere, unseen = "i-0dead000000000001", "i-0dead000000000002", "i-0dead000000000003"
     for name, instance_id, region in ((old, dead, platform.region), (away, elsewhere, "ap-southeast-2")):
         platform.chef.create_client(name)
@@ -71,5 +72,7 @@ def test_what_died_unrecorded_goes_and_what_is_anothers_stays(deployed: Deployed
             assert dead not in again["adopted"]
     finally:
         agent.stop()
+        platform.aws.terminate(lives.id)
+        deployed.deliver()
         platform.chef.delete_node(away)
         platform.chef.delete_client(away)
