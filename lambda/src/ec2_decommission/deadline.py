@@ -47,6 +47,10 @@ class Deadline:
         self.check(1.0, what)
         return min(wanted, self.remaining())
 
+    def before(self, seconds: float) -> Deadline:
+        """The deadline that is so many seconds earlier: they are kept back for what comes after."""
+        return Deadline(lambda: self._remaining() - seconds, self._now)
+
     def share(self, parts: int, least: float = 0.0) -> Deadline:
         """An earlier deadline, for the first of ``parts`` pieces of work that share what is left.
 

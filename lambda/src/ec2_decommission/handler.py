@@ -142,8 +142,7 @@ class Application:
         concerned = {r.instance_id for r in requests if r.kind in ("terminated", "operator")}
         if self._inventory is not None:
             concerned |= {r.instance_id for r in requests if r.kind == "running"}
-        whole = self._tools.clock.deadline
-        with self._tools.clock.until(Deadline(lambda: whole.remaining() - PUT_OFF_SECONDS)):
+        with self._tools.clock.until(self._tools.clock.deadline.before(PUT_OFF_SECONDS)):
             reports, recorded = self._handle_instances(requests, concerned)
         self._count(requests, reports, recorded)
         answers: dict[Request, Report] = {}

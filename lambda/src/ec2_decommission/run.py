@@ -105,8 +105,7 @@ class Run:
         self._reports: dict[str, dict[str, StepReport]] = {i: {} for i in instances}
         self._errors: dict[str, list[DecommissionError]] = {i: [] for i in instances}
         self._seconds: dict[str, float] = defaultdict(float)
-        whole = tools.clock.deadline
-        self._spare = Deadline(lambda: whole.remaining() - RESERVE_SECONDS)
+        self._spare = tools.clock.deadline.before(RESERVE_SECONDS)
         # Whether an instance's identity was known before the steps were asked.
         self._known_before = {i for i, instance in instances.items() if instance.addresses}
         self._not_looked: set[str] = set()

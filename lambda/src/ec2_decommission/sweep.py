@@ -16,7 +16,6 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .adoption import Search, confirmed_gone
-from .deadline import Deadline
 from .errors import ConfigurationError, DecommissionError, OutOfTime, TransientError
 from .inventory import facts_document
 from .progress import EVERYBODY, Progress
@@ -196,8 +195,7 @@ class Sweep:
             TransientError: EC2 or the inventory could not be read to the end.
         """
         begun = replace(progress or Progress(accept=tuple(dict.fromkeys(accept))), dry_run=dry_run)
-        whole = self._clock.deadline
-        with self._clock.until(Deadline(lambda: whole.remaining() - _RESERVE_SECONDS)):
+        with self._clock.until(self._clock.deadline.before(_RESERVE_SECONDS)):
             seen, errors, unadopted = self._look_at_pieces(begun)
         report = SweepReport(
             dry_run,
