@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from .errors import MalformedEvent
+from .identity import INSTANCE_ID
 from .progress import Progress
 
 if TYPE_CHECKING:
@@ -17,9 +17,6 @@ if TYPE_CHECKING:
 STATE_CHANGE = "EC2 Instance State-change Notification"
 SWEEP = "EC2 Decommission Sweep"
 SWEEP_SOURCE = "ec2-decommission"
-
-# EC2 has ids of 8 and of 17 digits. https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/resource-ids.html
-_INSTANCE_ID = re.compile(r"i-[0-9a-f]{1,32}")
 
 
 @dataclass(frozen=True)
@@ -186,7 +183,7 @@ def sweep_on(progress: Mapping[str, Any], time: datetime) -> dict[str, Any]:
 
 
 def _instance_id(value: Any) -> str:
-    if not isinstance(value, str) or not _INSTANCE_ID.fullmatch(value):
+    if not isinstance(value, str) or not INSTANCE_ID.fullmatch(value):
         found = json.dumps(value, default=str)[:60]
         raise MalformedEvent(f"instance id: expected i- and hexadecimal digits, found {found}")
     return value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -11,6 +12,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 T = TypeVar("T")
+
+# EC2 has ids of 8 and of 17 digits. https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/resource-ids.html
+INSTANCE_ID = re.compile(r"i-[0-9a-f]{1,32}")
 
 
 def _union(*parts: Iterable[T]) -> tuple[T, ...]:

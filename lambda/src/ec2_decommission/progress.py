@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .errors import MalformedEvent
+from .identity import INSTANCE_ID
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -17,7 +18,6 @@ T = TypeVar("T")
 
 EVERYBODY = "i-"  # what every instance's id begins with
 _PREFIX = re.compile(r"i-[0-9a-f]{0,17}")
-_ID = re.compile(r"i-[0-9a-f]{1,32}")
 _MOST_BYTES = 4_000_000  # of ids, opened
 
 
@@ -121,4 +121,4 @@ def _packed(ids: Iterable[str]) -> str:
 
 def _unpacked(text: str) -> tuple[str, ...]:
     opened = zlib.decompressobj().decompress(base64.b64decode(text, validate=True), _MOST_BYTES).decode()
-    return _texts(opened.split("\n") if opened else (), _ID)
+    return _texts(opened.split("\n") if opened else (), INSTANCE_ID)
