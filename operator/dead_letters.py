@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 import inventory
 import log
 from aws import explained
+from ec2_decommission.chunks import chunks
 from ec2_decommission.errors import MalformedEvent
 from ec2_decommission.events import parse
 from problems import FAILED, Problem
@@ -175,10 +176,10 @@ class DeadLetters:
     def _give_back(self) -> None:
         receipts = [message["ReceiptHandle"] for message in self._messages.values()]
         refused = 0
-        for start in range(0, len(receipts), _SQS_BATCH):
+        for some in chunks(receipts, _SQS_BATCH):
             entries = [
                 {"Id": str(number), "ReceiptHandle": receipt, "VisibilityTimeout": 0}
-                for number, receipt in enumerate(receipts[start : start + _SQS_BATCH])
+                for number, receipt in enumerate(some)
             ]
             try:
                 with explained(f"give messages back to {self._url} (sqs:ChangeMessageVisibility)"):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from boto3.dynamodb.types import TypeDeserializer
 
 from aws import explained
+from ec2_decommission.chunks import chunks
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -24,8 +25,8 @@ def records(deployment: Deployment, instance_ids: Iterable[str]) -> dict[str, di
     found: dict[str, dict[str, Any]] = {}
     if table is None or not wanted:
         return found
-    for start in range(0, len(wanted), _BATCH):
-        keys = [{"instance_id": {"S": instance_id}} for instance_id in wanted[start : start + _BATCH]]
+    for some in chunks(wanted, _BATCH):
+        keys = [{"instance_id": {"S": instance_id}} for instance_id in some]
         request: Any = {table: {"Keys": keys, "ConsistentRead": True}}
         while request:
             with explained(f"read the inventory {table} (dynamodb:BatchGetItem)"):

@@ -68,7 +68,8 @@ def factory() -> StepFactory:
     step = {"settings": {"topic": "gone"}, "secrets": ["token"]}
     document = {"name": "x", "custom_steps": {"audit": step}, "encryption_context": {"FunctionName": "x"}}
     clock = Clock()
-    [only] = wiring._steps(Config.parse(json.dumps(document)), AwsClients(lambda: clock.deadline), clock)
+    config, aws = Config.parse(json.dumps(document)), AwsClients(lambda: clock.deadline)
+    [only] = wiring._steps(config, aws, clock, wiring._Systems(config, aws, clock))
     return only
 
 

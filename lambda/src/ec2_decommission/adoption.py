@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Protocol
 
-from .errors import DecommissionError, OutOfTime
+from .errors import DecommissionError, OutOfTime, about
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
@@ -221,7 +221,7 @@ class Adoption:
                 raise
             except DecommissionError as error:
                 # Nothing of the other sources either: what this one would say may be stricter.
-                return Search(error=_named(source.name, error))
+                return Search(error=about(f"adoption, {source.name}", error))
         left: dict[str, NotAdopted] = {}
         for instance_id, found in traces.items():
             if not _EC2_ID.fullmatch(instance_id):
@@ -283,8 +283,3 @@ def region_of_name(name: str) -> str | None:
 
 def _left(trace: Trace, reason: str) -> NotAdopted:
     return NotAdopted(trace.instance_id, trace.source, trace.target, reason)
-
-
-def _named(source: str, error: DecommissionError) -> DecommissionError:
-    """The error, of its kind, with the source's name before it."""
-    return type(error)(f"adoption, {source}: {error}")

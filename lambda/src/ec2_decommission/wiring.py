@@ -127,9 +127,8 @@ def _sweep(
     return make
 
 
-def _steps(config: Config, aws: AwsClients, clock: Clock, systems: _Systems | None = None) -> list[StepFactory]:
+def _steps(config: Config, aws: AwsClients, clock: Clock, systems: _Systems) -> list[StepFactory]:
     """The steps that are on. The DNS names go first, so that nobody is sent to what is then taken down."""
-    systems = systems or _Systems(config, aws, clock)
     steps: list[StepFactory] = []
 
     # What a step needs is imported, opened and connected when the step first runs, and kept while warm.
