@@ -26,6 +26,7 @@ from ec2_decommission.inventory import DynamoInventory
 from testbed.aws import StrictAws
 from testbed.chef import ChefServer
 from testbed.consul import ConsulCluster
+from testbed.inventory import make_inventory_table
 
 ZONE = "example.internal"
 REVERSE_ZONE = "0.10.in-addr.arpa"
@@ -119,7 +120,7 @@ class Servers:
         self.aws.reset()
         self._route53 = self.aws.client("route53")
         self.zone_id, self.reverse_zone_id = self._zone(ZONE), self._zone(REVERSE_ZONE)
-        make_table(self.aws.client("dynamodb"))
+        make_inventory_table(self.aws.client("dynamodb"), TABLE)
         self.inventory = DynamoInventory(self.aws.client("dynamodb"), TABLE, 30)
         names = [self._name() for _ in range(other_records)]
         addresses = self._random.sample(range(128 * 256, 256 * 256), other_records)
@@ -325,29 +326,6 @@ def batch(dead: Iterable[Dead]) -> dict[str, Any]:
             for one in dead
         ]
     }
-
-
-def make_table(client: Any) -> None:
-    """As the module makes it."""
-    client.create_table(
-        TableName=TABLE,
-        BillingMode="PAY_PER_REQUEST",
-        KeySchema=[{"AttributeName": "instance_id", "KeyType": "HASH"}],
-        AttributeDefinitions=[
-            {"AttributeName": "instance_id", "AttributeType": "S"},
-            {"AttributeName": "living", "AttributeType": "S"},
-        ],
-        GlobalSecondaryIndexes=[
-            {
-                "IndexName": "living",
-                "KeySchema": [
-                    {"AttributeName": "living", "KeyType": "HASH"},
-                    {"AttributeName": "instance_id", "KeyType": "RANGE"},
-                ],
-                "Projection": {"ProjectionType": "ALL"},
-            }
-        ],
-    )
 
 
 def _pointer(address: str) -> str:

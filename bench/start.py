@@ -23,8 +23,9 @@ import boto3
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from bench.fleet import TABLE, make_table
+from bench.fleet import TABLE
 from testbed.aws import StrictAws
+from testbed.inventory import make_inventory_table
 from testbed.vault import VaultServer
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -136,7 +137,7 @@ def starts(package: Path, aws: StrictAws, repeats: int) -> Starts:
     """Measures cold starts, the kinds by turns."""
     runtime = package.parent / "runtime"
     _copy_runtime(runtime)
-    make_table(aws.client("dynamodb"))
+    make_inventory_table(aws.client("dynamodb"), TABLE)
     environ = {
         "PATH": os.environ["PATH"],
         "PYTHONDONTWRITEBYTECODE": "1",

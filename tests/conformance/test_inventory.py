@@ -18,6 +18,7 @@ from ec2_decommission.errors import (
 from ec2_decommission.identity import Facts, Instance
 from ec2_decommission.inventory import RUNNING, TERMINATED, DynamoInventory, Settled
 from testbed.aws import StrictAws, throttled
+from testbed.inventory import make_inventory_table
 from tests.fakes.inventory import FakeInventory
 
 if TYPE_CHECKING:
@@ -61,29 +62,6 @@ def aws() -> Iterator[StrictAws]:
         yield strict
 
 
-def make_table(aws: StrictAws) -> None:
-    """As the module makes it."""
-    aws.client("dynamodb").create_table(
-        TableName=TABLE,
-        BillingMode="PAY_PER_REQUEST",
-        KeySchema=[{"AttributeName": "instance_id", "KeyType": "HASH"}],
-        AttributeDefinitions=[
-            {"AttributeName": "instance_id", "AttributeType": "S"},
-            {"AttributeName": "living", "AttributeType": "S"},
-        ],
-        GlobalSecondaryIndexes=[
-            {
-                "IndexName": "living",
-                "KeySchema": [
-                    {"AttributeName": "living", "KeyType": "HASH"},
-                    {"AttributeName": "instance_id", "KeyType": "RANGE"},
-                ],
-                "Projection": {"ProjectionType": "ALL"},
-            }
-        ],
-    )
-
-
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
@@ -95,7 +73,7 @@ def inventory(request: pytest.FixtureRequest, clock: Clock) -> Inventory:
         return FakeInventory(now=clock)
     strict: StrictAws = request.getfixturevalue("aws")
     strict.reset()
-    make_table(strict)
+    make_inventory_table(strict.client("dynamodb"), TABLE)
     return DynamoInventory(strict.client("dynamodb"), TABLE, 30, now=clock)
 
 
@@ -214,7 +192,7 @@ def test_recalls_more_than_one_call_takes_each_once(inventory: Inventory) -> Non
 
 def table(aws: StrictAws, clock: Clock) -> tuple[DynamoInventory, Any]:
     aws.reset()
-    make_table(aws)
+    make_inventory_table(aws.client("dynamodb"), TABLE)
     client = aws.client("dynamodb")
     return DynamoInventory(client, TABLE, 30, now=clock), client
 

@@ -16,8 +16,9 @@ from ec2_decommission.inventory import DynamoInventory
 from ec2_decommission.run import Clock
 from ec2_decommission.sweep import Sweep
 from testbed.aws import Answer, AwsError, StrictAws, throttled
+from testbed.inventory import make_inventory_table
 from tests.conformance.test_ec2 import EMPTY
-from tests.conformance.test_inventory import TABLE, make_table
+from tests.conformance.test_inventory import TABLE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -41,7 +42,7 @@ class Fleet:
 
     def __init__(self, aws: StrictAws) -> None:
         aws.reset()
-        make_table(aws)
+        make_inventory_table(aws.client("dynamodb"), TABLE)
         self.aws = aws
         self.ec2 = BotoEc2(aws.client("ec2"))
         self.inventory = DynamoInventory(aws.client("dynamodb"), TABLE, 30)

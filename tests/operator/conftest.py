@@ -19,6 +19,7 @@ import pytest
 from moto.ec2.models import ec2_backends
 
 from testbed.aws import Credentials, LaunchedInstance, StrictAws
+from testbed.inventory import make_inventory_table
 from testbed.lambda_service import EventSourcePoller, LambdaService
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -162,22 +163,7 @@ def deploy(aws: StrictAws, functions: LambdaService) -> Site:
     redrive = json.dumps({"deadLetterTargetArn": dead_arn, "maxReceiveCount": 2})
     queue = sqs.create_queue(QueueName=NAME, Attributes={"RedrivePolicy": redrive, "VisibilityTimeout": "720"})
     aws.client("logs").create_log_group(logGroupName=f"/aws/lambda/{NAME}")
-    aws.client("dynamodb").create_table(
-        TableName=TABLE,
-        BillingMode="PAY_PER_REQUEST",
-        KeySchema=[{"AttributeName": "instance_id", "KeyType": "HASH"}],
-        AttributeDefinitions=[{"AttributeName": name, "AttributeType": "S"} for name in ("instance_id", "living")],
-        GlobalSecondaryIndexes=[
-            {
-                "IndexName": "living",
-                "KeySchema": [
-                    {"AttributeName": "living", "KeyType": "HASH"},
-                    {"AttributeName": "instance_id", "KeyType": "RANGE"},
-                ],
-                "Projection": {"ProjectionType": "ALL"},
-            }
-        ],
-    )
+    make_inventory_table(aws.client("dynamodb"), TABLE)
     trust = {"Effect": "Allow", "Principal": {"Service": "lambda.amazonaws.com"}, "Action": "sts:AssumeRole"}
     role = iam.create_role(
         RoleName=NAME, AssumeRolePolicyDocument=json.dumps({"Version": "2012-10-17", "Statement": [trust]})

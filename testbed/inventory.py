@@ -1,0 +1,32 @@
+"""The inventory's table, for tests and benchmarks that go without Terraform."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def make_inventory_table(client: Any, name: str) -> None:
+    """As inventory.tf makes it.
+
+    Args:
+        client: a boto3 ``dynamodb`` client.
+    """
+    client.create_table(
+        TableName=name,
+        BillingMode="PAY_PER_REQUEST",
+        KeySchema=[{"AttributeName": "instance_id", "KeyType": "HASH"}],
+        AttributeDefinitions=[
+            {"AttributeName": "instance_id", "AttributeType": "S"},
+            {"AttributeName": "living", "AttributeType": "S"},
+        ],
+        GlobalSecondaryIndexes=[
+            {
+                "IndexName": "living",
+                "KeySchema": [
+                    {"AttributeName": "living", "KeyType": "HASH"},
+                    {"AttributeName": "instance_id", "KeyType": "RANGE"},
+                ],
+                "Projection": {"ProjectionType": "ALL"},
+            }
+        ],
+    )
