@@ -19,6 +19,7 @@ from ec2_decommission.errors import (
     TransientError,
 )
 from testbed.aws import Answer, Drop, Hang, StrictAws, garbage, throttled, unavailable
+from testbed.inventory import make_inventory_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -81,6 +82,7 @@ def test_too_little_time_is_told_with_what_it_was_wanted_for() -> None:
 @pytest.fixture(scope="module")
 def aws() -> Iterator[StrictAws]:
     with StrictAws() as strict:
+        make_inventory_table(strict.client("dynamodb"), "t")
         yield strict
 
 
@@ -147,6 +149,29 @@ def test_what_passes_is_tried_again_at_once(environment: StrictAws, fault: objec
 def test_an_answer_that_is_not_awss_is_transient(environment: StrictAws, answer: object) -> None:
     with environment.fault(lambda *_: answer, everyone=True), pytest.raises(TransientError):
         ask(AwsClients(lambda: Deadline.after(60)))
+
+
+@pytest.mark.parametrize(
+    ("service", "operation", "arguments"),
+    [
+        ("ec2", "describe_instances", {"InstanceIds": "i-1"}),
+        ("dynamodb", "update_item", {"TableName": "t", "Key": {"instance_id": {"S": 1}}}),
+        ("sqs", "send_message_batch", {"QueueUrl": "q"}),
+    ],
+)
+def test_an_unchecked_wrong_request_is_refused_by_aws_and_an_error_of_ours(
+    environment: StrictAws, service: str, operation: str, arguments: dict[str, object]
+) -> None:
+    def ask_wrongly(clients: AwsClients) -> None:
+        with aws_errors("ask"):
+            getattr(clients(service), operation)(**arguments)
+
+    with pytest.raises(DecommissionError, match="could not ask: Parameter validation failed"):
+        ask_wrongly(AwsClients(lambda: Deadline.after(60)))
+    assert environment.calls.total() == 0
+    with pytest.raises(DecommissionError, match=r"could not ask: "):
+        ask_wrongly(AwsClients(lambda: Deadline.after(60), check_parameters=False))
+    assert environment.calls[f"{service}:{operation.title().replace('_', '')}"] == 1
 
 
 LOG_IN = Answer(200, b"<!DOCTYPE html><html><body>Please log in.</body></html>", {"Content-Type": "text/html"})

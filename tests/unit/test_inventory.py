@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
 from boto3.dynamodb.types import TypeSerializer
 from botocore.exceptions import ClientError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ec2_decommission.identity import Facts, Instance
-from ec2_decommission.inventory import DynamoInventory, Record, Settled, facts_document
+from ec2_decommission.inventory import DynamoInventory, Record, Settled, _typed, facts_document
 from tests.fakes.steps import FakeStep, factory
 from tests.fakes.world import World
 
@@ -50,6 +51,22 @@ def test_a_refused_condition_is_an_answer() -> None:
             raise ClientError({"Error": {"Code": "ConditionalCheckFailedException", "Message": ""}}, "UpdateItem")
 
     assert DynamoInventory(Refusing(), "t", 30).remember_running([Instance("i-1")]) == {"i-1": False}
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(10**30), 10**30) | st.text(),
+    lambda parts: st.lists(parts, max_size=4) | st.dictionaries(st.text(), parts, max_size=4),
+)
+
+
+@given(json_values)
+def test_documents_are_typed_as_boto3_types_them(value: Any) -> None:
+    assert _typed({"v": value}) == {"v": TypeSerializer().serialize(value)}
+
+
+def test_what_json_has_not_is_not_written() -> None:
+    with pytest.raises(TypeError, match="float is not kept"):
+        _typed({"v": {"deep": [1.5]}})
 
 
 def test_what_is_added_to_the_history_at_once_is_limited() -> None:

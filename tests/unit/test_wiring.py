@@ -6,6 +6,7 @@ import json
 import time
 from typing import TYPE_CHECKING, Any
 
+import boto3
 import pytest
 
 from ec2_decommission import handler, wiring
@@ -13,6 +14,7 @@ from ec2_decommission.clients.aws import AwsClients
 from ec2_decommission.deadline import Deadline
 from ec2_decommission.errors import AccessError, ConfigurationError, TransientError
 from testbed.aws import StrictAws, throttled
+from testbed.inventory import make_inventory_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -59,12 +61,7 @@ def test_the_whole_story_of_one_instance(environment: StrictAws, monkeypatch: py
     route53, dynamodb = environment.client("route53"), environment.client("dynamodb")
     zone = route53.create_hosted_zone(Name="example.internal", CallerReference="1")["HostedZone"]["Id"]
     zone = zone.removeprefix("/hostedzone/")
-    dynamodb.create_table(
-        TableName="t",
-        BillingMode="PAY_PER_REQUEST",
-        KeySchema=[{"AttributeName": "instance_id", "KeyType": "HASH"}],
-        AttributeDefinitions=[{"AttributeName": "instance_id", "AttributeType": "S"}],
-    )
+    make_inventory_table(dynamodb, "t")
     config = {"zone_ids": [zone], "record_names": ["{tag:Name}.example.internal"]}
     configure(monkeypatch, route53=config, chef=None, inventory={"table_name": "t"})
     launched = environment.launch("web-1", "10.0.0.15", emit=False)
@@ -111,6 +108,25 @@ def test_the_application_is_made_once(environment: StrictAws, monkeypatch: pytes
     monkeypatch.setenv("DECOMMISSION_CONFIG", "{")
     handler.handle({"instance_id": "i-0123456789abcdef0"}, Context())
     assert handler._application is made
+
+
+@pytest.mark.parametrize("custom_steps", [{}, {"audit": {}}])
+def test_requests_are_checked_where_a_custom_step_may_make_some(
+    environment: StrictAws, monkeypatch: pytest.MonkeyPatch, custom_steps: dict[str, Any]
+) -> None:
+    checked: dict[str, bool] = {}
+    make = boto3.client
+
+    def client(service: Any, config: Any) -> Any:
+        checked[service] = config.parameter_validation
+        return make(service, config=config)
+
+    monkeypatch.setattr(boto3, "client", client)
+    configure(monkeypatch, chef=None, secrets=[], custom_steps=custom_steps)
+    launched = environment.launch("web-1", "10.0.0.15", emit=False)
+    with pytest.raises(handler.FailedError, match="NoSuchHostedZone"):
+        handler.handle(environment.terminate(launched.id, emit=False), Context())
+    assert checked == dict.fromkeys(("ec2", "route53"), bool(custom_steps))
 
 
 def test_records_without_message_ids_do_not_hide_a_wrong_configuration(

@@ -50,7 +50,8 @@ def application() -> Application:
     """
     config = Config.parse(os.environ.get(VARIABLE))
     clock = Clock()
-    aws = AwsClients(lambda: clock.deadline)
+    # Custom steps are given the same clients, so that their calls to Route 53 keep to the limit too.
+    aws = AwsClients(lambda: clock.deadline, check_parameters=bool(config.custom_steps))
     ec2 = BotoEc2(aws("ec2"))
     inventory = None
     if config.inventory:
