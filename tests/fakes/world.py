@@ -28,6 +28,7 @@ from ec2_decommission.run import Clock, StepFactory
 from ec2_decommission.steps.route53 import Route53Step
 from ec2_decommission.sweep import PIECE, Sweep
 from ec2_decommission.templates import Template
+from ec2_decommission.together import in_turn
 from tests.fakes.ec2 import ACCOUNT, FakeEc2
 from tests.fakes.inventory import FakeInventory
 from tests.fakes.log import FakeLog
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from ec2_decommission.clients.ec2 import Description
     from ec2_decommission.config import ChefSettings, ConsulSettings, SweepSettings
     from ec2_decommission.steps.base import Step
+    from ec2_decommission.together import Together
 
 FORWARD, REVERSE = "Z0FORWARD", "Z0REVERSE"
 DOMAIN = "example.internal"
@@ -94,6 +96,7 @@ class World:
         consul: settings that switch the Consul step on, over ``consul_catalog`` (made here where it is None).
         more_steps: run after the others.
         sweep: settings that switch the sweep on.
+        together: as the application's.
     """
 
     def __init__(
@@ -111,6 +114,7 @@ class World:
         consul: ConsulSettings | None = None,
         consul_catalog: Any = None,
         more_steps: Iterable[StepFactory] = (),
+        together: Together = in_turn,
     ) -> None:
         self.time = datetime(2026, 3, 1, 12, tzinfo=UTC)
         self.ec2 = FakeEc2()
@@ -138,6 +142,7 @@ class World:
             queue=queue or QueueSettings("https://sqs.example/queue"),
         )
         self.more_steps = list(more_steps)
+        self._together = together
         self.most_in_a_piece = PIECE
         self._messages: Counter[str] = Counter()
         self._application = self.cold_start()
@@ -160,6 +165,7 @@ class World:
             sweep=self._sweep if config.sweep and config.inventory else None,
             now=lambda: self.time,
             metrics=Metrics(config.name, self.metric_lines.append),
+            together=self._together,
         )
         return self._application
 

@@ -11,6 +11,7 @@ from ec2_decommission.config import ChefSettings, ConsulSettings, SweepSettings
 from ec2_decommission.errors import AccessError, TransientError
 from ec2_decommission.inventory import RUNNING
 from ec2_decommission.templates import Template
+from ec2_decommission.together import in_turn
 from tests.fakes.ec2 import VPC, private_dns_name
 from tests.fakes.world import DOMAIN, FORWARD, REVERSE, Answered, World, pointer
 from tests.model.ledger import (
@@ -63,6 +64,11 @@ class Fault:
     countdown: int = 0
 
 
+def backwards(jobs: Sequence[Callable[[], None]]) -> None:
+    """The last first."""
+    in_turn(jobs[::-1])
+
+
 class Fleet:
     """One history."""
 
@@ -84,6 +90,7 @@ class Fleet:
                 lock_prefixes=(LOCKS,),
                 deregister_node=setup.deregister,
             ),
+            together=backwards if setup.backwards else in_turn,
         )
         self.ledger = Ledger(setup)
         self.queue: list[Message] = []

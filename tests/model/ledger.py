@@ -43,6 +43,7 @@ class Setup:
     delete_client: bool = True
     consul_name: str | None = "{tag:Name}"
     deregister: bool = False
+    backwards: bool = False  # which of the steps that run side by side ends first
 
     @property
     def record_names(self) -> tuple[str, ...]:

@@ -37,6 +37,7 @@ setups = st.builds(
     delete_client=st.sampled_from([True, True, True, False]),
     consul_name=st.sampled_from(["{tag:Name}", "{hostname}", None]),
     deregister=st.booleans(),
+    backwards=st.booleans(),
 )
 boots = st.fixed_dictionaries(
     {

@@ -9,9 +9,12 @@ from tests.model.ledger import Body, Setup
 from tests.model.machine import ERRORS
 
 SETUPS = [
-    pytest.param(Setup(inventory=inventory, deregister=deregister), id=f"{inventory=}, {deregister=}")
-    for inventory in (True, False)
-    for deregister in (True, False)
+    *(
+        pytest.param(Setup(inventory=inventory, deregister=deregister), id=f"{inventory=}, {deregister=}")
+        for inventory in (True, False)
+        for deregister in (True, False)
+    ),
+    pytest.param(Setup(deregister=True, backwards=True), id="deregister=True, backwards=True"),
 ]
 
 

@@ -529,9 +529,10 @@ def test_out_of_time_nothing_is_begun_and_the_message_returns() -> None:
     assert step_of(report, "fake")["reason"] == "0 s are left of this invocation, too few to begin a call"
 
 
-def test_each_step_has_its_share_of_the_time() -> None:
+def test_in_turn_each_step_has_its_share_of_the_time() -> None:
     steps = [FakeStep() for _ in range(3)]
-    world = World(zones=False, more_steps=[factory(step, f"s{n}") for n, step in enumerate(steps)])
+    more = [factory(step, f"s{n}") for n, step in enumerate(steps)]
+    world = World(zones=False, more_steps=more, inventory=False)
     world.send(world.terminated(ended(world)))
     shares = [step.seen["find"].deadline.remaining() for step in steps]
     assert shares == sorted(shares)

@@ -10,6 +10,7 @@ from ec2_decommission.errors import TransientError
 from ec2_decommission.events import Request
 from ec2_decommission.identity import Facts, Instance
 from ec2_decommission.recall import Known, recall, unwanted
+from ec2_decommission.together import in_turn
 from tests.fakes.ec2 import FakeEc2
 from tests.fakes.inventory import FakeInventory
 
@@ -50,7 +51,7 @@ def test_the_filter(
 
 def test_asks_nobody_about_nobody() -> None:
     ec2, inventory = FakeEc2(), FakeInventory()
-    recall(set(), ec2, inventory, InstanceFilter())
+    recall(set(), ec2, inventory, InstanceFilter(), in_turn)
     assert ec2.calls.total() == inventory.calls.total() == 0
 
 
@@ -61,11 +62,11 @@ def test_one_that_does_not_answer_is_noted_and_the_other_is_asked() -> None:
     ec2, inventory = FakeEc2(), FakeInventory()
     instance_id = ec2.launch("web-1")
     inventory.fault = fail
-    known = recall({instance_id}, ec2, inventory, InstanceFilter())
+    known = recall({instance_id}, ec2, inventory, InstanceFilter(), in_turn)
     assert ([str(e) for e in known.errors], set(known.descriptions)) == (["inventory: no"], {instance_id})
     inventory.fault, ec2.fault = (lambda *_: None), fail
     inventory.remember_running([Instance(instance_id)])
-    known = recall({instance_id}, ec2, inventory, InstanceFilter())
+    known = recall({instance_id}, ec2, inventory, InstanceFilter(), in_turn)
     assert ([str(e) for e in known.errors], set(known.records)) == (["ec2: no"], {instance_id})
     assert known.ec2_error is known.errors[0]
     assert known.ec2_error.kind == "transient"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from datetime import timedelta
+from threading import Barrier
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,16 +16,20 @@ from ec2_decommission.identity import Facts
 from ec2_decommission.inventory import HISTORY
 from ec2_decommission.run import RESERVE_SECONDS, Clock
 from ec2_decommission.steps.base import Batch, Finding, Outcome
+from ec2_decommission.together import in_turn, side_by_side
 from tests.fakes.steps import FakeStep, factory
 from tests.fakes.world import World, step_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping, Sequence
+
+    from ec2_decommission.together import Together
 
 
-def two() -> tuple[World, FakeStep, FakeStep]:
+def two(*, inventory: bool = True, together: Together = in_turn) -> tuple[World, FakeStep, FakeStep]:
     first, last = FakeStep(), FakeStep()
-    return World(zones=False, more_steps=[factory(first, "first"), factory(last, "last")]), first, last
+    more = [factory(first, "first"), factory(last, "last")]
+    return World(zones=False, more_steps=more, inventory=inventory, together=together), first, last
 
 
 def dead(world: World, *, recorded: bool = True) -> str:
@@ -51,17 +56,71 @@ def test_the_clock_counts_the_innermost_deadline() -> None:
     assert clock.deadline.remaining() == 0
 
 
-def test_all_steps_look_before_any_finds_and_each_removes_before_the_next_finds() -> None:
+def acts_of_two(together: Together, *, inventory: bool = True, remembers: bool = True) -> list[str]:
+    """The acts of two steps with something to remove, in the order in which they began."""
     acts: list[str] = []
     steps = [FakeStep(), FakeStep()]
     for number, step in enumerate(steps):
         step.fault = lambda act, number=number: acts.append(f"{act} {number}")  # type: ignore[misc]
-    world = World(zones=False, more_steps=[factory(step, f"s{n}") for n, step in enumerate(steps)])
-    instance_id = dead(world)
+    more = [factory(step, f"s{n}") for n, step in enumerate(steps)]
+    world = World(zones=False, more_steps=more, inventory=inventory, together=together)
+    instance_id = dead(world, recorded=inventory)
     for step in steps:
         step.traces[instance_id] = ["x"]
-    world.send(world.terminated(instance_id))
-    assert acts == ["look 0", "look 1", "find 0", "remove 0", "find 1", "remove 1"]
+        step.facts[instance_id] = Facts("fake", private_ips=("10.0.0.4",))
+    if not remembers:
+        world.inventory.fault = fail
+    world.send_batch(world.terminated(instance_id))
+    return acts
+
+
+def backwards(jobs: Sequence[Callable[[], None]]) -> None:
+    in_turn(jobs[::-1])
+
+
+def test_all_steps_look_before_any_finds_and_find_and_remove_in_no_set_order() -> None:
+    assert acts_of_two(in_turn) == ["look 0", "look 1", "find 0", "remove 0", "find 1", "remove 1"]
+    assert acts_of_two(backwards) == ["look 0", "look 1", "find 1", "remove 1", "find 0", "remove 0"]
+
+
+def test_steps_go_in_turn_where_a_retry_might_not_know_what_one_of_them_took_away() -> None:
+    in_order = ["look 0", "look 1", "find 0", "remove 0", "find 1", "remove 1"]
+    assert acts_of_two(backwards, inventory=False) == in_order
+    # All are asked what they find, before the first removes.
+    foreseen = ["look 0", "look 1", "find 0", "find 1", "find 0", "remove 0", "find 1", "remove 1"]
+    assert acts_of_two(backwards, remembers=False) == foreseen
+
+
+def test_steps_find_and_remove_at_the_same_time() -> None:
+    """Each waits for the other to be where it is."""
+    world, first, last = two(together=side_by_side)
+    instance_id = dead(world)
+    meeting = Barrier(2)
+
+    def meet(act: str) -> None:
+        if act != "look":
+            meeting.wait(10)
+
+    for step in (first, last):
+        step.traces[instance_id], step.fault = ["x"], meet
+    report = world.send(world.terminated(instance_id))
+    assert [step["status"] for step in report["steps"]] == ["done", "done"]
+
+
+def test_a_step_that_fails_beside_others_stops_none_of_them() -> None:
+    world, first, last = two(together=side_by_side)
+    instance_id = dead(world)
+    last.traces[instance_id] = ["x"]
+
+    def break_down(act: str) -> None:
+        if act == "find":
+            raise ZeroDivisionError
+
+    first.fault = break_down
+    answered = world.send_batch(world.terminated(instance_id))
+    (report,) = answered.reports.values()
+    assert [step["status"] for step in report["steps"]] == ["failed", "done"]
+    assert len(answered.failed) == 1
 
 
 def test_what_one_step_learns_the_next_ones_find_with() -> None:
@@ -171,11 +230,12 @@ def test_what_was_removed_before_a_failure_is_remembered_once() -> None:
 
 
 def test_the_steps_are_kept_from_the_last_seconds() -> None:
-    world, first, last = two()
-    instance_id = dead(world)
-    world.send_batch(world.terminated(instance_id), seconds=RESERVE_SECONDS + 40)
-    assert 15 < first.seen["find"].deadline.remaining() <= 20
-    assert 35 < last.seen["find"].deadline.remaining() <= 40
+    for inventory, share in ((True, 40), (False, 20)):
+        world, first, last = two(inventory=inventory)
+        instance_id = dead(world, recorded=inventory)
+        world.send_batch(world.terminated(instance_id), seconds=RESERVE_SECONDS + 40)
+        assert share - 5 < first.seen["find"].deadline.remaining() <= share
+        assert 35 < last.seen["find"].deadline.remaining() <= 40
 
 
 def test_a_short_time_is_enough_to_begin_a_call_to_aws() -> None:

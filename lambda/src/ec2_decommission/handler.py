@@ -15,6 +15,7 @@ from .metrics import Metrics
 from .recall import Known, recall
 from .report import Report, StepReport
 from .run import Clock, Log, Run, StepFactory, Tools
+from .together import in_turn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from .inventory import Inventory
     from .steps.base import Living
     from .sweep import Sweep
+    from .together import Together
 
 # DescribeInstances may not know an instance yet that has just entered `running`.
 _YOUNG = timedelta(minutes=10)
@@ -50,11 +52,12 @@ class Application:
 
     Args:
         living: makes what tells the living from the dead, for a batch's own instances.
-        steps: those that are on, in the order in which they run.
+        steps: those that are on, in the order in which they look.
         delays: None where the function has no queue.
         sweep: makes a sweep; None where it is off.
         now: the time.
         metrics: where they are counted; written at the end of each invocation.
+        together: runs jobs that wait for different systems.
     """
 
     def __init__(
@@ -70,11 +73,12 @@ class Application:
         sweep: Callable[[], Sweep] | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         metrics: Metrics | None = None,
+        together: Together = in_turn,
     ) -> None:
         self._config = config
         self._ec2 = ec2
         self._metrics = metrics or Metrics(config.name)
-        self._tools = Tools(living, inventory, steps, log, clock, now, self._metrics)
+        self._tools = Tools(living, inventory, steps, log, clock, now, self._metrics, together)
         self._inventory = inventory
         self._log = log
         self._delays = delays
@@ -168,7 +172,7 @@ class Application:
         self, requests: Sequence[Request], concerned: set[str]
     ) -> tuple[dict[str, Report], Mapping[str, Report]]:
         """The reports of what ended, and of what started, by instance id."""
-        known = recall(concerned, self._ec2, self._inventory, self._config.instance_filter)
+        known = recall(concerned, self._ec2, self._inventory, self._config.instance_filter, self._tools.together)
         terminated = {r.instance_id: r for r in requests if r.kind == "terminated"}
         # An event goes before what an operator asks of the same instance, and its end before its beginning.
         ended = {**{r.instance_id: r for r in requests if r.kind == "operator"}, **terminated}

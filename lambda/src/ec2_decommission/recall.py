@@ -16,22 +16,35 @@ if TYPE_CHECKING:
     from .config import InstanceFilter
     from .events import Request
     from .inventory import Inventory, Record
+    from .together import Together
 
 
-def recall(instance_ids: set[str], ec2: Ec2, inventory: Inventory | None, instance_filter: InstanceFilter) -> Known:
+def recall(
+    instance_ids: set[str],
+    ec2: Ec2,
+    inventory: Inventory | None,
+    instance_filter: InstanceFilter,
+    together: Together,
+) -> Known:
     """Asks both, once for all instances. A failure is kept in the answer: what needs it fails, nothing else."""
     known = Known(instance_filter)
     if not instance_ids:
         return known
-    if inventory is not None:
+
+    def ask_inventory() -> None:
+        if inventory is not None:
+            try:
+                known.records = inventory.recall(sorted(instance_ids))
+            except DecommissionError as error:
+                known.inventory_error = about("inventory", error)
+
+    def ask_ec2() -> None:
         try:
-            known.records = inventory.recall(sorted(instance_ids))
+            known.descriptions = ec2.describe(sorted(instance_ids))
         except DecommissionError as error:
-            known.inventory_error = about("inventory", error)
-    try:
-        known.descriptions = ec2.describe(sorted(instance_ids))
-    except DecommissionError as error:
-        known.ec2_error = about("ec2", error)
+            known.ec2_error = about("ec2", error)
+
+    together([ask_inventory, ask_ec2])
     return known
 
 

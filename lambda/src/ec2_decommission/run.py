@@ -1,9 +1,10 @@
 """One run of the steps over a batch of terminated instances: look, remember, find, remove, remember.
 
 What an instance was is written into the inventory (where there is one) before anything of it is removed: with its
-Chef node may go the only word of its address, which another step needs at a later try. Where the inventory cannot be
-read or written, the steps go on for an instance whose address is known and for which all of them can be finished, as
-far as they can tell before anything is removed; the rest waits for the retry.
+Chef node may go the only word of its address, which another step needs at a later try. Once that is written, the
+steps find and remove side by side: they wait for other systems most of their time. Without it they go one after the
+other. Where the inventory cannot be read or written, they go on for an instance whose address is known and for which
+all of them can be finished, as far as they can tell before anything is removed; the rest waits for the retry.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import time
 from collections import defaultdict
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .deadline import Deadline
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from .metrics import Metrics
     from .recall import Known
     from .steps.base import Living, Step
+    from .together import Together
 
 # Kept back from the steps, to remember and report: no call to DynamoDB begins in the last 8 of these seconds.
 RESERVE_SECONDS = 10.0
@@ -79,7 +82,8 @@ class Tools:
 
     Attributes:
         living: makes what tells the living from the dead, for a batch's own instances.
-        steps: those that are on, in the order in which they run.
+        steps: those that are on, in the order in which they look.
+        together: runs jobs that wait for different systems.
     """
 
     living: Callable[[Iterable[str]], Living]
@@ -89,6 +93,7 @@ class Tools:
     clock: Clock
     now: Callable[[], datetime]
     metrics: Metrics
+    together: Together
 
 
 class Run:
@@ -130,10 +135,10 @@ class Run:
             self._unremembered = dict.fromkeys(self._instances, self._known.inventory_error)
         steps = [(factory, step) for factory in self._tools.steps if (step := self._look(factory)) is not None]
         self._remember_identity()
-        self._foresee(steps)
-        for position, (factory, step) in enumerate(steps):
-            self._hold_back(factory.name)
-            self._find_and_remove(factory, step, len(steps) - position)
+        if self._unremembered or (self._tools.inventory is None and not self._dry_run):
+            self._work_in_turn(steps)
+        else:
+            self._work_together(steps)
         self._remember_outcome()
         for name, seconds in self._seconds.items() if not self._dry_run else ():
             self._tools.metrics.value("StepDuration", seconds * 1000, step=name)
@@ -154,7 +159,7 @@ class Run:
         due = self._due(factory.name)
         if not due:
             return None
-        with self._guard(factory.name, due, len(self._tools.steps) * 2) as deadline:
+        with self._share_of_time(len(self._tools.steps) * 2) as deadline, self._guard(factory.name, due):
             step = factory.make(self._dry_run)
             for instance_id, facts in step.look(Batch(due, self._living, deadline)).items():
                 self._instances[instance_id] = self._instances[instance_id].learn(facts)
@@ -162,12 +167,25 @@ class Run:
         self._not_looked.update(due)
         return None
 
-    def _find_and_remove(self, factory: StepFactory, step: Step, parts: int) -> None:
+    def _work_in_turn(self, steps: Sequence[tuple[StepFactory, Step]]) -> None:
+        """Each step knows how the one before it ended, and leaves time to those that follow it."""
+        self._foresee(steps)
+        for position, (factory, step) in enumerate(steps):
+            self._hold_back(factory.name)
+            with self._share_of_time(len(steps) - position):
+                self._find_and_remove(factory, step)
+
+    def _work_together(self, steps: Sequence[tuple[StepFactory, Step]]) -> None:
+        """All at once, with all the time that is left: none waits for another."""
+        with self._tools.clock.until(self._spare):
+            self._tools.together([partial(self._find_and_remove, factory, step) for factory, step in steps])
+
+    def _find_and_remove(self, factory: StepFactory, step: Step) -> None:
         due = self._due(factory.name)
         if not due:
             return
-        with self._guard(factory.name, due, parts) as deadline:
-            batch = Batch(due, self._living, deadline)
+        with self._guard(factory.name, due):
+            batch = Batch(due, self._living, self._tools.clock.deadline)
             findings = {i: finding for i, finding in step.find(batch).items() if i in due}
             outcomes: Mapping[str, Outcome] = {}
             wanted = {i: finding for i, finding in findings.items() if finding.removals}
@@ -187,12 +205,17 @@ class Run:
                 self._reports[instance_id][factory.name] = report
 
     @contextmanager
-    def _guard(self, name: str, due: Mapping[str, Instance], parts: int) -> Iterator[Deadline]:
-        """A step that fails stops no other, and may not use up the time of those that follow it."""
+    def _share_of_time(self, parts: int) -> Iterator[Deadline]:
+        """A step may not use up the time of those that follow it."""
+        with self._tools.clock.until(self._spare.share(parts, _LEAST_SECONDS)) as deadline:
+            yield deadline
+
+    @contextmanager
+    def _guard(self, name: str, due: Mapping[str, Instance]) -> Iterator[None]:
+        """A step that fails stops no other."""
         started = time.monotonic()
         try:
-            with self._tools.clock.until(self._spare.share(parts, _LEAST_SECONDS)) as deadline:
-                yield deadline
+            yield
         except DecommissionError as error:
             self._fail(name, due, error)
         except Exception as error:  # a fault of the step's own; the other steps still run
@@ -213,7 +236,7 @@ class Run:
         for factory, step in steps:
             due = {i: instance for i, instance in self._due(factory.name).items() if i in self._unremembered}
             if due and not self._dry_run:
-                with self._guard(factory.name, due, len(steps) * 2) as deadline:
+                with self._share_of_time(len(steps) * 2) as deadline, self._guard(factory.name, due):
                     for instance_id, finding in step.find(Batch(due, self._living, deadline)).items():
                         if finding.errors and instance_id in due:
                             report = StepReport.of(factory.name, finding, Outcome())

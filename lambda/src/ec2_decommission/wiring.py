@@ -25,6 +25,7 @@ from .recall import unwanted
 from .run import Clock, StepFactory
 from .secret_bundle import FILE_NAME, SecretBundle
 from .steps.route53 import Route53Step
+from .together import side_by_side
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -67,6 +68,7 @@ def application() -> Application:
         clock=clock,
         delays=SqsQueue(aws, config.queue.url) if config.queue else None,
         sweep=_sweep(config, aws, ec2, inventory, systems, clock),
+        together=side_by_side,
     )
 
 
@@ -129,7 +131,7 @@ def _sweep(
 
 
 def _steps(config: Config, aws: AwsClients, clock: Clock, systems: _Systems) -> list[StepFactory]:
-    """The steps that are on. The DNS names go first, so that nobody is sent to what is then taken down."""
+    """The steps that are on. Route 53 first: in turn, it needs what Chef and Consul know before that goes."""
     steps: list[StepFactory] = []
 
     # What a step needs is imported, opened and connected when the step first runs, and kept while warm.

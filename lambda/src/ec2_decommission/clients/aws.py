@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -70,25 +71,30 @@ class AwsClients:
         self._deadline = deadline
         self._check_parameters = check_parameters
         self._clients: dict[str, Any] = {}
+        self._making = threading.Lock()  # boto3's default session makes one client at a time
 
     def __call__(self, service: str) -> Any:
         """The client of that service, for example ``ec2``."""
-        if service not in self._clients:
-            connect, read = QUICK.get(service, (CONNECT_TIMEOUT_SECONDS, READ_TIMEOUT_SECONDS))
-            client: Any = boto3.client(  # type: ignore[call-overload]
-                service,
-                config=BotoConfig(
-                    connect_timeout=connect,
-                    read_timeout=read,
-                    retries={"mode": "standard", "total_max_attempts": 4},
-                    max_pool_connections=16,
-                    parameter_validation=self._check_parameters,
-                ),
-            )
-            client.meta.events.register("before-send", partial(self._gate, connect + read))
-            client.meta.events.register("after-call", _refuse_other_answers)
-            self._clients[service] = client
-        return self._clients[service]
+        with self._making:
+            if service not in self._clients:
+                self._clients[service] = self._make(service)
+            return self._clients[service]
+
+    def _make(self, service: str) -> Any:
+        connect, read = QUICK.get(service, (CONNECT_TIMEOUT_SECONDS, READ_TIMEOUT_SECONDS))
+        client: Any = boto3.client(  # type: ignore[call-overload]
+            service,
+            config=BotoConfig(
+                connect_timeout=connect,
+                read_timeout=read,
+                retries={"mode": "standard", "total_max_attempts": 4},
+                max_pool_connections=16,
+                parameter_validation=self._check_parameters,
+            ),
+        )
+        client.meta.events.register("before-send", partial(self._gate, connect + read))
+        client.meta.events.register("after-call", _refuse_other_answers)
+        return client
 
     def _gate(self, seconds: float, **_: object) -> None:
         self._deadline().check(seconds, "a call to AWS")

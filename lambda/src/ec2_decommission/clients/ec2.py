@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -219,7 +220,7 @@ def _addresses_of(raw: Mapping[str, Any]) -> Iterator[str]:
 
 
 class LivingInEc2:
-    """What lives now, asked of EC2 at most once for each address and name; serves one batch.
+    """What lives now, asked of EC2 at most once for each address and name. Steps of one batch may ask at once.
 
     Args:
         ec2: EC2.
@@ -231,27 +232,37 @@ class LivingInEc2:
         self._gone = frozenset(gone)
         self._interfaces: dict[str, tuple[Interface, ...]] = {}
         self._bearers: dict[tuple[Template, str], tuple[str, ...]] = {}
+        # Who asks for what another step is just asking for waits for its answer.
+        self._asking_interfaces = threading.Lock()
+        self._asking_bearers = threading.Lock()
 
     def interfaces(self, addresses: Iterable[str]) -> Mapping[str, tuple[Interface, ...]]:
         asked = set(addresses)
-        new = asked - set(self._interfaces)
-        if new:
-            answer = self._ec2.interfaces(sorted(new))
-            self._interfaces.update({address: answer.get(address, ()) for address in new})
+        with self._asking_interfaces:
+            new = asked - set(self._interfaces)
+            if new:
+                answer = self._ec2.interfaces(sorted(new))
+                self._interfaces.update({address: answer.get(address, ()) for address in new})
         return {a: self._interfaces[a] for a in asked if self._interfaces[a]}
 
     def bearers(self, template: Template, names: Iterable[str]) -> Mapping[str, tuple[str, ...]]:
         asked = {name: name.lower() for name in names}
-        new = {name for name in asked.values() if (template, name) not in self._bearers}
-        if new:
-            found: dict[str, dict[str, None]] = {name: {} for name in new}
-            for filters in _filters(template, new):
-                for description in self._ec2.living(filters):
-                    name = (template.render(description.instance()) or "").lower()
-                    if name in found and description.instance_id not in self._gone:
-                        found[name][description.instance_id] = None
-            self._bearers.update({(template, name): tuple(ids) for name, ids in found.items()})
+        with self._asking_bearers:
+            new = {name for name in asked.values() if (template, name) not in self._bearers}
+            if new:
+                self._bearers.update(
+                    {(template, name): ids for name, ids in self._ask_bearers(template, new).items()}
+                )
         return {name: ids for name, folded in asked.items() if (ids := self._bearers[template, folded])}
+
+    def _ask_bearers(self, template: Template, names: set[str]) -> dict[str, tuple[str, ...]]:
+        found: dict[str, dict[str, None]] = {name: {} for name in names}
+        for filters in _filters(template, names):
+            for description in self._ec2.living(filters):
+                name = (template.render(description.instance()) or "").lower()
+                if name in found and description.instance_id not in self._gone:
+                    found[name][description.instance_id] = None
+        return {name: tuple(ids) for name, ids in found.items()}
 
 
 def _filters(template: Template, names: set[str]) -> Iterator[Mapping[str, Iterable[str]]]:
