@@ -2,8 +2,8 @@
 
 The function's own code runs: handler, steps, the client of Route 53 with its governor. The systems are in memory, and
 each call takes its time on a simulated clock: 20 ms to Chef and Consul, what AWS takes as a rule, and Route 53's
-bucket of the account as it is. What the function computes is counted by a fixed time for each instance, which table 3
-measures.
+bucket of the account as it is. What the function computes takes its time too, on the part of a CPU that its memory
+gives it: so much for each instance as table 1 measures.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import random
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import redirect_stdout
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,10 +25,10 @@ from unittest import mock
 
 from botocore.exceptions import ClientError
 
-from bench.clock import SimulatedTime
+from bench.clock import Cpu, SimulatedLock, SimulatedTime
 from ec2_decommission.clients.aws import CALL_SECONDS
 from ec2_decommission.clients.chef import NodeSearch
-from ec2_decommission.clients.consul import MAX_OPS, OpFailure
+from ec2_decommission.clients.consul import MAX_OPS
 from ec2_decommission.clients.ec2 import Description, LivingInEc2
 from ec2_decommission.clients.governor import BURST_SECONDS, Governor
 from ec2_decommission.clients.route53 import BotoZones
@@ -61,6 +62,12 @@ AWS_CALL = 0.050  # seconds: one call to EC2, DynamoDB or Route 53
 ACCOUNT_BURST, ACCOUNT_RATE = 50, 10.0
 CONSUL_WORKERS = 8
 PAGE = 300
+WHOLE_CPU = 1769  # MiB of memory: https://docs.aws.amazon.com/lambda/latest/dg/configuration-memory.html
+# A profile of a thousand on real servers: so much of the computing is for each request to Chef or Consul, the rest is
+# for the inventory and the report.
+_OF_A_REQUEST = 1 / 6
+
+_cpu: ContextVar[Cpu] = ContextVar("cpu")  # that of the execution environment at work
 
 
 @dataclass(frozen=True)
@@ -71,9 +78,10 @@ class Settings:
     window: float
     concurrency: int
     timeout: float
+    memory_size: int
     max_requests_per_second: float = 5.0
     chef_concurrency: int = 4
-    cpu_per_instance: float = 0.003
+    cpu_per_instance: float = 0.007
 
     @property
     def share(self) -> float:
@@ -205,9 +213,10 @@ class GoneEc2:
 class FarInventory(FakeInventory):
     """DynamoDB: a call for a hundred."""
 
-    def __init__(self, time: SimulatedTime) -> None:
+    def __init__(self, time: SimulatedTime, cpu_per_instance: float) -> None:
         super().__init__()
         self._time = time
+        self._cpu_of_each = (1 - 3 * _OF_A_REQUEST) * cpu_per_instance / 3
 
     def recall(self, instance_ids: Iterable[str]) -> Any:
         return super().recall(self._slowly(list(instance_ids)))
@@ -220,6 +229,7 @@ class FarInventory(FakeInventory):
         return super().remember_steps(outcomes)
 
     def _slowly(self, items: list[Any]) -> list[Any]:
+        _compute(self._cpu_of_each * len(items))
         self._time.sleep(AWS_CALL * math.ceil(len(items) / 100))
         return items
 
@@ -227,13 +237,15 @@ class FarInventory(FakeInventory):
 class FarChef(FakeChefServer):
     """Chef: 20 ms a call, some at once."""
 
-    def __init__(self, time: SimulatedTime, concurrency: int) -> None:
+    def __init__(self, time: SimulatedTime, settings: Settings) -> None:
         super().__init__()
         self._time = time
-        self._concurrency = concurrency
+        self._settings = settings
 
     def _wait(self, calls: int) -> None:
-        self._time.sleep(NEAR * math.ceil(calls / self._concurrency))
+        for number in _rounds(calls, self._settings.chef_concurrency):
+            _compute(_OF_A_REQUEST * self._settings.cpu_per_instance * number)
+            self._time.sleep(NEAR)
 
     def search_nodes_by_instance_id(self, instance_ids: Iterable[str]) -> NodeSearch:
         ids = list(instance_ids)
@@ -262,28 +274,35 @@ class FarChef(FakeChefServer):
 
 
 class FarConsul(FakeConsulCatalog):
-    """Consul: 20 ms a call."""
+    """Consul: 20 ms a call, sessions ended by some at once."""
 
-    def __init__(self, time: SimulatedTime) -> None:
+    def __init__(self, time: SimulatedTime, cpu_per_instance: float) -> None:
         super().__init__()
         self._time = time
+        self._cpu_of_each = _OF_A_REQUEST * cpu_per_instance
 
     def _request(self, operation: str, datacenter: str, name: str = "") -> Any:
         if operation != "destroy":
             self._time.sleep(NEAR)
         return super()._request(operation, datacenter, name)
 
-    def transact(self, datacenter: str, ops: Sequence[Any]) -> tuple[OpFailure, ...]:
-        return super().transact(datacenter, ops)
-
     def destroy_sessions(self, datacenter: str, session_ids: Iterable[str]) -> Any:
         ids = list(session_ids)
-        self._time.sleep(NEAR * math.ceil(len(ids) / CONSUL_WORKERS))
-        before, self._request = self._request, super()._request  # type: ignore[method-assign]
-        try:
-            return super().destroy_sessions(datacenter, ids)
-        finally:
-            self._request = before  # type: ignore[method-assign]
+        for number in _rounds(len(ids), CONSUL_WORKERS):
+            _compute(self._cpu_of_each * number)
+            self._time.sleep(NEAR)
+        return super().destroy_sessions(datacenter, ids)
+
+
+def _rounds(calls: int, at_once: int) -> Iterator[int]:
+    """How many calls go out together, round after round."""
+    for start in range(0, calls, at_once):
+        yield min(at_once, calls - start)
+
+
+def _compute(seconds: float) -> None:
+    if cpu := _cpu.get(None):
+        cpu.compute(seconds)
 
 
 class World:
@@ -316,9 +335,9 @@ class World:
             ]
         )
         self.ec2 = GoneEc2(self)
-        self.inventory = FarInventory(self.time)
-        self.chef = FarChef(self.time, settings.chef_concurrency)
-        self.consul = FarConsul(self.time)
+        self.inventory = FarInventory(self.time, settings.cpu_per_instance)
+        self.chef = FarChef(self.time, settings)
+        self.consul = FarConsul(self.time, settings.cpu_per_instance)
         self._register(ids, names, addresses)
         self.queue: deque[tuple[float, str, int]] = deque((0.0, i, 1) for i in ids)
         self.in_flight = 0
@@ -357,6 +376,7 @@ class World:
     def work(self) -> None:
         """One execution environment: batch after batch until the queue is empty and nobody is at work."""
         application = self._application()
+        _cpu.set(Cpu(self.time, min(1.0, self.settings.memory_size / WHOLE_CPU)))
         while self.queue or self.in_flight:
             ready = [entry for entry in self.queue if entry[0] <= self.time.now()][: self.settings.batch_size]
             if not ready:
@@ -377,7 +397,6 @@ class World:
         self.invocations += 1
         end = self.time.now() + self.settings.timeout
         deadline = Deadline(lambda: end - self.time.now(), self.time.now)
-        self.time.sleep(self.settings.cpu_per_instance * len(some))
         answer = application.handle({"Records": [self._record(i, count) for _, i, count in some]}, deadline)
         failed = {entry["itemIdentifier"] for entry in answer["batchItemFailures"]}
         self.handed_back += len(failed)
@@ -428,7 +447,7 @@ class World:
         return Application(
             config,
             ec2=self.ec2,
-            living=lambda gone: LivingInEc2(self.ec2, gone),
+            living=lambda gone: LivingInEc2(self.ec2, gone, lambda: SimulatedLock(self.time)),
             inventory=self.inventory,
             steps=[
                 StepFactory("route53", lambda _: Route53Step(route53, zones)),
@@ -438,6 +457,7 @@ class World:
             log=_Silent(),
             clock=clock,
             delays=self,
+            together=self.time.together,
         )
 
 

@@ -17,7 +17,7 @@ def test_the_quick_tables_are_written() -> None:
 
 
 def test_batches_drain_faster_than_one_by_one_and_nothing_is_throttled() -> None:
-    alone, together = (drain(20, 100, Settings(size, 5 if size > 1 else 0, 2, 120)) for size in (1, 100))
+    alone, together = (drain(20, 100, Settings(size, 5 if size > 1 else 0, 2, 120, 1769)) for size in (1, 100))
     assert together.seconds < alone.seconds
     assert (alone.throttled, together.throttled) == (0, 0)
     assert together.seconds >= together.minimum.seconds

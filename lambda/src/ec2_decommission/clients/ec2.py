@@ -17,7 +17,8 @@ from ..steps.base import Interface
 from .aws import aws_errors
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
 
     from ..templates import Template
 
@@ -225,16 +226,18 @@ class LivingInEc2:
     Args:
         ec2: EC2.
         gone: the batch's own instances, which are never taken for living.
+        lock: makes what a step waits at while another is asking.
     """
 
-    def __init__(self, ec2: Ec2, gone: Iterable[str]) -> None:
+    def __init__(
+        self, ec2: Ec2, gone: Iterable[str], lock: Callable[[], AbstractContextManager[object]] = threading.Lock
+    ) -> None:
         self._ec2 = ec2
         self._gone = frozenset(gone)
         self._interfaces: dict[str, tuple[Interface, ...]] = {}
         self._bearers: dict[tuple[Template, str], tuple[str, ...]] = {}
-        # Who asks for what another step is just asking for waits for its answer.
-        self._asking_interfaces = threading.Lock()
-        self._asking_bearers = threading.Lock()
+        # Who asks for what another step is just asking for gets its answer.
+        self._asking_interfaces, self._asking_bearers = lock(), lock()
 
     def interfaces(self, addresses: Iterable[str]) -> Mapping[str, tuple[Interface, ...]]:
         asked = set(addresses)
