@@ -210,6 +210,22 @@ class GoneEc2:
         return {}
 
 
+class FarBucket:
+    """The bucket for Route 53 that all invocations share: a call to DynamoDB each time."""
+
+    def __init__(self, time: SimulatedTime, per_second: float) -> None:
+        self.per_second = per_second
+        self._time = time
+        self._full_at = 0.0
+
+    def take(self, tokens: int, longest: float) -> float:
+        self._time.sleep(AWS_CALL)
+        full_at = max(self._full_at, self._time.now()) + tokens / self.per_second
+        if full_at - self._time.now() <= longest:
+            self._full_at = full_at
+        return full_at - self._time.now()
+
+
 class FarInventory(FakeInventory):
     """DynamoDB: a call for a hundred."""
 
@@ -243,9 +259,7 @@ class FarChef(FakeChefServer):
         self._settings = settings
 
     def _wait(self, calls: int) -> None:
-        for number in _rounds(calls, self._settings.chef_concurrency):
-            _compute(_OF_A_REQUEST * self._settings.cpu_per_instance * number)
-            self._time.sleep(NEAR)
+        _request(self._time, calls, self._settings.chef_concurrency, self._settings.cpu_per_instance)
 
     def search_nodes_by_instance_id(self, instance_ids: Iterable[str]) -> NodeSearch:
         ids = list(instance_ids)
@@ -279,7 +293,7 @@ class FarConsul(FakeConsulCatalog):
     def __init__(self, time: SimulatedTime, cpu_per_instance: float) -> None:
         super().__init__()
         self._time = time
-        self._cpu_of_each = _OF_A_REQUEST * cpu_per_instance
+        self._cpu_per_instance = cpu_per_instance
 
     def _request(self, operation: str, datacenter: str, name: str = "") -> Any:
         if operation != "destroy":
@@ -288,16 +302,20 @@ class FarConsul(FakeConsulCatalog):
 
     def destroy_sessions(self, datacenter: str, session_ids: Iterable[str]) -> Any:
         ids = list(session_ids)
-        for number in _rounds(len(ids), CONSUL_WORKERS):
-            _compute(self._cpu_of_each * number)
-            self._time.sleep(NEAR)
+        _request(self._time, len(ids), CONSUL_WORKERS, self._cpu_per_instance)
         return super().destroy_sessions(datacenter, ids)
 
 
-def _rounds(calls: int, at_once: int) -> Iterator[int]:
-    """How many calls go out together, round after round."""
-    for start in range(0, calls, at_once):
-        yield min(at_once, calls - start)
+def _request(time: SimulatedTime, calls: int, workers: int, cpu_per_instance: float) -> None:
+    """So many requests to Chef or Consul, by workers side by side."""
+    left = iter(range(calls))
+
+    def work() -> None:
+        for _ in left:
+            _compute(_OF_A_REQUEST * cpu_per_instance)
+            time.sleep(NEAR)
+
+    time.together([work] * min(calls, workers))
 
 
 def _compute(seconds: float) -> None:
@@ -338,6 +356,7 @@ class World:
         self.inventory = FarInventory(self.time, settings.cpu_per_instance)
         self.chef = FarChef(self.time, settings)
         self.consul = FarConsul(self.time, settings.cpu_per_instance)
+        self._bucket = FarBucket(self.time, settings.max_requests_per_second)
         self._register(ids, names, addresses)
         self.queue: deque[tuple[float, str, int]] = deque((0.0, i, 1) for i in ids)
         self.in_flight = 0
@@ -433,7 +452,12 @@ class World:
         chef = ChefSettings("http://chef", "tool", Template("{tag:Name}"))
         consul = ConsulSettings("http://consul", lock_prefixes=("locks/",))
         governor = Governor(
-            self.settings.share, lambda: clock.deadline, CALL_SECONDS, now=self.time.now, sleep=self.time.sleep
+            self.settings.share,
+            lambda: clock.deadline,
+            CALL_SECONDS,
+            now=self.time.now,
+            sleep=self.time.sleep,
+            shared=self._bucket,
         )
         zones = BotoZones(Route53(self), governor)
         config = Config(

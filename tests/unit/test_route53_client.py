@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
 
+from ec2_decommission.clients.governor import Governor
 from ec2_decommission.clients.route53 import BotoZones, ChangeRefusedError, RecordSet, Zone, canonical
+from ec2_decommission.deadline import Deadline
 from ec2_decommission.errors import TransientError
 
 
@@ -104,3 +107,31 @@ def test_what_a_change_may_be_answered_with(code: str, kind: type[Exception]) ->
 
     with pytest.raises(kind, match="why"):
         BotoZones(Client()).change("Z", [("DELETE", {"Name": "x"})])
+
+
+@pytest.mark.parametrize(("throttled", "made"), [(3, True), (4, False)])
+def test_a_call_is_made_again_while_it_is_throttled_but_not_for_ever(throttled: int, made: bool) -> None:
+    slept: list[float] = []
+
+    class Client:
+        meta = SimpleNamespace(events=SimpleNamespace(register=lambda *_: None))
+        calls = 0
+
+        def get_hosted_zone(self, **_: Any) -> Any:
+            governor.wait()  # what botocore does before it sends
+            self.calls += 1
+            if self.calls <= throttled:
+                governor.throttled()
+                raise ClientError({"Error": {"Code": "Throttling", "Message": "Rate exceeded"}}, "GetHostedZone")
+            return {"HostedZone": {"Name": "example.internal."}}
+
+    governor = Governor(5, lambda: Deadline.after(1000), 8.0, sleep=slept.append)
+    zones = BotoZones(client := Client(), governor)
+    if made:
+        assert zones.zone("Z").name == "example.internal."
+    else:
+        with pytest.raises(TransientError, match="Rate exceeded"):
+            zones.zone("Z")
+    assert client.calls == 4
+    assert slept == sorted(slept)
+    assert len(slept) == 3

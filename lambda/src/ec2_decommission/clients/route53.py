@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_THROTTLED_CALLS = 4  # each of botocore's four tries
 PAGE = 300  # the most record sets that ListResourceRecordSets gives at once
 _ESCAPE = re.compile(r"\\([0-7]{3})")
 _UNUSUAL = re.compile(r"[^a-z0-9_.*-]")
@@ -121,7 +122,7 @@ class BotoZones:
     Args:
         client: a boto3 ``route53`` client.
         governor: keeps the calls to the module's share of the account's rate; with it a call that is throttled is
-            made again for as long as there is time. None leaves the calls to botocore's own retries.
+            made again, later each time. None leaves the calls to botocore's own retries.
     """
 
     def __init__(self, client: Any, governor: Governor | None = None) -> None:
@@ -206,13 +207,15 @@ class BotoZones:
         self._call(f"change hosted zone {zone_id} (route53:ChangeResourceRecordSets)", change)
 
     def _call(self, doing: str, call: Callable[[], T]) -> T:
+        left = _THROTTLED_CALLS if self._governor else 1
         while True:
+            left -= 1
             try:
                 with aws_errors(doing):
                     return call()
             except ThrottledError:
-                # The governor waits longer after each, and ends this with OutOfTime.
-                if self._governor is None:
+                # The governor waits longer after each. What does not end is left to the queue, which waits for less.
+                if not left:
                     raise
 
 
