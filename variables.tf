@@ -183,7 +183,7 @@ variable "chef" {
     - `node_name` - Template of an instance's node name, for nodes that bear no EC2 instance id. `null` finds nodes by the instance id only. Placeholders as in `route53`.
     - `delete_client` - Whether the API client of the node goes too. With `false` its key stays valid.
     - `request_timeout_seconds` - How long one request may take, 1 to 60.
-    - `max_concurrency` - How many requests are under way at once, 1 to 32.
+    - `max_concurrency` - How many requests of one invocation are under way at once, 1 to 32.
   EOT
   type = object({
     enabled                 = optional(bool, false)
@@ -192,7 +192,7 @@ variable "chef" {
     node_name               = optional(string)
     delete_client           = optional(bool, true)
     request_timeout_seconds = optional(number, 10)
-    max_concurrency         = optional(number, 4)
+    max_concurrency         = optional(number, 8)
   })
   default  = {}
   nullable = false
@@ -583,7 +583,7 @@ variable "queue" {
 
     A retry waits `retry_delay_seconds`, twice as long the next time, and so on up to `max_retry_delay_seconds`. With the defaults that is 60, 120, 240, 480, 960 and 1920 s, and 3600 s from then on: 3780 s + 23 x 3600 s = 86580 s over the 29 waits between 30 tries. So an outage of 24 hours is survived, and of 12 hours even if every wait is cut to half. `effective_config.queue.longest_outage_seconds` shows it for other values.
 
-    - `batch_size` - The most events that one invocation takes, 1 to 10000. The default is the size that drains a thousand terminations fastest (docs/benchmarks.md).
+    - `batch_size` - The most events that one invocation takes, 1 to 10000. One invocation reads a zone once for all of them, so a large batch costs the fewest requests (docs/benchmarks.md).
     - `batch_window_seconds` - How long to wait for a batch to fill, 0 to 300. A `batch_size` above 10 needs at least 1.
     - `max_concurrency` - The most invocations at once, 2 to 1000.
     - `max_receive_count` - Tries before an event becomes a dead letter, 1 to 1000.
@@ -593,7 +593,7 @@ variable "queue" {
     - `message_retention_seconds` - How long an event is kept in the queue, 3600 to 1209600. The clock runs on in the dead-letter queue, which keeps 14 days from the event.
   EOT
   type = object({
-    batch_size                 = optional(number, 500)
+    batch_size                 = optional(number, 1000)
     batch_window_seconds       = optional(number, 5)
     max_concurrency            = optional(number, 2)
     max_receive_count          = optional(number, 30)
@@ -678,7 +678,7 @@ variable "function" {
 
     - `runtime` - `python3.11`, `python3.12` or `python3.13`.
     - `architecture` - `arm64` or `x86_64`.
-    - `memory_size` - MiB, 128 to 10240.
+    - `memory_size` - MiB, 128 to 10240. The CPU comes with it, and the default is one whole. The function needs some 130 MiB; the rest buys speed. The CPU comes with it, and the default is one whole. The function needs some 130 MiB; the rest buys speed.
     - `timeout` - Seconds that one invocation may take, 30 to 900.
     - `log_level` - `DEBUG`, `INFO`, `WARNING` or `ERROR`.
     - `reserved_concurrent_executions` - Concurrency set aside for the function, at least `queue.max_concurrency`. `null` sets none aside.
@@ -687,7 +687,7 @@ variable "function" {
   type = object({
     runtime                        = optional(string, "python3.13")
     architecture                   = optional(string, "arm64")
-    memory_size                    = optional(number, 512)
+    memory_size                    = optional(number, 1769)
     timeout                        = optional(number, 120)
     log_level                      = optional(string, "INFO")
     reserved_concurrent_executions = optional(number)

@@ -72,15 +72,19 @@ _cpu: ContextVar[Cpu] = ContextVar("cpu")  # that of the execution environment a
 
 @dataclass(frozen=True)
 class Settings:
-    """What is deployed: the module's defaults, where nothing else is said."""
+    """What is deployed: the module's defaults, where nothing else is said.
 
-    batch_size: int
-    window: float
-    concurrency: int
-    timeout: float
-    memory_size: int
+    Attributes:
+        cpu_per_instance: seconds that a whole CPU computes for one instance of many.
+    """
+
+    batch_size: int = 1000
+    window: float = 5.0
+    concurrency: int = 2
+    timeout: float = 120.0
+    memory_size: int = 1769
     max_requests_per_second: float = 5.0
-    chef_concurrency: int = 4
+    chef_concurrency: int = 8
     cpu_per_instance: float = 0.007
 
     @property

@@ -51,7 +51,7 @@ class ChefSettings:
     node_name: Template | None = None
     delete_client: bool = True
     request_timeout_seconds: float = 10.0
-    max_concurrency: int = 4
+    max_concurrency: int = 8
 
 
 @dataclass(frozen=True)
@@ -311,7 +311,7 @@ def _chef(section: _Section) -> ChefSettings:
         node_name=section.template("node_name"),
         delete_client=section.flag("delete_client", default=True),
         request_timeout_seconds=section.number("request_timeout_seconds", default=10, least=1, most=60),
-        max_concurrency=int(section.number("max_concurrency", default=4, least=1, most=32)),
+        max_concurrency=int(section.number("max_concurrency", default=8, least=1, most=32)),
     )
 
 
