@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import redirect_stdout
 from contextvars import ContextVar
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -57,6 +58,7 @@ from tests.fakes.inventory import FakeInventory
 
 ACCOUNT, REGION, VPC = "123456789012", "us-east-1", "vpc-1"
 ZONE, REVERSE = "ZFORWARD", "ZREVERSE"
+BEGIN = datetime(2026, 1, 1, tzinfo=UTC)  # when all instances end
 NEAR = 0.020  # seconds: one call to Chef or Consul
 AWS_CALL = 0.050  # seconds: one call to EC2, DynamoDB or Route 53
 ACCOUNT_BURST, ACCOUNT_RATE = 50, 10.0
@@ -437,7 +439,7 @@ class World:
             "detail-type": "EC2 Instance State-change Notification",
             "source": "aws.ec2",
             "account": ACCOUNT,
-            "time": "2026-01-01T00:00:00Z",
+            "time": BEGIN.isoformat(),
             "region": REGION,
             "resources": [f"arn:aws:ec2:{REGION}:{ACCOUNT}:instance/{instance_id}"],
             "detail": {"instance-id": instance_id, "state": "terminated"},
@@ -463,7 +465,7 @@ class World:
             sleep=self.time.sleep,
             shared=self._bucket,
         )
-        zones = BotoZones(Route53(self), governor)
+        zones = BotoZones(Route53(self), governor, lambda: BEGIN + timedelta(seconds=self.time.now()))
         config = Config(
             "bench",
             route53=route53,

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
+from botocore.exceptions import ClientError
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -358,3 +361,107 @@ def test_names_are_compared_as_route_53_writes_them(text: str) -> None:
     assert name.endswith(".")
     if "\\" not in text and "é" not in text:
         assert canonical(listed(text)) == name
+
+
+# What was read for another batch
+
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+
+class Hours:
+    """The time, as a test sets it."""
+
+    def __init__(self) -> None:
+        self.now = NOW
+
+    def __call__(self) -> datetime:
+        return self.now
+
+
+def read(zones: BotoZones, client: PagedRoute53, names: Sequence[str], since: datetime | None) -> int:
+    """Reads at these names, which must be found; returns how many requests that took."""
+    before = client.calls
+    assert set(zones.records("Z", names, since=since).found) == set(names)
+    return client.calls - before
+
+
+def test_what_was_read_after_the_end_of_all_is_not_read_again() -> None:
+    names = [f"web-{number}.e.x." for number in range(600)]
+    client, clock = PagedRoute53(names, 300), Hours()
+    zones = BotoZones(client, now=clock)
+    ended = NOW - timedelta(seconds=6)
+    assert read(zones, client, names[::2], ended) > 0
+    clock.now += timedelta(seconds=50)
+    # What lies between those that were asked for was read with them, but for a name where one page ends.
+    assert read(zones, client, names[1::2], ended) <= 4
+    assert read(zones, client, names, ended) == 0
+    assert read(zones, client, names, NOW - timedelta(seconds=4)) > 0  # clocks differ
+    assert read(zones, client, names, None) > 0
+
+
+def test_what_was_read_is_not_kept_for_long() -> None:
+    client, clock = PagedRoute53(["a.e.x."], 300), Hours()
+    zones = BotoZones(client, now=clock)
+    ended = NOW - timedelta(days=1)
+    assert read(zones, client, ["a.e.x."], ended) == 1
+    clock.now += timedelta(seconds=59)
+    assert read(zones, client, ["a.e.x."], ended) == 0
+    clock.now += timedelta(seconds=1)
+    assert read(zones, client, ["a.e.x."], ended) == 1
+
+
+def test_what_was_read_of_one_zone_says_nothing_of_another() -> None:
+    client = PagedRoute53(["a.e.x."], 300)
+    zones = BotoZones(client, now=Hours())
+    ended = NOW - timedelta(days=1)
+    assert set(zones.records("Z", ["a.e.x."], since=ended).found) == {"a.e.x."}
+    zones.records("Y", ["a.e.x."], since=ended)
+    assert client.calls == 2
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_where_the_function_has_changed_something_it_reads_anew(refused: bool) -> None:
+    names = ["a.e.x.", "b.e.x.", "c.e.x."]
+
+    class Changing(PagedRoute53):
+        def change_resource_record_sets(self, **_: Any) -> None:
+            if refused:
+                raise ClientError({"Error": {"Code": "InvalidChangeBatch", "Message": "no"}}, "Change")
+
+    client, clock = Changing(names, 300), Hours()
+    zones = BotoZones(client, now=clock)
+    ended = NOW - timedelta(days=1)
+    read(zones, client, names, ended)
+    clock.now += timedelta(seconds=1)
+    with suppress(ChangeRefusedError):
+        zones.change("Z", [("DELETE", {"Name": "B.e.x", "Type": "A"})])
+    assert read(zones, client, ["a.e.x.", "c.e.x."], ended) == 0
+    assert read(zones, client, ["b.e.x."], ended) == 1
+    assert read(zones, client, names, ended) == 0  # it was read since
+
+
+def test_no_more_is_kept_than_the_memory_is_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ec2_decommission.clients.route53._MOST_KEPT", 8)
+    names = [f"web-{number:02}.e.x." for number in range(8)]  # of two record sets each
+    client = PagedRoute53(names, 4)
+    zones = BotoZones(client, now=Hours())
+    ended = NOW - timedelta(days=1)
+    read(zones, client, names, ended)
+    assert read(zones, client, names[-2:], ended) == 0
+    assert read(zones, client, names[:2], ended) > 0
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    there=st.lists(names_in_zone, max_size=25),
+    batches=st.lists(st.lists(names_in_zone, min_size=1, max_size=6), min_size=2, max_size=4),
+    page=st.integers(1, 7),
+)
+def test_batches_in_a_row_find_what_each_would_find_alone(
+    there: list[str], batches: list[list[str]], page: int
+) -> None:
+    client = PagedRoute53(there, page)
+    zones = BotoZones(client, now=Hours())
+    for asked in batches:
+        alone = BotoZones(PagedRoute53(there, page)).records("Z", asked).found
+        assert zones.records("Z", asked, since=NOW - timedelta(minutes=1)).found == alone

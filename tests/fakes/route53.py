@@ -12,6 +12,7 @@ from ec2_decommission.errors import ConfigurationError, OutOfTime
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
+    from datetime import datetime
 
     from ec2_decommission.deadline import Deadline
 
@@ -34,6 +35,7 @@ class FakeZones:
         calls: requests by operation.
         changes: every change batch that was accepted: zone id, and its changes.
         names_a_page: how many of the names that are asked for one request answers.
+        sinces: the moment from which on an earlier reading would do, by each reading.
     """
 
     def __init__(self) -> None:
@@ -41,6 +43,9 @@ class FakeZones:
         self.calls: Counter[str] = Counter()
         self.changes: list[tuple[str, list[tuple[str, Raw]]]] = []
         self.names_a_page = 10_000
+        self.sinces: list[datetime | None] = []
+        self._frozen: dict[str, _Content] = {}
+        self._own: set[tuple[str, str]] = set()
         self._zones: dict[str, Zone] = {}
         self._content: dict[str, _Content] = {}
 
@@ -88,13 +93,24 @@ class FakeZones:
             for (kind, identifier), raw in sets.items()
         }
 
+    def freeze(self) -> None:
+        """From now on a reading that may be an earlier one shows what is there now."""
+        self._frozen, self._own = copy.deepcopy(self._content), set()
+
     # The Zones protocol
 
     def zone(self, zone_id: str) -> Zone:
         self._request("GetHostedZone", zone_id, f"read hosted zone {zone_id} (route53:GetHostedZone)")
         return self._zones[zone_id]
 
-    def records(self, zone_id: str, names: Iterable[str], until: Deadline | None = None) -> Listing:
+    def records(
+        self,
+        zone_id: str,
+        names: Iterable[str],
+        until: Deadline | None = None,
+        since: datetime | None = None,
+    ) -> Listing:
+        self.sinces.append(since)
         doing = f"list hosted zone {zone_id} (route53:ListResourceRecordSets)"
         found: dict[str, Sequence[RecordSet]] = {}
         asked = sorted(dict.fromkeys(names), key=lambda name: name.split(".")[::-1])
@@ -106,8 +122,9 @@ class FakeZones:
                 self._request("ListResourceRecordSets", zone_id, doing)
             except OutOfTime as error:
                 return Listing(found, {name: error for rest in pages[number:] for name in rest})
-            content = self._content[zone_id]
             for name in page:
+                old = since is not None and (zone_id, name) not in self._own
+                content = self._frozen.get(zone_id, self._content[zone_id]) if old else self._content[zone_id]
                 if content.get(name):
                     sets = sorted(content[name].items(), key=_order)
                     found[name] = [_record_set(zone_id, name, raw) for _, raw in sets]
@@ -119,6 +136,7 @@ class FakeZones:
         _check_limits(changes)
         content = self._content[zone_id]
         names = {canonical(raw["Name"]) for _, raw in changes}
+        self._own |= {(zone_id, name) for name in names}
         trial: _Content = {name: dict(content.get(name, {})) for name in names}
         done: dict[tuple[str, _Key], list[str]] = {}
         errors: list[str] = []

@@ -253,6 +253,7 @@ class Application:
         reports: dict[str, Report] = {}
         todo: dict[str, Instance] = {}
         retries: set[str] = set()
+        times: list[datetime | None] = []
         for request in requests:
             instance = known.instance(request)
             reports[request.instance_id] = Report(
@@ -264,10 +265,13 @@ class Application:
                 reports[request.instance_id] = replace(reports[request.instance_id], steps=steps)
             else:
                 todo[request.instance_id] = instance
+                times.append(request.time if request.kind == "terminated" else None)
                 if request.kind != "operator":
                     retries.add(request.instance_id)
         if todo:
-            run = Run(self._tools, todo, known, retries, dry_run=dry_run)
+            told = [time for time in times if time is not None]
+            ended_at = max(told) if len(told) == len(times) else None
+            run = Run(self._tools, todo, known, retries, dry_run=dry_run, ended_at=ended_at)
             for instance_id, (instance, steps, errors) in run.carry_out().items():
                 reports[instance_id] = replace(
                     reports[instance_id],

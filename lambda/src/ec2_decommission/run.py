@@ -100,12 +100,20 @@ class Run:
     """The steps, run over a batch of terminated instances."""
 
     def __init__(
-        self, tools: Tools, instances: dict[str, Instance], known: Known, retries: set[str], *, dry_run: bool
+        self,
+        tools: Tools,
+        instances: dict[str, Instance],
+        known: Known,
+        retries: set[str],
+        *,
+        dry_run: bool,
+        ended_at: datetime | None = None,
     ) -> None:
         self._tools = tools
         self._instances = instances
         self._known = known
         self._dry_run = dry_run
+        self._ended_at = ended_at
         self._living = tools.living(instances)
         self._reports: dict[str, dict[str, StepReport]] = {i: {} for i in instances}
         self._errors: dict[str, list[DecommissionError]] = {i: [] for i in instances}
@@ -161,7 +169,7 @@ class Run:
             return None
         with self._share_of_time(len(self._tools.steps) * 2) as deadline, self._guard(factory.name, due):
             step = factory.make(self._dry_run)
-            for instance_id, facts in step.look(Batch(due, self._living, deadline)).items():
+            for instance_id, facts in step.look(Batch(due, self._living, deadline, self._ended_at)).items():
                 self._instances[instance_id] = self._instances[instance_id].learn(facts)
             return step
         self._not_looked.update(due)
@@ -185,7 +193,7 @@ class Run:
         if not due:
             return
         with self._guard(factory.name, due):
-            batch = Batch(due, self._living, self._tools.clock.deadline)
+            batch = Batch(due, self._living, self._tools.clock.deadline, self._ended_at)
             findings = {i: finding for i, finding in step.find(batch).items() if i in due}
             outcomes: Mapping[str, Outcome] = {}
             wanted = {i: finding for i, finding in findings.items() if finding.removals}
@@ -237,7 +245,7 @@ class Run:
             due = {i: instance for i, instance in self._due(factory.name).items() if i in self._unremembered}
             if due and not self._dry_run:
                 with self._share_of_time(len(steps) * 2) as deadline, self._guard(factory.name, due):
-                    for instance_id, finding in step.find(Batch(due, self._living, deadline)).items():
+                    for instance_id, finding in step.find(Batch(due, self._living, deadline, self._ended_at)).items():
                         if finding.errors and instance_id in due:
                             report = StepReport.of(factory.name, finding, Outcome())
                             self._reports[instance_id][factory.name] = report

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
+import zlib
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from botocore.exceptions import ClientError
@@ -12,7 +17,7 @@ from ..errors import DecommissionError, OutOfTime
 from .aws import ThrottledError, aws_errors
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from ..deadline import Deadline
     from .governor import Governor
@@ -21,6 +26,10 @@ T = TypeVar("T")
 
 _THROTTLED_CALLS = 4  # each of botocore's four tries
 PAGE = 300  # the most record sets that ListResourceRecordSets gives at once
+# What was read of a zone serves other batches for so long, and no more of it is kept than so many record sets.
+_KEPT = timedelta(seconds=60)
+_MOST_KEPT = 60_000
+_CLOCKS = timedelta(seconds=5)  # by which EC2's clock, which dates an event, may differ from the function's
 _ESCAPE = re.compile(r"\\([0-7]{3})")
 _UNUSUAL = re.compile(r"[^a-z0-9_.*-]")
 
@@ -105,8 +114,14 @@ class Zones(Protocol):
     def zone(self, zone_id: str) -> Zone:
         """The hosted zone of that id."""
 
-    def records(self, zone_id: str, names: Iterable[str], until: Deadline | None = None) -> Listing:
-        """All record sets at these canonical names, as many as can be read before ``until``."""
+    def records(
+        self, zone_id: str, names: Iterable[str], until: Deadline | None = None, since: datetime | None = None
+    ) -> Listing:
+        """All record sets at these canonical names, as many as can be read before ``until``.
+
+        Args:
+            since: what another batch read after that moment is as good as what is read now. None: nothing is.
+        """
 
     def change(self, zone_id: str, changes: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
         """Makes all the changes (``DELETE`` or ``CREATE``, raw record set), or none.
@@ -123,12 +138,18 @@ class BotoZones:
         client: a boto3 ``route53`` client.
         governor: keeps the calls to the module's share of the account's rate; with it a call that is throttled is
             made again, later each time. None leaves the calls to botocore's own retries.
+        now: the time.
     """
 
-    def __init__(self, client: Any, governor: Governor | None = None) -> None:
+    def __init__(
+        self, client: Any, governor: Governor | None = None, now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    ) -> None:
         self._client = client
         self._governor = governor
+        self._now = now
         self._zones: dict[str, Zone] = {}
+        self._pages: list[_Page] = []  # the newest last
+        self._changed: dict[tuple[str, str], datetime] = {}  # when, by zone id and canonical name
         if governor:
             governor.govern(client)
 
@@ -143,49 +164,71 @@ class BotoZones:
             self._zones[zone_id] = Zone(zone_id, canonical(raw["Name"]), int(raw.get("ResourceRecordSetCount") or 0))
         return self._zones[zone_id]
 
-    def records(self, zone_id: str, names: Iterable[str], until: Deadline | None = None) -> Listing:
+    def records(
+        self, zone_id: str, names: Iterable[str], until: Deadline | None = None, since: datetime | None = None
+    ) -> Listing:
         # Walks the zone in its own order and skips what nobody asked for: at most one call for each name, and
         # about one for each page of the zone, whichever is less.
         found: dict[str, list[RecordSet]] = {}
         asked = sorted(dict.fromkeys(names), key=_by_labels)
+        self._forget()
         position = 0
         while position < len(asked):
             start = asked[position]
             try:
-                if until:
-                    until.check(1.0, f"a look at {start} in hosted zone {zone_id}")
-                page, ended = self._from(zone_id, start)
+                page = self._kept(zone_id, start, since) or self._read(zone_id, start, until)
             except OutOfTime as error:
                 if until is None:
                     raise
                 return Listing(found, dict.fromkeys(asked[position:], error))
-            end = None if ended or not page else page[-1].name
-            covered = [start]
-            for name in asked[position + 1 :]:
-                if not _between(start, name, end):
-                    break
-                covered.append(name)
-            for record in page:
-                if record.name in covered:
+            covered = [start, *takewhile(partial(self._shows, page), asked[position + 1 :])]
+            wanted = set(covered)
+            for record in page.records():
+                if record.name in wanted:
                     found.setdefault(record.name, []).append(record)
             position += len(covered)
         return Listing(found)
 
-    def _from(self, zone_id: str, name: str) -> tuple[list[RecordSet], bool]:
-        """The record sets from that name on: all at that name, and what else came; whether the zone ends there."""
-        records: list[RecordSet] = []
+    def _kept(self, zone_id: str, name: str, since: datetime | None) -> _Page | None:
+        """The newest page that shows what is at the name, if one was read late enough for ``since``."""
+        if since is None:
+            return None
+        late = (page for page in reversed(self._pages) if page.read_at > since + _CLOCKS)
+        return next((page for page in late if page.zone_id == zone_id and self._shows(page, name)), None)
+
+    def _forget(self) -> None:
+        oldest = self._now() - _KEPT
+        self._pages = [page for page in self._pages if page.read_at > oldest]
+        self._changed = {at: changed_at for at, changed_at in self._changed.items() if changed_at > oldest}
+
+    def _shows(self, page: _Page, name: str) -> bool:
+        """Whether a page shows all there is at that name, and the function itself has changed nothing there since."""
+        changed_at = self._changed.get((page.zone_id, name))
+        return page.covers(name) and (changed_at is None or page.read_at >= changed_at)
+
+    def _read(self, zone_id: str, name: str, until: Deadline | None) -> _Page:
+        """The page from that name on: all that is at that name, and what else came."""
+        if until:
+            until.check(1.0, f"a look at {name} in hosted zone {zone_id}")
+        read_at = self._now()
+        raw: list[Mapping[str, Any]] = []
         # https://docs.aws.amazon.com/Route53/latest/DeveloperGuide/DomainNameFormat.html
         start = {"StartRecordName": _UNUSUAL.sub(lambda m: f"\\{ord(m[0]):03o}", name)}
         while True:
             answer = self._page(zone_id, start)
-            records += [_record_set(zone_id, raw) for raw in answer["ResourceRecordSets"]]
-            if not answer.get("IsTruncated"):
-                return records, True
-            if canonical(answer["NextRecordName"]) != name:
-                return records, False
+            raw += answer["ResourceRecordSets"]
+            more = answer.get("IsTruncated")
+            if not more or canonical(answer["NextRecordName"]) != name:
+                break
             start = {"StartRecordName": answer["NextRecordName"], "StartRecordType": answer["NextRecordType"]}
             if answer.get("NextRecordIdentifier"):
                 start["StartRecordIdentifier"] = answer["NextRecordIdentifier"]
+        end = canonical(raw[-1]["Name"] if raw else name) if more else None
+        page = _Page(zone_id, name, end, read_at, len(raw), zlib.compress(json.dumps(raw).encode(), 1))
+        self._pages.append(page)
+        while sum(page.record_sets for page in self._pages) > _MOST_KEPT:
+            del self._pages[0]
+        return page
 
     def _page(self, zone_id: str, start: Mapping[str, str]) -> Any:
         return self._call(
@@ -204,7 +247,11 @@ class BotoZones:
                     raise ChangeRefusedError(error.response["Error"].get("Message", "")) from None
                 raise
 
-        self._call(f"change hosted zone {zone_id} (route53:ChangeResourceRecordSets)", change)
+        try:
+            self._call(f"change hosted zone {zone_id} (route53:ChangeResourceRecordSets)", change)
+        finally:
+            now = self._now()
+            self._changed.update({(zone_id, canonical(raw["Name"])): now for _, raw in changes})
 
     def _call(self, doing: str, call: Callable[[], T]) -> T:
         left = _THROTTLED_CALLS if self._governor else 1
@@ -217,6 +264,32 @@ class BotoZones:
                 # The governor waits longer after each. What does not end is left to the queue, which waits for less.
                 if not left:
                     raise
+
+
+@dataclass(frozen=True)
+class _Page:
+    """What was read of a zone in one go.
+
+    Attributes:
+        start: the first canonical name that it shows.
+        end: the first name after it that it does not show, or not all of; None where the zone ends with it.
+        read_at: when the reading began.
+        packed: the record sets as they were listed, in a tenth of the memory.
+    """
+
+    zone_id: str
+    start: str
+    end: str | None
+    read_at: datetime
+    record_sets: int
+    packed: bytes
+
+    def covers(self, name: str) -> bool:
+        """Whether it shows all there is at that name."""
+        return name == self.start or _between(self.start, name, self.end)
+
+    def records(self) -> Iterator[RecordSet]:
+        return (_record_set(self.zone_id, raw) for raw in json.loads(zlib.decompress(self.packed)))
 
 
 def _record_set(zone_id: str, raw: Mapping[str, Any]) -> RecordSet:

@@ -19,6 +19,7 @@ from ..errors import DecommissionError, as_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+    from datetime import datetime
 
     from ..deadline import Deadline
     from ..identity import Facts, Instance
@@ -124,11 +125,16 @@ class Batch:
     """The terminated instances that are handled together, and what a step may ask.
 
     ``instances`` are replaced by the handler between the acts, as facts are learned.
+
+    Attributes:
+        ended_at: when the last of them had ended, by EC2's word: what was read of a system after that shows all that
+            they will ever have made there. None where it is not known of each.
     """
 
     instances: Mapping[str, Instance]
     living: Living
     deadline: Deadline
+    ended_at: datetime | None = None
 
 
 class Step(Protocol):

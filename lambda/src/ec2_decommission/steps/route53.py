@@ -8,6 +8,9 @@ is a living instance's. Deletes are compare-and-swap: the exact set is sent back
 What external-dns owns stays: it marks a name by a TXT record of the same name, in newer versions by one whose name
 has the record's type before it (https://kubernetes-sigs.github.io/external-dns/latest/docs/registry/txt/).
 
+What another batch has just read of a zone is used again, where all of this batch had ended by then. The living are
+asked for anew each time, and a change that does not fit the zone as it is now is refused, so nothing of theirs goes.
+
 What there is no time to look at is handed back instance by instance, and a zone that cannot be read fails those
 whose names lie in it.
 """
@@ -26,6 +29,7 @@ from .base import Batch, Finding, Left, Outcome, Removal, owner_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from datetime import datetime
 
     from ..config import Route53Settings
     from ..deadline import Deadline
@@ -96,7 +100,7 @@ class Route53Step:
         # Half of the time, and half of the rest: what is found must be removed as well.
         until = batch.deadline.share(2)
         names = {name for w in wanted.values() for name in w.names}
-        forward = self._list(zones, names, until, with_owners=True)
+        forward = self._list(zones, names, until, batch.ended_at, with_owners=True)
         if forward.lost and not forward.found:
             raise forward.lost
         _ask_living(batch, wanted.values(), forward.found)
@@ -109,13 +113,13 @@ class Route53Step:
                     if record.type in _FORWARD:
                         self._decide(batch, one, record, template, forward.found[name], zones)
         until = batch.deadline.share(2)
-        self._leave_what_is_owned(wanted.values(), zones, forward, until)
+        self._leave_what_is_owned(wanted.values(), zones, forward, until, batch.ended_at)
         # The addresses that were recorded, and those that a record just proved to be the instance's.
         for one in wanted.values():
             proven = [r.handle.value for r in one.removals if r.handle.record.type in ("A", "AAAA")]
             for address in dict.fromkeys([*one.instance.addresses, *proven]):
                 one.pointers[ipaddress.ip_address(address).reverse_pointer + "."] = address
-        reverse = self._list(zones, {name for w in wanted.values() for name in w.pointers}, until)
+        reverse = self._list(zones, {name for w in wanted.values() for name in w.pointers}, until, batch.ended_at)
         pointed = {address for w in wanted.values() for name, address in w.pointers.items() if name in reverse.found}
         if pointed:
             batch.living.interfaces(pointed)  # once for all of them; the answers are kept
@@ -159,7 +163,15 @@ class Route53Step:
             one.notes = []
         return one
 
-    def _list(self, zones: Sequence[Zone], names: set[str], until: Deadline, *, with_owners: bool = False) -> _Listed:
+    def _list(
+        self,
+        zones: Sequence[Zone],
+        names: set[str],
+        until: Deadline,
+        since: datetime | None,
+        *,
+        with_owners: bool = False,
+    ) -> _Listed:
         """Reads the zones at these names, and with owners also where external-dns would tell that it owns them.
 
         With owners only where that is cheaper than to ask for them later, of those records that there are.
@@ -172,7 +184,8 @@ class Route53Step:
             listed.asked.update((zone.zone_id, name) for name in here)
             if here and listed.lost is None:
                 try:
-                    listing = self._zones.records(zone.zone_id, sorted(here), until.share(len(zones) - number))
+                    part = until.share(len(zones) - number)
+                    listing = self._zones.records(zone.zone_id, sorted(here), part, since)
                 except ConfigurationError as error:  # this zone's alone
                     listed.missed |= dict.fromkeys(here, error)
                 except DecommissionError as error:
@@ -186,14 +199,19 @@ class Route53Step:
         return listed
 
     def _leave_what_is_owned(
-        self, wanted: Iterable[_Wanted], zones: Sequence[Zone], listed: _Listed, until: Deadline
+        self,
+        wanted: Iterable[_Wanted],
+        zones: Sequence[Zone],
+        listed: _Listed,
+        until: Deadline,
+        since: datetime | None,
     ) -> None:
         """Takes away the removals of which external-dns tells that it owns them, or nobody could look whether."""
         records = [removal.handle.record for one in wanted for removal in one.removals]
         for zone in zones:
             owners = {_owner_name(record.type, record.name) for record in records if record.zone_id == zone.zone_id}
             unread = {name for name in owners if name and (zone.zone_id, name) not in listed.asked}
-            more = self._list([zone], unread, until)
+            more = self._list([zone], unread, until, since)
             listed.found.update(more.found)
             listed.missed.update(more.missed)
         for one in wanted:
