@@ -27,8 +27,9 @@ T = TypeVar("T")
 _THROTTLED_CALLS = 4  # each of botocore's four tries
 PAGE = 300  # the most record sets that ListResourceRecordSets gives at once
 # What was read of a zone serves other batches for so long, and no more of it is kept than so many record sets.
-_KEPT = timedelta(seconds=60)
+_KEPT = timedelta(minutes=5)
 _MOST_KEPT = 60_000
+_MANY = 8  # of the names on one page
 _CLOCKS = timedelta(seconds=5)  # by which EC2's clock, which dates an event, may differ from the function's
 _ESCAPE = re.compile(r"\\([0-7]{3})")
 _UNUSUAL = re.compile(r"[^a-z0-9_.*-]")
@@ -173,20 +174,27 @@ class BotoZones:
         asked = sorted(dict.fromkeys(names), key=_by_labels)
         self._forget()
         position = 0
+        gapless_from: str | None = None
         while position < len(asked):
-            start = asked[position]
             try:
-                page = self._kept(zone_id, start, since) or self._read(zone_id, start, until)
+                page = self._kept(zone_id, asked[position], since)
+                if page is None and gapless_from is not None:
+                    page = self._read(zone_id, gapless_from, until)
+                if page is None or not page.covers(asked[position]):
+                    page = self._read(zone_id, asked[position], until)
             except OutOfTime as error:
                 if until is None:
                     raise
                 return Listing(found, dict.fromkeys(asked[position:], error))
-            covered = [start, *takewhile(partial(self._shows, page), asked[position + 1 :])]
+            covered = [asked[position], *takewhile(partial(self._shows, page), asked[position + 1 :])]
             wanted = set(covered)
             for record in page.records():
                 if record.name in wanted:
                     found.setdefault(record.name, []).append(record)
             position += len(covered)
+            # Where many of a page were asked for, the next begins where it ends, and not a few names later: so no name
+            # is left out that another batch may ask for.
+            gapless_from = page.end if len(covered) >= _MANY else None
         return Listing(found)
 
     def _kept(self, zone_id: str, name: str, since: datetime | None) -> _Page | None:
