@@ -192,8 +192,8 @@ class BotoZones:
                 if record.name in wanted:
                     found.setdefault(record.name, []).append(record)
             position += len(covered)
-            # Where many of a page were asked for, the next begins where it ends, and not a few names later: so no name
-            # is left out that another batch may ask for.
+            # Where many of a page were asked for, the next begins where it ends and not a few names later, which
+            # would leave out names that another batch may ask for.
             gapless_from = page.end if len(covered) >= _MANY else None
         return Listing(found)
 
