@@ -58,7 +58,10 @@ locals {
     route53 = !var.route53.enabled ? null : {
       zone_ids     = var.route53.zone_ids
       record_names = var.route53.record_names
-      # One invocation's share: so many run at once at most. Three digits are enough, and the document stays short.
+      # What all invocations share, by a bucket in the inventory's table.
+      max_requests_per_second = var.route53.max_requests_per_second
+      # One invocation's share, for where there is none: so many run at once at most. Three digits are enough, and the
+      # document stays short.
       requests_per_second = floor(1000 * var.route53.max_requests_per_second / var.queue.max_concurrency) / 1000
     }
 

@@ -102,7 +102,7 @@ variable "route53" {
     - `enabled` - Whether the step runs.
     - `zone_ids` - The hosted zones to remove records from. The function may change no other zone. Add the reverse zones to have PTR records removed.
     - `record_names` - Templates of the names that an instance bears: whole names, zone included, such as `{tag:Name}.example.internal`. A trailing dot is optional, a leading `*.` is allowed.
-    - `max_requests_per_second` - The most requests a second to Route 53, of all invocations together, 0.5 to 1000. AWS admits 10 a second (and 50 at once) for the whole account, which other software shares. Each invocation keeps to its share, `max_requests_per_second / queue.max_concurrency`, and may save up five seconds of it.
+    - `max_requests_per_second` - The most requests a second to Route 53, of all invocations together, 0.5 to 1000. AWS admits 10 a second (and 50 at once) for the whole account, which other software shares. Five seconds of it may be saved up. Invocations share it by an item in the inventory's table, so that one at work alone has all of it, and an operator's are counted too. Without the inventory, or while DynamoDB does not answer, each keeps to its part, `max_requests_per_second / queue.max_concurrency`; then what is invoked directly comes on top.
 
     Placeholders: `{instance_id}`, `{tag:KEY}`, `{private_ip}`, `{private_ip_dashed}`, `{private_dns_name}`, `{hostname}` (first label of the private DNS name), `{account_id}`, `{region}`.
   EOT

@@ -228,7 +228,7 @@ run "names_of_every_allowed_form_are_taken" {
   }
 
   assert {
-    condition     = output.effective_config.route53.requests_per_second == 2.5
+    condition     = output.effective_config.route53.requests_per_second == 2.5 && output.effective_config.route53.max_requests_per_second == 5
     error_message = "Two invocations at once have more than 5 requests a second to Route 53, or less."
   }
 }
@@ -242,7 +242,7 @@ run "each_invocation_has_its_share_of_the_requests_to_route53" {
   }
 
   assert {
-    condition     = output.effective_config.route53.requests_per_second == 0.333
+    condition     = output.effective_config.route53.requests_per_second == 0.333 && output.effective_config.route53.max_requests_per_second == 2
     error_message = "Six invocations at once would have more than 2 requests a second, or less."
   }
 }

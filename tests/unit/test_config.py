@@ -22,6 +22,7 @@ FULL: dict[str, Any] = {
         "zone_ids": ["Z1", "Z2", "Z1"],
         "record_names": ["{tag:Name}.example.internal"],
         "requests_per_second": 0.5,
+        "max_requests_per_second": 4,
     },
     "chef": {
         "server_url": "https://chef/organizations/x/",
@@ -63,6 +64,7 @@ def test_reads_all_of_it() -> None:
     assert config.instance_filter == InstanceFilter({"k": ("v", "w*")}, {})
     assert config.route53
     assert config.route53.requests_per_second == 0.5
+    assert config.route53.max_requests_per_second == 4
     assert config.route53.zone_ids == ("Z1", "Z2")
     assert config.route53.record_names == (Template("{tag:Name}.example.internal"),)
     assert config.chef
@@ -84,6 +86,12 @@ def test_what_is_adopted_from() -> None:
     assert config.sweep
     assert config.sweep.adopt == ("consul", "chef")
     assert SweepSettings().adopt == ()
+
+
+def test_without_the_whole_rate_each_has_its_share() -> None:
+    config = parse(route53={"zone_ids": ["Z1"], "record_names": ["a"]})
+    assert config.route53
+    assert (config.route53.requests_per_second, config.route53.max_requests_per_second) == (2.5, None)
 
 
 def test_what_is_off_is_null_or_absent() -> None:
@@ -108,7 +116,15 @@ def test_what_is_off_is_null_or_absent() -> None:
         ({"route53": {**FULL["route53"], "record_names": [1]}}, "route53.record_names: expected a list of texts"),
         (
             {"route53": {**FULL["route53"], "zones": []}},
-            "route53: unknown key zones; known are record_names, requests_per_second, zone_ids",
+            "route53: unknown key zones; known are max_requests_per_second, record_names, requests_per_second, zone_",
+        ),
+        (
+            {"route53": {**FULL["route53"], "max_requests_per_second": 0.4}},
+            "route53.max_requests_per_second: expected a number from 0.5 to 1000, found 0.4",
+        ),
+        (
+            {"route53": {**FULL["route53"], "max_requests_per_second": "5"}},
+            'route53.max_requests_per_second: expected a number from 0.5 to 1000, found "5"',
         ),
         ({"chef": {**FULL["chef"], "server_url": "chef"}}, "chef.server_url: expected a URL that begins with http"),
         ({"chef": {**FULL["chef"], "server_url": "ftp://x"}}, "chef.server_url: expected a URL"),

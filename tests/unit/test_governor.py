@@ -265,3 +265,20 @@ def test_a_bucket_that_answers_slowly_stops_nobody() -> None:
     environments = Environments(5, number=2, answer=5.0)
     environments.work([[(0.0, 3)]])
     assert environments.calls == [5, 10, 15]
+
+
+def test_too_little_time_to_ask_the_bucket_is_not_its_fault() -> None:
+    environments = Environments(5, number=2, answer=3.0)
+    environments.bucket.fault = OutOfTime("too few")
+    environments.own[0].left = 10.0
+    with pytest.raises(OutOfTime, match="7 s are left"):
+        environments.call(0)
+    environments.bucket.fault = None
+    environments.own[0].left = 1e6
+    environments.call(0)
+    assert environments.bucket.calls == 2  # it is asked again at once
+    # What is left may still suffice for the call itself: then the environment goes on by its share.
+    environments.own[0].now += 60
+    environments.bucket.fault = OutOfTime("too few")
+    environments.call(0)
+    assert len(environments.warnings) == 1

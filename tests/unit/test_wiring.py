@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import boto3
 import pytest
+from aws_lambda_powertools import Logger
 
 from ec2_decommission import handler, wiring
 from ec2_decommission.clients.aws import AwsClients
@@ -77,6 +78,73 @@ def test_the_whole_story_of_one_instance(environment: StrictAws, monkeypatch: py
     assert {r["Type"] for r in sets} == {"NS", "SOA"}
     again = handler.handle({"instance_id": launched.id}, Context())
     assert again["steps"][0]["status"] == "clean"
+
+
+def test_all_invocations_share_the_rate_of_route53_by_the_inventory(
+    environment: StrictAws, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    route53, dynamodb = environment.client("route53"), environment.client("dynamodb")
+    zone = route53.create_hosted_zone(Name="example.internal", CallerReference="1")["HostedZone"]["Id"]
+    dynamodb.create_table(
+        TableName="t",
+        BillingMode="PAY_PER_REQUEST",
+        KeySchema=[{"AttributeName": "instance_id", "KeyType": "HASH"}],
+        AttributeDefinitions=[{"AttributeName": "instance_id", "AttributeType": "S"}],
+    )
+    settings = {
+        "zone_ids": [zone.removeprefix("/hostedzone/")],
+        "record_names": ["{instance_id}.example.internal"],
+        "requests_per_second": 2.5,
+    }
+    event = {"instance_id": "i-0123456789abcdef0", "dry_run": True}
+
+    def run(**more: Any) -> Any:
+        monkeypatch.setattr(handler, "_application", None)  # as in an environment of its own
+        configure(monkeypatch, chef=None, **more)
+        environment.reset_calls()
+        (step,) = handler.handle(event, Context())["steps"]
+        assert step["status"] == "clean"
+        return environment.calls["dynamodb:UpdateItem"]
+
+    def full_at() -> float:
+        item = dynamodb.get_item(TableName="t", Key={"instance_id": {"S": "route53-rate"}})["Item"]
+        return float(item["full_at"]["N"])
+
+    shared = {**settings, "max_requests_per_second": 1}
+    assert run(route53=shared, inventory={"table_name": "t"}) == 1
+    begin = time.time()
+    first = full_at()
+    assert begin < first < begin + 4.1  # four tokens, one a second
+    # The second sees what the first took: it is refused once, and told.
+    assert run(route53=shared, inventory={"table_name": "t"}) == 2
+    assert full_at() == pytest.approx(first + 4)
+    # Without the whole rate, or without the inventory, each has its share.
+    assert run(route53=settings, inventory={"table_name": "t"}) == 0
+    assert run(route53=shared) == 0
+    assert full_at() == pytest.approx(first + 4)
+
+
+def test_the_step_goes_on_while_the_shared_rate_is_out_of_reach(
+    environment: StrictAws, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    zone = environment.client("route53").create_hosted_zone(Name="example.internal", CallerReference="1")
+    settings = {
+        "zone_ids": [zone["HostedZone"]["Id"].removeprefix("/hostedzone/")],
+        "record_names": ["{instance_id}.example.internal"],
+        "max_requests_per_second": 5,
+    }
+    configure(monkeypatch, chef=None, route53=settings, inventory={"table_name": "t"})  # there is no such table
+    monkeypatch.setattr(wiring, "log", Logger("f"))
+    for _ in range(2):
+        report = handler.handle({"instance_id": "i-0123456789abcdef0", "dry_run": True}, Context())
+        assert report["steps"][0]["status"] == "clean"
+    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    (warning,) = [line["message"] for line in told if line.get("level") == "WARNING"]
+    assert warning.startswith(
+        "requests to Route 53 keep to this environment's share for a minute: could not take from"
+    )
+    assert "the table does not exist" in warning
+    assert environment.calls["dynamodb:UpdateItem"] == 1
 
 
 def test_a_step_whose_secret_is_not_in_the_package_fails_alone(

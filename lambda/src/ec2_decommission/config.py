@@ -35,11 +35,13 @@ class Route53Settings:
     Attributes:
         zone_ids: bare ids, without ``/hostedzone/``.
         requests_per_second: this invocation's share of what the module may ask of Route 53.
+        max_requests_per_second: all of it, which invocations share by the inventory; None leaves each its share.
     """
 
     zone_ids: tuple[str, ...]
     record_names: tuple[Template, ...]
     requests_per_second: float = 2.5
+    max_requests_per_second: float | None = None
 
 
 @dataclass(frozen=True)
@@ -301,6 +303,7 @@ def _route53(section: _Section) -> Route53Settings:
         zone_ids=tuple(dict.fromkeys(section.texts("zone_ids", at_least=1))),
         record_names=section.templates("record_names"),
         requests_per_second=section.number("requests_per_second", default=2.5, least=0.05, most=1000),
+        max_requests_per_second=section.number("max_requests_per_second", default=0, least=0.5, most=1000) or None,
     )
 
 

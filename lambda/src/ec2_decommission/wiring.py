@@ -139,9 +139,19 @@ def _steps(config: Config, aws: AwsClients, clock: Clock, systems: _Systems) -> 
         route53 = config.route53
 
         def hosted_zones() -> BotoZones:
-            return BotoZones(
-                aws("route53"), Governor(route53.requests_per_second, lambda: clock.deadline, CALL_SECONDS)
+            rate, shared = route53.max_requests_per_second, None
+            if rate and config.inventory:
+                from .clients.shared_rate import DynamoBucket  # noqa: PLC0415
+
+                shared = DynamoBucket(aws("dynamodb"), config.inventory.table_name, rate)
+            governor = Governor(
+                route53.requests_per_second,
+                lambda: clock.deadline,
+                CALL_SECONDS,
+                shared=shared,
+                warn=log.warning,
             )
+            return BotoZones(aws("route53"), governor)
 
         zones = _once(hosted_zones)
         steps.append(StepFactory("route53", lambda _: Route53Step(route53, zones())))

@@ -199,6 +199,8 @@ class Governor:
         try:
             full = shared.take(block, longest)
         except DecommissionError as error:
+            if isinstance(error, OutOfTime):
+                self._check(0.0)  # the bucket is not to blame
             self._alone_until = self._now() + ALONE_SECONDS
             self._refill()
             self._warn(f"requests to Route 53 keep to this environment's share for a minute: {error}")
