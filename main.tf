@@ -98,7 +98,7 @@ resource "aws_lambda_function" "this" {
   function_name = var.name
   description   = "Removes what terminated EC2 instances leave behind"
   role          = aws_iam_role.function.arn
-  handler       = "ec2_decommission.handler.handle"
+  handler       = "ec2_decommission.entry.handle"
 
   runtime       = var.function.runtime
   architectures = [var.function.architecture]

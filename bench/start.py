@@ -42,7 +42,7 @@ CONFIG = {
 # A program, not a module: nothing but what it measures may be imported before.
 EMPTY = "import boto3"
 CLIENTS = "import boto3; [boto3.client(s, region_name='us-east-1') for s in ('ec2', 'dynamodb')]"
-FUNCTION = "from ec2_decommission.handler import handle; from ec2_decommission import wiring"
+FUNCTION = "from ec2_decommission.entry import handle"
 EVENT = """
 class Context:
     def get_remaining_time_in_millis(self):

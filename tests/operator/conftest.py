@@ -184,7 +184,7 @@ def deploy(aws: StrictAws, functions: LambdaService) -> Site:
         FunctionName=NAME,
         Role=role,
         Runtime="python3.13",
-        Handler="ec2_decommission.handler.handle",
+        Handler="ec2_decommission.entry.handle",
         Code={"ZipFile": package()},
         Timeout=30,
         Environment={"Variables": {"DECOMMISSION_CONFIG": json.dumps(config)}},

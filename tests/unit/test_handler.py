@@ -11,7 +11,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ec2_decommission import handler
 from ec2_decommission.clients.aws import CALL_SECONDS, QUICK, READ_TIMEOUT_SECONDS
 from ec2_decommission.config import InstanceFilter, QueueSettings, SweepSettings
 from ec2_decommission.errors import (
@@ -775,27 +774,6 @@ def test_a_sweep_in_a_batch_that_fails_returns_its_message_alone() -> None:
 
 def test_a_sweep_that_is_off_says_so() -> None:
     assert World().sweep()["note"].startswith("the sweep is off")
-
-
-# The entry point
-
-
-class Context:
-    """Lambda's, as far as it is used."""
-
-    def get_remaining_time_in_millis(self) -> int:
-        return 300_000
-
-
-def test_a_wrong_configuration_returns_every_message(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(handler, "_application", None)
-    monkeypatch.setenv("DECOMMISSION_CONFIG", "{}")
-    batch = {"Records": [{"messageId": "a", "body": "{}"}, {"messageId": "b", "body": "x"}]}
-    assert handler.handle(batch, Context()) == {
-        "batchItemFailures": [{"itemIdentifier": "a"}, {"itemIdentifier": "b"}]
-    }
-    with pytest.raises(ConfigurationError, match="name: expected"):
-        handler.handle({"instance_id": "i-0123456789abcdef0"}, Context())
 
 
 # Whatever comes

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ec2_decommission import handler
+from ec2_decommission import entry
 from ec2_decommission.config import SweepSettings
 from ec2_decommission.errors import AccessError, ConfigurationError, PermanentError, TransientError
 from ec2_decommission.handler import FailedError
@@ -241,14 +241,14 @@ class Context:
 def test_a_function_that_cannot_start_says_so_in_its_metrics(
     event: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(handler, "_application", None)
+    monkeypatch.setattr(entry, "_application", None)
     monkeypatch.setenv("DECOMMISSION_CONFIG", "{}")
     monkeypatch.setenv("AWS_LAMBDA_FUNCTION_NAME", "mine")
     if "Records" in event:
-        assert handler.handle(event, Context())["batchItemFailures"] == [{"itemIdentifier": "a"}]
+        assert entry.handle(event, Context())["batchItemFailures"] == [{"itemIdentifier": "a"}]
     else:
         with pytest.raises(ConfigurationError):
-            handler.handle(event, Context())
+            entry.handle(event, Context())
     lines = [line for line in capsys.readouterr().out.splitlines() if is_metrics(line)]
     (point,) = read(lines)
     assert (point.name, point.values, point.dimensions) == ("ConfigurationErrors", (1.0,), {"FunctionName": "mine"})

@@ -10,7 +10,7 @@ import boto3
 import pytest
 from aws_lambda_powertools import Logger
 
-from ec2_decommission import handler, wiring
+from ec2_decommission import entry, wiring
 from ec2_decommission.clients.aws import AwsClients
 from ec2_decommission.deadline import Deadline
 from ec2_decommission.errors import AccessError, ConfigurationError, TransientError
@@ -42,7 +42,7 @@ def environment(aws: StrictAws, monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     for name, value in aws.environ().items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr("boto3.DEFAULT_SESSION", None)  # it keeps the credentials that it saw first
-    monkeypatch.setattr(handler, "_application", None)
+    monkeypatch.setattr(entry, "_application", None)
     monkeypatch.setattr(wiring, "PACKAGE_ROOT", tmp_path)
     return aws
 
@@ -70,13 +70,13 @@ def test_the_whole_story_of_one_instance(environment: StrictAws, monkeypatch: py
     route53.change_resource_record_sets(
         HostedZoneId=zone, ChangeBatch={"Changes": [{"Action": "CREATE", "ResourceRecordSet": record}]}
     )
-    recorded = handler.handle(environment.state_change(launched.id, "running"), Context())
+    recorded = entry.handle(environment.state_change(launched.id, "running"), Context())
     assert recorded["note"] == "recorded in the inventory"
-    report = handler.handle(environment.terminate(launched.id, emit=False), Context())
+    report = entry.handle(environment.terminate(launched.id, emit=False), Context())
     assert [a["target"] for a in report["steps"][0]["actions"]] == ["A web-1.example.internal. 10.0.0.15"]
     sets = route53.list_resource_record_sets(HostedZoneId=zone)["ResourceRecordSets"]
     assert {r["Type"] for r in sets} == {"NS", "SOA"}
-    again = handler.handle({"instance_id": launched.id}, Context())
+    again = entry.handle({"instance_id": launched.id}, Context())
     assert again["steps"][0]["status"] == "clean"
 
 
@@ -151,7 +151,7 @@ def test_a_step_whose_secret_is_not_in_the_package_fails_alone(
     environment: StrictAws, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     configure(monkeypatch)
-    report = handler.handle({"instance_id": "i-0123456789abcdef0"}, Context())
+    report = entry.handle({"instance_id": "i-0123456789abcdef0"}, Context())
     steps = {step["step"]: step for step in report["steps"]}
     assert list(steps) == ["route53", "chef"]
     assert steps["chef"]["status"] == "failed"
@@ -164,18 +164,18 @@ def test_a_package_without_a_step_that_is_on_does_not_start(
     configure(monkeypatch)
     (tmp_path / "build_info.json").write_text('{"features": ["route53"]}')
     with pytest.raises(ConfigurationError, match="built without chef, which the module switches on"):
-        handler.handle({"instance_id": "i-0123456789abcdef0"}, Context())
+        entry.handle({"instance_id": "i-0123456789abcdef0"}, Context())
     (tmp_path / "build_info.json").write_text('{"features": ["route53", "chef", "consul"]}')
-    assert handler.handle({"instance_id": "i-0123456789abcdef0"}, Context())["steps"]
+    assert entry.handle({"instance_id": "i-0123456789abcdef0"}, Context())["steps"]
 
 
 def test_the_application_is_made_once(environment: StrictAws, monkeypatch: pytest.MonkeyPatch) -> None:
     configure(monkeypatch, chef=None)
-    handler.handle({"instance_id": "i-0123456789abcdef0"}, Context())
-    made = handler._application
+    entry.handle({"instance_id": "i-0123456789abcdef0"}, Context())
+    made = entry._application
     monkeypatch.setenv("DECOMMISSION_CONFIG", "{")
-    handler.handle({"instance_id": "i-0123456789abcdef0"}, Context())
-    assert handler._application is made
+    entry.handle({"instance_id": "i-0123456789abcdef0"}, Context())
+    assert entry._application is made
 
 
 @pytest.mark.parametrize("custom_steps", [{}, {"audit": {}}])
@@ -201,7 +201,7 @@ def test_records_without_message_ids_do_not_hide_a_wrong_configuration(
     environment: StrictAws, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DECOMMISSION_CONFIG", "{")
-    assert handler.handle({"Records": [{}, None, {"messageId": "m"}]}, Context()) == {
+    assert entry.handle({"Records": [{}, None, {"messageId": "m"}]}, Context()) == {
         "batchItemFailures": [{"itemIdentifier": "m"}]
     }
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .deadline import Deadline
-from .errors import ConfigurationError, DecommissionError, StillAlive, TransientError, about
+from .errors import DecommissionError, StillAlive, TransientError, about
 from .events import BadMessage, Request, is_batch, parse, parse_batch
 from .inventory import TERMINATED
 from .metrics import Metrics
@@ -366,37 +365,3 @@ def flush(metrics: Metrics, log: Log) -> None:
         metrics.flush()
     except Exception as error:
         log.warning(f"the metrics of this invocation are lost: {type(error).__name__}: {error}")
-
-
-_application: Application | None = None
-
-
-def handle(event: Any, context: Any) -> dict[str, Any]:
-    """The function's entry: ``ec2_decommission.handler.handle``.
-
-    Args:
-        event: an SQS event, an EventBridge event, or the operator's payload.
-        context: Lambda's context.
-
-    Raises:
-        ConfigurationError: the function is set up wrongly. An SQS batch is returned to the queue instead.
-        MalformedEvent: the payload is none that the contract names.
-        FailedError: something failed for a single EventBridge event.
-    """
-    global _application  # noqa: PLW0603  # one cold start, one application
-    from .wiring import application, log  # noqa: PLC0415  # it imports the vendors' libraries
-
-    try:
-        if _application is None:
-            _application = application()
-    except ConfigurationError as error:
-        log.error(f"the function cannot start: {error}", extra={"error_kinds": [error.kind]})
-        # What it would be called is in the configuration; the module gives the function the same name.
-        metrics = Metrics(os.environ.get("AWS_LAMBDA_FUNCTION_NAME", "unknown"))
-        metrics.failure(error.kind)
-        flush(metrics, log)
-        if not is_batch(event):
-            raise
-        identifiers = [r["messageId"] for r in event["Records"] if isinstance(r, dict) and "messageId" in r]
-        return {"batchItemFailures": [{"itemIdentifier": identifier} for identifier in identifiers]}
-    return _application.handle(event, Deadline(lambda: context.get_remaining_time_in_millis() / 1000))
