@@ -9,9 +9,17 @@ https://bitesizedserverless.com/bite/lambda-cold-start-bootstrap/
 
 from __future__ import annotations
 
+import gc
 import os
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .handler import Application
+
+# The collector would look dozens of times at what is imported and at EC2's model, and find nothing that can go.
+gc.disable()
+# ruff: noqa: E402
 
 from .deadline import Deadline
 from .errors import ConfigurationError
@@ -19,9 +27,6 @@ from .events import is_batch
 from .handler import flush
 from .metrics import Metrics
 from .wiring import application, log
-
-if TYPE_CHECKING:
-    from .handler import Application
 
 _application: Application | None = None
 
@@ -38,6 +43,10 @@ def _start() -> Application:
 # tried again by the invocation, and fails there.
 with suppress(Exception):
     _start()
+
+# What is there now stays as long as the process: no collection has to look at it again.
+gc.freeze()
+gc.enable()
 
 
 def handle(event: Any, context: Any) -> dict[str, Any]:
