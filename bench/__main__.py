@@ -209,16 +209,9 @@ def _starts(report: Report, sizes: Sizes, directory: Path) -> None:
         starts = start.starts(task, aws, sizes.repeats)
     report.table(
         "3. Cold start and package",
-        ("What", "Measured", "To an empty boto3 handler"),
+        ("What", "Measured", "To the empty function"),
         [
-            ("Empty handler that imports boto3, ms", starts.empty * 1000, 1.0),
-            (
-                "The same, and makes clients of EC2 and DynamoDB, ms",
-                starts.clients * 1000,
-                starts.clients / starts.empty,
-            ),
-            ("The function's import, ms", starts.imported * 1000, starts.imported / starts.empty),
-            ("Import and first event, ms", starts.first * 1000, starts.first / starts.empty),
+            *starts.rows(),
             ("Zip, MB", package.size / 1e6, ""),
             *(
                 (f"of it `{part}`, MB", size / 1e6, "")
