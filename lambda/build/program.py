@@ -1,4 +1,4 @@
-"""The build, in order: read the specification, the secrets, seal them, fetch the dependencies, write the zip."""
+"""The build, in order: specification, secrets (read and sealed), dependencies, bytecode, zip."""
 
 import argparse
 import json
@@ -63,6 +63,7 @@ def build(wanted: spec.Spec) -> None:
     """Raises BuildError. Runs in the build environment."""
     # These modules need the build environment, which `main` has only now entered.
     import archive  # noqa: PLC0415
+    import bytecode  # noqa: PLC0415
     import step_check  # noqa: PLC0415
     import vendor  # noqa: PLC0415
 
@@ -93,13 +94,20 @@ def build(wanted: spec.Spec) -> None:
     wanted.cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="work-", dir=wanted.cache) as work:
         vendored = vendor.collect(pins, theirs, target, Path(work))
-    say(f"dependencies: {', '.join(vendored.packages)}")
-
-    extra["build_info.json"] = _build_info(wanted)
-    files = archive.combine(own, *steps, extra, vendored.files)
-    for step in wanted.custom_steps:
-        for warning in step_check.check(step.name, files, wanted.runtime):
-            warn(warning)
+        say(f"dependencies: {', '.join(vendored.packages)}")
+        files = archive.combine(own, *steps, extra, vendored.files)
+        for step in wanted.custom_steps:
+            for warning in step_check.check(step.name, files, wanted.runtime):
+                warn(warning)
+        compiled = bytecode.compiled(files, target.python, Path(work))
+    if compiled is None:
+        say(
+            f"bytecode: none, as no Python {target.python} was found to compile with; the function starts more slowly"
+        )
+    else:
+        say(f"bytecode: {len(compiled.files)} modules, by Python {compiled.version}")
+        files = archive.combine(files, compiled.files)
+    files = archive.combine(files, {"build_info.json": _build_info(wanted, with_bytecode=compiled is not None)})
     digest = archive.write(files, wanted.output)
     written = wanted.output.stat().st_size
     if written > archive.UPLOAD_LIMIT:
@@ -123,12 +131,13 @@ def _sealed_secrets(wanted: spec.Spec) -> tuple[bytes, bool]:
     return sealed.document, sealed.with_data_key
 
 
-def _build_info(wanted: spec.Spec) -> bytes:
+def _build_info(wanted: spec.Spec, *, with_bytecode: bool) -> bytes:
     """What the function checks its configuration against: it says so when the package was built for another one."""
     info = {
         "features": list(wanted.features),
         "runtime": wanted.runtime,
         "architecture": wanted.architecture,
+        "bytecode": with_bytecode,
         "secrets": [reference.name for reference in wanted.all_secrets],
         "custom_steps": [step.name for step in wanted.custom_steps],
     }

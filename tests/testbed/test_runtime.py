@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import io
+import py_compile
+import sys
 import threading
 import time
 import zipfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -69,6 +72,20 @@ def test_passes_event_and_context(runtime: LambdaRuntime) -> None:
     assert invocation.result["request"] == "00000000-0000-0000-0000-000000000001"
     assert invocation.result["arn"].endswith(":function:function")
     assert 15_000 < invocation.result["left"] <= 20_000
+
+
+def test_a_packages_own_bytecode_is_what_runs(tmp_path: Path) -> None:
+    compiled = tmp_path / "compiled.pyc"
+    (tmp_path / "code.py").write_text("def handle(event, context):\n    return 'bytecode'\n")
+    unchecked = py_compile.PycInvalidationMode.UNCHECKED_HASH
+    py_compile.compile(str(tmp_path / "code.py"), str(compiled), doraise=True, invalidation_mode=unchecked)
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("lambda_code.py", "def handle(event, context):\n    return 'source'\n")
+        archive.writestr(f"__pycache__/lambda_code.{sys.implementation.cache_tag}.pyc", compiled.read_bytes())
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    with LambdaRuntime(buffer.getvalue(), "lambda_code.handle", python=version) as started:
+        assert started.invoke({}, timeout=20).result == "bytecode"
 
 
 def test_the_second_call_is_warm(runtime: LambdaRuntime) -> None:

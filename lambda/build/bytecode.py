@@ -1,0 +1,114 @@
+"""The package's modules compiled for the function's Python, so that no start of the function compiles them.
+
+In Lambda the package is read-only: without bytecode in it, Python would compile each module at each start. It is
+compiled here by a Python of just that minor version, whose bytecode no other one reads. Where there is none on the
+machine that builds, the package has no bytecode, and is right all the same.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+# Where Lambda unpacks the zip: what tracebacks show.
+TASK_ROOT = "/var/task"
+
+# Parts of Powertools that the function does not import. Compiled they would be a tenth of the zip.
+_LEFT_OUT = re.compile(r"aws_lambda_powertools/(event_handler/|utilities/(?!__init__\.py|jmespath_utils/)).*")
+
+_PROBE = """
+import sys
+version = sys.version_info
+if sys.implementation.name == "cpython" and version.releaselevel == "final" and not getattr(sys, "abiflags", ""):
+    print("%d.%d\\n%d.%d.%d" % (version[:2] + version[:3]))
+    print(sys._base_executable)
+"""
+_COMPILE_TIMEOUT = 600  # seconds; it takes one or two
+
+
+@dataclass(frozen=True)
+class Bytecode:
+    """Files for the zip, and the version of the Python that made them, such as ``3.13.0``."""
+
+    files: Mapping[str, bytes]
+    version: str
+
+
+def compiled(files: Mapping[str, bytes], python: str, work: Path) -> Bytecode | None:
+    """The bytecode of the package's files for a Python such as ``3.13``; None where that Python is not here.
+
+    A file that this Python cannot compile has none; it is not run. `work` is a directory that nobody else uses.
+    The same files give the same bytes: one process compiles them in the order of their names, with a fixed seed for
+    its hashes. Nothing of them is run.
+    """
+    found = _interpreter(python)
+    if found is None:
+        return None
+    version, executable = found
+    stage = work / "bytecode"
+    sources = [name for name in sorted(files) if name.endswith(".py") and not _LEFT_OUT.fullmatch(name)]
+    for name in sources:
+        path = stage / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(files[name])
+    # "unchecked-hash": Python compares it with no source and no time, and the zip's times are fixed.
+    command = [executable, "-s", "-P", "-S", "-W", "ignore", "-m", "compileall", "-q"]
+    command += ["--invalidation-mode", "unchecked-hash", "-s", str(stage), "-p", TASK_ROOT, str(stage)]
+    try:
+        subprocess.run(
+            command,
+            env=_environment() | {"PYTHONHASHSEED": "0"},
+            capture_output=True,
+            check=False,  # it fails where one file cannot be compiled, and compiles the others
+            stdin=subprocess.DEVNULL,
+            timeout=_COMPILE_TIMEOUT,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    made = {path.relative_to(stage).as_posix(): path.read_bytes() for path in sorted(stage.rglob("*.pyc"))}
+    shutil.rmtree(stage)
+    return Bytecode(made, version) if made else None
+
+
+def _interpreter(python: str) -> tuple[str, str] | None:
+    """Version and path of a released CPython of that minor version: the build's own, or one of this machine."""
+    for candidate in _candidates(python):
+        try:
+            done = subprocess.run(
+                [candidate, "-I", "-S", "-c", _PROBE],
+                env=_environment(),
+                capture_output=True,
+                text=True,
+                errors="replace",
+                check=False,
+                stdin=subprocess.DEVNULL,
+                timeout=60,
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            continue
+        minor, version, executable = [*done.stdout.splitlines(), "", "", ""][:3]
+        # A pyenv shim may be on PATH and yet not run, so each one is run before it is believed.
+        if done.returncode == 0 and minor == python:
+            return version, executable
+    return None
+
+
+def _candidates(python: str) -> Iterator[str]:
+    if python == f"{sys.version_info.major}.{sys.version_info.minor}":
+        yield sys.executable
+    for directory in os.get_exec_path():
+        for name in (f"python{python}", "python3"):
+            found = shutil.which(name, path=directory)
+            if found:
+                yield found
+    pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
+    yield from map(str, sorted(pyenv.glob(f"versions/{python}.*/bin/python3")))
+
+
+def _environment() -> dict[str, str]:
+    """Nothing of the build's: its credentials, and Python settings that would change what is written."""
+    return {name: os.environ[name] for name in ("PATH", "SYSTEMROOT") if name in os.environ}
