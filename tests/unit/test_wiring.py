@@ -14,6 +14,7 @@ from ec2_decommission import entry, wiring
 from ec2_decommission.clients.aws import AwsClients
 from ec2_decommission.deadline import Deadline
 from ec2_decommission.errors import AccessError, ConfigurationError, TransientError
+from ec2_decommission.handler import FailedError
 from testbed.aws import StrictAws, throttled
 from testbed.inventory import make_inventory_table
 
@@ -192,8 +193,8 @@ def test_requests_are_checked_where_a_custom_step_may_make_some(
     monkeypatch.setattr(boto3, "client", client)
     configure(monkeypatch, chef=None, secrets=[], custom_steps=custom_steps)
     launched = environment.launch("web-1", "10.0.0.15", emit=False)
-    with pytest.raises(handler.FailedError, match="NoSuchHostedZone"):
-        handler.handle(environment.terminate(launched.id, emit=False), Context())
+    with pytest.raises(FailedError, match="NoSuchHostedZone"):
+        entry.handle(environment.terminate(launched.id, emit=False), Context())
     assert checked == dict.fromkeys(("ec2", "route53"), bool(custom_steps))
 
 
