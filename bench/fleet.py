@@ -141,6 +141,7 @@ class Servers:
                 "zone_ids": [self.zone_id, *([self.reverse_zone_id] if reverse else [])],
                 "record_names": [f"{{tag:Name}}.{ZONE}"],
                 "requests_per_second": 1000,
+                "max_requests_per_second": 1000,  # as deployed: a call more to the inventory's table
             },
             "chef": {
                 "server_url": self.chef_door.url,
