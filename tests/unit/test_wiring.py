@@ -100,10 +100,10 @@ def test_all_invocations_share_the_rate_of_route53_by_the_inventory(
     event = {"instance_id": "i-0123456789abcdef0", "dry_run": True}
 
     def run(**more: Any) -> Any:
-        monkeypatch.setattr(handler, "_application", None)  # as in an environment of its own
+        monkeypatch.setattr(entry, "_application", None)  # as in an environment of its own
         configure(monkeypatch, chef=None, **more)
         environment.reset_calls()
-        (step,) = handler.handle(event, Context())["steps"]
+        (step,) = entry.handle(event, Context())["steps"]
         assert step["status"] == "clean"
         return environment.calls["dynamodb:UpdateItem"]
 
@@ -137,7 +137,7 @@ def test_the_step_goes_on_while_the_shared_rate_is_out_of_reach(
     configure(monkeypatch, chef=None, route53=settings, inventory={"table_name": "t"})  # there is no such table
     monkeypatch.setattr(wiring, "log", Logger("f"))
     for _ in range(2):
-        report = handler.handle({"instance_id": "i-0123456789abcdef0", "dry_run": True}, Context())
+        report = entry.handle({"instance_id": "i-0123456789abcdef0", "dry_run": True}, Context())
         assert report["steps"][0]["status"] == "clean"
     told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     (warning,) = [line["message"] for line in told if line.get("level") == "WARNING"]
