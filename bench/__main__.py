@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench import calls, drain, start, sweeping
+from bench.calls import Setting
 from bench.fleet import Servers
 from testbed.aws import StrictAws
 
@@ -27,22 +28,23 @@ class Sizes:
     """What is measured.
 
     Attributes:
-        bursts: number of instances and of other records, for table 1.
+        bursts: for table 1.
         drains: number, other records, batch size, for table 2.
         repeats: cold starts of each kind; none leaves table 3 out.
         sweeps: recorded instances, for table 4.
     """
 
-    bursts: Sequence[tuple[int, int]]
+    bursts: Sequence[calls.Setting]
     drains: Sequence[tuple[int, int, int]]
     repeats: int
     sweeps: Sequence[int]
 
 
+HUNDREDS = [Setting(100, 100), Setting(100, 100, deregister_node=True)]
 SIZES = {
     "quick": Sizes([], [(20, 100, 1), (20, 100, 100)], 0, [1000]),
     "short": Sizes(
-        [(1, 100), (10, 100), (100, 100)],
+        [Setting(1, 100), Setting(1, 100, reverse=False), Setting(10, 100), *HUNDREDS],
         [
             (100, 9000, 1),
             (1000, 9000, 100),
@@ -53,7 +55,14 @@ SIZES = {
         [1000, 10_000],
     ),
     "full": Sizes(
-        [(1, 100), (10, 100), (100, 100), (1000, 100), (100, 10_000), (1000, 10_000)],
+        [
+            Setting(1, 100),
+            Setting(1, 100, reverse=False),
+            Setting(10, 100),
+            *HUNDREDS,
+            Setting(1000, 100),
+            *(Setting(number, 10_000) for number in (1, 10, 100, 1000)),
+        ],
         [
             (1000, 9000, 1),
             (1000, 9000, 100),
@@ -119,8 +128,8 @@ def run(name: str) -> Report:
 def _calls(report: Report, sizes: Sizes, directory: Path) -> None:
     bursts: list[calls.Burst] = []
     with Servers(directory) as servers:
-        for number, other in sizes.bursts:
-            cold, warm = calls.measure(servers, number, other_records=other)
+        for setting in sizes.bursts:
+            cold, warm = calls.measure(servers, setting)
             bursts += [cold] if not bursts else []
             bursts.append(warm)
     columns: tuple[str, ...] = ("Burst", "Others in each zone", "EC2", "Route 53", "Inventory", "Chef", "Consul")
@@ -136,8 +145,8 @@ def _calls(report: Report, sizes: Sizes, directory: Path) -> None:
         columns,
         [
             (
-                f"{b.number}{' (cold)' if b.cold else ''}",
-                b.other_records,
+                ", ".join(filter(None, (str(b.number), b.setting.special, "cold" if b.cold else ""))),
+                b.setting.other_records,
                 b.aws,
                 b.route53,
                 b.inventory,

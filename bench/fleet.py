@@ -23,9 +23,11 @@ from bench.environment import Environment
 from ec2_decommission.chunks import chunks
 from ec2_decommission.identity import Facts, Instance
 from ec2_decommission.inventory import DynamoInventory
-from testbed.aws import StrictAws
+from testbed.aws import Answer, StrictAws
+from testbed.aws_route53 import fill, record_sets
 from testbed.chef import ChefServer
 from testbed.consul import ConsulCluster
+from testbed.fault_proxy import Request
 from testbed.inventory import make_inventory_table
 
 ZONE = "example.internal"
@@ -38,7 +40,6 @@ session_prefix "" { policy = "write" }
 key_prefix "locks/" { policy = "write" }
 operator = "write"
 """
-_CHANGES = 500  # records of one change batch
 
 
 @dataclass(frozen=True)
@@ -60,23 +61,24 @@ class ChefIndex:
     def __init__(self) -> None:
         self.nodes: dict[str, Mapping[str, Any]] = {}
 
-    def answer(self, method: str, path: str, body: bytes) -> bytes | None:
+    def answer(self, request: Request) -> Answer | None:
         """The rows of a partial search by instance id or name; None for any other request."""
-        url = urlsplit(path)
-        if method != "POST" or url.path != "/search/node":
+        url = urlsplit(request.path)
+        if request.method != "POST" or url.path != "/search/node":
             return None
         wanted = set(parse_qs(url.query)["q"][0].replace("\\", "").split(" OR "))
         rows = []
         for name, node in list(self.nodes.items()):
             if wanted & {f"name:{name}", f"ec2_instance_id:{node['ec2']['instance_id']}"}:
-                data = {key: _at(node, keys) for key, keys in json.loads(body).items()}
+                data = {key: _at(node, keys) for key, keys in json.loads(request.body).items()}
                 rows.append({"url": f"/nodes/{name}", "data": {**data, "name": name}})
-        return json.dumps({"total": len(rows), "start": 0, "rows": rows}).encode()
+        found = json.dumps({"total": len(rows), "start": 0, "rows": rows}).encode()
+        return Answer(200, found, {"Content-Type": "application/json"})
 
-    def passed(self, method: str, path: str, status: int) -> None:
-        """A node that the server has removed is not found any more."""
-        if method == "DELETE" and path.startswith("/nodes/") and status < 300:
-            self.nodes.pop(path.removeprefix("/nodes/"), None)
+    def passed(self, request: Request) -> None:
+        """A node that the server was asked to remove is not found any more."""
+        if request.method == "DELETE" and request.path.startswith("/nodes/"):
+            self.nodes.pop(request.path.removeprefix("/nodes/"), None)
 
 
 def _at(node: Any, keys: list[str]) -> Any:
@@ -115,30 +117,24 @@ class Servers:
     ) -> None:
         self._stack.close()
 
-    def reset(self, *, other_records: int) -> None:
-        """An empty account with two zones, each of so many records of nobody of ours, and an inventory."""
+    def reset(self, *, other_records: int, reverse: bool = True) -> None:
+        """An empty account with its zones, each of so many records of nobody of ours, and an inventory."""
         self.aws.reset()
-        self._route53 = self.aws.client("route53")
-        self.zone_id, self.reverse_zone_id = self._zone(ZONE), self._zone(REVERSE_ZONE)
+        self.zone_id = self._zone(ZONE)
+        self.reverse_zone_id = self._zone(REVERSE_ZONE) if reverse else None
         make_inventory_table(self.aws.client("dynamodb"), TABLE)
         self.inventory = DynamoInventory(self.aws.client("dynamodb"), TABLE, 30)
         names = [self._name() for _ in range(other_records)]
         addresses = self._random.sample(range(128 * 256, 256 * 256), other_records)
-        self._create(self.zone_id, ((f"{n}.{ZONE}", "A", "192.0.2.1") for n in names))
-        self._create(
-            self.reverse_zone_id,
-            (
-                (_pointer(f"10.0.{a // 256}.{a % 256}"), "PTR", f"{n}.{ZONE}.")
-                for a, n in zip(addresses, names, strict=True)
-            ),
-        )
+        fill(self.zone_id, (_record(f"{n}.{ZONE}", "A", "192.0.2.1") for n in names))
+        self._point(zip((f"10.0.{a // 256}.{a % 256}" for a in addresses), names, strict=True))
 
-    def config(self, *, deregister_node: bool = False, reverse: bool = True, **more: Any) -> dict[str, Any]:
+    def config(self, *, deregister_node: bool = False, **more: Any) -> dict[str, Any]:
         """The function's configuration: all three steps."""
         return {
             "name": TOOL,
             "route53": {
-                "zone_ids": [self.zone_id, *([self.reverse_zone_id] if reverse else [])],
+                "zone_ids": self._zone_ids,
                 "record_names": [f"{{tag:Name}}.{ZONE}"],
                 "requests_per_second": 1000,
                 "max_requests_per_second": 1000,  # as deployed: a call more to the inventory's table
@@ -166,15 +162,14 @@ class Servers:
         return Environment(config, self._secrets, self.aws.environ(), directory)
 
     def fleet(self, number: int) -> list[Dead]:
-        """Instances with an A and a PTR record, a Chef node and client, a Consul node, session and lock each.
+        """Instances with A and PTR record, a Chef node and client, a Consul node, session and lock each.
 
         They were recorded in the inventory, and are terminated. One alone has a Consul agent, which has died; of
         many there is only the node, as if gossip had forgotten their agents.
         """
         instances = list(self._launch(number))
-        self._create(self.zone_id, ((f"{i.tags['Name']}.{ZONE}", "A", str(i.private_ip)) for i in instances))
-        pointers = ((_pointer(str(i.private_ip)), "PTR", f"{i.tags['Name']}.{ZONE}.") for i in instances)
-        self._create(self.reverse_zone_id, pointers)
+        fill(self.zone_id, (_record(f"{i.tags['Name']}.{ZONE}", "A", str(i.private_ip)) for i in instances))
+        self._point((str(i.private_ip), i.tags["Name"]) for i in instances)
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(self._converge, instances))
         if number == 1:
@@ -205,12 +200,11 @@ class Servers:
                 held.append(f"lock {entry['Key']}")
         if nodes:
             held += [f"node {n['Node']}" for n in self.consul.nodes() if n["Node"] in names]
-        for zone_id in (self.zone_id, self.reverse_zone_id):
-            for page in self._route53.get_paginator("list_resource_record_sets").paginate(HostedZoneId=zone_id):
-                for record in page["ResourceRecordSets"]:
-                    values = [r["Value"] for r in record["ResourceRecords"]]
-                    if names & {record["Name"].split(".")[0], *(v.split(".")[0] for v in values)}:
-                        held.append(f"{record['Type']} {record['Name']}")
+        for zone_id in self._zone_ids:
+            for record in record_sets(zone_id):
+                values = [r["Value"] for r in record["ResourceRecords"]]
+                if names & {record["Name"].split(".")[0], *(v.split(".")[0] for v in values)}:
+                    held.append(f"{record['Type']} {record['Name']}")
         return held
 
     def tidy(self, dead: Iterable[Dead]) -> None:
@@ -223,8 +217,8 @@ class Servers:
     def reset_calls(self) -> None:
         """Counts from nought."""
         self.aws.reset_calls()
-        self.chef_door.requests.clear()
-        self.consul_door.requests.clear()
+        self.chef_door.seen.clear()
+        self.consul_door.seen.clear()
 
     def _launch(self, number: int) -> Iterator[Instance]:
         ec2 = self.aws.client("ec2")
@@ -255,20 +249,19 @@ class Servers:
         # Spread over the zone, which is the worst case: names in a row are listed together.
         return f"{self._random.getrandbits(48):012x}"
 
-    def _zone(self, name: str) -> str:
-        zone = self._route53.create_hosted_zone(Name=name, CallerReference=name)["HostedZone"]
-        return str(zone["Id"]).rpartition("/")[2]
+    @property
+    def _zone_ids(self) -> list[str]:
+        return [zone_id for zone_id in (self.zone_id, self.reverse_zone_id) if zone_id]
 
-    def _create(self, zone_id: str, records: Iterable[tuple[str, str, str]]) -> None:
-        for some in chunks(records, _CHANGES):
-            changes = [
-                {
-                    "Action": "CREATE",
-                    "ResourceRecordSet": {"Name": n, "Type": kind, "TTL": 60, "ResourceRecords": [{"Value": value}]},
-                }
-                for n, kind, value in some
-            ]
-            self._route53.change_resource_record_sets(HostedZoneId=zone_id, ChangeBatch={"Changes": changes})
+    def _point(self, names_by_address: Iterable[tuple[str, str]]) -> None:
+        """PTR records, where there is a zone for them."""
+        if self.reverse_zone_id:
+            records = (_record(_pointer(address), "PTR", f"{name}.{ZONE}.") for address, name in names_by_address)
+            fill(self.reverse_zone_id, records)
+
+    def _zone(self, name: str) -> str:
+        zone = self.aws.client("route53").create_hosted_zone(Name=name, CallerReference=name)["HostedZone"]
+        return str(zone["Id"]).rpartition("/")[2]
 
     def _converge(self, instance: Instance) -> None:
         name = instance.tags["Name"]
@@ -327,6 +320,10 @@ def batch(dead: Iterable[Dead]) -> dict[str, Any]:
             for one in dead
         ]
     }
+
+
+def _record(name: str, kind: str, value: str) -> dict[str, Any]:
+    return {"Name": name, "Type": kind, "TTL": 60, "ResourceRecords": [{"Value": value}]}
 
 
 def _pointer(address: str) -> str:

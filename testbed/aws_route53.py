@@ -15,10 +15,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from moto.core.models import DEFAULT_ACCOUNT_ID
 from moto.core.responses import ActionResult
 from moto.core.utils import utcnow
 from moto.route53.exceptions import InvalidInput, Route53ClientError
-from moto.route53.models import RecordSet
+from moto.route53.models import RecordSet, route53_backends
 from moto.route53.responses import Route53
 
 # https://docs.aws.amazon.com/Route53/latest/DeveloperGuide/DNSLimitations.html#limits-api-requests-changeresourcerecordsets
@@ -99,6 +100,21 @@ def list_resource_record_sets(self: Route53) -> ActionResult:
             "MaxItems": page,
         }
     )
+
+
+def fill(zone_id: str, record_sets: Iterable[dict[str, Any]]) -> None:
+    """Puts record sets that the zone does not hold into it, unchecked: thousands would take the API long."""
+    zone = route53_backends[DEFAULT_ACCOUNT_ID]["aws"].get_hosted_zone(zone_id)
+    with _lock:
+        zone.rrsets = [*zone.rrsets, *(_to_moto(_canonical(record_set)) for record_set in record_sets)]
+
+
+def record_sets(zone_id: str) -> list[dict[str, Any]]:
+    """All that the zone holds, as the API lists it."""
+    zone = route53_backends[DEFAULT_ACCOUNT_ID]["aws"].get_hosted_zone(zone_id)
+    with _lock:
+        contents = _contents(zone)
+    return [contents.record_sets[key] for _, key in contents.order]
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from testbed.aws import (
     throttled,
     unavailable,
 )
+from testbed.aws_route53 import fill, record_sets
 
 RULE_PATTERN = {"source": ["aws.ec2"], "detail": {"state": ["running", "terminated"]}}
 
@@ -308,6 +309,19 @@ def test_a_delete_must_match_exactly(aws: StrictAws, wrong: dict[str, Any]) -> N
     )
     zone.change(("DELETE", record("WEB.example.internal.", "10.0.0.2", "10.0.0.1")))
     assert zone.names() == []
+
+
+def test_what_a_zone_is_filled_with_is_as_if_it_had_been_created(aws: StrictAws) -> None:
+    zone = Zone(aws)
+    zone.change(("CREATE", WEB))
+    zone_id = zone.id.rpartition("/")[2]
+    fill(zone_id, [record("Api.example.internal", "10.0.0.3"), record("*.example.internal", "10.0.0.4")])
+    created = record("api.example.internal.", "10.0.0.3")
+    assert sorted(zone.names()) == ["\\052.example.internal.", "api.example.internal.", "web.example.internal."]
+    assert zone.records(StartRecordName="api.example.internal", MaxItems="1") == [created]
+    assert record_sets(zone_id) == zone.records()
+    zone.change(("DELETE", created), ("DELETE", WEB))
+    assert zone.names() == ["\\052.example.internal."]
 
 
 def test_deleting_what_is_not_there_is_told_so(aws: StrictAws) -> None:
