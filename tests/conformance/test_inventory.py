@@ -17,7 +17,7 @@ from ec2_decommission.errors import (
 )
 from ec2_decommission.identity import Facts, Instance
 from ec2_decommission.inventory import RUNNING, TERMINATED, DynamoInventory, Settled
-from testbed.aws import StrictAws, throttled
+from testbed.aws import Answer, StrictAws, throttled
 from testbed.inventory import make_inventory_table
 from tests.fakes.inventory import FakeInventory
 
@@ -399,3 +399,17 @@ def test_each_error_is_of_its_kind(aws: StrictAws, clock: Clock, call: str) -> N
     aws.client("dynamodb").delete_table(TableName=TABLE)
     with pytest.raises(ConfigurationError, match="the table does not exist"):
         calls[call]()
+
+
+@pytest.mark.parametrize("body", ["[]", '["x"]', '"x"', "5"])
+def test_an_answer_of_another_form_is_no_answer(aws: StrictAws, clock: Clock, body: str) -> None:
+    """JSON, but not DynamoDB's: botocore expects an object, and has no error of its own for it."""
+    inventory, _ = table(aws, clock)
+    answer = Answer(200, body.encode(), {"Content-Type": "application/json"})
+    with aws.fault(lambda *_: answer, everyone=True):
+        for read in (lambda: inventory.recall([ID]), lambda: list(inventory.living())):
+            with pytest.raises(TransientError, match=r"could not read table inventory \(dynamodb:\w+\)"):
+                read()
+        for ids in ((ID,), (ID, "i-0b")):
+            failed = inventory.remember_terminated([Instance(i) for i in ids])
+            assert {i: type(error) for i, error in failed.items()} == dict.fromkeys(ids, TransientError)

@@ -136,6 +136,7 @@ def aws_errors(doing: str) -> Iterator[None]:
         if code == "ValidationException" and _TOO_LARGE.search(message):
             kind = PermanentError
         raise kind(f"could not {doing}: {code}: {message}") from error
-    except (BotoCoreError, ResponseParserError, OSError, ValueError) as error:
-        # An answer that cannot be read, such as a proxy's page, is a ResponseParserError or a ValueError.
+    except (BotoCoreError, ResponseParserError, OSError, ValueError, AttributeError, TypeError) as error:
+        # An answer that cannot be read, such as a proxy's page, is a ResponseParserError or a ValueError; JSON that is
+        # no object, one of the others, out of botocore's parser.
         raise TransientError(f"could not {doing}: {error}") from error

@@ -89,8 +89,6 @@ class DynamoBucket:
                 busy = now < self._full_at <= now + _FARTHEST_SECONDS
                 try:
                     answer = self._busy(now, latest, more) if busy else self._idle(now, now + more)
-                except (AttributeError, TypeError) as error:  # botocore's, where an answer is of another form
-                    raise self._failed(f"the answer cannot be read: {error}") from error
                 except ClientError as error:
                     if error.response.get("Error", {}).get("Code") != "ConditionalCheckFailedException":
                         raise
