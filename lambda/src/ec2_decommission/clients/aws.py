@@ -137,6 +137,6 @@ def aws_errors(doing: str) -> Iterator[None]:
             kind = PermanentError
         raise kind(f"could not {doing}: {code}: {message}") from error
     except (BotoCoreError, ResponseParserError, OSError, ValueError, AttributeError, TypeError) as error:
-        # An answer that cannot be read, such as a proxy's page, is a ResponseParserError or a ValueError; JSON that is
-        # no object, one of the others, out of botocore's parser.
+        # An answer that cannot be read, such as a proxy's page, is a ResponseParserError or a ValueError; where it is
+        # JSON and no object, botocore's parser stumbles with one of the others.
         raise TransientError(f"could not {doing}: {error}") from error
