@@ -116,16 +116,18 @@ def run(name: str) -> Report:
     sizes = SIZES[name]
     report = Report(f"Measured {machine()}, tables of `BENCH={name}`.")
     with tempfile.TemporaryDirectory() as directory:
+        computing = drain.Settings().cpu_per_instance
         if sizes.bursts:
-            _calls(report, sizes, Path(directory))
-        _drains(report, sizes)
+            computing = _calls(report, sizes, Path(directory))
+        _drains(report, sizes, computing)
         if sizes.repeats:
             _starts(report, sizes, Path(directory))
     _sweeps(report, sizes)
     return report
 
 
-def _calls(report: Report, sizes: Sizes, directory: Path) -> None:
+def _calls(report: Report, sizes: Sizes, directory: Path) -> float:
+    """Returns the seconds that a CPU computes for one instance of the largest burst."""
     bursts: list[calls.Burst] = []
     with Servers(directory) as servers:
         for setting in sizes.bursts:
@@ -161,11 +163,13 @@ def _calls(report: Report, sizes: Sizes, directory: Path) -> None:
             for b in bursts
         ],
     )
+    largest = max(bursts, key=lambda b: b.number)
+    return largest.cpu_seconds / largest.number
 
 
-def _drains(report: Report, sizes: Sizes) -> None:
+def _drains(report: Report, sizes: Sizes, computing: float) -> None:
     drains = [
-        (other, _drain(number, other, size), _drain(number, other, size, computes=False))
+        (other, *(_drain(number, other, size, cpu) for cpu in (computing, 0.0)))
         for number, other, size in sizes.drains
     ]
     columns = (
@@ -177,10 +181,10 @@ def _drains(report: Report, sizes: Sizes) -> None:
         "Chef",
         "Consul",
         "Ratio",
-        "Ratio, computing left out",
+        "Computing left out",
     )
     report.table(
-        "2. Drain",
+        f"2. Drain, computing {1000 * computing:.1f} ms an instance",
         (*columns, "Route 53 requests", "Throttled", "Invocations", "Messages returned"),
         [
             (
@@ -203,12 +207,10 @@ def _drains(report: Report, sizes: Sizes) -> None:
     )
 
 
-def _drain(number: int, other_records: int, batch_size: int, *, computes: bool = True) -> drain.Drain:
-    settings = drain.Settings(batch_size)
+def _drain(number: int, other_records: int, batch_size: int, cpu_per_instance: float) -> drain.Drain:
+    settings = drain.Settings(batch_size, cpu_per_instance=cpu_per_instance)
     if batch_size == 1:
         settings = dataclasses.replace(settings, window=0.0)  # one waits for no other
-    if not computes:
-        settings = dataclasses.replace(settings, cpu_per_instance=0.0)
     return drain.drain(number, other_records, settings)
 
 

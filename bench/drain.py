@@ -87,7 +87,7 @@ class Settings:
     memory_size: int = 1769
     max_requests_per_second: float = 5.0
     chef_concurrency: int = 8
-    cpu_per_instance: float = 0.007
+    cpu_per_instance: float = 0.006
 
     @property
     def share(self) -> float:
