@@ -94,7 +94,7 @@ class Servers:
         self._directory = directory
         self._stack = ExitStack()
         self._fleets = 0
-        self._index = ChefIndex()
+        self.index = ChefIndex()
         key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
         # A Chef server makes a client's key by itself, which takes it longer than all else here.
         self._public_key = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
@@ -104,7 +104,7 @@ class Servers:
         self.aws = self._stack.enter_context(StrictAws())
         self.chef = self._stack.enter_context(ChefServer(run_directory=self._directory / "chef"))
         self.consul = self._stack.enter_context(ConsulCluster(run_directory=self._directory / "consul"))
-        self.chef_door = self._stack.enter_context(Door(self.chef.url, self._index.answer, self._index.passed))
+        self.chef_door = self._stack.enter_context(Door(self.chef.url, self.index.answer, self.index.passed))
         self.consul_door = self._stack.enter_context(Door(self.consul.url))
         self._secrets = {
             "chef_client_key": self.chef.create_client(TOOL, admin=True).decode(),
@@ -269,7 +269,7 @@ class Servers:
         self.chef.api.request("POST", "/clients", json=client)
         ec2 = {"instance_id": instance.instance_id, "local_ipv4": instance.private_ip}
         self.chef.create_node(name, ec2=ec2, automatic={"ipaddress": instance.private_ip})
-        self._index.nodes[name] = {"ec2": ec2, "ipaddress": instance.private_ip}
+        self.index.nodes[name] = {"ec2": ec2, "ipaddress": instance.private_ip}
 
     def _run_agent(self, instance: Instance) -> None:
         """A node with an agent of its own, which has died."""
