@@ -169,7 +169,7 @@ def _calls(report: Report, sizes: Sizes, directory: Path) -> float:
 
 def _drains(report: Report, sizes: Sizes, computing: float) -> None:
     drains = [
-        (other, *(_drain(number, other, size, cpu) for cpu in (computing, 0.0)))
+        (other, _drain(number, other, size, computing), _drain(number, other, size, 0.0))
         for number, other, size in sizes.drains
     ]
     columns = (
