@@ -62,7 +62,7 @@ class AwsClients:
 
     Args:
         deadline: returns the deadline of the work under way.
-        check_parameters: whether botocore checks each request before it is made: a sixth of the CPU that a batch
+        check_parameters: whether botocore checks each request before it is made: a tenth of the CPU that a batch
             takes. Unchecked, a wrong value is AWS's to refuse, and a wrong name a KeyError of botocore's. So that
             is for this package's own requests, which the tests make with checks, and not for a custom step's.
     """
