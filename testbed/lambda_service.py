@@ -28,6 +28,7 @@ from testbed.aws import Credentials, StrictAws
 from testbed.aws_patches import log_result, logging_config
 from testbed.runtime import Invocation, LambdaRuntime
 
+_LATE_SECONDS = 10.0
 _RECEIVE_LIMIT = 10  # of one ReceiveMessage
 # https://docs.aws.amazon.com/lambda/latest/dg/invocation-async-error-handling.html
 _ASYNCHRONOUS_TRIES = 3
@@ -324,16 +325,23 @@ class EventSourcePoller:
         """
         [mapping] = [mapping for mapping in self._mappings() if self._holds(mapping, message_ids)]
         [queue] = self._queues(_queue_name(mapping))
-        with self._receiving:
-            for message in queue._messages:
-                if message.id in message_ids:
-                    message.visible_at = message.delayed_until = 0
-            # The others are left as they are: another invocation may be putting one of them off.
-            with aws_patches.only(queue, message_ids):
-                batch = self._begin(mapping)
-        got = {message["MessageId"] for message in batch}
-        if got != set(message_ids):
-            raise LookupError(f"not received: {', '.join(sorted(set(message_ids) - got))}")
+        batch: list[dict[str, Any]] = []
+        missing = set(message_ids)
+        end = time.monotonic() + _LATE_SECONDS
+        while missing:
+            with self._receiving:
+                for message in queue._messages:
+                    if message.id in missing:
+                        message.visible_at = message.delayed_until = 0
+                # The others are left as they are: another invocation may be putting one of them off.
+                with aws_patches.only(queue, missing):
+                    batch += self._begin(mapping)
+            missing -= {message["MessageId"] for message in batch}
+            # One that is there was put off a moment ago, by a call that the function had given up waiting for.
+            if missing - {message.id for message in queue._messages} or time.monotonic() > end:
+                break
+        if missing:
+            raise LookupError(f"not received: {', '.join(sorted(missing))}")
         return self._finish(mapping, batch, network)
 
     def _holds(self, mapping: EventSourceMapping, message_ids: Collection[str]) -> bool:

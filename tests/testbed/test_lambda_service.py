@@ -353,6 +353,22 @@ def test_what_is_put_off_while_others_are_handed_out_stays_put_off(service: Lamb
     assert 0 < left["visible_in_seconds"] <= 5
 
 
+def test_what_is_put_off_late_by_a_call_that_was_given_up_is_delivered_all_the_same(service: LambdaService) -> None:
+    poller = EventSourcePoller(service)
+    [bad] = send(service.aws, "bad")
+    handle = poller.deliver([bad]).invocation.payload["Records"][0]["receiptHandle"]
+    sqs = service.aws.client("sqs")
+    url = sqs.get_queue_url(QueueName="q")["QueueUrl"]
+    late = iter([True])
+
+    def put_off(_service: str, operation: str, _params: object) -> None:
+        if operation == "ReceiveMessage" and next(late, False):
+            sqs.change_message_visibility(QueueUrl=url, ReceiptHandle=handle, VisibilityTimeout=600)
+
+    with service.aws.fault(put_off):
+        assert poller.deliver([bad]).message_ids == [bad]
+
+
 def test_a_network_has_environments_and_addresses_of_its_own(service: LambdaService) -> None:
     [first, second] = send(service.aws, "1", "2")
     network = Network("elsewhere", {"deployed": "http://proxy"}, {"AWS_ENDPOINT_URL_SQS": "http://127.0.0.1:9"})
