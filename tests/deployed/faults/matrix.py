@@ -138,8 +138,9 @@ class Matrix:
     def _under_faults(self, lane: Lane, scenes: list[_Scene], messages: dict[str, str]) -> None:
         for scene in scenes:
             bystander = self._bystander(scene)
-            if scene.variant.system == "KMS":
-                lane.kill()  # it is asked at a cold start only
+            # KMS is asked at a cold start only; and a warm function may have read the zone that it may not read now.
+            if scene.variant.system == "KMS" or (scene.variant.system == "Route 53" and scene.variant.everywhere):
+                lane.kill()
             with scene.variant.during(lane):
                 wanted = [messages[light.id] for light in scene.family.dying]
                 batch = lane.deliver([*wanted, bystander])
