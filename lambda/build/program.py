@@ -64,6 +64,7 @@ def build(wanted: spec.Spec) -> None:
     # These modules need the build environment, which `main` has only now entered.
     import archive  # noqa: PLC0415
     import bytecode  # noqa: PLC0415
+    import models  # noqa: PLC0415
     import step_check  # noqa: PLC0415
     import vendor  # noqa: PLC0415
 
@@ -95,6 +96,8 @@ def build(wanted: spec.Spec) -> None:
     with tempfile.TemporaryDirectory(prefix="work-", dir=wanted.cache) as work:
         vendored = vendor.collect(pins, theirs, target, Path(work))
         say(f"dependencies: {', '.join(vendored.packages)}")
+        if not steps:  # one of the user's own may call other operations
+            extra |= models.ec2()
         files = archive.combine(own, *steps, extra, vendored.files)
         for step in wanted.custom_steps:
             for warning in step_check.check(step.name, files, wanted.runtime):

@@ -88,7 +88,6 @@ def aws() -> Iterator[StrictAws]:
 
 @pytest.fixture
 def environment(aws: StrictAws, monkeypatch: pytest.MonkeyPatch) -> StrictAws:
-    monkeypatch.setattr("boto3.DEFAULT_SESSION", None)  # it keeps the credentials that it saw first
     aws.clear_faults()
     aws.reset_calls()
     for name, value in aws.environ().items():

@@ -42,7 +42,6 @@ def environment(aws: StrictAws, monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     aws.reset()
     for name, value in aws.environ().items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr("boto3.DEFAULT_SESSION", None)  # it keeps the credentials that it saw first
     monkeypatch.setattr(entry, "_application", None)
     monkeypatch.setattr(wiring, "PACKAGE_ROOT", tmp_path)
     return aws
@@ -184,13 +183,14 @@ def test_requests_are_checked_where_a_custom_step_may_make_some(
     environment: StrictAws, monkeypatch: pytest.MonkeyPatch, custom_steps: dict[str, Any]
 ) -> None:
     checked: dict[str, bool] = {}
-    make = boto3.client
+    make = boto3.Session.client
 
-    def client(service: Any, config: Any) -> Any:
-        checked[service] = config.parameter_validation
-        return make(service, config=config)
+    def client(session: boto3.Session, service: Any, **given: Any) -> Any:
+        if "region_name" not in given:  # the function's; the testbed's own names it
+            checked[service] = given["config"].parameter_validation
+        return make(session, service, **given)
 
-    monkeypatch.setattr(boto3, "client", client)
+    monkeypatch.setattr(boto3.Session, "client", client)
     configure(monkeypatch, chef=None, secrets=[], custom_steps=custom_steps)
     launched = environment.launch("web-1", "10.0.0.15", emit=False)
     with pytest.raises(FailedError, match="NoSuchHostedZone"):

@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import boto3
+import botocore.session
 from botocore.config import Config as BotoConfig
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
@@ -17,6 +18,7 @@ from ..errors import AccessError, ConfigurationError, DecommissionError, OutOfTi
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
 
     from ..deadline import Deadline
 
@@ -65,13 +67,20 @@ class AwsClients:
         check_parameters: whether botocore checks each request before it is made: a tenth of the CPU that a batch
             takes. Unchecked, a wrong value is AWS's to refuse, and a wrong name a KeyError of botocore's. So that
             is for this package's own requests, which the tests make with checks, and not for a custom step's.
+        models: a directory of botocore's descriptions of services, which go before botocore's own.
     """
 
-    def __init__(self, deadline: Callable[[], Deadline], *, check_parameters: bool = True) -> None:
+    def __init__(
+        self, deadline: Callable[[], Deadline], *, check_parameters: bool = True, models: Path | None = None
+    ) -> None:
         self._deadline = deadline
         self._check_parameters = check_parameters
         self._clients: dict[str, Any] = {}
-        self._making = threading.Lock()  # boto3's default session makes one client at a time
+        session = botocore.session.get_session()
+        if models is not None:
+            session.set_config_variable("data_path", str(models))
+        self._session = boto3.Session(botocore_session=session)
+        self._making = threading.Lock()  # a session makes one client at a time
 
     def __call__(self, service: str) -> Any:
         """The client of that service, for example ``ec2``."""
@@ -82,7 +91,7 @@ class AwsClients:
 
     def _make(self, service: str) -> Any:
         connect, read = QUICK.get(service, (CONNECT_TIMEOUT_SECONDS, READ_TIMEOUT_SECONDS))
-        client: Any = boto3.client(  # type: ignore[call-overload]
+        client: Any = self._session.client(  # type: ignore[call-overload]
             service,
             config=BotoConfig(
                 connect_timeout=connect,
