@@ -8,7 +8,7 @@ import datetime
 import os
 import platform
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -16,6 +16,7 @@ from rich.table import Table
 
 from bench import calls, drain, start, sweeping
 from bench.calls import Setting
+from bench.computing import USUAL, Computing
 from bench.fleet import Servers
 from testbed.aws import StrictAws
 
@@ -116,18 +117,16 @@ def run(name: str) -> Report:
     sizes = SIZES[name]
     report = Report(f"Measured {machine()}, tables of `BENCH={name}`.")
     with tempfile.TemporaryDirectory() as directory:
-        computing = drain.Settings().cpu_per_instance
-        if sizes.bursts:
-            computing = _calls(report, sizes, Path(directory))
-        _drains(report, sizes, computing)
+        measured = _calls(report, sizes, Path(directory)) if sizes.bursts else {}
+        _drains(report, sizes, measured)
         if sizes.repeats:
             _starts(report, sizes, Path(directory))
     _sweeps(report, sizes)
     return report
 
 
-def _calls(report: Report, sizes: Sizes, directory: Path) -> float:
-    """Returns the seconds that a CPU computes for one instance of the largest burst."""
+def _calls(report: Report, sizes: Sizes, directory: Path) -> dict[int, Computing]:
+    """Returns what is computed for one instance of the largest burst, by the other records in each zone."""
     bursts: list[calls.Burst] = []
     with Servers(directory) as servers:
         for setting in sizes.bursts:
@@ -157,19 +156,23 @@ def _calls(report: Report, sizes: Sizes, directory: Path) -> float:
                 (b.aws + b.route53) / b.number,
                 b.chef / b.number,
                 b.consul / b.number,
-                b.cpu_seconds * 1000 / b.number,
+                b.computing.total * 1000,
                 b.peak_memory,
             )
             for b in bursts
         ],
     )
-    largest = max(bursts, key=lambda b: b.number)
-    return largest.cpu_seconds / largest.number
+    largest = max(b.number for b in bursts)
+    return {b.setting.other_records: b.computing for b in bursts if b.number == largest and not b.setting.special}
 
 
-def _drains(report: Report, sizes: Sizes, computing: float) -> None:
+def _drains(report: Report, sizes: Sizes, measured: Mapping[int, Computing]) -> None:
+    def computing(other_records: int) -> Computing:
+        """That of the zones whose size is nearest."""
+        return measured[min(measured, key=lambda size: abs(size - other_records))] if measured else USUAL
+
     drains = [
-        (other, _drain(number, other, size, computing), _drain(number, other, size, 0.0))
+        (other, _drain(number, other, size, computing(other)), _drain(number, other, size, Computing()))
         for number, other, size in sizes.drains
     ]
     columns = (
@@ -182,9 +185,10 @@ def _drains(report: Report, sizes: Sizes, computing: float) -> None:
         "Consul",
         "Ratio",
         "Computing left out",
+        "CPU ms / instance",
     )
     report.table(
-        f"2. Drain, computing {1000 * computing:.1f} ms an instance",
+        "2. Drain",
         (*columns, "Route 53 requests", "Throttled", "Invocations", "Messages returned"),
         [
             (
@@ -197,6 +201,7 @@ def _drains(report: Report, sizes: Sizes, computing: float) -> None:
                 d.minimum.consul,
                 d.ratio,
                 waiting.ratio,
+                d.settings.computing.total * 1000,
                 d.route53,
                 d.throttled,
                 d.invocations,
@@ -207,8 +212,8 @@ def _drains(report: Report, sizes: Sizes, computing: float) -> None:
     )
 
 
-def _drain(number: int, other_records: int, batch_size: int, cpu_per_instance: float) -> drain.Drain:
-    settings = drain.Settings(batch_size, cpu_per_instance=cpu_per_instance)
+def _drain(number: int, other_records: int, batch_size: int, computing: Computing) -> drain.Drain:
+    settings = drain.Settings(batch_size, computing=computing)
     if batch_size == 1:
         settings = dataclasses.replace(settings, window=0.0)  # one waits for no other
     return drain.drain(number, other_records, settings)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, replace
 
+from bench.computing import Computing
 from bench.fleet import Servers, batch
 
 
@@ -47,7 +48,7 @@ class Burst:
     chef: int
     consul: int
     seconds: float
-    cpu_seconds: float
+    computing: Computing
     peak_memory: float
     by_operation: Counter[str]
 
@@ -79,7 +80,7 @@ def measure(servers: Servers, setting: Setting) -> list[Burst]:
                     chef=servers.chef_door.total,
                     consul=servers.consul_door.total,
                     seconds=handled.seconds,
-                    cpu_seconds=handled.cpu_seconds,
+                    computing=Computing.of(size, handled.cpu_seconds, handled.cpu_by_part),
                     peak_memory=handled.peak_memory,
                     by_operation=calls + servers.chef_door.requests + servers.consul_door.requests,
                 )

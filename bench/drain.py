@@ -3,7 +3,7 @@
 The function's own code runs: handler, steps, the client of Route 53 with its governor. The systems are in memory, and
 each call takes its time on a simulated clock: 20 ms to Chef and Consul, what AWS takes as a rule, and Route 53's
 bucket of the account as it is. What the function computes takes its time too, on the part of a CPU that its memory
-gives it: so much for each instance as table 1 measures.
+gives it: so much for each instance, and where it is computed, as table 1 measures.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from contextlib import redirect_stdout
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,12 +28,14 @@ from unittest import mock
 from botocore.exceptions import ClientError
 
 from bench.clock import Cpu, SimulatedLock, SimulatedTime
+from bench.computing import USUAL, Computing
+from ec2_decommission.chunks import chunks
 from ec2_decommission.clients.aws import CALL_SECONDS
 from ec2_decommission.clients.chef import NodeSearch
 from ec2_decommission.clients.consul import MAX_OPS, Op, OpFailure
 from ec2_decommission.clients.ec2 import Description, LivingInEc2
 from ec2_decommission.clients.governor import BURST_SECONDS, Governor
-from ec2_decommission.clients.route53 import BotoZones
+from ec2_decommission.clients.route53 import BotoZones, Listing
 from ec2_decommission.config import (
     ChefSettings,
     Config,
@@ -45,6 +48,7 @@ from ec2_decommission.deadline import Deadline
 from ec2_decommission.errors import DecommissionError
 from ec2_decommission.handler import Application
 from ec2_decommission.identity import Facts, Instance
+from ec2_decommission.inventory import READS_AT_ONCE
 from ec2_decommission.run import Clock, StepFactory
 from ec2_decommission.steps import chef as chef_step
 from ec2_decommission.steps.base import Interface
@@ -52,12 +56,13 @@ from ec2_decommission.steps.chef import ChefStep
 from ec2_decommission.steps.consul import ConsulStep
 from ec2_decommission.steps.route53 import MAX_CHANGES, MAX_CHARACTERS, Route53Step
 from ec2_decommission.templates import Template
+from ec2_decommission.together import lanes
 from tests.fakes.chef import FakeChefServer
 from tests.fakes.consul import FakeConsulCatalog
 from tests.fakes.inventory import FakeInventory
 
 ACCOUNT, REGION, VPC = "123456789012", "us-east-1", "vpc-1"
-ZONE, REVERSE = "ZFORWARD", "ZREVERSE"
+ZONES = ZONE, REVERSE = "ZFORWARD", "ZREVERSE"
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)  # when all instances end
 NEAR = 0.020  # seconds: one call to Chef or Consul
 AWS_CALL = 0.050  # seconds: one call to EC2, DynamoDB or Route 53
@@ -65,9 +70,7 @@ ACCOUNT_BURST, ACCOUNT_RATE = 50, 10.0
 CONSUL_WORKERS = 8
 PAGE = 300
 WHOLE_CPU = 1769  # MiB of memory: https://docs.aws.amazon.com/lambda/latest/dg/configuration-memory.html
-# A profile of a thousand on real servers: so much of the computing is for each request to Chef or Consul, the rest is
-# for the inventory and the report.
-_OF_A_REQUEST = 1 / 6
+_REQUESTS = 3  # to Chef and Consul, for each instance
 
 _cpu: ContextVar[Cpu] = ContextVar("cpu")  # that of the execution environment at work
 
@@ -77,7 +80,6 @@ class Settings:
     """What is deployed: the module's defaults, where nothing else is said.
 
     Attributes:
-        cpu_per_instance: seconds that a whole CPU computes for one instance of many.
     """
 
     batch_size: int = 1000
@@ -87,7 +89,7 @@ class Settings:
     memory_size: int = 1769
     max_requests_per_second: float = 5.0
     chef_concurrency: int = 8
-    cpu_per_instance: float = 0.006
+    computing: Computing = USUAL
 
     @property
     def share(self) -> float:
@@ -141,6 +143,7 @@ class Route53:
 
     def list_resource_record_sets(self, HostedZoneId: str, StartRecordName: str, **_: Any) -> Any:  # noqa: N803
         self._send("ListResourceRecordSets")
+        _compute(self._world.cpu_of_a_page)
         zone = self._world.zones[HostedZoneId]
         first = bisect.bisect_left(zone.order, (_place(StartRecordName), ""))
         page = [name for _, name in zone.order[first : first + PAGE + 1]]
@@ -202,7 +205,9 @@ class GoneEc2:
 
     def describe(self, instance_ids: Iterable[str]) -> Mapping[str, Description]:
         ids = list(instance_ids)
-        self._world.time.sleep(AWS_CALL * math.ceil(len(ids) / 200))
+        for some in chunks(ids, 200):
+            _compute(self._world.settings.computing.describe * len(some))
+            self._world.time.sleep(AWS_CALL)
         return {i: Description(i, "terminated", Facts("ec2", tags=self._world.tags[i])) for i in ids}
 
     ask_by_id = describe
@@ -235,25 +240,30 @@ class FarBucket:
 class FarInventory(FakeInventory):
     """DynamoDB: a call for a hundred."""
 
-    def __init__(self, time: SimulatedTime, cpu_per_instance: float) -> None:
+    def __init__(self, time: SimulatedTime, computing: Computing) -> None:
         super().__init__()
         self._time = time
-        self._cpu_of_each = (1 - 3 * _OF_A_REQUEST) * cpu_per_instance / 3
+        self._computing = computing
 
     def recall(self, instance_ids: Iterable[str]) -> Any:
-        return super().recall(self._slowly(list(instance_ids)))
+        ids = list(instance_ids)
+        jobs = [partial(self._slowly, some, self._computing.recall) for some in chunks(ids, 100)]
+        self._time.together(lanes(jobs, READS_AT_ONCE))
+        return super().recall(ids)
 
     def remember_terminated(self, instances: Iterable[Instance]) -> Any:
-        return super().remember_terminated(self._slowly(list(instances)))
+        wanted = list(instances)
+        self._slowly(wanted, self._computing.remember_terminated)
+        return super().remember_terminated(wanted)
 
     def remember_steps(self, outcomes: Mapping[str, Any]) -> Any:
-        self._slowly(list(outcomes))
+        self._slowly(list(outcomes), self._computing.remember_steps)
         return super().remember_steps(outcomes)
 
-    def _slowly(self, items: list[Any]) -> list[Any]:
-        _compute(self._cpu_of_each * len(items))
-        self._time.sleep(AWS_CALL * math.ceil(len(items) / 100))
-        return items
+    def _slowly(self, items: list[Any], cpu_of_each: float) -> None:
+        for some in chunks(items, 100):
+            _compute(cpu_of_each * len(some))
+            self._time.sleep(AWS_CALL)
 
 
 class FarChef(FakeChefServer):
@@ -265,7 +275,7 @@ class FarChef(FakeChefServer):
         self._settings = settings
 
     def _wait(self, calls: int) -> None:
-        _request(self._time, calls, self._settings.chef_concurrency, self._settings.cpu_per_instance)
+        _request(self._time, calls, self._settings.chef_concurrency, self._settings.computing)
 
     def search_nodes_by_instance_id(self, instance_ids: Iterable[str]) -> NodeSearch:
         ids = list(instance_ids)
@@ -296,10 +306,10 @@ class FarChef(FakeChefServer):
 class FarConsul(FakeConsulCatalog):
     """Consul: 20 ms a call, sessions ended by some at once."""
 
-    def __init__(self, time: SimulatedTime, cpu_per_instance: float) -> None:
+    def __init__(self, time: SimulatedTime, computing: Computing) -> None:
         super().__init__()
         self._time = time
-        self._cpu_per_instance = cpu_per_instance
+        self._computing = computing
 
     def _request(self, operation: str, datacenter: str, name: str = "") -> Any:
         if operation != "destroy":
@@ -315,17 +325,32 @@ class FarConsul(FakeConsulCatalog):
 
     def destroy_sessions(self, datacenter: str, session_ids: Iterable[str]) -> Any:
         ids = list(session_ids)
-        _request(self._time, len(ids), CONSUL_WORKERS, self._cpu_per_instance)
+        _request(self._time, len(ids), CONSUL_WORKERS, self._computing)
         return super().destroy_sessions(datacenter, ids)
 
 
-def _request(time: SimulatedTime, calls: int, workers: int, cpu_per_instance: float) -> None:
+class BusyZones(BotoZones):
+    """The client of Route 53, with the computing of the step: for each record that is found, and each change."""
+
+    computing: Computing
+
+    def records(self, *asked: Any, **more: Any) -> Listing:
+        listing = super().records(*asked, **more)
+        _compute(self.computing.find / len(ZONES) * len(listing.found))
+        return listing
+
+    def change(self, zone_id: str, changes: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
+        _compute(self.computing.remove / len(ZONES) * len(changes))
+        super().change(zone_id, changes)
+
+
+def _request(time: SimulatedTime, calls: int, workers: int, computing: Computing) -> None:
     """So many requests to Chef or Consul, by workers side by side."""
     left = iter(range(calls))
 
     def work() -> None:
         for _ in left:
-            _compute(_OF_A_REQUEST * cpu_per_instance)
+            _compute(computing.others / _REQUESTS)
             time.sleep(NEAR)
 
     time.together([work] * min(calls, workers))
@@ -365,10 +390,12 @@ class World:
                 *((_pointer(f"10.0.{f // 256}.{f % 256}"), "PTR", o) for f, o in zip(free, others, strict=True)),
             ]
         )
+        pages = sum(math.ceil(len(zone.order) / PAGE) for zone in self.zones.values())
+        self.cpu_of_a_page = settings.computing.read_ahead * number / pages
         self.ec2 = GoneEc2(self)
-        self.inventory = FarInventory(self.time, settings.cpu_per_instance)
+        self.inventory = FarInventory(self.time, settings.computing)
         self.chef = FarChef(self.time, settings)
-        self.consul = FarConsul(self.time, settings.cpu_per_instance)
+        self.consul = FarConsul(self.time, settings.computing)
         self._bucket = FarBucket(self.time, settings.max_requests_per_second)
         self._register(ids, names, addresses)
         self.queue: deque[tuple[float, str, int]] = deque((0.0, i, 1) for i in ids)
@@ -459,9 +486,12 @@ class World:
             "eventSource": "aws:sqs",
         }
 
+    def _now(self) -> datetime:
+        return BEGIN + timedelta(seconds=self.time.now())
+
     def _application(self) -> Application:
         clock = Clock()
-        route53 = Route53Settings((ZONE, REVERSE), (Template("{tag:Name}.example.internal"),), self.settings.share)
+        route53 = Route53Settings(ZONES, (Template("{tag:Name}.example.internal"),), self.settings.share)
         chef = ChefSettings("http://chef", "tool", Template("{tag:Name}"))
         consul = ConsulSettings("http://consul", lock_prefixes=("locks/",))
         governor = Governor(
@@ -472,7 +502,8 @@ class World:
             sleep=self.time.sleep,
             shared=self._bucket,
         )
-        zones = BotoZones(Route53(self), governor, lambda: BEGIN + timedelta(seconds=self.time.now()))
+        zones = BusyZones(Route53(self), governor, self._now, lambda: SimulatedLock(self.time))
+        zones.computing = self.settings.computing
         config = Config(
             "bench",
             route53=route53,
@@ -494,6 +525,7 @@ class World:
             log=_Silent(),
             clock=clock,
             delays=self,
+            now=self._now,
             together=self.time.together,
         )
 

@@ -28,6 +28,7 @@ class Handled:
 
     seconds: float
     cpu_seconds: float
+    cpu_by_part: Mapping[str, float]
     peak_memory: float
     answer: Any
 
@@ -94,14 +95,15 @@ def main() -> None:
     """The process itself."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what the function logs goes to its log
-    from ec2_decommission import wiring  # noqa: PLC0415  # in the process only
+    from bench.computing import Watch  # noqa: PLC0415  # in the process only
+    from ec2_decommission import wiring  # noqa: PLC0415
     from ec2_decommission.clients import aws  # noqa: PLC0415
     from ec2_decommission.deadline import Deadline  # noqa: PLC0415
 
     aws.READ_TIMEOUT_SECONDS = 60  # moto takes its time over a transaction of a hundred items
     secrets = json.loads(os.environ["BENCH_SECRETS"])
     vars(wiring)["SecretBundle"] = lambda *_: secrets
-    application = None
+    application, watch = None, Watch()
     for line in sys.stdin:
         event = json.loads(Path(json.loads(line)).read_text())
         begin, cpu = time.monotonic(), time.process_time()
@@ -114,6 +116,7 @@ def main() -> None:
             told = {
                 "seconds": time.monotonic() - begin,
                 "cpu_seconds": time.process_time() - cpu,
+                "cpu_by_part": watch.take(),
                 "peak_memory": peak_memory(),
                 "answer": answer,
             }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta
+from threading import Barrier, Lock
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,6 +18,7 @@ from ec2_decommission.errors import (
 )
 from ec2_decommission.identity import Facts, Instance
 from ec2_decommission.inventory import RUNNING, TERMINATED, DynamoInventory, Settled
+from ec2_decommission.together import side_by_side
 from testbed.aws import Answer, StrictAws, throttled
 from testbed.inventory import make_inventory_table
 from tests.fakes.inventory import FakeInventory
@@ -74,7 +76,7 @@ def inventory(request: pytest.FixtureRequest, clock: Clock) -> Inventory:
     strict: StrictAws = request.getfixturevalue("aws")
     strict.reset()
     make_inventory_table(strict.client("dynamodb"), TABLE)
-    return DynamoInventory(strict.client("dynamodb"), TABLE, 30, now=clock)
+    return DynamoInventory(strict.client("dynamodb"), TABLE, 30, now=clock, together=side_by_side)
 
 
 def test_knows_nothing_at_first(inventory: Inventory) -> None:
@@ -182,7 +184,7 @@ def test_lists_the_living_only(inventory: Inventory) -> None:
 
 
 def test_recalls_more_than_one_call_takes_each_once(inventory: Inventory) -> None:
-    ids = [f"i-{number:017x}" for number in range(103)]
+    ids = [f"i-{number:017x}" for number in range(503)]
     assert inventory.remember_running(map(Instance, ids)) == dict.fromkeys(ids, True)
     assert set(inventory.recall([*ids, *ids, "i-ffffffffffffffff"])) == set(ids)
 
@@ -254,6 +256,28 @@ def test_recall_reads_consistently_and_what_was_not_processed_again(clock: Clock
     assert set(inventory.recall(["i-1", "i-2", "i-3"])) == {"i-1", "i-2", "i-3"}
     assert [len(request["Keys"]) for request in asked] == [3, 2, 1]
     assert all(request["ConsistentRead"] for request in asked)
+
+
+def test_hundreds_are_recalled_four_requests_at_once(clock: Clock) -> None:
+    """Each of the first four waits for the other three."""
+    meeting, under_way, most = Barrier(4), 0, 0
+    counting = Lock()
+
+    class Client:
+        def batch_get_item(self, **request: Any) -> dict[str, Any]:
+            nonlocal under_way, most
+            with counting:
+                under_way += 1
+                most = max(most, under_way)
+            meeting.wait(10)
+            with counting:
+                under_way -= 1
+            return {"Responses": {TABLE: request["RequestItems"][TABLE]["Keys"]}}
+
+    inventory = DynamoInventory(Client(), TABLE, 30, now=clock, together=side_by_side)
+    ids = [f"i-{number:017x}" for number in range(800)]
+    assert set(inventory.recall(ids)) == set(ids)
+    assert most == 4
 
 
 IDS = [f"i-{number:017x}" for number in range(1, 251)]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
@@ -12,7 +14,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from ec2_decommission.clients.route53 import BotoZones, ChangeRefusedError, Zone, canonical
+from ec2_decommission.deadline import Deadline
 from ec2_decommission.errors import AccessError, ConfigurationError, TransientError
+from ec2_decommission.together import side_by_side
 from testbed.aws import StrictAws, throttled
 from testbed.aws_route53 import normalized_name, sort_key
 from tests.fakes.route53 import FakeZones, listed
@@ -389,13 +393,12 @@ def test_what_was_read_after_the_end_of_all_is_not_read_again() -> None:
     names = [f"web-{number}.e.x." for number in range(600)]
     client, clock = PagedRoute53(names, 300), Hours()
     zones = BotoZones(client, now=clock)
-    ended = NOW - timedelta(seconds=6)
-    assert read(zones, client, names[::2], ended) > 0
+    assert read(zones, client, names[::2], NOW) > 0
     clock.now += timedelta(minutes=4)
     # What lies between those that were asked for was read with them.
-    assert read(zones, client, names[1::2], ended) == 0
-    assert read(zones, client, names, ended) == 0
-    assert read(zones, client, names, NOW - timedelta(seconds=4)) > 0  # clocks differ
+    assert read(zones, client, names[1::2], NOW) == 0
+    assert read(zones, client, names, NOW) == 0
+    assert read(zones, client, names, NOW + timedelta(microseconds=1)) > 0
     assert read(zones, client, names, None) > 0
 
 
@@ -465,3 +468,72 @@ def test_batches_in_a_row_find_what_each_would_find_alone(
     for asked in batches:
         alone = BotoZones(PagedRoute53(there, page)).records("Z", asked).found
         assert zones.records("Z", asked, since=NOW - timedelta(minutes=1)).found == alone
+
+
+# What is read ahead
+
+
+def test_what_was_read_ahead_is_not_read_again() -> None:
+    names = [f"web-{number}.e.x." for number in range(600)]
+    client = PagedRoute53(names, 300)
+    zones = BotoZones(client, now=Hours())
+    zones.read_ahead("Z", names[::3], Deadline.after(60), NOW)
+    ahead = client.calls
+    assert ahead > 0
+    assert read(zones, client, names[::3], NOW) == 0
+    zones.read_ahead("Z", names[::3], Deadline.after(60), NOW)
+    assert client.calls == ahead
+
+
+def test_no_more_is_read_ahead_than_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ec2_decommission.clients.route53._MOST_KEPT", 308)
+    names = [f"web-{number:03}.e.x." for number in range(400)]  # of two record sets each
+    client = PagedRoute53(names, 4)
+    zones = BotoZones(client, now=Hours())
+    zones.read_ahead("Z", names, Deadline.after(60), NOW)
+    ahead = client.calls
+    assert 1 < ahead < 10
+    assert read(zones, client, names[:ahead], NOW) == 0
+
+
+def test_what_is_asked_for_while_it_is_read_ahead_is_read_once() -> None:
+    begun, ended = threading.Event(), threading.Event()
+    names = [f"web-{number}.e.x." for number in range(40)]
+
+    class Slow(PagedRoute53):
+        def list_resource_record_sets(self, **request: Any) -> Any:
+            begun.set()
+            ended.wait(0.2)
+            return super().list_resource_record_sets(**request)
+
+    client = Slow(names, 300)
+    zones = BotoZones(client, now=Hours())
+    found: list[object] = []
+
+    def ask() -> None:
+        assert begun.wait(10)
+        found.append(set(zones.records("Z", names, since=NOW).found))
+
+    side_by_side([lambda: zones.read_ahead("Z", names, Deadline.after(60), NOW), ask])
+    assert (found, client.calls) == ([set(names)], 1)
+
+
+def test_a_zone_is_asked_for_while_another_is_read() -> None:
+    """Else what was read ahead of one would hold up the other."""
+    meeting = threading.Barrier(2)
+
+    class Meeting(PagedRoute53):
+        def list_resource_record_sets(self, **request: Any) -> Any:
+            meeting.wait(10)
+            return super().list_resource_record_sets(**request)
+
+    zones = BotoZones(Meeting(["a.e.x."], 300), now=Hours())
+    side_by_side(
+        [partial(zones.read_ahead, zone_id, ["a.e.x."], Deadline.after(60), NOW) for zone_id in ("Y", "Z")]
+    )
+
+
+def test_who_reads_ahead_is_told_what_went_wrong(aws: StrictAws) -> None:
+    zones = BotoZones(aws.client("route53"))
+    with pytest.raises(ConfigurationError, match="does not exist"):
+        zones.read_ahead("Z00000000000000000000", ["a.example.internal."], Deadline.after(60), NOW)

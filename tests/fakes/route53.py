@@ -36,6 +36,7 @@ class FakeZones:
         changes: every change batch that was accepted: zone id, and its changes.
         names_a_page: how many of the names that are asked for one request answers.
         sinces: the moment from which on an earlier reading would do, by each reading.
+        ahead: what was read ahead: zone id and name.
     """
 
     def __init__(self) -> None:
@@ -44,8 +45,10 @@ class FakeZones:
         self.changes: list[tuple[str, list[tuple[str, Raw]]]] = []
         self.names_a_page = 10_000
         self.sinces: list[datetime | None] = []
+        self.ahead: set[tuple[str, str]] = set()
         self._frozen: dict[str, _Content] = {}
         self._own: set[tuple[str, str]] = set()
+        self._known: set[str] = set()
         self._zones: dict[str, Zone] = {}
         self._content: dict[str, _Content] = {}
 
@@ -100,7 +103,9 @@ class FakeZones:
     # The Zones protocol
 
     def zone(self, zone_id: str) -> Zone:
-        self._request("GetHostedZone", zone_id, f"read hosted zone {zone_id} (route53:GetHostedZone)")
+        if zone_id not in self._known:
+            self._request("GetHostedZone", zone_id, f"read hosted zone {zone_id} (route53:GetHostedZone)")
+            self._known.add(zone_id)
         return self._zones[zone_id]
 
     def records(
@@ -119,7 +124,8 @@ class FakeZones:
             try:
                 if until:
                     until.check(1.0, f"a look at {page[0]} in hosted zone {zone_id}")
-                self._request("ListResourceRecordSets", zone_id, doing)
+                if since is None or not self.ahead.issuperset((zone_id, name) for name in page):
+                    self._request("ListResourceRecordSets", zone_id, doing)
             except OutOfTime as error:
                 return Listing(found, {name: error for rest in pages[number:] for name in rest})
             for name in page:
@@ -129,6 +135,10 @@ class FakeZones:
                     sets = sorted(content[name].items(), key=_order)
                     found[name] = [_record_set(zone_id, name, raw) for _, raw in sets]
         return Listing(found)
+
+    def read_ahead(self, zone_id: str, names: Iterable[str], until: Deadline, since: datetime) -> None:
+        if not self.records(zone_id, names, until, since).missed:
+            self.ahead |= {(zone_id, name) for name in names}
 
     def change(self, zone_id: str, changes: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
         doing = f"change hosted zone {zone_id} (route53:ChangeResourceRecordSets)"

@@ -9,7 +9,7 @@ import pytest
 
 from ec2_decommission.clients.ec2 import LivingInEc2
 from ec2_decommission.templates import Template
-from ec2_decommission.together import Together, in_turn, side_by_side
+from ec2_decommission.together import Together, in_turn, lanes, side_by_side
 from tests.fakes.ec2 import FakeEc2
 
 
@@ -44,6 +44,15 @@ def test_a_job_that_fails_leaves_the_others_their_time() -> None:
     with pytest.raises(ZeroDivisionError):
         side_by_side([fail, work])
     assert done == [1]
+
+
+@pytest.mark.parametrize(("jobs", "number", "wanted"), [(0, 4, 0), (3, 4, 3), (4, 4, 4), (10, 4, 4)])
+def test_lanes_do_every_job_once(jobs: int, number: int, wanted: int) -> None:
+    done: list[int] = []
+    made = lanes([partial(done.append, job) for job in range(jobs)], number)
+    assert len(made) == wanted
+    side_by_side(made)
+    assert sorted(done) == list(range(jobs))
 
 
 @pytest.mark.parametrize("what", ["interfaces", "bearers"])

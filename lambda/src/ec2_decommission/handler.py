@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 # DescribeInstances may not know an instance yet that has just entered `running`.
 _YOUNG = timedelta(minutes=10)
+_CLOCKS = timedelta(seconds=5)  # by which EC2's clock, which dates an event, may differ from the function's
 # A sweep that fails is tried so often; then the next one of the schedule makes up for it. Sweeps that pile up in the
 # queue, or among the dead letters, would tell nothing that the alarms do not.
 _SWEEP_TRIES = 3
@@ -171,6 +172,7 @@ class Application:
         self, requests: Sequence[Request], concerned: set[str]
     ) -> tuple[dict[str, Report], Mapping[str, Report]]:
         """The reports of what ended, and of what started, by instance id."""
+        begun = self._tools.now()
         known = recall(concerned, self._ec2, self._inventory, self._config.instance_filter, self._tools.together)
         terminated = {r.instance_id: r for r in requests if r.kind == "terminated"}
         # An event goes before what an operator asks of the same instance, and its end before its beginning.
@@ -180,7 +182,7 @@ class Application:
         reports: dict[str, Report] = {}
         for dry_run in (True, False):
             same = [r for r in ended.values() if self._is_dry(r) == dry_run]
-            reports |= self._decommission(same, known, dry_run=dry_run)
+            reports |= self._decommission(same, known, begun, dry_run=dry_run)
         return reports, recorded
 
     def _count(self, requests: Sequence[Request], ended: Mapping[str, Report], started: Mapping[str, Report]) -> None:
@@ -248,7 +250,9 @@ class Application:
 
     # Remove what the dead left
 
-    def _decommission(self, requests: Sequence[Request], known: Known, *, dry_run: bool) -> dict[str, Report]:
+    def _decommission(
+        self, requests: Sequence[Request], known: Known, begun: datetime, *, dry_run: bool
+    ) -> dict[str, Report]:
         reports: dict[str, Report] = {}
         todo: dict[str, Instance] = {}
         retries: set[str] = set()
@@ -269,7 +273,8 @@ class Application:
                     retries.add(request.instance_id)
         if todo:
             told = [time for time in times if time is not None]
-            ended_at = max(told) if len(told) == len(times) else None
+            # Events tell of what has happened: all had ended by the time that the function was called with them.
+            ended_at = min(max(told) + _CLOCKS, begun) if len(told) == len(times) else None
             run = Run(self._tools, todo, known, retries, dry_run=dry_run, ended_at=ended_at)
             for instance_id, (instance, steps, errors) in run.carry_out().items():
                 reports[instance_id] = replace(

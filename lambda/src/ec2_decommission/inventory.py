@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from boto3.dynamodb.types import TypeDeserializer
@@ -18,14 +19,18 @@ from .chunks import chunks
 from .clients.aws import aws_errors
 from .errors import DecommissionError, PermanentError
 from .identity import Facts, Instance
+from .together import in_turn, lanes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    from .together import Together
 
 RUNNING, TERMINATED = "running", "terminated"
 LIVING_INDEX = "living"
 _LIVING = "yes"
 _BATCH_GET = 100  # keys, https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_BatchGetItem.html
+READS_AT_ONCE = 4  # requests
 HISTORY = 200  # entries of `removed` that are kept for one instance, far from an item's 400 KB
 # https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_TransactWriteItems.html: 100 items, of 4 MB.
 # What is in the items already is not known here, so only a part of the 4 MB is counted on.
@@ -100,6 +105,8 @@ class DynamoInventory:
     Args:
         client: a boto3 ``dynamodb`` client.
         now: returns the time, for expiry and the dates in the items.
+        together: reads some hundreds at once. What is written goes in turn, for a thousand items in a second are near
+            what a new table takes on demand.
     """
 
     def __init__(
@@ -108,26 +115,31 @@ class DynamoInventory:
         table_name: str,
         retention_days: int,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        together: Together = in_turn,
     ) -> None:
         self._client = client
         self._table = table_name
         self._retention_seconds = retention_days * 86_400
         self._now = now
+        self._together = together
 
     def recall(self, instance_ids: Iterable[str]) -> Mapping[str, Record]:
-        found = {}
-        for some in chunks(dict.fromkeys(instance_ids), _BATCH_GET):
-            keys: list[Any] = [{"instance_id": {"S": i}} for i in some]
-            # Consistent: the write of a moment ago, by the invocation before, counts.
-            request: dict[str, Any] = {self._table: {"Keys": keys, "ConsistentRead": True}}
-            while request:
-                with aws_errors(f"read table {self._table} (dynamodb:BatchGetItem)"):
-                    answer = self._client.batch_get_item(RequestItems=request)
-                for raw in answer["Responses"].get(self._table, []):
-                    record = _record(_plain(raw))
-                    found[record.instance_id] = record
-                request = answer.get("UnprocessedKeys") or {}
+        found: dict[str, Record] = {}
+        pieces = chunks(dict.fromkeys(instance_ids), _BATCH_GET)
+        self._together(lanes([partial(self._recall_some, some, found) for some in pieces], READS_AT_ONCE))
         return found
+
+    def _recall_some(self, instance_ids: Sequence[str], found: dict[str, Record]) -> None:
+        keys: list[Any] = [{"instance_id": {"S": i}} for i in instance_ids]
+        # Consistent: the write of a moment ago, by the invocation before, counts.
+        request: dict[str, Any] = {self._table: {"Keys": keys, "ConsistentRead": True}}
+        while request:
+            with aws_errors(f"read table {self._table} (dynamodb:BatchGetItem)"):
+                answer = self._client.batch_get_item(RequestItems=request)
+            for raw in answer["Responses"].get(self._table, []):
+                record = _record(_plain(raw))
+                found[record.instance_id] = record
+            request = answer.get("UnprocessedKeys") or {}
 
     def remember_running(self, instances: Iterable[Instance]) -> Mapping[str, bool | DecommissionError]:
         return self._write(

@@ -1,6 +1,7 @@
 """One run of the steps over a batch of terminated instances: look, remember, find, remove, remember.
 
-What an instance was is written into the inventory (where there is one) before anything of it is removed: with its
+While the steps look, a step may read ahead what it is going to ask for. What an instance was is written into the
+inventory (where there is one) before anything of it is removed: with its
 Chef node may go the only word of its address, which another step needs at a later try. Once that is written, the
 steps find and remove side by side: they wait for other systems most of their time. Without it they go one after the
 other. Where the inventory cannot be read or written, they go on for an instance whose address is known and for which
@@ -21,7 +22,7 @@ from .errors import DecommissionError, TransientError, about
 from .identity import Facts, Instance
 from .inventory import HISTORY, TERMINATED, Settled
 from .report import FAILED, StepReport
-from .steps.base import Batch, Outcome
+from .steps.base import Batch, Outcome, ReadsAhead
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -141,12 +142,8 @@ class Run:
         """Runs all steps, and returns instance, step reports and other errors by instance id."""
         if self._known.inventory_error and not self._dry_run:
             self._unremembered = dict.fromkeys(self._instances, self._known.inventory_error)
-        steps = [(factory, step) for factory in self._tools.steps if (step := self._look(factory)) is not None]
-        self._remember_identity()
-        if self._unremembered or (self._tools.inventory is None and not self._dry_run):
-            self._work_in_turn(steps)
-        else:
-            self._work_together(steps)
+        steps = [(factory, step) for factory in self._tools.steps if (step := self._make(factory)) is not None]
+        self._tools.together([*self._read_ahead(steps), partial(self._work, steps)])
         self._remember_outcome()
         for name, seconds in self._seconds.items() if not self._dry_run else ():
             self._tools.metrics.value("StepDuration", seconds * 1000, step=name)
@@ -163,17 +160,46 @@ class Run:
     def _due(self, name: str) -> dict[str, Instance]:
         return {i: instance for i, instance in self._instances.items() if name not in self._reports[i]}
 
-    def _look(self, factory: StepFactory) -> Step | None:
+    def _make(self, factory: StepFactory) -> Step | None:
         due = self._due(factory.name)
         if not due:
             return None
-        with self._share_of_time(len(self._tools.steps) * 2) as deadline, self._guard(factory.name, due):
-            step = factory.make(self._dry_run)
-            for instance_id, facts in step.look(Batch(due, self._living, deadline, self._ended_at)).items():
-                self._instances[instance_id] = self._instances[instance_id].learn(facts)
-            return step
+        with self._share_of_time(len(self._tools.steps) * 2), self._guard(factory.name, due):
+            return factory.make(self._dry_run)
         self._not_looked.update(due)
         return None
+
+    def _read_ahead(self, steps: Sequence[tuple[StepFactory, Step]]) -> Iterator[Callable[[], None]]:
+        for factory, step in steps:
+            if isinstance(step, ReadsAhead):
+                job = step.read_ahead(Batch(self._due(factory.name), self._living, self._spare, self._ended_at))
+                if job:
+                    yield partial(self._quietly, factory.name, job)
+
+    def _quietly(self, name: str, job: Callable[[], None]) -> None:
+        try:
+            job()
+        except DecommissionError as error:  # met again, and told, by what needs it
+            self._tools.log.info(f"step {name} could not read ahead: {error}")
+        except Exception:  # a fault of the step's own
+            self._tools.log.exception(f"step {name} failed unexpectedly to read ahead")
+
+    def _work(self, made: Sequence[tuple[StepFactory, Step]]) -> None:
+        steps = [(factory, step) for factory, step in made if self._look(factory, step)]
+        self._remember_identity()
+        if self._unremembered or (self._tools.inventory is None and not self._dry_run):
+            self._work_in_turn(steps)
+        else:
+            self._work_together(steps)
+
+    def _look(self, factory: StepFactory, step: Step) -> bool:
+        due = self._due(factory.name)
+        with self._share_of_time(len(self._tools.steps) * 2) as deadline, self._guard(factory.name, due):
+            for instance_id, facts in step.look(Batch(due, self._living, deadline, self._ended_at)).items():
+                self._instances[instance_id] = self._instances[instance_id].learn(facts)
+            return True
+        self._not_looked.update(due)
+        return False
 
     def _work_in_turn(self, steps: Sequence[tuple[StepFactory, Step]]) -> None:
         """Each step knows how the one before it ended, and leaves time to those that follow it."""

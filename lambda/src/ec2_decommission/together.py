@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -18,6 +19,11 @@ def in_turn(jobs: Sequence[Callable[[], None]]) -> None:
     """One after the other."""
     for job in jobs:
         job()
+
+
+def lanes(jobs: Sequence[Callable[[], None]], number: int) -> list[Callable[[], None]]:
+    """Jobs of which at most ``number`` run at once: each does its part of the given ones, in turn."""
+    return [partial(in_turn, jobs[lane::number]) for lane in range(min(number, len(jobs)))]
 
 
 def side_by_side(jobs: Sequence[Callable[[], None]]) -> None:

@@ -56,7 +56,8 @@ def application() -> Application:
     ec2 = BotoEc2(aws("ec2"))
     inventory = None
     if config.inventory:
-        inventory = DynamoInventory(aws("dynamodb"), config.inventory.table_name, config.inventory.retention_days)
+        kept = config.inventory
+        inventory = DynamoInventory(aws("dynamodb"), kept.table_name, kept.retention_days, together=side_by_side)
     systems = _Systems(config, aws, clock)
     return Application(
         config,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 import zlib
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -18,6 +19,7 @@ from .aws import ThrottledError, aws_errors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
 
     from ..deadline import Deadline
     from .governor import Governor
@@ -30,7 +32,6 @@ PAGE = 300  # the most record sets that ListResourceRecordSets gives at once
 _KEPT = timedelta(minutes=5)
 _MOST_KEPT = 60_000
 _MANY = 8  # of the names on one page
-_CLOCKS = timedelta(seconds=5)  # by which EC2's clock, which dates an event, may differ from the function's
 _ESCAPE = re.compile(r"\\([0-7]{3})")
 _UNUSUAL = re.compile(r"[^a-z0-9_.*-]")
 
@@ -121,8 +122,11 @@ class Zones(Protocol):
         """All record sets at these canonical names, as many as can be read before ``until``.
 
         Args:
-            since: what another batch read after that moment is as good as what is read now. None: nothing is.
+            since: what was read from that moment on is as good as what is read now. None: nothing is.
         """
+
+    def read_ahead(self, zone_id: str, names: Iterable[str], until: Deadline, since: datetime) -> None:
+        """Reads what ``records`` will be asked for, as much of it as is kept until then."""
 
     def change(self, zone_id: str, changes: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
         """Makes all the changes (``DELETE`` or ``CREATE``, raw record set), or none.
@@ -140,10 +144,15 @@ class BotoZones:
         governor: keeps the calls to the module's share of the account's rate; with it a call that is throttled is
             made again, later each time. None leaves the calls to botocore's own retries.
         now: the time.
+        lock: makes what a reading of a zone waits at while another is under way.
     """
 
     def __init__(
-        self, client: Any, governor: Governor | None = None, now: Callable[[], datetime] = lambda: datetime.now(UTC)
+        self,
+        client: Any,
+        governor: Governor | None = None,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        lock: Callable[[], AbstractContextManager[object]] = threading.Lock,
     ) -> None:
         self._client = client
         self._governor = governor
@@ -151,63 +160,91 @@ class BotoZones:
         self._zones: dict[str, Zone] = {}
         self._pages: list[_Page] = []  # the newest last
         self._changed: dict[tuple[str, str], datetime] = {}  # when, by zone id and canonical name
+        self._lock = lock
+        self._asking, self._keeping = lock(), threading.Lock()
+        self._reading: dict[str, AbstractContextManager[object]] = {}  # by zone id
         if governor:
             governor.govern(client)
 
     def zone(self, zone_id: str) -> Zone:
         # A zone's name never changes, so it is asked once for as long as the function stays warm.
-        if zone_id not in self._zones:
-            answer = self._call(
-                f"read hosted zone {zone_id} (route53:GetHostedZone)",
-                lambda: self._client.get_hosted_zone(Id=zone_id),
-            )
-            raw = answer["HostedZone"]
-            self._zones[zone_id] = Zone(zone_id, canonical(raw["Name"]), int(raw.get("ResourceRecordSetCount") or 0))
-        return self._zones[zone_id]
+        with self._asking:
+            if zone_id not in self._zones:
+                answer = self._call(
+                    f"read hosted zone {zone_id} (route53:GetHostedZone)",
+                    lambda: self._client.get_hosted_zone(Id=zone_id),
+                )
+                raw = answer["HostedZone"]
+                size = int(raw.get("ResourceRecordSetCount") or 0)
+                self._zones[zone_id] = Zone(zone_id, canonical(raw["Name"]), size)
+            return self._zones[zone_id]
 
     def records(
         self, zone_id: str, names: Iterable[str], until: Deadline | None = None, since: datetime | None = None
     ) -> Listing:
-        # Walks the zone in its own order and skips what nobody asked for: at most one call for each name, and
-        # about one for each page of the zone, whichever is less.
         found: dict[str, list[RecordSet]] = {}
         asked = sorted(dict.fromkeys(names), key=_by_labels)
-        self._forget()
         position = 0
-        gapless_from: str | None = None
-        while position < len(asked):
+        with self._reading_of(zone_id):
             try:
-                page = self._kept(zone_id, asked[position], since)
-                if page is None and gapless_from is not None:
-                    page = self._read(zone_id, gapless_from, until)
-                if page is None or not page.covers(asked[position]):
-                    page = self._read(zone_id, asked[position], until)
+                for page, covered in self._walk(zone_id, asked, until, since):
+                    wanted = set(covered)
+                    for record in page.records():
+                        if record.name in wanted:
+                            found.setdefault(record.name, []).append(record)
+                    position += len(covered)
             except OutOfTime as error:
                 if until is None:
                     raise
                 return Listing(found, dict.fromkeys(asked[position:], error))
+        return Listing(found)
+
+    def read_ahead(self, zone_id: str, names: Iterable[str], until: Deadline, since: datetime) -> None:
+        with self._reading_of(zone_id):
+            for _ in self._walk(zone_id, sorted(dict.fromkeys(names), key=_by_labels), until, since):
+                # What does not fit in would be read twice.
+                if sum(page.record_sets for page in list(self._pages) if page.read_at >= since) > _MOST_KEPT - PAGE:
+                    return
+
+    def _reading_of(self, zone_id: str) -> AbstractContextManager[object]:
+        return self._reading.setdefault(zone_id, self._lock())
+
+    def _walk(
+        self, zone_id: str, asked: Sequence[str], until: Deadline | None, since: datetime | None
+    ) -> Iterator[tuple[_Page, Sequence[str]]]:
+        """The pages that show all that is at these names, and which of them each shows.
+
+        Goes through the zone in its own order and skips what nobody asked for: at most one call for each name, and
+        about one for each page of the zone, whichever is less.
+        """
+        self._forget()
+        position = 0
+        gapless_from: str | None = None
+        while position < len(asked):
+            page = self._kept(zone_id, asked[position], since)
+            if page is None and gapless_from is not None:
+                page = self._read(zone_id, gapless_from, until)
+            if page is None or not page.covers(asked[position]):
+                page = self._read(zone_id, asked[position], until)
             covered = [asked[position], *takewhile(partial(self._shows, page), asked[position + 1 :])]
-            wanted = set(covered)
-            for record in page.records():
-                if record.name in wanted:
-                    found.setdefault(record.name, []).append(record)
+            yield page, covered
             position += len(covered)
             # Where many of a page were asked for, the next begins where it ends and not a few names later, which
             # would leave out names that another batch may ask for.
             gapless_from = page.end if len(covered) >= _MANY else None
-        return Listing(found)
 
     def _kept(self, zone_id: str, name: str, since: datetime | None) -> _Page | None:
         """The newest page that shows what is at the name, if one was read late enough for ``since``."""
         if since is None:
             return None
-        late = (page for page in reversed(self._pages) if page.read_at > since + _CLOCKS)
+        late = (page for page in reversed(list(self._pages)) if page.read_at >= since)
         return next((page for page in late if page.zone_id == zone_id and self._shows(page, name)), None)
 
     def _forget(self) -> None:
         oldest = self._now() - _KEPT
-        self._pages = [page for page in self._pages if page.read_at > oldest]
-        self._changed = {at: changed_at for at, changed_at in self._changed.items() if changed_at > oldest}
+        with self._keeping:
+            self._pages = [page for page in self._pages if page.read_at > oldest]
+            self._changed = {at: changed_at for at, changed_at in self._changed.items() if changed_at > oldest}
 
     def _shows(self, page: _Page, name: str) -> bool:
         """Whether a page shows all there is at that name, and the function itself has changed nothing there since."""
@@ -233,9 +270,10 @@ class BotoZones:
                 start["StartRecordIdentifier"] = answer["NextRecordIdentifier"]
         end = canonical(raw[-1]["Name"] if raw else name) if more else None
         page = _Page(zone_id, name, end, read_at, len(raw), zlib.compress(json.dumps(raw).encode(), 1))
-        self._pages.append(page)
-        while sum(page.record_sets for page in self._pages) > _MOST_KEPT:
-            del self._pages[0]
+        with self._keeping:
+            self._pages.append(page)
+            while sum(page.record_sets for page in self._pages) > _MOST_KEPT:
+                del self._pages[0]
         return page
 
     def _page(self, zone_id: str, start: Mapping[str, str]) -> Any:
@@ -259,7 +297,8 @@ class BotoZones:
             self._call(f"change hosted zone {zone_id} (route53:ChangeResourceRecordSets)", change)
         finally:
             now = self._now()
-            self._changed.update({(zone_id, canonical(raw["Name"])): now for _, raw in changes})
+            with self._keeping:
+                self._changed.update({(zone_id, canonical(raw["Name"])): now for _, raw in changes})
 
     def _call(self, doing: str, call: Callable[[], T]) -> T:
         left = _THROTTLED_CALLS if self._governor else 1

@@ -13,12 +13,12 @@ A step object serves one batch: what ``look`` read may be kept on it for ``find`
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 from ..errors import DecommissionError, as_errors
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from datetime import datetime
 
     from ..deadline import Deadline
@@ -127,8 +127,8 @@ class Batch:
     ``instances`` are replaced by the handler between the acts, as facts are learned.
 
     Attributes:
-        ended_at: when the last of them had ended, by EC2's word: what was read of a system after that shows all that
-            they will ever have made there. None where it is not known of each.
+        ended_at: by when all of them had ended: what was read of a system from then on shows all that they will ever
+            have made there. None where it is not known of each.
     """
 
     instances: Mapping[str, Instance]
@@ -152,6 +152,17 @@ class Step(Protocol):
         """Removes what ``findings`` name; every instance id of ``findings`` has an entry.
 
         Looks again where its system can tell that something changed since. One instance's failure is no other's.
+        """
+
+
+@runtime_checkable
+class ReadsAhead(Protocol):
+    """A step whose system takes long to read, and that knows most of what to read before the others have looked."""
+
+    def read_ahead(self, batch: Batch) -> Callable[[], None] | None:
+        """What reads it while the others look, for ``find`` to use; None where it is not worth it.
+
+        What fails in it fails in ``find`` again, which tells it.
         """
 
 

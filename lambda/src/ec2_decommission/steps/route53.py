@@ -11,8 +11,8 @@ has the record's type before it (https://kubernetes-sigs.github.io/external-dns/
 What another batch has just read of a zone is used again, where all of this batch had ended by then. The living are
 asked for anew each time, and a change that does not fit the zone as it is now is refused, so nothing of theirs goes.
 
-What there is no time to look at is handed back instance by instance, and a zone that cannot be read fails those
-whose names lie in it.
+For many instances the zones are read ahead while the other steps look, for that takes longest. What there is no time
+to look at is handed back instance by instance, and a zone that cannot be read fails those whose names lie in it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from ..errors import ConfigurationError, DecommissionError, PermanentError, abou
 from .base import Batch, Finding, Left, Outcome, Removal, owner_in
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from datetime import datetime
 
     from ..config import Route53Settings
@@ -41,6 +41,7 @@ MAX_CHANGES = 1000
 MAX_CHARACTERS = 32_000
 _FORWARD = ("A", "AAAA", "CNAME")
 _SHORT_WALK = 40  # requests
+_MANY = 20  # instances: for fewer it takes few requests, and nothing is gained by reading ahead
 _ROUNDS = 3  # how often a record set that changes under our hands is read and decided again
 
 # EC2's own names by address: ip-10-0-0-5.ec2.internal, ec2-3-4-5-6.compute-1.amazonaws.com
@@ -94,6 +95,23 @@ class Route53Step:
         """Nothing: Route 53 knows no instances, and its names follow from what the others know."""
         return {}
 
+    def read_ahead(self, batch: Batch) -> Callable[[], None] | None:
+        since = batch.ended_at
+        if since is None or len(batch.instances) < _MANY:
+            return None
+        instances, until = list(batch.instances.values()), batch.deadline.share(2)
+
+        def read() -> None:
+            names = {name for instance in instances for name in self._wanted(instance).names}
+            pointers = {_pointer(address) for instance in instances for address in instance.addresses}
+            zones = self._readable_zones(())
+            for some, with_owners in ((names, True), (pointers, False)):
+                for zone in zones:
+                    if here := _names_in(zone, some, with_owners=with_owners):
+                        self._zones.read_ahead(zone.zone_id, here, until, since)
+
+        return read
+
     def find(self, batch: Batch) -> Mapping[str, Finding]:
         wanted = {instance.instance_id: self._wanted(instance) for instance in batch.instances.values()}
         zones = self._readable_zones(wanted.values())
@@ -118,7 +136,7 @@ class Route53Step:
         for one in wanted.values():
             proven = [r.handle.value for r in one.removals if r.handle.record.type in ("A", "AAAA")]
             for address in dict.fromkeys([*one.instance.addresses, *proven]):
-                one.pointers[ipaddress.ip_address(address).reverse_pointer + "."] = address
+                one.pointers[_pointer(address)] = address
         reverse = self._list(zones, {name for w in wanted.values() for name in w.pointers}, until, batch.ended_at)
         pointed = {address for w in wanted.values() for name, address in w.pointers.items() if name in reverse.found}
         if pointed:
@@ -172,15 +190,10 @@ class Route53Step:
         *,
         with_owners: bool = False,
     ) -> _Listed:
-        """Reads the zones at these names, and with owners also where external-dns would tell that it owns them.
-
-        With owners only where that is cheaper than to ask for them later, of those records that there are.
-        """
+        """Reads the zones at these names, and with owners also where external-dns would tell that it owns them."""
         listed = _Listed()
         for number, zone in enumerate(zones):
-            here = {name for name in names if zone.holds(name)}
-            if here and with_owners and _cheaper_together(zone, len(here)):
-                here |= {owner for name in here for kind in _FORWARD if (owner := _owner_name(kind, name))}
+            here = _names_in(zone, names, with_owners=with_owners)
             listed.asked.update((zone.zone_id, name) for name in here)
             if here and listed.lost is None:
                 try:
@@ -513,6 +526,22 @@ def _owner_name(record_type: str, name: str) -> str | None:
     """Where newer versions of external-dns tell that they own the record of that type and name."""
     owner = f"{record_type.lower()}-{name}"
     return owner if is_record_name(owner) else None
+
+
+def _names_in(zone: Zone, names: Iterable[str], *, with_owners: bool) -> set[str]:
+    """The names that lie in the zone; with owners also those at which external-dns would tell that it owns them.
+
+    With owners only where that is cheaper than to ask for them later, of those records that there are.
+    """
+    here = {name for name in names if zone.holds(name)}
+    if here and with_owners and _cheaper_together(zone, len(here)):
+        here |= {owner for name in here for kind in _FORWARD if (owner := _owner_name(kind, name))}
+    return here
+
+
+def _pointer(address: str) -> str:
+    """The name of an address's PTR record."""
+    return ipaddress.ip_address(address).reverse_pointer + "."
 
 
 def _cheaper_together(zone: Zone, names: int) -> bool:
