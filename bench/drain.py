@@ -77,10 +77,7 @@ _cpu: ContextVar[Cpu] = ContextVar("cpu")  # that of the execution environment a
 
 @dataclass(frozen=True)
 class Settings:
-    """What is deployed: the module's defaults, where nothing else is said.
-
-    Attributes:
-    """
+    """What is deployed: the module's defaults, where nothing else is said."""
 
     batch_size: int = 1000
     window: float = 5.0
