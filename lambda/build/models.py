@@ -1,42 +1,77 @@
-"""What the function needs of botocore's description of EC2, by itself.
+"""What the function needs of botocore's descriptions of AWS, by itself.
 
-botocore reads the description of a service when it makes a client. EC2's has some 800 operations, of which the
-function calls two: to read all of it takes a fifth of the function's start, and 17 MB of memory. botocore looks for
-descriptions in a directory of the user's too (AWS_DATA_PATH), which goes before its own where both have the newest
-version of the API. Should the runtime's botocore have a newer version one day, the function takes that one, whole,
-and starts more slowly.
+To make a client, botocore reads what each of AWS's services offers at which addresses, and looks into each of its 400
+directories of descriptions. The function calls fifteen operations of five services: to read the rest takes a fifth of
+its start, and 17 MB of memory. So the package brings these, and the function makes its clients of them
+(``clients/aws.py``), in botocore's own form. What botocore does not find there it takes from its own.
 https://botocore.amazonaws.com/v1/documentation/api/latest/reference/loaders.html
 """
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 from botocore.loaders import Loader
 
 DIRECTORY = "aws_models"  # in the package; wiring.py looks for it there
 
-# All that the function asks of EC2, and that its role is given (iam.tf).
-EC2_OPERATIONS = ("DescribeInstances", "DescribeNetworkInterfaces")
+# All that the function asks of AWS, as its role is given it (iam.tf).
+OPERATIONS = {
+    "dynamodb": ("BatchGetItem", "Query", "TransactWriteItems", "UpdateItem"),
+    "ec2": ("DescribeInstances", "DescribeNetworkInterfaces"),
+    "kms": ("Decrypt",),
+    "route53": ("ChangeResourceRecordSets", "GetHostedZone", "ListResourceRecordSets"),
+    "sqs": ("ChangeMessageVisibilityBatch", "SendMessage", "SendMessageBatch"),
+}
 
 
-def ec2() -> dict[str, bytes]:
-    """The file for the package, from the botocore that the build is locked to."""
+def files() -> dict[str, bytes]:
+    """The files for the package, from the botocore that the build is locked to."""
     loader = Loader([Loader.BUILTIN_DATA_PATH], include_default_search_paths=False)
-    version = loader.determine_latest_version("ec2", "service-2")
-    model = loader.load_service_model("ec2", "service-2", version)
-    operations = {name: model["operations"][name] for name in EC2_OPERATIONS}
+    described = {name: loader.load_data(name) for name in ("partitions", "sdk-default-configuration")}
+    described["endpoints"] = _endpoints(loader.load_data("endpoints"))
+    for service in OPERATIONS:
+        version = loader.determine_latest_version(service, "service-2")
+        for name, content in _service(loader, service, version):
+            described[f"{service}/{version}/{name}"] = content
+    return {
+        f"{DIRECTORY}/{name}.json": json.dumps(content, separators=(",", ":"), sort_keys=True).encode()
+        for name, content in described.items()
+    }
+
+
+def _endpoints(whole: Any) -> Any:
+    """All partitions with their regions, and of the services those that are asked.
+
+    A region that is newer than the description is known by its partition's pattern.
+    """
+    partitions = [
+        {**partition, "services": {s: of for s, of in partition["services"].items() if s in OPERATIONS}}
+        for partition in whole["partitions"]
+    ]
+    return {**whole, "partitions": partitions}
+
+
+def _service(loader: Loader, service: str, version: str) -> Iterator[tuple[str, Any]]:
+    yield "service-2", _without_documentation(_model(loader, service, version))
+    yield "endpoint-rule-set-1", loader.load_service_model(service, "endpoint-rule-set-1", version)
+    pages = loader.load_service_model(service, "paginators-1", version)["pagination"]
+    yield "paginators-1", {"pagination": {name: pages[name] for name in OPERATIONS[service] if name in pages}}
+
+
+def _model(loader: Loader, service: str, version: str) -> Any:
+    model = loader.load_service_model(service, "service-2", version)
+    operations = {name: model["operations"][name] for name in OPERATIONS[service]}
     shapes: dict[str, Any] = {}
-    waiting = [operation[end]["shape"] for operation in operations.values() for end in ("input", "output")]
+    waiting = [operation[end] for operation in operations.values() for end in ("input", "output") if end in operation]
+    waiting += [error for operation in operations.values() for error in operation.get("errors", ())]
     while waiting:
-        name = waiting.pop()
+        name = waiting.pop()["shape"]
         if name not in shapes:
             shape = shapes[name] = model["shapes"][name]
-            references = [*shape.get("members", {}).values()]
-            references += [shape[key] for key in ("member", "key", "value") if key in shape]
-            waiting += [reference["shape"] for reference in references]
-    own = {"version": model["version"], "metadata": model["metadata"], "operations": operations, "shapes": shapes}
-    text = json.dumps(_without_documentation(own), separators=(",", ":"), sort_keys=True)
-    return {f"{DIRECTORY}/ec2/{version}/service-2.json": text.encode()}
+            waiting += [*shape.get("members", {}).values()]
+            waiting += [shape[key] for key in ("member", "key", "value") if key in shape]
+    return {"version": model["version"], "metadata": model["metadata"], "operations": operations, "shapes": shapes}
 
 
 def _without_documentation(node: Any) -> Any:

@@ -97,7 +97,7 @@ def build(wanted: spec.Spec) -> None:
         vendored = vendor.collect(pins, theirs, target, Path(work))
         say(f"dependencies: {', '.join(vendored.packages)}")
         if not steps:  # one of the user's own may call other operations
-            extra |= models.ec2()
+            extra |= models.files()
         files = archive.combine(own, *steps, extra, vendored.files)
         for step in wanted.custom_steps:
             for warning in step_check.check(step.name, files, wanted.runtime):

@@ -528,9 +528,7 @@ def test_a_zone_is_asked_for_while_another_is_read() -> None:
             return super().list_resource_record_sets(**request)
 
     zones = BotoZones(Meeting(["a.e.x."], 300), now=Hours())
-    side_by_side(
-        [partial(zones.read_ahead, zone_id, ["a.e.x."], Deadline.after(60), NOW) for zone_id in ("Y", "Z")]
-    )
+    side_by_side([partial(zones.read_ahead, zone_id, ["a.e.x."], Deadline.after(60), NOW) for zone_id in ("Y", "Z")])
 
 
 def test_who_reads_ahead_is_told_what_went_wrong(aws: StrictAws) -> None:

@@ -1,14 +1,19 @@
-"""The description of EC2 in the package: what the function calls, as botocore has it."""
+"""The descriptions of AWS in the package: what the function calls, as botocore has it."""
 
 from __future__ import annotations
 
 import json
 import re
+import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import boto3
 import pytest
+from botocore import xform_name
+from botocore.exceptions import HTTPClientError
 from botocore.loaders import Loader
 
 import models
@@ -18,38 +23,101 @@ from ec2_decommission.deadline import Deadline
 from testbed.aws import StrictAws
 from tests.package.conftest import REPOSITORY, Builder
 
+SOURCE = REPOSITORY / "lambda" / "src" / "ec2_decommission"
+
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("package")
-    for name, content in models.ec2().items():
-        (root / name).parent.mkdir(parents=True)
+    for name, content in models.files().items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(content)
     return root / models.DIRECTORY
 
 
-def test_it_has_what_the_function_calls_and_its_role_is_given() -> None:
-    source = (REPOSITORY / "lambda" / "src" / "ec2_decommission" / "clients" / "ec2.py").read_text()
-    called = set(re.findall(r"_client\.(\w+)\(", source)) | set(re.findall(r"get_paginator\(\"(\w+)\"\)", source))
-    names = {name.title().replace("_", "") for name in called - {"get_paginator"}}
-    assert names == set(models.EC2_OPERATIONS)
+@pytest.fixture
+def whole(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Services of which a client was made as boto3 makes it."""
+    made = []
+
+    class Session(boto3.Session):
+        def client(self, service: str, **more: Any) -> Any:  # type: ignore[override]
+            made.append(service)
+            return super().client(service, **more)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(boto3, "Session", Session)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    return made
+
+
+def operation(called: str) -> str:
+    return called.title().replace("_", "")
+
+
+def test_it_has_what_the_function_calls() -> None:
+    source = "".join(path.read_text() for path in SOURCE.rglob("*.py"))
+    called = set(re.findall(r"client\.([a-z]+_[a-z0-9_]+)\(", source)) | set(
+        re.findall(r"get_paginator\(\"(\w+)\"\)", source)
+    )
+    called |= set(re.findall(r"kms\(\)\.(\w+)\(", source)) | set(re.findall(r"\(\"sqs\"\)\.(\w+)\(", source))
+    described = {name for names in models.OPERATIONS.values() for name in names}
+    assert {operation(name) for name in called} - {"GetPaginator", "Decrypt"} == described - {"Decrypt"}
+
+
+def test_the_functions_role_is_given_what_is_described_and_no_more() -> None:
     policy = (REPOSITORY / "iam.tf").read_text()
-    (given,) = re.findall(r'actions\s+= \[("ec2:[^\]]+)\]\n\s+resources = \["\*"\]', policy)
-    assert set(re.findall(r"ec2:(\w+)", given)) == set(models.EC2_OPERATIONS)
+    for service, names in models.OPERATIONS.items():
+        given = set(re.findall(rf"{service}:(\w+)", policy))
+        # A right may serve several operations, and Lambda itself needs some: to take from the queue, to sit in a VPC.
+        rights = {{"TransactWriteItems": "UpdateItem"}.get(name, name.removesuffix("Batch")) for name in names}
+        assert rights <= given, service
 
 
-def test_requests_and_answers_are_described_as_botocore_does(directory: Path) -> None:
-    (file,) = directory.rglob("service-2.json")
+@pytest.mark.parametrize("service", models.OPERATIONS)
+def test_requests_answers_and_errors_are_described_as_botocore_does(directory: Path, service: str) -> None:
+    (file,) = (directory / service).rglob("service-2.json")
     own = json.loads(file.read_text())
-    whole = Loader().load_service_model("ec2", "service-2", file.parent.name)
-    assert own["metadata"] == whole["metadata"]
+    theirs = Loader().load_service_model(service, "service-2", file.parent.name)
+    assert own["metadata"] == theirs["metadata"]
+    assert set(own["operations"]) == set(models.OPERATIONS[service])
     for name, shape in own["shapes"].items():
-        assert set(shape.get("members", {})) == set(whole["shapes"][name].get("members", {})), name
-        assert shape["type"] == whole["shapes"][name]["type"]
+        assert set(shape.get("members", {})) == set(theirs["shapes"][name].get("members", {})), name
+        assert shape["type"] == theirs["shapes"][name]["type"]
+        assert shape.get("error") == theirs["shapes"][name].get("error")
+
+
+REGIONS = ["us-east-1", "eu-central-1", "us-gov-west-1", "cn-north-1", "mars-north-1"]  # the last is newer than all
+
+
+@pytest.mark.parametrize("region", REGIONS)
+@pytest.mark.parametrize("service", models.OPERATIONS)
+def test_a_client_asks_where_boto3s_asks(
+    directory: Path, whole: list[str], service: str, region: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_DEFAULT_REGION", region)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
+    sent: list[Any] = []
+    for own in (directory, None):
+        client = AwsClients(lambda: Deadline.after(60), models=own, check_parameters=False)(service)
+
+        def keep(request: Any, **_: Any) -> Any:
+            scope = request.headers["Authorization"].decode().split("Credential=")[1].split(",")[0].split("/")
+            sent.append((request.url, scope[2:]))
+            raise InterruptedError
+
+        client.meta.events.register_first("before-send", keep)
+        # Without its parameters no request of Route 53's can be made.
+        name = "decrypt" if service == "kms" else xform_name(models.OPERATIONS[service][-1])
+        parameters = {"HostedZoneId": "Z"} if service == "route53" else {}
+        with pytest.raises((InterruptedError, HTTPClientError)):
+            getattr(client, name)(**parameters)
+    assert whole == [service]
+    assert sent[0] == sent[1]
 
 
 def test_a_client_is_made_of_it_and_reads_ec2_as_with_the_whole(
-    directory: Path, monkeypatch: pytest.MonkeyPatch
+    directory: Path, whole: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with StrictAws() as aws:
         for name, value in aws.environ().items():
@@ -63,16 +131,34 @@ def test_a_client_is_made_of_it_and_reads_ec2_as_with_the_whole(
             living = list(ec2.living({"private-ip-address": ["10.0.0.15"]}))
             answer = client.describe_network_interfaces()["NetworkInterfaces"]
             seen.append((ec2.describe([launched.id]), living, answer))
+        assert whole == ["ec2"]
         assert seen[0] == seen[1]
         assert seen[0][0][launched.id].lives
 
 
-def test_a_newer_version_of_the_api_goes_before_it(directory: Path, tmp_path: Path) -> None:
-    newer = tmp_path / "ec2" / "2999-01-01"
-    newer.mkdir(parents=True)
-    (newer / "service-2.json").write_text("{}")
-    loader = Loader([str(directory), str(tmp_path)])
-    assert loader.determine_latest_version("ec2", "service-2") == "2999-01-01"
+def test_what_it_does_not_describe_is_boto3s(directory: Path, whole: list[str]) -> None:
+    clients = AwsClients(lambda: Deadline.after(60), models=directory)
+    assert hasattr(clients("cloudwatch"), "put_metric_data")
+    assert not hasattr(clients("sqs"), "create_queue")
+    assert whole == ["cloudwatch"]
+
+
+@pytest.mark.parametrize("fault", ["too little", "unreadable"])
+def test_a_botocore_that_cannot_use_it_uses_its_own(
+    directory: Path, whole: list[str], tmp_path: Path, fault: str
+) -> None:
+    """As 1.34 cannot: it does not know the type stringArray of a parameter."""
+    shutil.copytree(directory, tmp_path / "models")
+    (version,) = (tmp_path / "models" / "dynamodb").iterdir()
+    if fault == "too little":
+        (version / "service-2.json").unlink()
+    else:
+        rules = version / "endpoint-rule-set-1.json"
+        rules.write_text(rules.read_text().replace('"stringArray"', '"newType"'))
+    clients = AwsClients(lambda: Deadline.after(60), models=tmp_path / "models")
+    assert hasattr(clients("dynamodb"), "create_table")
+    assert not hasattr(clients("sqs"), "create_queue")
+    assert whole == ["dynamodb"]
 
 
 @pytest.mark.servers
@@ -82,7 +168,7 @@ def test_it_is_in_the_package_where_there_is_no_custom_step(
     (tmp_path / "__init__.py").write_text("def make_step(tools): ...\n")
     with zipfile.ZipFile(full()) as archive:
         found = {name: archive.read(name) for name in archive.namelist() if name.startswith(f"{models.DIRECTORY}/")}
-    assert found == models.ec2()
+    assert found == models.files()
     with_step = builder.build(builder.spec("model", custom_steps={"mine": {"source_dir": str(tmp_path)}}))
     with zipfile.ZipFile(with_step) as archive:
         assert not [name for name in archive.namelist() if name.startswith(models.DIRECTORY)]

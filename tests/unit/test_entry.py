@@ -80,6 +80,7 @@ def test_the_init_imports_nothing_that_only_some_events_need() -> None:
     imported = set(run("print(json.dumps(sorted(sys.modules)))", FULL))
     theirs = {"chef", "consul", "cryptography", "requests", "pkg_resources", "custom_steps"}
     own = {"sweep", "adoption", "custom_step", "clients.chef", "clients.consul", "steps.chef", "steps.consul"}
+    own |= {"clients.governor", "clients.route53", "clients.shared_rate", "steps.route53"}
     assert {"boto3", "ec2_decommission.wiring"} <= imported
     assert not imported & (theirs | {f"ec2_decommission.{name}" for name in own})
 

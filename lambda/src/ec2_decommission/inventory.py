@@ -12,7 +12,6 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
-from boto3.dynamodb.types import TypeDeserializer
 from botocore.exceptions import ClientError
 
 from .chunks import chunks
@@ -31,6 +30,7 @@ LIVING_INDEX = "living"
 _LIVING = "yes"
 _BATCH_GET = 100  # keys, https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_BatchGetItem.html
 READS_AT_ONCE = 4  # requests
+_UNREAD = object()
 HISTORY = 200  # entries of `removed` that are kept for one instance, far from an item's 400 KB
 # https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_TransactWriteItems.html: 100 items, of 4 MB.
 # What is in the items already is not known here, so only a part of the 4 MB is counted on.
@@ -136,9 +136,8 @@ class DynamoInventory:
         while request:
             with aws_errors(f"read table {self._table} (dynamodb:BatchGetItem)"):
                 answer = self._client.batch_get_item(RequestItems=request)
-            for raw in answer["Responses"].get(self._table, []):
-                record = _record(_plain(raw))
-                found[record.instance_id] = record
+                records = [_record(_plain(raw)) for raw in answer["Responses"].get(self._table, [])]
+            found |= {record.instance_id: record for record in records}
             request = answer.get("UnprocessedKeys") or {}
 
     def remember_running(self, instances: Iterable[Instance]) -> Mapping[str, bool | DecommissionError]:
@@ -431,7 +430,7 @@ def _typed(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _typed_value(value: Any) -> dict[str, Any]:
-    """The value in DynamoDB's JSON, for what JSON has; boto3's TypeSerializer takes several times as long."""
+    """The value in DynamoDB's JSON, for what JSON has. boto3's TypeSerializer takes several times as long."""
     match value:
         case str():
             return {"S": value}
@@ -449,5 +448,19 @@ def _typed_value(value: Any) -> dict[str, Any]:
 
 
 def _plain(raw: Mapping[str, Any]) -> dict[str, Any]:
-    deserialize = TypeDeserializer().deserialize
-    return {key: deserialize(value) for key, value in raw.items()}
+    return {key: _plain_value(value) for key, value in raw.items()}
+
+
+def _plain_value(typed: Mapping[str, Any]) -> Any:
+    """The value of DynamoDB's JSON, as far as this module reads it: no numbers, which it only writes, and no sets."""
+    ((kind, value),) = typed.items()
+    match kind:
+        case "S" | "BOOL":
+            return value
+        case "M":
+            return _plain(value)
+        case "L":
+            return [_plain_value(part) for part in value]
+        case "NULL":
+            return None
+    return _UNREAD

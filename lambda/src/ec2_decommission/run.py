@@ -1,11 +1,11 @@
 """One run of the steps over a batch of terminated instances: look, remember, find, remove, remember.
 
 While the steps look, a step may read ahead what it is going to ask for. What an instance was is written into the
-inventory (where there is one) before anything of it is removed: with its Chef node may go the only word of its address,
-which another step needs at a later try. Once that is written, the steps find and remove side by side: they wait for
-other systems most of their time. Without it they go one after the other. Where the inventory cannot be read or written,
-they go on for an instance whose address is known and for which all of them can be finished, as far as they can tell
-before anything is removed; the rest waits for the retry.
+inventory (where there is one) before anything of it is removed: with its Chef node may go the only word of its
+address, which another step needs at a later try. Once that is written, the steps find and remove side by side: they
+wait for other systems most of their time. Without it they go one after the other. Where the inventory cannot be read
+or written, they go on for an instance whose address is known and for which all of them can be finished, as far as
+they can tell before anything is removed; the rest waits for the retry.
 """
 
 from __future__ import annotations

@@ -14,8 +14,6 @@ from aws_lambda_powertools import Logger
 from .chunks import chunks
 from .clients.aws import CALL_SECONDS, AwsClients, aws_errors
 from .clients.ec2 import BotoEc2, LivingInEc2
-from .clients.governor import Governor
-from .clients.route53 import BotoZones
 from .config import VARIABLE, Config
 from .errors import ConfigurationError, TransientError
 from .events import sweep_on, termination
@@ -24,7 +22,6 @@ from .inventory import DynamoInventory
 from .recall import unwanted
 from .run import Clock, StepFactory
 from .secret_bundle import FILE_NAME, SecretBundle
-from .steps.route53 import Route53Step
 from .together import side_by_side
 
 if TYPE_CHECKING:
@@ -139,7 +136,10 @@ def _steps(config: Config, aws: AwsClients, clock: Clock, systems: _Systems) -> 
     if config.route53:
         route53 = config.route53
 
-        def hosted_zones() -> BotoZones:
+        def hosted_zones() -> Any:
+            from .clients.governor import Governor  # noqa: PLC0415
+            from .clients.route53 import BotoZones  # noqa: PLC0415
+
             rate, shared = route53.max_requests_per_second, None
             if rate and config.inventory:
                 from .clients.shared_rate import DynamoBucket  # noqa: PLC0415
@@ -155,7 +155,13 @@ def _steps(config: Config, aws: AwsClients, clock: Clock, systems: _Systems) -> 
             return BotoZones(aws("route53"), governor)
 
         zones = _once(hosted_zones)
-        steps.append(StepFactory("route53", lambda _: Route53Step(route53, zones())))
+
+        def route53_step(_: bool) -> Step:
+            from .steps.route53 import Route53Step  # noqa: PLC0415
+
+            return Route53Step(route53, zones())
+
+        steps.append(StepFactory("route53", route53_step))
     if config.chef:
         chef = config.chef
 
@@ -216,7 +222,7 @@ def _verify() -> bool | str:
 
 
 def _models() -> Path | None:
-    """The package's own description of EC2 for botocore: what this package calls, and so quickly read."""
+    """The package's own descriptions of AWS for botocore: what this package calls, and so quickly read."""
     models = PACKAGE_ROOT / "aws_models"
     return models if models.is_dir() else None
 

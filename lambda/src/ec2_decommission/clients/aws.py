@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import boto3
 import botocore.session
 from botocore.config import Config as BotoConfig
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.loaders import Loader
 from botocore.parsers import ResponseParserError
 
 from ..errors import AccessError, ConfigurationError, DecommissionError, OutOfTime, PermanentError, TransientError
@@ -67,7 +67,8 @@ class AwsClients:
         check_parameters: whether botocore checks each request before it is made: a tenth of the CPU that a batch
             takes. Unchecked, a wrong value is AWS's to refuse, and a wrong name a KeyError of botocore's. So that
             is for this package's own requests, which the tests make with checks, and not for a custom step's.
-        models: a directory of botocore's descriptions of services, which go before botocore's own.
+        models: a directory of botocore's descriptions of the services that are asked (lambda/build/models.py).
+            Without it, or for a service that is not in it, clients are boto3's.
     """
 
     def __init__(
@@ -76,10 +77,8 @@ class AwsClients:
         self._deadline = deadline
         self._check_parameters = check_parameters
         self._clients: dict[str, Any] = {}
-        session = botocore.session.get_session()
-        if models is not None:
-            session.set_config_variable("data_path", str(models))
-        self._session = boto3.Session(botocore_session=session)
+        self._quick = _session_of(models) if models else None
+        self._whole: Any = None
         self._making = threading.Lock()  # a session makes one client at a time
 
     def __call__(self, service: str) -> Any:
@@ -91,9 +90,9 @@ class AwsClients:
 
     def _make(self, service: str) -> Any:
         connect, read = QUICK.get(service, (CONNECT_TIMEOUT_SECONDS, READ_TIMEOUT_SECONDS))
-        client: Any = self._session.client(  # type: ignore[call-overload]
+        client = self._client(
             service,
-            config=BotoConfig(
+            BotoConfig(
                 connect_timeout=connect,
                 read_timeout=read,
                 retries={"mode": "standard", "total_max_attempts": 4},
@@ -105,8 +104,26 @@ class AwsClients:
         client.meta.events.register("after-call", _refuse_other_answers)
         return client
 
+    def _client(self, service: str, config: BotoConfig) -> Any:
+        if self._quick:
+            # A botocore other than the build's may find too little there, or what it cannot read: then its own serve.
+            with suppress(Exception):
+                return self._quick.create_client(service, config=config)
+        if self._whole is None:
+            import boto3  # noqa: PLC0415  # a tenth of the start of a function that does without
+
+            self._whole = boto3.Session()
+        return self._whole.client(service, config=config)
+
     def _gate(self, seconds: float, **_: object) -> None:
         self._deadline().check(seconds, "a call to AWS")
+
+
+def _session_of(models: Path) -> botocore.session.Session:
+    """A session that knows what is described in a directory, and looks nowhere else."""
+    session = botocore.session.get_session()
+    session.register_component("data_loader", Loader([str(models)], include_default_search_paths=False))
+    return session
 
 
 def _refuse_other_answers(http_response: Any, parsed: Mapping[str, Any], **_: object) -> None:
