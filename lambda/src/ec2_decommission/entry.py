@@ -1,7 +1,8 @@
 """The function's entry, ``ec2_decommission.entry.handle``. Lambda imports this module in its init phase.
 
 The init phase has a whole CPU whatever the function's memory; an invocation has the share that goes with the memory.
-So what every event needs is imported and made here: botocore, and clients of EC2 and DynamoDB, which send nothing yet.
+So what every event needs is imported and made here: botocore, and clients of EC2 and DynamoDB, which send nothing
+yet.
 What only some events need (Chef, Consul, KMS, Route 53, the sweep) is imported and made by the first of them.
 https://docs.aws.amazon.com/lambda/latest/dg/lambda-runtime-environment.html, and measured at
 https://bitesizedserverless.com/bite/lambda-cold-start-bootstrap/
