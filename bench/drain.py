@@ -13,6 +13,7 @@ import json
 import math
 import os
 import random
+import re
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import redirect_stdout
@@ -208,6 +209,11 @@ class GoneEc2:
         return {i: Description(i, "terminated", Facts("ec2", tags=self._world.tags[i])) for i in ids}
 
     ask_by_id = describe
+
+    def matching(self, filters: Mapping[str, Iterable[str]]) -> Iterator[Description]:
+        ((_, patterns),) = filters.items()
+        one_of_them = re.compile("|".join(re.escape(pattern).replace(r"\?", ".") for pattern in patterns)).fullmatch
+        yield from self.describe(i for i, tags in self._world.tags.items() if one_of_them(tags["Name"])).values()
 
     def living(self, filters: Mapping[str, Iterable[str]]) -> Iterator[Description]:  # noqa: ARG002
         self._world.time.sleep(AWS_CALL)
@@ -512,11 +518,13 @@ class World:
         return Application(
             config,
             ec2=self.ec2,
-            living=lambda gone: LivingInEc2(self.ec2, gone, lambda: SimulatedLock(self.time)),
+            living=lambda gone, namesakes: LivingInEc2(
+                self.ec2, gone, namesakes, self._now, lambda: SimulatedLock(self.time)
+            ),
             inventory=self.inventory,
             steps=[
                 StepFactory("route53", lambda _: Route53Step(route53, zones)),
-                StepFactory("chef", lambda _: ChefStep(chef, self.chef, confirm_clients=False)),
+                StepFactory("chef", lambda _: ChefStep(chef, self.chef, confirm_clients=False), chef.node_name),
                 StepFactory("consul", lambda _: ConsulStep(consul, self.consul)),
             ],
             log=_Silent(),

@@ -242,6 +242,19 @@ def test_filters_let_through_as_ec2s_do(world: World) -> None:
     world.terminate(dead)
     ec2 = world.client()
     assert [{ids[d.instance_id] for d in ec2.living(filters)} for filters, _ in FILTERS] == [e for _, e in FILTERS]
+    for filters, _ in FILTERS:
+        assert {d.instance_id for d in ec2.matching(filters) if d.lives} == {d.instance_id for d in ec2.living(filters)}
+
+
+def test_the_dead_are_found_by_their_tags_as_long_as_these_are_there(world: World) -> None:
+    dead, living = world.launch("web-1", "10.0.0.5"), world.launch("web-1", "10.0.0.6")
+    world.terminate(dead)
+    ec2, filters = world.client(), {"tag:Name": ["???-1"]}
+    found = {d.instance_id: d for d in ec2.matching(filters)}
+    assert {i: d.lives for i, d in found.items()} == {dead: False, living: True}
+    assert found == ec2.describe([dead, living])
+    world.forget_tags(dead)
+    assert [d.instance_id for d in ec2.matching(filters)] == [living]
 
 
 def test_filters_by_id_and_state(world: World) -> None:

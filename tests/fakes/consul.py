@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import base64
-import copy
 import uuid
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from ec2_decommission.clients.consul import (
@@ -52,6 +51,10 @@ class _Datacenter:
     sessions: dict[str, _Session] = field(default_factory=dict)
     keys: dict[str, Key] = field(default_factory=dict)
     locked_until: dict[str, float] = field(default_factory=dict)
+
+    def copy(self) -> _Datacenter:
+        """As far as operations of a transaction change it: what is put, and taken away."""
+        return _Datacenter(*(dict(getattr(self, part.name)) for part in fields(self)))
 
 
 class FakeConsulCatalog:
@@ -262,7 +265,7 @@ class FakeConsulCatalog:
         failures = tuple(OpFailure(n, _HELD_BACK) for n, op in enumerate(ops) if self._may_not(op))
         if failures:
             return failures
-        before = copy.deepcopy(world)
+        before = world.copy()
         failures = tuple(
             OpFailure(number, reason) for number, op in enumerate(ops) if (reason := self._apply(world, op))
         )

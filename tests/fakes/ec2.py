@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from ec2_decommission.clients.ec2 import LIVING_STATES, Description
+from ec2_decommission.clients.ec2 import Description
 from ec2_decommission.errors import TransientError
 from ec2_decommission.identity import Facts
 from ec2_decommission.steps.base import Interface
@@ -188,6 +188,9 @@ class FakeEc2:
         return {i: self._description(self.machines[i]) if i in self.machines else None for i in wanted}
 
     def living(self, filters: Mapping[str, Iterable[str]]) -> Iterator[Description]:
+        return (description for description in self.matching(filters) if description.lives)
+
+    def matching(self, filters: Mapping[str, Iterable[str]]) -> Iterator[Description]:
         asked = {name: list(values) for name, values in filters.items()}
         self._request("DescribeInstances")
         for name, values in asked.items():
@@ -198,7 +201,7 @@ class FakeEc2:
                 )
             _attribute(name)
         for machine in list(self.machines.values()):
-            if machine.state in LIVING_STATES and all(_matches(machine, n, values) for n, values in asked.items()):
+            if all(_matches(machine, n, values) for n, values in asked.items()):
                 yield self._description(machine)
 
     def interfaces(self, addresses: Iterable[str]) -> Mapping[str, tuple[Interface, ...]]:

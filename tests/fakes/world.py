@@ -156,7 +156,7 @@ class World:
         self._application = Application(
             config,
             ec2=self.ec2,
-            living=lambda gone: LivingInEc2(self.ec2, gone),
+            living=lambda gone, namesakes: LivingInEc2(self.ec2, gone, namesakes, lambda: self.time),
             inventory=self.inventory if config.inventory else None,
             steps=[*self._steps(), *self.more_steps],
             log=self.log,
@@ -182,7 +182,7 @@ class World:
                 )
                 return step
 
-            steps.append(StepFactory("chef", chef_step))
+            steps.append(StepFactory("chef", chef_step, chef.node_name if chef.delete_client else None))
         if consul:
 
             def consul_step(_: bool) -> Step:

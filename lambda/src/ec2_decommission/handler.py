@@ -11,7 +11,7 @@ from .errors import DecommissionError, StillAlive, TransientError, about
 from .events import BadMessage, Request, is_batch, parse, parse_batch
 from .inventory import TERMINATED
 from .metrics import Metrics
-from .recall import Known, recall
+from .recall import Known, Wanted, recall
 from .report import Report, StepReport
 from .run import Clock, Log, Run, StepFactory, Tools
 from .together import in_turn
@@ -19,7 +19,7 @@ from .together import in_turn
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from .clients.ec2 import Ec2
+    from .clients.ec2 import Ec2, Namesakes
     from .config import Config
     from .identity import Instance
     from .inventory import Inventory
@@ -51,7 +51,7 @@ class Application:
     """Everything that outlives an invocation, injected.
 
     Args:
-        living: makes what tells the living from the dead, for a batch's own instances.
+        living: makes what tells the living from the dead, for a batch's own instances, with what EC2 has said before.
         steps: those that are on, in the order in which they look.
         delays: None where the function has no queue.
         sweep: makes a sweep; None where it is off.
@@ -64,7 +64,7 @@ class Application:
         self,
         config: Config,
         ec2: Ec2,
-        living: Callable[[Iterable[str]], Living],
+        living: Callable[[Iterable[str], Namesakes | None], Living],
         inventory: Inventory | None,
         steps: Sequence[StepFactory],
         log: Log,
@@ -80,6 +80,7 @@ class Application:
         self._metrics = metrics or Metrics(config.name)
         self._tools = Tools(living, inventory, steps, log, clock, now, self._metrics, together)
         self._inventory = inventory
+        self._asks_bearers = next((step.asks_bearers for step in steps if step.asks_bearers), None)
         self._log = log
         self._delays = delays
         self._sweep = sweep
@@ -173,7 +174,15 @@ class Application:
     ) -> tuple[dict[str, Report], Mapping[str, Report]]:
         """The reports of what ended, and of what started, by instance id."""
         begun = self._tools.now()
-        known = recall(concerned, self._ec2, self._inventory, self._config.instance_filter, self._tools.together)
+        ended_ids = {r.instance_id for r in requests if r.kind in ("terminated", "operator")}
+        known = recall(
+            concerned,
+            self._ec2,
+            self._inventory,
+            self._config.instance_filter,
+            self._tools.together,
+            Wanted(self._asks_bearers, ended_ids, begun) if self._asks_bearers else None,
+        )
         terminated = {r.instance_id: r for r in requests if r.kind == "terminated"}
         # An event goes before what an operator asks of the same instance, and its end before its beginning.
         ended = {**{r.instance_id: r for r in requests if r.kind == "operator"}, **terminated}

@@ -3,20 +3,40 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from .clients.ec2 import FILTER_VALUES, Namesakes
 from .errors import DecommissionError, about
 from .identity import Facts, Instance
 from .inventory import TERMINATED
+from .together import in_turn
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Set
+    from datetime import datetime
 
     from .clients.ec2 import Description, Ec2
     from .config import InstanceFilter
     from .events import Request
     from .inventory import Inventory, Record
+    from .templates import Template
     from .together import Together
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Names whose living bearers a step is going to ask for.
+
+    Attributes:
+        template: renders the names.
+        instance_ids: of those that have ended.
+        now: the time.
+    """
+
+    template: Template
+    instance_ids: Set[str]
+    now: datetime
 
 
 def recall(
@@ -25,8 +45,13 @@ def recall(
     inventory: Inventory | None,
     instance_filter: InstanceFilter,
     together: Together,
+    wanted: Wanted | None = None,
 ) -> Known:
-    """Asks both, once for all instances. A failure is kept in the answer: what needs it fails, nothing else."""
+    """Asks both, once for all instances. A failure is kept in the answer: what needs it fails, nothing else.
+
+    Where the inventory tells the names of those that have ended, EC2 is asked by name, and so tells at once who else
+    has them. It is asked by id for those that were not in that answer: their tags are gone, or are others by now.
+    """
     known = Known(instance_filter)
     if not instance_ids:
         return known
@@ -40,11 +65,17 @@ def recall(
 
     def ask_ec2() -> None:
         try:
-            known.descriptions = ec2.describe(sorted(instance_ids))
+            known.namesakes = known.ask_namesakes(ec2, wanted) if few and wanted else None
+            seen = known.namesakes.descriptions if known.namesakes else ()
+            found = {d.instance_id: d for d in seen if d.instance_id in instance_ids}
+            unseen = sorted(instance_ids - found.keys())
+            known.descriptions = {**found, **(ec2.describe(unseen) if unseen else {})}
         except DecommissionError as error:
             known.ec2_error = about("ec2", error)
 
-    together([ask_inventory, ask_ec2])
+    # For many it takes several questions either way, and what these say of the living would be old when it is needed.
+    few = wanted is not None and inventory is not None and 0 < len(wanted.instance_ids) <= FILTER_VALUES
+    (in_turn if few else together)([ask_inventory, ask_ec2])
     return known
 
 
@@ -56,11 +87,18 @@ class Known:
         self.descriptions: Mapping[str, Description] = {}
         self.inventory_error: DecommissionError | None = None
         self.ec2_error: DecommissionError | None = None
+        self.namesakes: Namesakes | None = None
         self._filter = instance_filter
 
     @property
     def errors(self) -> tuple[DecommissionError, ...]:
         return tuple(error for error in (self.inventory_error, self.ec2_error) if error)
+
+    def ask_namesakes(self, ec2: Ec2, wanted: Wanted) -> Namesakes | None:
+        """Asks EC2 by the names of those that the inventory knows; None where these do not serve for that."""
+        recorded = (self.records[i].instance() for i in wanted.instance_ids & self.records.keys())
+        names = {name for instance in recorded if (name := wanted.template.render(instance))}
+        return Namesakes.ask(ec2, wanted.template, names, wanted.now) if names else None
 
     def instance(self, request: Request) -> Instance:
         """All that is known of a request's instance. EC2's word goes before the inventory's: it is newer."""

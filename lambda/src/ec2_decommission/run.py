@@ -28,10 +28,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from datetime import datetime
 
+    from .clients.ec2 import Namesakes
     from .inventory import Inventory, Record
     from .metrics import Metrics
     from .recall import Known
     from .steps.base import Living, Step
+    from .templates import Template
     from .together import Together
 
 # Kept back from the steps, to remember and report: no call to DynamoDB begins in the last 8 of these seconds.
@@ -71,10 +73,12 @@ class StepFactory:
 
     Attributes:
         make: takes whether the run is dry.
+        asks_bearers: the template of names whose living bearers the step asks for, whatever it finds.
     """
 
     name: str
     make: Callable[[bool], Step]
+    asks_bearers: Template | None = None
 
 
 @dataclass(frozen=True)
@@ -82,12 +86,12 @@ class Tools:
     """What a run works with.
 
     Attributes:
-        living: makes what tells the living from the dead, for a batch's own instances.
+        living: makes what tells the living from the dead, for a batch's own instances, with what EC2 has said before.
         steps: those that are on, in the order in which they look.
         together: runs jobs that wait for different systems.
     """
 
-    living: Callable[[Iterable[str]], Living]
+    living: Callable[[Iterable[str], Namesakes | None], Living]
     inventory: Inventory | None
     steps: Sequence[StepFactory]
     log: Log
@@ -115,7 +119,7 @@ class Run:
         self._known = known
         self._dry_run = dry_run
         self._ended_at = ended_at
-        self._living = tools.living(instances)
+        self._living = tools.living(instances, known.namesakes)
         self._reports: dict[str, dict[str, StepReport]] = {i: {} for i in instances}
         self._errors: dict[str, list[DecommissionError]] = {i: [] for i in instances}
         self._seconds: dict[str, float] = defaultdict(float)

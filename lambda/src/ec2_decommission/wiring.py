@@ -59,7 +59,7 @@ def application() -> Application:
     return Application(
         config,
         ec2=ec2,
-        living=lambda gone: LivingInEc2(ec2, gone),
+        living=lambda gone, namesakes: LivingInEc2(ec2, gone, namesakes),
         inventory=inventory,
         steps=_steps(config, aws, clock, systems),
         log=log,
@@ -171,7 +171,7 @@ def _steps(config: Config, aws: AwsClients, clock: Clock, systems: _Systems) -> 
             # Before a deletion the server's own 404 tells whether a client is there; a dry run has to ask.
             return ChefStep(chef, systems.chef(), confirm_clients=dry_run)
 
-        steps.append(StepFactory("chef", chef_step))
+        steps.append(StepFactory("chef", chef_step, chef.node_name if chef.delete_client else None))
     if config.consul:
         consul = config.consul
 

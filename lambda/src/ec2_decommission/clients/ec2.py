@@ -6,6 +6,7 @@ import ipaddress
 import re
 import threading
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol
 
 from botocore.exceptions import ClientError
@@ -24,11 +25,13 @@ if TYPE_CHECKING:
 
 # https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/ec2-instance-lifecycle.html
 LIVING_STATES = ("pending", "running", "stopping", "stopped")
-_FILTER_VALUES = 200  # the most that EC2 takes in one filter
+FILTER_VALUES = 200  # the most that EC2 takes in one filter
 _PAGE = 1000
 # https://docs.aws.amazon.com/AWSEC2/latest/APIReference/errors-overview.html
 _FILTER_REFUSED = {"InvalidParameterValue", "InvalidFilter", "FilterLimitExceeded"}
 _IDS = 100  # asked for by id at once; an answer by id has no pages
+# What EC2 said of the living so long ago still counts: no instance boots in that time, and registers anywhere.
+FRESH = timedelta(seconds=5)
 _ID = re.compile(r"\bi-[0-9a-f]+\b")
 
 
@@ -55,6 +58,9 @@ class Ec2(Protocol):
 
     def describe(self, instance_ids: Iterable[str]) -> Mapping[str, Description]:
         """The instances that EC2 still knows; no entry for the others."""
+
+    def matching(self, filters: Mapping[str, Iterable[str]]) -> Iterator[Description]:
+        """All instances that match EC2's own filters and that EC2 still knows, whether they live or not."""
 
     def living(self, filters: Mapping[str, Iterable[str]]) -> Iterator[Description]:
         """All living instances that match EC2's own filters; with none, all that live."""
@@ -84,13 +90,13 @@ class BotoEc2:
     def describe(self, instance_ids: Iterable[str]) -> Mapping[str, Description]:
         # A filter, not InstanceIds: one id that EC2 has forgotten would make the whole call an error.
         found = {}
-        for some in chunks(dict.fromkeys(instance_ids), _FILTER_VALUES):
-            for description in self._instances({"instance-id": some}):
+        for some in chunks(dict.fromkeys(instance_ids), FILTER_VALUES):
+            for description in self.matching({"instance-id": some}):
                 found[description.instance_id] = description
         return found
 
     def living(self, filters: Mapping[str, Iterable[str]]) -> Iterator[Description]:
-        yield from (d for d in self._instances({"instance-state-name": LIVING_STATES, **filters}) if d.lives)
+        yield from (d for d in self.matching({"instance-state-name": LIVING_STATES, **filters}) if d.lives)
 
     def ask_by_id(self, instance_ids: Iterable[str]) -> Mapping[str, Description | None]:
         found: dict[str, Description | None] = {}
@@ -122,7 +128,7 @@ class BotoEc2:
             raise TransientError(f"EC2 says neither what {silent[0]} is nor that it does not exist")
         return {instance_id: found[instance_id] for instance_id in instance_ids}
 
-    def _instances(self, filters: Mapping[str, Iterable[str]]) -> Iterator[Description]:
+    def matching(self, filters: Mapping[str, Iterable[str]]) -> Iterator[Description]:
         request = {"Filters": [{"Name": n, "Values": list(v)} for n, v in filters.items()]}
         with aws_errors("describe instances (ec2:DescribeInstances)"):
             pages = self._client.get_paginator("describe_instances")
@@ -170,7 +176,7 @@ class BotoEc2:
             ("addresses.association.public-ip", public),
             ("ipv6-addresses.ipv6-address", ipv6),
         ):
-            for some in chunks(values, _FILTER_VALUES):
+            for some in chunks(values, FILTER_VALUES):
                 for raw in self._interfaces_with(name, some):
                     interface = _interface(raw)
                     for address in _addresses_of(raw):
@@ -220,20 +226,56 @@ def _addresses_of(raw: Mapping[str, Any]) -> Iterator[str]:
     yield from _known(*(_ipv6(a.get("Ipv6Address")) for a in raw.get("Ipv6Addresses") or []))
 
 
+@dataclass(frozen=True)
+class Namesakes:
+    """Every instance, dead or alive, for which a template renders one of some names, and perhaps others.
+
+    The answer to one question serves for two: what are these instances now, of which it is known what they were, and
+    who lives that has their names?
+
+    Attributes:
+        names: in lower case.
+        asked_at: the moment before EC2 was asked.
+    """
+
+    template: Template
+    names: frozenset[str]
+    descriptions: tuple[Description, ...]
+    asked_at: datetime
+
+    @classmethod
+    def ask(cls, ec2: Ec2, template: Template, names: Iterable[str], now: datetime) -> Namesakes | None:
+        """None where it takes more than one question, or EC2 has no filter for such names."""
+        folded = {name.lower() for name in names}
+        filters = _exact_filters(template, folded)
+        if filters is None or len(filters) != 1:
+            return None
+        return cls(template, frozenset(folded), tuple(ec2.matching(filters[0])), now)
+
+
 class LivingInEc2:
     """What lives now, asked of EC2 at most once for each address and name. Steps of one batch may ask at once.
 
     Args:
         ec2: EC2.
         gone: the batch's own instances, which are never taken for living.
+        namesakes: EC2's answer of a moment ago, of use for as long as it is fresh.
+        now: the time.
         lock: makes what a step waits at while another is asking.
     """
 
     def __init__(
-        self, ec2: Ec2, gone: Iterable[str], lock: Callable[[], AbstractContextManager[object]] = threading.Lock
+        self,
+        ec2: Ec2,
+        gone: Iterable[str],
+        namesakes: Namesakes | None = None,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        lock: Callable[[], AbstractContextManager[object]] = threading.Lock,
     ) -> None:
         self._ec2 = ec2
         self._gone = frozenset(gone)
+        self._namesakes = namesakes
+        self._now = now
         self._interfaces: dict[str, tuple[Interface, ...]] = {}
         self._bearers: dict[tuple[Template, str], tuple[str, ...]] = {}
         # Who asks for what another step is just asking for gets its answer.
@@ -260,29 +302,42 @@ class LivingInEc2:
 
     def _ask_bearers(self, template: Template, names: set[str]) -> dict[str, tuple[str, ...]]:
         found: dict[str, dict[str, None]] = {name: {} for name in names}
-        for filters in _filters(template, names):
-            for description in self._ec2.living(filters):
-                name = (template.render(description.instance()) or "").lower()
-                if name in found and description.instance_id not in self._gone:
-                    found[name][description.instance_id] = None
+        for description in self._ask_living(template, names):
+            name = (template.render(description.instance()) or "").lower()
+            if name in found and description.instance_id not in self._gone:
+                found[name][description.instance_id] = None
         return {name: tuple(ids) for name, ids in found.items()}
 
+    def _ask_living(self, template: Template, names: set[str]) -> Iterator[Description]:
+        """Every living instance for which the template renders one of the names, and others perhaps."""
+        seen, unseen = self._namesakes, names
+        if seen and seen.template == template and self._now() - seen.asked_at <= FRESH:
+            yield from (description for description in seen.descriptions if description.lives)
+            unseen = names - seen.names
+        for filters in _filters(template, unseen) if unseen else ():
+            yield from self._ec2.living(filters)
 
-def _filters(template: Template, names: set[str]) -> Iterator[Mapping[str, Iterable[str]]]:
-    """EC2 filters that let through every living instance for which the template renders one of the names.
 
-    They may let through more, never less. Only a template whose one placeholder stands in it once can be turned
-    round; any other asks for a tag that it needs, or for all that live.
+def _filters(template: Template, names: set[str]) -> Sequence[Mapping[str, Iterable[str]]]:
+    """EC2 filters that let through every instance for which the template renders one of the names.
+
+    They may let through more, never less. A template that cannot be turned round asks for a tag that it needs, or for
+    all that live.
     """
+    exact = _exact_filters(template, names)
+    if exact is not None:
+        return exact
     tags = [v.removeprefix("tag:") for v in template.variables if v.startswith("tag:")]
+    return [{"tag-key": tags[:1]} if tags else {}]
+
+
+def _exact_filters(template: Template, names: set[str]) -> Sequence[Mapping[str, Iterable[str]]] | None:
+    """Filters by the values of the template's placeholder; only one that stands in it alone, once, has any."""
     values = _values(template, names) if len(template.placeholders) == 1 else None
     asked = _asked(template.placeholders[0], values) if values is not None else None
     if asked is None:
-        yield {"tag-key": tags[:1]} if tags else {}
-        return
-    for name, wanted in asked.items():
-        for some in chunks(sorted(wanted), _FILTER_VALUES):
-            yield {name: some}
+        return None
+    return [{name: some} for name, wanted in asked.items() for some in chunks(sorted(wanted), FILTER_VALUES)]
 
 
 def _values(template: Template, names: set[str]) -> set[str]:
