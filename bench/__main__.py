@@ -8,7 +8,7 @@ import datetime
 import os
 import platform
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -73,7 +73,7 @@ SIZES = {
             (1000, 100, 1000),
             (10_000, 10_000, 1000),
         ],
-        7,
+        15,
         [1000, 10_000, 100_000],
     ),
 }
@@ -117,16 +117,15 @@ def run(name: str) -> Report:
     sizes = SIZES[name]
     report = Report(f"Measured {machine()}, tables of `BENCH={name}`.")
     with tempfile.TemporaryDirectory() as directory:
-        measured = _calls(report, sizes, Path(directory)) if sizes.bursts else {}
-        _drains(report, sizes, measured)
+        bursts = _calls(report, sizes, Path(directory)) if sizes.bursts else []
+        _drains(report, sizes, bursts)
         if sizes.repeats:
-            _starts(report, sizes, Path(directory))
+            _starts(report, sizes, Path(directory), bursts)
     _sweeps(report, sizes)
     return report
 
 
-def _calls(report: Report, sizes: Sizes, directory: Path) -> dict[int, Computing]:
-    """Returns what is computed for one instance of the largest burst, by the other records in each zone."""
+def _calls(report: Report, sizes: Sizes, directory: Path) -> list[calls.Burst]:
     bursts: list[calls.Burst] = []
     with Servers(directory) as servers:
         for setting in sizes.bursts:
@@ -162,11 +161,18 @@ def _calls(report: Report, sizes: Sizes, directory: Path) -> dict[int, Computing
             for b in bursts
         ],
     )
-    largest = max(b.number for b in bursts)
-    return {b.setting.other_records: b.computing for b in bursts if b.number == largest and not b.setting.special}
+    return bursts
 
 
-def _drains(report: Report, sizes: Sizes, measured: Mapping[int, Computing]) -> None:
+def _plain(bursts: Sequence[calls.Burst]) -> list[calls.Burst]:
+    """Those that are neither cold nor special."""
+    return [b for b in bursts if not b.cold and not b.setting.special]
+
+
+def _drains(report: Report, sizes: Sizes, bursts: Sequence[calls.Burst]) -> None:
+    largest = max((b.number for b in bursts), default=0)
+    measured = {b.setting.other_records: b.computing for b in _plain(bursts) if b.number == largest}
+
     def computing(other_records: int) -> Computing:
         """That of the zones whose size is nearest."""
         return measured[min(measured, key=lambda size: abs(size - other_records))] if measured else USUAL
@@ -219,7 +225,7 @@ def _drain(number: int, other_records: int, batch_size: int, computing: Computin
     return drain.drain(number, other_records, settings)
 
 
-def _starts(report: Report, sizes: Sizes, directory: Path) -> None:
+def _starts(report: Report, sizes: Sizes, directory: Path, bursts: Sequence[calls.Burst]) -> None:
     with StrictAws() as aws:
         task, package = start.build(aws, directory / "package")
         starts = start.starts(task, aws, sizes.repeats)
@@ -228,6 +234,7 @@ def _starts(report: Report, sizes: Sizes, directory: Path) -> None:
         ("What", "Measured", "To the empty function"),
         [
             *starts.rows(),
+            *_warm(_plain(bursts)),
             ("Zip, MB", package.size / 1e6, ""),
             *(
                 (f"of it `{part}`, MB", size / 1e6, "")
@@ -235,6 +242,18 @@ def _starts(report: Report, sizes: Sizes, directory: Path) -> None:
             ),
         ],
     )
+
+
+def _warm(bursts: Sequence[calls.Burst]) -> list[tuple[str, float, str]]:
+    """Of table 1: what a warm function computes, and the most memory that it ever took."""
+    zone = min(b.setting.other_records for b in bursts)
+    rows = [
+        (f"Warm, one of {b.number}, without waiting, CPU ms", b.computing.total * 1000, "")
+        for b in bursts
+        if b.setting.other_records == zone
+    ]
+    largest = max(bursts, key=lambda b: b.peak_memory)
+    return [*rows, (f"Peak memory, at a burst of {largest.number}, MB", largest.peak_memory, "")]
 
 
 def _sweeps(report: Report, sizes: Sizes) -> None:

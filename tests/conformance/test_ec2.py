@@ -243,7 +243,9 @@ def test_filters_let_through_as_ec2s_do(world: World) -> None:
     ec2 = world.client()
     assert [{ids[d.instance_id] for d in ec2.living(filters)} for filters, _ in FILTERS] == [e for _, e in FILTERS]
     for filters, _ in FILTERS:
-        assert {d.instance_id for d in ec2.matching(filters) if d.lives} == {d.instance_id for d in ec2.living(filters)}
+        assert {d.instance_id for d in ec2.matching(filters) if d.lives} == {
+            d.instance_id for d in ec2.living(filters)
+        }
 
 
 def test_the_dead_are_found_by_their_tags_as_long_as_these_are_there(world: World) -> None:
