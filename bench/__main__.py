@@ -80,23 +80,28 @@ SIZES = {
 
 
 class Report:
-    """Tables, told on the screen and in Markdown."""
+    """Tables, told on the screen and in Markdown.
 
-    def __init__(self, heading: str) -> None:
+    Args:
+        measured: when, where and how, which stands with each table.
+    """
+
+    def __init__(self, measured: str) -> None:
         self._console = Console(width=180)
-        self._lines = [heading, ""]
-        self._console.print(heading)
+        self._measured = measured
+        self._lines: list[str] = []
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-        shown = Table(*columns, title=title)
+        shown = Table(*columns, title=title, caption=self._measured)
         texts = [[f"{cell:.2f}" if isinstance(cell, float) else str(cell) for cell in row] for row in rows]
         for row in texts:
             shown.add_row(*row)
         self._console.print(shown)
-        self._lines += [f"## {title}", "", _row(columns), _row(["---"] * len(columns)), *map(_row, texts), ""]
+        self._lines += [f"## {title}", "", self._measured, ""]
+        self._lines += [_row(columns), _row(["---"] * len(columns)), *map(_row, texts), ""]
 
     def text(self) -> str:
-        return "\n".join(self._lines)
+        return "\n".join(self._lines).rstrip() + "\n"
 
 
 def _row(cells: Sequence[str]) -> str:

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 # reading and the deletion lies the time of one call or two: Chef has no conditional delete, so a replacement that
 # takes over the node's name within it is not noticed. (It saves its node again at the next Chef run.)
 _FRESH_SECONDS = 5.0
-# Removed between two such looks at the time.
-_CHUNK = 50
+# Removed between two such looks at the time; a multiple of chef.max_concurrency, so that all work to the end.
+_CHUNK = 64
 
 # The clients of an organization itself, by Chef's custom of naming them.
 _NOT_AN_INSTANCES = ("chef-validator", "chef-webui")
