@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -172,3 +174,54 @@ def test_it_is_in_the_package_where_there_is_no_custom_step(
     with_step = builder.build(builder.spec("model", custom_steps={"mine": {"source_dir": str(tmp_path)}}))
     with zipfile.ZipFile(with_step) as archive:
         assert not [name for name in archive.namelist() if name.startswith(models.DIRECTORY)]
+
+
+_START = """
+import json, os, sys
+task, runtime = sys.argv[1:]
+data, theirs = os.path.join(runtime, "botocore", "data"), []
+
+def watch(event, arguments):
+    if event in ("open", "os.listdir") and str(arguments[0]).startswith(data):
+        theirs.append(str(arguments[0]))
+
+sys.addaudithook(watch)
+sys.path[:0] = sys.argv[1:]
+from ec2_decommission import entry, wiring
+from ec2_decommission.clients.aws import AwsClients
+
+clients = AwsClients(lambda: None, models=wiring._models())
+for service in ("dynamodb", "ec2", "kms", "route53", "sqs"):
+    clients(service)
+print(json.dumps([entry._application is not None, "boto3" in sys.modules, theirs]))
+"""
+
+
+@pytest.mark.servers
+def test_the_deployed_function_makes_its_clients_of_nothing_else(full: Callable[..., Path], tmp_path: Path) -> None:
+    task, runtime = tmp_path / "task", tmp_path / "runtime"
+    with zipfile.ZipFile(full()) as archive:
+        archive.extractall(task)
+    runtime.mkdir()
+    for name in ("boto3", "botocore", "s3transfer", "dateutil"):
+        (runtime / name).symlink_to(Path(pytest.__file__).parents[1] / name)
+    config = {
+        "name": "x",
+        "route53": {"zone_ids": ["Z0FORWARD"], "record_names": ["{tag:Name}.example.internal"]},
+        "inventory": {"table_name": "t"},
+    }
+    environ = {
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ACCESS_KEY_ID": "testing",
+        "AWS_SECRET_ACCESS_KEY": "testing",
+        "DECOMMISSION_CONFIG": json.dumps(config),
+    }
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-B", "-c", _START, str(task), str(runtime)],
+        env=environ,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == [True, False, []]
