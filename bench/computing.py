@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import astuple, dataclass
 from functools import wraps
+from threading import Lock, local
 from typing import Any, Self
 
 
@@ -19,7 +20,7 @@ class Computing:
         recall: to read what the inventory remembers.
         remember_terminated: to write into the inventory what it was.
         read_ahead: to read the zones.
-        find: to find and prove its records.
+        find: to find and prove its records, and to ask EC2 for interfaces.
         remove: to remove these.
         remember_steps: to write into the inventory what became of the steps.
         others: for Chef and Consul, and the report.
@@ -61,29 +62,35 @@ class Watch:
         from ec2_decommission.steps.route53 import Route53Step  # noqa: PLC0415
 
         self._seconds: defaultdict[str, float] = defaultdict(float)
+        self._counting, self._within = Lock(), local()
         for cls, names in {
-            BotoEc2: ("describe",),
-            DynamoInventory: ("recall", "remember_terminated", "remember_steps"),
-            BotoZones: ("read_ahead",),
-            Route53Step: ("find", "remove"),
+            BotoEc2: {"_describe_some": "describe", "_interfaces_with": "find"},
+            DynamoInventory: {"_recall_some": "recall", **{n: n for n in ("remember_terminated", "remember_steps")}},
+            BotoZones: {"read_ahead": "read_ahead"},
+            Route53Step: {"find": "find", "remove": "remove"},
         }.items():
-            for name in names:
-                self._watch(cls, name)
+            for name, part in names.items():
+                self._watch(cls, name, part)
 
     def take(self) -> dict[str, float]:
         """The seconds since this was last asked."""
         taken, self._seconds = dict(self._seconds), defaultdict(float)
         return taken
 
-    def _watch(self, cls: type, name: str) -> None:
+    def _watch(self, cls: type, name: str, part: str) -> None:
         method = getattr(cls, name)
 
         @wraps(method)
         def watched(*args: Any, **kwargs: Any) -> Any:
-            begin = time.thread_time()
+            # What is watched within counts there, and not here.
+            begin, before = time.thread_time(), getattr(self._within, "seconds", 0.0)
+            self._within.seconds = 0.0
             try:
                 return method(*args, **kwargs)
             finally:
-                self._seconds[name] += time.thread_time() - begin
+                taken = time.thread_time() - begin
+                with self._counting:
+                    self._seconds[part] += taken - self._within.seconds
+                self._within.seconds = before + taken
 
         setattr(cls, name, watched)

@@ -31,10 +31,10 @@ from botocore.exceptions import ClientError
 from bench.clock import Cpu, SimulatedLock, SimulatedTime
 from bench.computing import USUAL, Computing
 from ec2_decommission.chunks import chunks
-from ec2_decommission.clients.aws import CALL_SECONDS
+from ec2_decommission.clients.aws import CALL_SECONDS, READS_AT_ONCE
 from ec2_decommission.clients.chef import NodeSearch
 from ec2_decommission.clients.consul import MAX_OPS, Op, OpFailure
-from ec2_decommission.clients.ec2 import Description, LivingInEc2
+from ec2_decommission.clients.ec2 import FILTER_VALUES, Description, LivingInEc2
 from ec2_decommission.clients.governor import BURST_SECONDS, Governor
 from ec2_decommission.clients.route53 import BotoZones, Listing
 from ec2_decommission.config import (
@@ -49,7 +49,6 @@ from ec2_decommission.deadline import Deadline
 from ec2_decommission.errors import DecommissionError
 from ec2_decommission.handler import Application
 from ec2_decommission.identity import Facts, Instance
-from ec2_decommission.inventory import READS_AT_ONCE
 from ec2_decommission.run import Clock, StepFactory
 from ec2_decommission.steps import chef as chef_step
 from ec2_decommission.steps.base import Interface
@@ -203,9 +202,7 @@ class GoneEc2:
 
     def describe(self, instance_ids: Iterable[str]) -> Mapping[str, Description]:
         ids = list(instance_ids)
-        for some in chunks(ids, 200):
-            _compute(self._world.settings.computing.describe * len(some))
-            self._world.time.sleep(AWS_CALL)
+        self._ask(ids, self._world.settings.computing.describe)
         return {i: Description(i, "terminated", Facts("ec2", tags=self._world.tags[i])) for i in ids}
 
     ask_by_id = describe
@@ -220,8 +217,18 @@ class GoneEc2:
         return iter(())
 
     def interfaces(self, addresses: Iterable[str]) -> Mapping[str, tuple[Interface, ...]]:
-        self._world.time.sleep(AWS_CALL * math.ceil(len(list(addresses)) / 200))
+        self._ask(list(addresses), 0.0)
         return {}
+
+    def _ask(self, values: Sequence[str], cpu_of_each: float) -> None:
+        """Two hundred a call, some calls at once."""
+
+        def call(number: int) -> None:
+            _compute(cpu_of_each * number)
+            self._world.time.sleep(AWS_CALL)
+
+        jobs = [partial(call, len(some)) for some in chunks(values, FILTER_VALUES)]
+        self._world.time.together(lanes(jobs, READS_AT_ONCE))
 
 
 class FarBucket:

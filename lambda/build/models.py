@@ -25,6 +25,22 @@ OPERATIONS = {
 }
 
 
+# Of EC2's answers so much is read (clients/ec2.py). In each answer botocore looks for every member that is described,
+# and passes over what is not.
+MEMBERS = {
+    "Instance": {
+        "InstanceId", "LaunchTime", "NetworkInterfaces", "PrivateDnsName", "PrivateIpAddress", "PublicDnsName",
+        "PublicIpAddress", "State", "Tags", "VpcId",
+    },
+    "InstanceNetworkInterface": {"Attachment", "Ipv6Addresses", "PrivateDnsName", "PrivateIpAddresses"},
+    "InstanceNetworkInterfaceAttachment": {"DeviceIndex"},
+    "NetworkInterface": {
+        "Association", "Attachment", "Description", "Ipv6Addresses", "NetworkInterfaceId", "PrivateIpAddress",
+        "PrivateIpAddresses", "VpcId",
+    },
+}  # fmt: skip
+
+
 def files() -> dict[str, bytes]:
     """The files for the package, from the botocore that the build is locked to."""
     loader = Loader([Loader.BUILTIN_DATA_PATH], include_default_search_paths=False)
@@ -68,10 +84,16 @@ def _model(loader: Loader, service: str, version: str) -> Any:
     while waiting:
         name = waiting.pop()["shape"]
         if name not in shapes:
-            shape = shapes[name] = model["shapes"][name]
+            shape = shapes[name] = _cut(name, model["shapes"][name]) if service == "ec2" else model["shapes"][name]
             waiting += [*shape.get("members", {}).values()]
             waiting += [shape[key] for key in ("member", "key", "value") if key in shape]
     return {"version": model["version"], "metadata": model["metadata"], "operations": operations, "shapes": shapes}
+
+
+def _cut(name: str, shape: Any) -> Any:
+    if name not in MEMBERS:
+        return shape
+    return {**shape, "members": {member: shape["members"][member] for member in sorted(MEMBERS[name])}}
 
 
 def _without_documentation(node: Any) -> Any:

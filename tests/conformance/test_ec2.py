@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 
+from ec2_decommission.clients.aws import AwsClients
 from ec2_decommission.clients.ec2 import BotoEc2
+from ec2_decommission.deadline import Deadline
 from ec2_decommission.errors import AccessError, TransientError
+from ec2_decommission.together import side_by_side
 from testbed.aws import Answer, AwsError, StrictAws, throttled
 from tests.fakes.ec2 import FakeEc2
 
@@ -15,6 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from ec2_decommission.clients.ec2 import Ec2
+
+
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 class World(Protocol):
@@ -82,14 +89,15 @@ class FakeWorld:
 
 
 class AwsWorld:
-    def __init__(self, aws: StrictAws) -> None:
+    def __init__(self, aws: StrictAws, asks: Any) -> None:
         self._aws = aws
         self._ec2 = aws.client("ec2")
+        self._asks = asks
         self._second: tuple[str, str] | None = None
         self.forget_tags, self.forget = aws.forget_tags, aws.forget
 
     def client(self) -> Ec2:
-        return BotoEc2(self._ec2)
+        return BotoEc2(self._asks, side_by_side)
 
     def vpc(self, *, second: bool = False) -> str:
         subnet = self._subnet(second=second)
@@ -151,13 +159,32 @@ def aws() -> Iterator[StrictAws]:
         yield strict
 
 
-@pytest.fixture(params=["fake", "aws"])
-def world(request: pytest.FixtureRequest) -> World:
+@pytest.fixture(scope="module")
+def models_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The package's own descriptions of AWS."""
+    root = tmp_path_factory.mktemp("package")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(REPOSITORY / "lambda" / "build")
+        import models  # noqa: PLC0415
+
+        for name, content in models.files().items():
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / name).write_bytes(content)
+        return root / models.DIRECTORY
+
+
+@pytest.fixture(params=["fake", "aws", "aws, as the package describes it"])
+def world(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> World:
     if request.param == "fake":
         return FakeWorld()
     strict: StrictAws = request.getfixturevalue("aws")
     strict.reset()
-    return AwsWorld(strict)
+    if request.param == "aws":
+        return AwsWorld(strict, strict.client("ec2"))
+    for variable, value in strict.environ().items():
+        monkeypatch.setenv(variable, value)
+    models: Path = request.getfixturevalue("models_directory")
+    return AwsWorld(strict, AwsClients(lambda: Deadline.after(60), check_parameters=False, models=models)("ec2"))
 
 
 def test_describes_all_that_identifies_an_instance(world: World) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from botocore.exceptions import ClientError
 
 from .chunks import chunks
-from .clients.aws import aws_errors
+from .clients.aws import READS_AT_ONCE, aws_errors
 from .errors import DecommissionError, PermanentError
 from .identity import Facts, Instance
 from .together import in_turn, lanes
@@ -29,7 +29,6 @@ RUNNING, TERMINATED = "running", "terminated"
 LIVING_INDEX = "living"
 _LIVING = "yes"
 _BATCH_GET = 100  # keys, https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_BatchGetItem.html
-READS_AT_ONCE = 4  # requests
 _UNREAD = object()
 HISTORY = 200  # entries of `removed` that are kept for one instance, far from an item's 400 KB
 # https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_TransactWriteItems.html: 100 items, of 4 MB.

@@ -50,7 +50,7 @@ def application() -> Application:
     clock = Clock()
     # Custom steps are given the same clients, so that their calls to Route 53 keep to the limit too.
     aws = AwsClients(lambda: clock.deadline, check_parameters=bool(config.custom_steps), models=_models())
-    ec2 = BotoEc2(aws("ec2"))
+    ec2 = BotoEc2(aws("ec2"), side_by_side)
     inventory = None
     if config.inventory:
         kept = config.inventory

@@ -7,6 +7,7 @@ import re
 import threading
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from botocore.exceptions import ClientError
@@ -15,13 +16,15 @@ from ..chunks import chunks
 from ..errors import DecommissionError, TransientError
 from ..identity import Facts, Instance
 from ..steps.base import Interface
-from .aws import aws_errors
+from ..together import in_turn, lanes
+from .aws import READS_AT_ONCE, aws_errors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
 
     from ..templates import Template
+    from ..together import Together
 
 # https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/ec2-instance-lifecycle.html
 LIVING_STATES = ("pending", "running", "stopping", "stopped")
@@ -81,19 +84,23 @@ class BotoEc2:
 
     Args:
         client: a boto3 ``ec2`` client.
+        together: asks for some hundreds at once.
     """
 
-    def __init__(self, client: Any) -> None:
+    def __init__(self, client: Any, together: Together = in_turn) -> None:
         self._client = client
+        self._together = together
         self.region: str = client.meta.region_name
 
     def describe(self, instance_ids: Iterable[str]) -> Mapping[str, Description]:
         # A filter, not InstanceIds: one id that EC2 has forgotten would make the whole call an error.
-        found = {}
-        for some in chunks(dict.fromkeys(instance_ids), FILTER_VALUES):
-            for description in self.matching({"instance-id": some}):
-                found[description.instance_id] = description
+        found: dict[str, Description] = {}
+        pieces = chunks(dict.fromkeys(instance_ids), FILTER_VALUES)
+        self._together(lanes([partial(self._describe_some, some, found) for some in pieces], READS_AT_ONCE))
         return found
+
+    def _describe_some(self, instance_ids: Sequence[str], found: dict[str, Description]) -> None:
+        found |= {d.instance_id: d for d in self.matching({"instance-id": instance_ids})}
 
     def living(self, filters: Mapping[str, Iterable[str]]) -> Iterator[Description]:
         yield from (d for d in self.matching({"instance-state-name": LIVING_STATES, **filters}) if d.lives)
@@ -170,30 +177,35 @@ class BotoEc2:
         private = [a for a, ip in wanted.items() if ip.version == 4]
         public = [a for a, ip in wanted.items() if ip.version == 4 and not ip.is_private]
         ipv6 = [a for a, ip in wanted.items() if ip.version == 6]
+        answers: list[Mapping[str, Any]] = []
+        jobs = [
+            partial(self._interfaces_with, name, some, answers)
+            for name, values in (
+                ("addresses.private-ip-address", private),
+                ("addresses.association.public-ip", public),
+                ("ipv6-addresses.ipv6-address", ipv6),
+            )
+            for some in chunks(values, FILTER_VALUES)
+        ]
+        self._together(lanes(jobs, READS_AT_ONCE))
         found: dict[str, dict[str, Interface]] = {}
-        for name, values in (
-            ("addresses.private-ip-address", private),
-            ("addresses.association.public-ip", public),
-            ("ipv6-addresses.ipv6-address", ipv6),
-        ):
-            for some in chunks(values, FILTER_VALUES):
-                for raw in self._interfaces_with(name, some):
-                    interface = _interface(raw)
-                    for address in _addresses_of(raw):
-                        if address in wanted:
-                            found.setdefault(address, {})[interface.interface_id] = interface
+        for raw in answers:
+            interface = _interface(raw)
+            for address in _addresses_of(raw):
+                if address in wanted:
+                    found.setdefault(address, {})[interface.interface_id] = interface
         return {address: tuple(interfaces.values()) for address, interfaces in found.items()}
 
-    def _interfaces_with(self, name: str, values: list[str]) -> list[Mapping[str, Any]]:
+    def _interfaces_with(self, name: str, values: list[str], answers: list[Mapping[str, Any]]) -> None:
         try:
-            return list(self._interfaces([{"Name": name, "Values": values}]))
+            answers += list(self._interfaces([{"Name": name, "Values": values}]))
         except DecommissionError as error:
             cause = error.__cause__
             code = cause.response.get("Error", {}).get("Code") if isinstance(cause, ClientError) else None
             if code not in _FILTER_REFUSED:
                 raise
             # EC2-compatible endpoints do not know every filter: read all, and let the caller choose.
-            return list(self._interfaces([]))
+            answers += list(self._interfaces([]))
 
     def _interfaces(self, filters: list[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
         with aws_errors("describe network interfaces (ec2:DescribeNetworkInterfaces)"):
