@@ -1,7 +1,8 @@
 """One execution environment of the function: a process of its own, which handles one event after the other.
 
 Run as a program it is that process: it reads a line of JSON with the path of an event, handles it, and answers with a
-line of JSON. It runs the function from the sources; secrets come from the parent, and not out of a bundle.
+line of JSON. It runs the function from the sources, with the package's descriptions of AWS; secrets come from the
+parent, and not out of a bundle.
 """
 
 from __future__ import annotations
@@ -39,7 +40,12 @@ class Environment:
     def __init__(
         self, config: Mapping[str, Any], secrets: Mapping[str, str], aws: Mapping[str, str], directory: Path
     ) -> None:
+        import models  # noqa: PLC0415  # the build program's, and not for the process, whose memory is measured
+
         directory.mkdir(parents=True, exist_ok=True)
+        for name, content in models.files().items():
+            (directory / name).parent.mkdir(parents=True, exist_ok=True)
+            (directory / name).write_bytes(content)
         self._event = directory / "event.json"
         self._log = (directory / "function.log").open("wb")
         self._process = subprocess.Popen(
@@ -54,6 +60,7 @@ class Environment:
                 "POWERTOOLS_LOG_LEVEL": "INFO",
                 "DECOMMISSION_CONFIG": json.dumps(config),
                 "BENCH_SECRETS": json.dumps(secrets),
+                "BENCH_MODELS": str(directory / models.DIRECTORY),
                 **aws,
             },
         )
@@ -103,6 +110,7 @@ def main() -> None:
     aws.READ_TIMEOUT_SECONDS = 60  # moto takes its time over a transaction of a hundred items
     secrets = json.loads(os.environ["BENCH_SECRETS"])
     vars(wiring)["SecretBundle"] = lambda *_: secrets
+    vars(wiring)["_models"] = lambda: Path(os.environ["BENCH_MODELS"])
     application, watch = None, Watch()
     for line in sys.stdin:
         event = json.loads(Path(json.loads(line)).read_text())

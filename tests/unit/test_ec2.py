@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from threading import Barrier
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from botocore.exceptions import ClientError, ReadTimeoutError
+from botocore.exceptions import ClientError, EndpointConnectionError, ReadTimeoutError
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -13,6 +14,7 @@ from ec2_decommission.clients.ec2 import BotoEc2, LivingInEc2
 from ec2_decommission.errors import AccessError, OutOfTime, TransientError
 from ec2_decommission.steps.base import Interface, owner_in
 from ec2_decommission.templates import Template
+from ec2_decommission.together import side_by_side
 from tests.fakes.ec2 import FakeEc2
 
 if TYPE_CHECKING:
@@ -182,6 +184,39 @@ class CannedClient:
                 yield from answer
 
         return Paginator()
+
+
+def test_hundreds_are_asked_for_four_questions_at_once() -> None:
+    """Each of the first four waits for the other three."""
+    meeting = Barrier(4)
+
+    def by_id(request: Mapping[str, Any]) -> list[Any]:
+        meeting.wait(10)
+        return [{"Reservations": [{"Instances": [{"InstanceId": i} for i in request["Filters"][0]["Values"]]}]}]
+
+    def by_address(request: Mapping[str, Any]) -> list[Any]:
+        meeting.wait(10)
+        values = request["Filters"][0]["Values"]
+        return [{"NetworkInterfaces": [{"NetworkInterfaceId": f"eni-{a}", "PrivateIpAddress": a} for a in values]}]
+
+    ec2 = BotoEc2(
+        CannedClient({"describe_instances": by_id, "describe_network_interfaces": by_address}), side_by_side
+    )
+    ids = [f"i-{number:017x}" for number in range(800)]
+    assert set(ec2.describe(ids)) == set(ids)
+    addresses = [f"10.0.{number // 200}.{number % 200}" for number in range(800)]
+    assert {a: i.interface_id for a, (i,) in ec2.interfaces(addresses).items()} == {a: f"eni-{a}" for a in addresses}
+
+
+def test_a_question_that_fails_beside_others_is_not_taken_for_an_answer() -> None:
+    def answer(request: Mapping[str, Any]) -> list[Any] | Exception:
+        return (
+            EndpointConnectionError(endpoint_url="https://ec2") if "i-300" in request["Filters"][0]["Values"] else []
+        )
+
+    ec2 = BotoEc2(CannedClient({"describe_instances": answer}), side_by_side)
+    with pytest.raises(TransientError, match="could not describe instances"):
+        ec2.describe(f"i-{number}" for number in range(600))
 
 
 def test_reads_every_page_and_what_is_missing_is_not_known() -> None:
