@@ -1,9 +1,9 @@
 """What the function needs of botocore's descriptions of AWS, by itself.
 
 To make a client, botocore reads what each of AWS's services offers at which addresses, and looks into each of its
-400 directories of descriptions. The function calls thirteen operations of five services: to read the rest takes a third
-of its start, and 17 MB of memory. So the package brings these, in botocore's own form, and the function makes its
-clients of them (``clients/aws.py``).
+400 directories of descriptions. The function calls thirteen operations of five services: to read the rest takes a
+third of its start, and 17 MB of memory. So the package brings these, in botocore's own form, and the function makes
+its clients of them (``clients/aws.py``).
 https://botocore.amazonaws.com/v1/documentation/api/latest/reference/loaders.html
 """
 
