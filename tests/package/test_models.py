@@ -95,11 +95,14 @@ def test_requests_answers_and_errors_are_described_as_botocore_does(directory: P
 REGIONS = ["us-east-1", "eu-central-1", "us-gov-west-1", "cn-north-1", "mars-north-1"]  # the last is newer than all
 
 
+@pytest.mark.parametrize("variant", ["", "AWS_USE_FIPS_ENDPOINT", "AWS_USE_DUALSTACK_ENDPOINT"])
 @pytest.mark.parametrize("region", REGIONS)
 @pytest.mark.parametrize("service", models.OPERATIONS)
 def test_a_client_asks_where_boto3s_asks(
-    directory: Path, whole: list[str], service: str, region: str, monkeypatch: pytest.MonkeyPatch
+    directory: Path, whole: list[str], service: str, region: str, variant: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if variant:
+        monkeypatch.setenv(variant, "true")
     monkeypatch.setenv("AWS_DEFAULT_REGION", region)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")

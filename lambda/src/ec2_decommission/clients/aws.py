@@ -123,8 +123,18 @@ class AwsClients:
 def _session_of(models: Path) -> botocore.session.Session:
     """A session that knows what is described in a directory, and looks nowhere else."""
     session = botocore.session.get_session()
-    session.register_component("data_loader", Loader([str(models)], include_default_search_paths=False))
+    session.register_component("data_loader", _OwnLoader([str(models)], include_default_search_paths=False))
     return session
+
+
+class _OwnLoader(Loader):
+    """Loads botocore's own descriptions from another directory.
+
+    botocore applies its rules for endpoints (FIPS, dual-stack) only where the list of these is its own.
+    """
+
+    def is_builtin_path(self, path: str) -> bool:  # noqa: ARG002
+        return True
 
 
 def _refuse_other_answers(http_response: Any, parsed: Mapping[str, Any], **_: object) -> None:
