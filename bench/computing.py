@@ -63,12 +63,19 @@ class Watch:
 
         self._seconds: defaultdict[str, float] = defaultdict(float)
         self._counting, self._within = Lock(), local()
-        for cls, names in {
+        self._remembering = "remember_terminated"
+        parts: dict[type, dict[str, str | None]] = {
             BotoEc2: {"_describe_some": "describe", "_interfaces_with": "find"},
-            DynamoInventory: {"_recall_some": "recall", **{n: n for n in ("remember_terminated", "remember_steps")}},
+            DynamoInventory: {
+                "_recall_some": "recall",
+                "remember_terminated": "remember_terminated",
+                "remember_steps": "remember_steps",
+                "_write_some": None,  # of what is just remembered, in another thread
+            },
             BotoZones: {"read_ahead": "read_ahead"},
             Route53Step: {"find": "find", "remove": "remove"},
-        }.items():
+        }
+        for cls, names in parts.items():
             for name, part in names.items():
                 self._watch(cls, name, part)
 
@@ -77,11 +84,13 @@ class Watch:
         taken, self._seconds = dict(self._seconds), defaultdict(float)
         return taken
 
-    def _watch(self, cls: type, name: str, part: str) -> None:
+    def _watch(self, cls: type, name: str, part: str | None) -> None:
         method = getattr(cls, name)
 
         @wraps(method)
         def watched(*args: Any, **kwargs: Any) -> Any:
+            if part and part.startswith("remember"):
+                self._remembering = part
             # What is watched within counts there, and not here.
             begin, before = time.thread_time(), getattr(self._within, "seconds", 0.0)
             self._within.seconds = 0.0
@@ -90,7 +99,7 @@ class Watch:
             finally:
                 taken = time.thread_time() - begin
                 with self._counting:
-                    self._seconds[part] += taken - self._within.seconds
+                    self._seconds[part or self._remembering] += taken - self._within.seconds
                 self._within.seconds = before + taken
 
         setattr(cls, name, watched)

@@ -49,6 +49,7 @@ from ec2_decommission.deadline import Deadline
 from ec2_decommission.errors import DecommissionError
 from ec2_decommission.handler import Application
 from ec2_decommission.identity import Facts, Instance
+from ec2_decommission.inventory import WRITES_AT_ONCE
 from ec2_decommission.run import Clock, StepFactory
 from ec2_decommission.steps import chef as chef_step
 from ec2_decommission.steps.base import Interface
@@ -257,8 +258,7 @@ class FarInventory(FakeInventory):
 
     def recall(self, instance_ids: Iterable[str]) -> Any:
         ids = list(instance_ids)
-        jobs = [partial(self._slowly, some, self._computing.recall) for some in chunks(ids, 100)]
-        self._time.together(lanes(jobs, READS_AT_ONCE))
+        self._slowly(ids, self._computing.recall, READS_AT_ONCE)
         return super().recall(ids)
 
     def remember_terminated(self, instances: Iterable[Instance]) -> Any:
@@ -270,10 +270,12 @@ class FarInventory(FakeInventory):
         self._slowly(list(outcomes), self._computing.remember_steps)
         return super().remember_steps(outcomes)
 
-    def _slowly(self, items: list[Any], cpu_of_each: float) -> None:
-        for some in chunks(items, 100):
-            _compute(cpu_of_each * len(some))
+    def _slowly(self, items: Sequence[Any], cpu_of_each: float, at_once: int = WRITES_AT_ONCE) -> None:
+        def call(number: int) -> None:
+            _compute(cpu_of_each * number)
             self._time.sleep(AWS_CALL)
+
+        self._time.together(lanes([partial(call, len(some)) for some in chunks(items, 100)], at_once))
 
 
 class FarChef(FakeChefServer):

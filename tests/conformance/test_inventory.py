@@ -308,6 +308,22 @@ def test_many_are_written_a_hundred_a_call(aws: StrictAws, clock: Clock) -> None
     assert all(record.removed == ({"at": "1"},) for record in inventory.recall(IDS).values())
 
 
+def test_what_fails_for_the_table_itself_is_not_tried_for_all_the_rest(aws: StrictAws) -> None:
+    """Two are on their way when it is noticed."""
+    aws.reset()
+    make_inventory_table(aws.client("dynamodb"), TABLE)
+    inventory = DynamoInventory(aws.client("dynamodb"), TABLE, 30, together=side_by_side)
+    ids = [f"i-{number:017x}" for number in range(800)]
+    aws.reset_calls()
+    with aws.fault(lambda *_: throttled("AccessDeniedException"), everyone=True):
+        failed = inventory.remember_terminated(map(Instance, ids))
+    assert set(failed) == set(ids)
+    assert {type(error) for error in failed.values()} == {AccessError}
+    assert aws.calls["dynamodb:TransactWriteItems"] <= 2
+    assert inventory.remember_terminated(map(Instance, ids)) == {}
+    assert set(inventory.recall(ids)) == set(ids)
+
+
 def test_one_alone_needs_no_transaction(aws: StrictAws, clock: Clock) -> None:
     inventory, _ = table(aws, clock)
     aws.reset_calls()

@@ -17,9 +17,10 @@ import pytest
 from botocore import xform_name
 from botocore.exceptions import HTTPClientError
 from botocore.loaders import Loader
+from botocore.utils import parse_timestamp
 
 import models
-from ec2_decommission.clients.aws import AwsClients
+from ec2_decommission.clients.aws import AwsClients, _timestamp
 from ec2_decommission.clients.ec2 import BotoEc2
 from ec2_decommission.deadline import Deadline
 from testbed.aws import StrictAws
@@ -231,3 +232,20 @@ def test_the_deployed_function_makes_its_clients_of_nothing_else(full: Callable[
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == [True, False, []]
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        "2026-03-01T12:00:00.000Z",
+        "2026-03-01T12:00:00Z",
+        "2026-03-01T12:00:00+01:00",
+        "20260301T120000Z",
+        1772366400.5,
+        "1772366400",
+        "Sun, 01 Mar 2026 12:00:00 GMT",
+    ],
+)
+def test_a_time_is_read_as_botocore_reads_it(told: Any) -> None:
+    own, theirs = _timestamp(told), parse_timestamp(told)
+    assert (own, own.isoformat()) == (theirs, theirs.isoformat())

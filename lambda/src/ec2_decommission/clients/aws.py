@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import threading
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from botocore.config import Config as BotoConfig
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.loaders import Loader
 from botocore.parsers import ResponseParserError
+from botocore.utils import parse_timestamp
 
 from ..errors import AccessError, ConfigurationError, DecommissionError, OutOfTime, PermanentError, TransientError
 
@@ -124,7 +126,16 @@ def _session_of(models: Path) -> botocore.session.Session:
     """A session that knows what is described in a directory, and looks nowhere else."""
     session = botocore.session.get_session()
     session.register_component("data_loader", _OwnLoader([str(models)], include_default_search_paths=False))
+    session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_timestamp)
     return session
+
+
+def _timestamp(value: str) -> datetime:
+    """As botocore reads it; in its own way, the time of each instance's launch takes as long as all else of it."""
+    try:
+        return datetime.fromisoformat(value)
+    except (TypeError, ValueError):
+        return parse_timestamp(value)
 
 
 class _OwnLoader(Loader):

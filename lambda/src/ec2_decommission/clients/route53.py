@@ -8,7 +8,7 @@ import threading
 import zlib
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from functools import partial
+from functools import lru_cache, partial
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -18,7 +18,7 @@ from ..errors import DecommissionError, OutOfTime
 from .aws import ThrottledError, aws_errors
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
     from contextlib import AbstractContextManager
 
     from ..deadline import Deadline
@@ -42,7 +42,7 @@ def canonical(name: str) -> str:
     Route 53 lists ``*.example.com`` as ``\\052.example.com.``, and every other unusual character likewise.
     https://docs.aws.amazon.com/Route53/latest/DeveloperGuide/DomainNameFormat.html
     """
-    plain = _ESCAPE.sub(lambda m: chr(int(m[1], 8)), name).lower()
+    plain = (_ESCAPE.sub(lambda m: chr(int(m[1], 8)), name) if "\\" in name else name).lower()
     return plain if plain.endswith(".") else plain + "."
 
 
@@ -188,10 +188,8 @@ class BotoZones:
         with self._reading_of(zone_id):
             try:
                 for page, covered in self._walk(zone_id, asked, until, since):
-                    wanted = set(covered)
-                    for record in page.records():
-                        if record.name in wanted:
-                            found.setdefault(record.name, []).append(record)
+                    for record in page.records(set(covered)):
+                        found.setdefault(record.name, []).append(record)
                     position += len(covered)
             except OutOfTime as error:
                 if until is None:
@@ -335,8 +333,10 @@ class _Page:
         """Whether it shows all there is at that name."""
         return name == self.start or _between(self.start, name, self.end)
 
-    def records(self) -> Iterator[RecordSet]:
-        return (_record_set(self.zone_id, raw) for raw in json.loads(zlib.decompress(self.packed)))
+    def records(self, names: Set[str]) -> Iterator[RecordSet]:
+        """The record sets at these names; they may be few of many."""
+        listed = json.loads(zlib.decompress(self.packed))
+        return (_record_set(self.zone_id, raw) for raw in listed if canonical(raw["Name"]) in names)
 
 
 def _record_set(zone_id: str, raw: Mapping[str, Any]) -> RecordSet:
@@ -352,10 +352,13 @@ def _record_set(zone_id: str, raw: Mapping[str, Any]) -> RecordSet:
     )
 
 
+# Where a page begins and ends is compared with each name that is looked for.
+@lru_cache(maxsize=4096)
 def _by_labels(name: str) -> tuple[str, ...]:
     return tuple(reversed(name.split(".")))
 
 
+@lru_cache(maxsize=4096)
 def _by_text(name: str) -> str:
     # https://docs.aws.amazon.com/Route53/latest/APIReference/API_ListResourceRecordSets.html
     return ".".join(reversed(name.rstrip(".").split("."))) + "."
