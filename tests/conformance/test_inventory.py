@@ -453,3 +453,14 @@ def test_an_answer_of_another_form_is_no_answer(aws: StrictAws, clock: Clock, bo
         for ids in ((ID,), (ID, "i-0b")):
             failed = inventory.remember_terminated([Instance(i) for i in ids])
             assert {i: type(error) for i, error in failed.items()} == dict.fromkeys(ids, TransientError)
+
+
+def test_an_item_without_a_value_is_an_unreadable_answer(aws: StrictAws, clock: Clock) -> None:
+    inventory, _ = table(aws, clock)
+    body = b'{"Responses": {"inventory": [{"instance_id": {}}]}}'
+    answer = Answer(200, body, {"Content-Type": "application/json", "x-amzn-requestid": "1"})
+    with (
+        aws.fault(lambda *_: answer, everyone=True),
+        pytest.raises(TransientError, match=r"could not read table inventory \(dynamodb:BatchGetItem\)"),
+    ):
+        inventory.recall([ID])
