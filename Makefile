@@ -38,7 +38,7 @@ fault-matrix: venv ## Every fault of every system on the deployed function; writ
 
 .PHONY: bench
 bench: venv ## What the function costs; writes docs/benchmarks.md (BENCH=quick and BENCH=short measure less)
-	@PYTHONPATH=lambda/src:lambda/build:. $(BIN)/python -m bench $(or $(BENCH),full)
+	@PYTHONPATH=lambda/src:. $(BIN)/python -m bench $(or $(BENCH),full)
 
 .PHONY: model
 model: venv ## A longer run of the model-based test (HISTORIES=20000)

@@ -33,7 +33,7 @@ from bench.computing import USUAL, Computing
 from ec2_decommission.chunks import chunks
 from ec2_decommission.clients.aws import CALL_SECONDS, READS_AT_ONCE
 from ec2_decommission.clients.chef import NodeSearch
-from ec2_decommission.clients.consul import MAX_OPS, Op, OpFailure
+from ec2_decommission.clients.consul import MAX_OPS
 from ec2_decommission.clients.ec2 import FILTER_VALUES, Description, LivingInEc2
 from ec2_decommission.clients.governor import BURST_SECONDS, Governor
 from ec2_decommission.clients.route53 import BotoZones, Listing
@@ -327,13 +327,6 @@ class FarConsul(FakeConsulCatalog):
         if operation != "destroy":
             self._time.sleep(NEAR)
         return super()._request(operation, datacenter, name)
-
-    def transact(self, datacenter: str, ops: Sequence[Op]) -> tuple[OpFailure, ...]:
-        # Nothing is to be rolled back here: the fake's copy of all that is there would cost more than all else.
-        world = self._request("txn", datacenter)
-        if refused := [refusal for op in ops if (refusal := self._apply(world, op))]:
-            raise RuntimeError(refused[0])
-        return ()
 
     def destroy_sessions(self, datacenter: str, session_ids: Iterable[str]) -> Any:
         ids = list(session_ids)

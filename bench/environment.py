@@ -38,14 +38,14 @@ class Environment:
     """The process, seen from outside."""
 
     def __init__(
-        self, config: Mapping[str, Any], secrets: Mapping[str, str], aws: Mapping[str, str], directory: Path
+        self,
+        config: Mapping[str, Any],
+        secrets: Mapping[str, str],
+        aws: Mapping[str, str],
+        models: Path,
+        directory: Path,
     ) -> None:
-        import models  # noqa: PLC0415  # the build program's, and not for the process, whose memory is measured
-
         directory.mkdir(parents=True, exist_ok=True)
-        for name, content in models.files().items():
-            (directory / name).parent.mkdir(parents=True, exist_ok=True)
-            (directory / name).write_bytes(content)
         self._event = directory / "event.json"
         self._log = (directory / "function.log").open("wb")
         self._process = subprocess.Popen(
@@ -60,7 +60,7 @@ class Environment:
                 "POWERTOOLS_LOG_LEVEL": "INFO",
                 "DECOMMISSION_CONFIG": json.dumps(config),
                 "BENCH_SECRETS": json.dumps(secrets),
-                "BENCH_MODELS": str(directory / models.DIRECTORY),
+                "BENCH_MODELS": str(models),
                 **aws,
             },
         )

@@ -8,7 +8,7 @@ https://botocore.amazonaws.com/v1/documentation/api/latest/reference/loaders.htm
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from typing import Any
 
 from botocore.loaders import Loader
@@ -28,15 +28,17 @@ OPERATIONS = {
 # Of EC2's answers so much is read (clients/ec2.py). In each answer botocore looks for every member that is described,
 # and passes over what is not.
 MEMBERS = {
-    "Instance": {
-        "InstanceId", "LaunchTime", "NetworkInterfaces", "PrivateDnsName", "PrivateIpAddress", "PublicDnsName",
-        "PublicIpAddress", "State", "Tags", "VpcId",
-    },
-    "InstanceNetworkInterface": {"Attachment", "Ipv6Addresses", "PrivateDnsName", "PrivateIpAddresses"},
-    "InstanceNetworkInterfaceAttachment": {"DeviceIndex"},
-    "NetworkInterface": {
-        "Association", "Attachment", "Description", "Ipv6Addresses", "NetworkInterfaceId", "PrivateIpAddress",
-        "PrivateIpAddresses", "VpcId",
+    "ec2": {
+        "Instance": {
+            "InstanceId", "LaunchTime", "NetworkInterfaces", "PrivateDnsName", "PrivateIpAddress", "PublicDnsName",
+            "PublicIpAddress", "State", "Tags", "VpcId",
+        },
+        "InstanceNetworkInterface": {"Attachment", "Ipv6Addresses", "PrivateDnsName", "PrivateIpAddresses"},
+        "InstanceNetworkInterfaceAttachment": {"DeviceIndex"},
+        "NetworkInterface": {
+            "Association", "Attachment", "Description", "Ipv6Addresses", "NetworkInterfaceId", "PrivateIpAddress",
+            "PrivateIpAddresses", "VpcId",
+        },
     },
 }  # fmt: skip
 
@@ -84,16 +86,17 @@ def _model(loader: Loader, service: str, version: str) -> Any:
     while waiting:
         name = waiting.pop()["shape"]
         if name not in shapes:
-            shape = shapes[name] = _cut(name, model["shapes"][name]) if service == "ec2" else model["shapes"][name]
+            shape = shapes[name] = _cut(model["shapes"][name], MEMBERS.get(service, {}).get(name))
             waiting += [*shape.get("members", {}).values()]
             waiting += [shape[key] for key in ("member", "key", "value") if key in shape]
     return {"version": model["version"], "metadata": model["metadata"], "operations": operations, "shapes": shapes}
 
 
-def _cut(name: str, shape: Any) -> Any:
-    if name not in MEMBERS:
+def _cut(shape: Any, members: Set[str] | None) -> Any:
+    """The shape with these members; None: with all."""
+    if members is None:
         return shape
-    return {**shape, "members": {member: shape["members"][member] for member in sorted(MEMBERS[name])}}
+    return {**shape, "members": {member: shape["members"][member] for member in sorted(members)}}
 
 
 def _without_documentation(node: Any) -> Any:

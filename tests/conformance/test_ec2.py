@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
@@ -13,15 +12,14 @@ from ec2_decommission.deadline import Deadline
 from ec2_decommission.errors import AccessError, TransientError
 from ec2_decommission.together import side_by_side
 from testbed.aws import Answer, AwsError, StrictAws, throttled
+from testbed.aws_models import lay_out
 from tests.fakes.ec2 import FakeEc2
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
 
     from ec2_decommission.clients.ec2 import Ec2
-
-
-REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 class World(Protocol):
@@ -160,17 +158,8 @@ def aws() -> Iterator[StrictAws]:
 
 
 @pytest.fixture(scope="module")
-def models_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The package's own descriptions of AWS."""
-    root = tmp_path_factory.mktemp("package")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(REPOSITORY / "lambda" / "build")
-        import models  # noqa: PLC0415
-
-        for name, content in models.files().items():
-            (root / name).parent.mkdir(parents=True, exist_ok=True)
-            (root / name).write_bytes(content)
-        return root / models.DIRECTORY
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return lay_out(tmp_path_factory.mktemp("package"))
 
 
 @pytest.fixture(params=["fake", "aws", "aws, as the package describes it"])
@@ -183,7 +172,7 @@ def world(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Wo
         return AwsWorld(strict, strict.client("ec2"))
     for variable, value in strict.environ().items():
         monkeypatch.setenv(variable, value)
-    models: Path = request.getfixturevalue("models_directory")
+    models: Path = request.getfixturevalue("models")
     return AwsWorld(strict, AwsClients(lambda: Deadline.after(60), check_parameters=False, models=models)("ec2"))
 
 

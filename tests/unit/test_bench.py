@@ -9,6 +9,7 @@ import pytest
 
 from bench import sweeping
 from bench.__main__ import SIZES, run
+from bench.computing import USUAL
 from bench.drain import Settings, drain
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -18,6 +19,7 @@ def test_the_quick_tables_are_written() -> None:
     text = run("quick").text()
     assert "## 4. Sweep" in text
     assert "## 2. Drain" in text
+    assert text.count(f"| {USUAL.total * 1000:.2f} |") == len(SIZES["quick"].drains)
     assert f"| {SIZES['quick'].sweeps[0]} | 1 |" in text
 
 

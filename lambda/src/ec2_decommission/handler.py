@@ -174,18 +174,17 @@ class Application:
     ) -> tuple[dict[str, Report], Mapping[str, Report]]:
         """The reports of what ended, and of what started, by instance id."""
         begun = self._tools.now()
-        ended_ids = {r.instance_id for r in requests if r.kind in ("terminated", "operator")}
+        terminated = {r.instance_id: r for r in requests if r.kind == "terminated"}
+        # An event goes before what an operator asks of the same instance, and its end before its beginning.
+        ended = {**{r.instance_id: r for r in requests if r.kind == "operator"}, **terminated}
         known = recall(
             concerned,
             self._ec2,
             self._inventory,
             self._config.instance_filter,
             self._tools.together,
-            Wanted(self._asks_bearers, ended_ids, begun) if self._asks_bearers else None,
+            Wanted(self._asks_bearers, ended.keys(), begun) if self._asks_bearers else None,
         )
-        terminated = {r.instance_id: r for r in requests if r.kind == "terminated"}
-        # An event goes before what an operator asks of the same instance, and its end before its beginning.
-        ended = {**{r.instance_id: r for r in requests if r.kind == "operator"}, **terminated}
         started = {r.instance_id: r for r in requests if r.kind == "running" and r.instance_id not in terminated}
         recorded = self._remember_running(started, known)
         reports: dict[str, Report] = {}

@@ -65,7 +65,7 @@ def recall(
 
     def ask_ec2() -> None:
         try:
-            known.namesakes = known.ask_namesakes(ec2, wanted) if few and wanted else None
+            known.namesakes = known.ask_namesakes(ec2, wanted) if by_name and wanted else None
             seen = known.namesakes.descriptions if known.namesakes else ()
             found = {d.instance_id: d for d in seen if d.instance_id in instance_ids}
             unseen = sorted(instance_ids - found.keys())
@@ -74,8 +74,8 @@ def recall(
             known.ec2_error = about("ec2", error)
 
     # For many it takes several questions either way, and what these say of the living would be old when it is needed.
-    few = wanted is not None and inventory is not None and 0 < len(wanted.instance_ids) <= FILTER_VALUES
-    (in_turn if few else together)([ask_inventory, ask_ec2])
+    by_name = wanted is not None and inventory is not None and 0 < len(wanted.instance_ids) <= FILTER_VALUES
+    (in_turn if by_name else together)([ask_inventory, ask_ec2])
     return known
 
 

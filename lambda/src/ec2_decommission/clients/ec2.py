@@ -34,7 +34,7 @@ _PAGE = 1000
 _FILTER_REFUSED = {"InvalidParameterValue", "InvalidFilter", "FilterLimitExceeded"}
 _IDS = 100  # asked for by id at once; an answer by id has no pages
 # What EC2 said of the living so long ago still counts: no instance boots in that time, and registers anywhere.
-FRESH = timedelta(seconds=5)
+_FRESH = timedelta(seconds=5)
 _ID = re.compile(r"\bi-[0-9a-f]+\b")
 
 
@@ -323,7 +323,7 @@ class LivingInEc2:
     def _ask_living(self, template: Template, names: set[str]) -> Iterator[Description]:
         """Every living instance for which the template renders one of the names, and others perhaps."""
         seen, unseen = self._namesakes, names
-        if seen and seen.template == template and self._now() - seen.asked_at <= FRESH:
+        if seen and seen.template == template and self._now() - seen.asked_at <= _FRESH:
             yield from (description for description in seen.descriptions if description.lives)
             unseen = names - seen.names
         for filters in _filters(template, unseen) if unseen else ():
