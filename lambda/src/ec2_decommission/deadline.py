@@ -1,18 +1,20 @@
-"""The time that an invocation has left, and how calls to the outside fit into it."""
+"""The time that an invocation has left, and how calls to other systems fit into it."""
 
 from __future__ import annotations
 
 import time
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 from .errors import OutOfTime
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 
 class Deadline:
-    """A moment after which no call to the outside may still be under way.
+    """A moment after which no call to another system may still be under way.
 
     Args:
         remaining: returns the seconds that are left; may be negative.
@@ -40,15 +42,15 @@ class Deadline:
             raise OutOfTime(f"{left:.0f} s are left of this invocation, too few to begin {what}")
 
     def timeout(self, wanted: float, what: str = "the next call") -> float:
-        """The time-out in seconds for one call: ``wanted``, or what is left when that is less.
+        """The time-out in seconds for one call: ``wanted``, or what is left if that is less.
 
-        Raises OutOfTime when less than a second is left: no call of ours is worth beginning then.
+        Raises OutOfTime if less than a second is left: no call is worth starting then.
         """
         self.check(1.0, what)
         return min(wanted, self.remaining())
 
     def before(self, seconds: float) -> Deadline:
-        """The deadline that is so many seconds earlier: they are kept back for what comes after."""
+        """The deadline that is so many seconds earlier. They are kept for what comes after."""
         return Deadline(lambda: self._remaining() - seconds, self._now)
 
     def share(self, parts: int, least: float = 0.0) -> Deadline:
@@ -56,8 +58,32 @@ class Deadline:
 
         Args:
             parts: how many they are.
-            least: so many seconds it has in any case, where they are left; the others then have less.
+            least: seconds that the piece gets in any case, if that many are left.
         """
         left = self.remaining()
         end = self._now() + max(left / max(1, parts), min(least, left))
         return Deadline(lambda: min(self._remaining(), end - self._now()), self._now)
+
+
+_current: ContextVar[Deadline] = ContextVar("deadline")
+
+
+def current() -> Deadline:
+    """The deadline of the work under way, in this thread. Outside an invocation no time is left."""
+    return _current.get(None) or Deadline.after(0)
+
+
+@contextmanager
+def until(deadline: Deadline) -> Iterator[Deadline]:
+    """Makes ``deadline`` the current one for the block.
+
+    Example:
+        >>> with until(Deadline.after(60)):
+        ...     current().remaining() > 50
+        True
+    """
+    token = _current.set(deadline)
+    try:
+        yield deadline
+    finally:
+        _current.reset(token)

@@ -1,11 +1,12 @@
 """Name templates: ``web-{tag:Name}.{region}.example.internal``.
 
-The placeholders are those of the module's documentation; Terraform refuses others at plan, this module at start.
+The placeholders are those of the module's documentation. Terraform refuses others at plan, this module at start.
 """
 
 from __future__ import annotations
 
 import re
+from itertools import islice, product
 from typing import TYPE_CHECKING
 
 from .errors import ConfigurationError
@@ -13,7 +14,7 @@ from .errors import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from .identity import Instance
+    from .instance import Instance
 
 _TOKEN = re.compile(r"\{([^{}]*)\}")
 
@@ -27,6 +28,7 @@ _FIELDS: Mapping[str, Callable[[Instance], str | None]] = {
     "region": lambda i: i.region,
 }
 PLACEHOLDERS = (*_FIELDS, "tag:KEY")
+_MOST_NAMES = 20  # that one template gives one instance, over all values that its tags ever had
 
 
 class Template:
@@ -61,6 +63,11 @@ class Template:
         return hash(self.text)
 
     @property
+    def by_id(self) -> bool:
+        """Whether a name from this template contains the instance id, and so proves by itself whose it is."""
+        return "instance_id" in self.placeholders
+
+    @property
     def variables(self) -> tuple[str, ...]:
         """The placeholders whose value differs between the instances of one account and region."""
         return tuple(dict.fromkeys(p for p in self.placeholders if p not in ("account_id", "region")))
@@ -74,6 +81,29 @@ class Template:
         if self.missing(instance):
             return None
         return _TOKEN.sub(lambda m: self._value(m[1], instance) or "", self.text)
+
+    def render_all(self, instance: Instance) -> tuple[str, ...]:
+        """The name for every value that the instance's tags ever had, the latest first; at most 20.
+
+        Example:
+            >>> from ec2_decommission.instance import Instance
+            >>> Template("{tag:Name}.internal").render_all(Instance("i-1", tags={"Name": "b"}, past_tags={"Name": ("a",)}))
+            ('b.internal', 'a.internal')
+        """
+        values = [self._values(placeholder, instance) for placeholder in self.placeholders]
+        parts = _TOKEN.split(self.text)
+        names: dict[str, None] = {}
+        for chosen in islice(product(*values), _MOST_NAMES):
+            parts[1::2] = chosen
+            names["".join(parts)] = None
+        return tuple(names)
+
+    @staticmethod
+    def _values(placeholder: str, instance: Instance) -> tuple[str, ...]:
+        if placeholder.startswith("tag:"):
+            return tuple(filter(None, instance.tag_values(placeholder.removeprefix("tag:"))))
+        value = _FIELDS[placeholder](instance)
+        return (value,) if value else ()
 
     @staticmethod
     def _value(placeholder: str, instance: Instance) -> str | None:

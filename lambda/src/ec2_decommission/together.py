@@ -1,8 +1,9 @@
-"""Jobs that wait for different systems, run in turn or side by side."""
+"""Jobs that wait for different systems, run one after the other or side by side."""
 
 from __future__ import annotations
 
-from functools import partial
+import contextvars
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -10,30 +11,23 @@ if TYPE_CHECKING:
 
 
 class Together(Protocol):
-    """Runs the jobs to their end, in an order of its own, and raises what one of them raised."""
+    """Runs all jobs to their end, in any order, and raises what the first failed one raised."""
 
-    def __call__(self, jobs: Sequence[Callable[[], None]], /) -> None: ...
+    def __call__(self, jobs: Sequence[Callable[[], None]], workers: int | None = None, /) -> None: ...
 
 
-def in_turn(jobs: Sequence[Callable[[], None]]) -> None:
+def in_turn(jobs: Sequence[Callable[[], None]], workers: int | None = None) -> None:  # noqa: ARG001
     """One after the other."""
     for job in jobs:
         job()
 
 
-def lanes(jobs: Sequence[Callable[[], None]], number: int) -> list[Callable[[], None]]:
-    """Jobs of which at most ``number`` run at once: each does its part of the given ones, in turn."""
-    return [partial(in_turn, jobs[lane::number]) for lane in range(min(number, len(jobs)))]
-
-
-def side_by_side(jobs: Sequence[Callable[[], None]]) -> None:
-    """Each in a thread of its own."""
+def side_by_side(jobs: Sequence[Callable[[], None]], workers: int | None = None) -> None:
+    """In threads, at most ``workers`` at once (default: all). Each job sees the caller's context variables."""
     if len(jobs) < 2:
         in_turn(jobs)
         return
-    from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415  # a start without work needs none
-
-    with ThreadPoolExecutor(len(jobs)) as pool:
-        running = [pool.submit(job) for job in jobs]
+    with ThreadPoolExecutor(min(workers or len(jobs), len(jobs))) as pool:
+        running = [pool.submit(contextvars.copy_context().run, job) for job in jobs]
     for job in running:
         job.result()

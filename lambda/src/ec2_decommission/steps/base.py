@@ -1,29 +1,30 @@
-"""The interface of a clean-up step, and the words in which it tells what it found and did.
+"""The interface of a clean-up step, and the words in which it reports what it found and did.
 
-A step works on a batch of instances at once, in three acts:
+A step handles a batch of instances at once, in three acts:
 
-1. ``look`` reads the step's system once for the whole batch, and tells what the system knows of each
-   instance (facts help the other steps, and a retry next day).
-2. ``find`` decides: what is the instance's, with the proof that it is, and what is to be left, with the reason.
-3. ``remove`` removes what was found. A dry run ends before it, so both kinds of run choose by the same code.
+1. ``identify`` reads what the step's system has under the instances' ids, and returns what it knows of each instance.
+   The other steps use these facts, and a retry the next day does.
+2. ``plan`` observes the system (all the reading, into a frozen snapshot), asks who has the names and addresses in
+   question now, and decides by a pure function: which things go, each with its proof, and which stay, with the reason.
+3. ``apply`` asks again what must be fresh, plans again on it, and carries out what both plans agree on. A dry run ends
+   before it, so both kinds of run choose by the same code.
 
-A step object serves one batch: what ``look`` read may be kept on it for ``find`` and ``remove``.
+A step object serves one batch. What it read may be kept on it between the acts.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from ..errors import DecommissionError, as_errors
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
-    from datetime import datetime
+    from collections.abc import Callable, Mapping, Sequence
 
     from ..deadline import Deadline
-    from ..identity import Facts, Instance
-    from ..templates import Template
+    from ..instance import Facts, Instance
+    from ..live import Live
 
 
 @dataclass(frozen=True)
@@ -34,18 +35,23 @@ class Removal:
         action: the verb, in the system's own word: delete, update, release, destroy, force-leave, deregister.
         target: the thing, as its system writes it, for example ``A web-1.example.internal. 10.0.0.5``.
         proof: why it is the instance's, in a few words.
-        handle: what the step needs to remove it; nobody else reads it.
+        kind: what the thing is, in the audit: ``record_set``, ``chef_node``, ``chef_client``, ``consul_node``,
+            ``consul_session``, ``consul_lock``. Empty if it is not audited.
+        object: the whole thing as its system gave it, for the audit. Holds no secret.
+        handle: what the step needs to remove it. Nobody else reads it.
     """
 
     action: str
     target: str
     proof: str
+    kind: str = field(default="", compare=False)
+    object: Mapping[str, Any] | None = field(default=None, repr=False, compare=False)
     handle: Any = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)
 class Left:
-    """One thing that was found and is not to be touched: ``reason`` tells whose it is, or why."""
+    """One thing that was found and stays: ``reason`` says whose it is, or why."""
 
     target: str
     reason: str
@@ -53,15 +59,15 @@ class Left:
 
 @dataclass(frozen=True)
 class Finding:
-    """What a step found for one instance.
+    """The plan for one instance.
 
     Attributes:
-        removals: in the order in which they are to be removed.
-        left: what was found and is not touched.
-        notes: what could not be looked for, for example a name template whose value is not known.
-        errors: why the step cannot be finished for this instance now; the message is retried. What is in
-            ``removals`` is removed all the same. The class of an error tells what is to be done about it; a plain
-            text is taken for a ``TransientError``.
+        removals: in the order in which they are removed.
+        left: what was found and stays.
+        notes: what could not be looked for, for example because the value of a name template is unknown.
+        errors: why the step cannot be finished for this instance now; the message is retried. The ``removals`` are
+            removed all the same. The class of an error says what to do about it; plain text counts as a
+            ``TransientError``.
     """
 
     removals: tuple[Removal, ...] = ()
@@ -73,13 +79,43 @@ class Finding:
         object.__setattr__(self, "errors", as_errors(self.errors))
 
 
+@dataclass
+class Findings:
+    """Collects the plan for one instance.
+
+    Example:
+        >>> findings = Findings()
+        >>> findings.stays("node web-1", "it belongs to i-2")
+        >>> findings.finding().left[0].reason
+        'it belongs to i-2'
+    """
+
+    removals: list[Removal] = field(default_factory=list)
+    left: list[Left] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    errors: list[DecommissionError] = field(default_factory=list)
+
+    def stays(self, target: str, reason: str) -> None:
+        """Notes one thing that was found and stays."""
+        self.left.append(Left(target, reason))
+
+    def finding(self) -> Finding:
+        """The plan, each entry once."""
+        return Finding(
+            tuple(dict.fromkeys(self.removals)),
+            tuple(dict.fromkeys(self.left)),
+            tuple(dict.fromkeys(self.notes)),
+            tuple({str(error): error for error in self.errors}.values()),
+        )
+
+
 @dataclass(frozen=True)
 class Outcome:
-    """What became of the removals of one instance.
+    """The result of the removals of one instance.
 
     Attributes:
         removed: removed by this run. What was gone already is in none of the lists: that is success.
-        left: changed since it was found, and so not the instance's any more.
+        left: changed since it was planned, and so no longer provably the instance's.
         errors: why something could not be removed; the message is retried. As in ``Finding``.
     """
 
@@ -91,50 +127,61 @@ class Outcome:
         object.__setattr__(self, "errors", as_errors(self.errors))
 
 
-@dataclass(frozen=True)
-class Interface:
-    """A network interface that exists now. ``instance_id`` is None where no instance has it."""
+@dataclass
+class Outcomes:
+    """Collects the results of a batch, by instance id; ``outcomes`` keeps the order of the plan."""
 
-    interface_id: str
-    vpc_id: str | None
-    instance_id: str | None
-    description: str = ""
+    findings: Mapping[str, Finding]
+    _removed: dict[str, list[Removal]] = field(default_factory=dict)
+    _left: dict[str, list[Left]] = field(default_factory=dict)
+    _errors: dict[str, list[DecommissionError]] = field(default_factory=dict)
 
-    @property
-    def owner(self) -> str:
-        """Who has it, in words."""
-        return self.instance_id or f"{self.interface_id} ({self.description or 'network interface'})"
+    def removed(self, instance_id: str, removal: Removal) -> None:
+        self._removed.setdefault(instance_id, []).append(removal)
+
+    def stays(self, instance_id: str, left: Left) -> None:
+        self._left.setdefault(instance_id, []).append(left)
+
+    def failed(self, instance_id: str, error: DecommissionError) -> None:
+        self._errors.setdefault(instance_id, []).append(error)
+
+    def outcomes(self) -> dict[str, Outcome]:
+        """An outcome for every instance of the plan."""
+        outcomes = {}
+        for instance_id, finding in self.findings.items():
+            order = {removal: number for number, removal in enumerate(finding.removals)}
+            removed = sorted(self._removed.get(instance_id, ()), key=lambda r: order.get(r, len(order)))
+            outcomes[instance_id] = Outcome(
+                tuple(dict.fromkeys(removed)),
+                tuple(dict.fromkeys(self._left.get(instance_id, ()))),
+                tuple({str(error): error for error in self._errors.get(instance_id, ())}.values()),
+            )
+        return outcomes
 
 
-class Living(Protocol):
-    """What lives in EC2 now. Answers are read at most once a batch; every call may raise TransientError."""
-
-    def interfaces(self, addresses: Iterable[str]) -> Mapping[str, tuple[Interface, ...]]:
-        """The interfaces that have each address now, in any VPC of the account; no entry where none has."""
-
-    def bearers(self, template: Template, names: Iterable[str]) -> Mapping[str, tuple[str, ...]]:
-        """For each name the ids of the living instances for which the template renders that name.
-
-        Compared without regard to case; the answer has the names as they were asked for. No entry where none does.
-        The batch's own instances are never in it.
-        """
+def _keep_nothing(instance_id: str, removals: Sequence[Removal]) -> None:
+    """No audit is configured."""
 
 
 @dataclass(frozen=True)
 class Batch:
     """The terminated instances that are handled together, and what a step may ask.
 
-    ``instances`` are replaced by the handler between the acts, as facts are learned.
-
     Attributes:
-        ended_at: by when all of them had ended: what was read of a system from then on shows all that they will ever
-            have made there. None where it is not known of each.
+        instances: by id. The runner replaces them between the acts, as facts are learned.
+        live: answers who has a name or an address now.
+        deadline: when the step's work must end.
+        dry_run: whether nothing will be removed.
+        keep: writes removals to the audit. The runner calls it for every planned removal before ``apply``. A step
+            calls it again for a thing that changed since, before it removes the changed thing. Raises if it cannot
+            write; then the thing must stay.
     """
 
     instances: Mapping[str, Instance]
-    living: Living
+    live: Live
     deadline: Deadline
-    ended_at: datetime | None = None
+    dry_run: bool = False
+    keep: Callable[[str, Sequence[Removal]], None] = _keep_nothing
 
 
 class Step(Protocol):
@@ -142,38 +189,14 @@ class Step(Protocol):
 
     name: ClassVar[str]
 
-    def look(self, batch: Batch) -> Mapping[str, Facts]:
-        """Reads the system for the batch; facts by instance id, only where there are any."""
+    def identify(self, batch: Batch) -> Mapping[str, Facts]:
+        """What the system knows of instances by their ids; only for instances of which it knows anything."""
 
-    def find(self, batch: Batch) -> Mapping[str, Finding]:
-        """Decides for each instance of the batch; every instance id has an entry."""
+    def plan(self, batch: Batch) -> Mapping[str, Finding]:
+        """Decides for each instance of the batch; every instance id has an entry. Changes nothing."""
 
-    def remove(self, batch: Batch, findings: Mapping[str, Finding]) -> Mapping[str, Outcome]:
-        """Removes what ``findings`` name; every instance id of ``findings`` has an entry.
+    def apply(self, batch: Batch, findings: Mapping[str, Finding]) -> Mapping[str, Outcome]:
+        """Removes what ``findings`` and a second plan on fresh answers agree on.
 
-        Looks again where its system can tell that something changed since. One instance's failure is no other's.
+        Every instance id of ``findings`` has an entry. One instance's failure is no other's.
         """
-
-
-@runtime_checkable
-class ReadsAhead(Protocol):
-    """A step whose system takes long to read, and that knows most of what to read before the others have looked."""
-
-    def read_ahead(self, batch: Batch) -> Callable[[], None] | None:
-        """What reads it while the others look, for ``find`` to use; None where it is not worth it.
-
-        What fails in it fails in ``find`` again, which tells it.
-        """
-
-
-def owner_in(interfaces: Sequence[Interface], vpc_id: str | None, not_of: str) -> Interface | None:
-    """The interface that holds an address now in that VPC (in any, where the VPC is not known).
-
-    An interface of the instance ``not_of`` itself does not count: EC2 lets go of it a little after the end.
-    """
-    for interface in interfaces:
-        if interface.instance_id == not_of:
-            continue
-        if vpc_id is None or interface.vpc_id is None or interface.vpc_id == vpc_id:
-            return interface
-    return None

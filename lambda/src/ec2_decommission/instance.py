@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from .place import Place
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
@@ -16,49 +18,57 @@ T = TypeVar("T")
 # EC2 has ids of 8 and of 17 digits. https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/resource-ids.html
 INSTANCE_ID = re.compile(r"i-[0-9a-f]{1,32}")
 
+# How many values of one kind are kept for one instance. An Elastic IP that moves every hour must not grow the record
+# beyond what DynamoDB holds. The newest are dropped: the oldest are those that EC2 no longer shows.
+MOST_VALUES = 60
+MOST_PAST_TAG_VALUES = 10
+
 
 def _union(*parts: Iterable[T]) -> tuple[T, ...]:
-    """All values, each once, in order of first appearance."""
-    return tuple(dict.fromkeys(value for part in parts for value in part))
+    """All values, each once, in order of first appearance, at most ``MOST_VALUES``."""
+    return tuple(dict.fromkeys(value for part in parts for value in part))[:MOST_VALUES]
 
 
 def _addresses(version: int, *parts: Iterable[str]) -> tuple[str, ...]:
     """Those that can be an instance's own address of that version, in their shortest form."""
-    return _union(filter(None, (_address(version, text) for part in parts for text in part)))
+    return _union(filter(None, (own_address(version, text) for part in parts for text in part)))
 
 
 @lru_cache(maxsize=10_000)
-def _address(version: int, text: str) -> str | None:
-    """The address in its shortest form; None where it is none by which anything could be told.
+def own_address(version: int, text: str) -> str | None:
+    """The address in its shortest form; None if it cannot identify a machine.
 
-    A system may hold any text for an address, or 127.0.0.1 for very many machines.
+    A system may hold any text as an address, or 127.0.0.1 for very many machines.
     """
     try:
         address = ipaddress.ip_address(str(text))
     except ValueError:
         return None
-    everybodys = address.is_loopback or address.is_unspecified or address.is_link_local or address.is_multicast
-    if address.version != version or everybodys or "%" in str(text):
+    shared = address.is_loopback or address.is_unspecified or address.is_link_local or address.is_multicast
+    if address.version != version or shared or "%" in str(text):
         return None
     return str(address)
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What one source knows of an instance. Empty means not known, never 'has none'.
+    """What one source knows of an instance. Empty means unknown, never "has none".
 
-    An address that cannot be the instance's own (no address at all, loopback, link-local) is not believed.
+    An address that cannot be the instance's own (not an address, loopback, link-local) is dropped.
 
     Attributes:
-        source: who says so: ``inventory``, ``ec2``, or the name of a step.
+        source: ``inventory``, ``ec2``, ``event``, or the name of a step.
+        launch_time: ISO 8601, UTC.
+        ran: EC2 reported the instance as running, and it was recorded then.
         private_ips: IPv4, of all interfaces, the primary one first.
-        public_ips: IPv4.
+        public_ips: IPv4, every one that the instance ever had.
         ipv6_addresses: in the shortest form, lower case.
         private_dns_names: as EC2 writes them, the primary one first.
         public_dns_names: as EC2 writes them.
+        tags: the latest known value of each tag.
+        past_tags: values that a tag had before.
         known_as: the names that a step's system has for the instance, by step and kind,
             for example ``{"chef": {"node": ("web-1",)}}``. A step writes and reads its own.
-        launch_time: ISO 8601, UTC.
     """
 
     source: str
@@ -66,18 +76,26 @@ class Facts:
     region: str | None = None
     vpc_id: str | None = None
     launch_time: str | None = None
+    ran: bool = False
     private_ips: tuple[str, ...] = ()
     public_ips: tuple[str, ...] = ()
     ipv6_addresses: tuple[str, ...] = ()
     private_dns_names: tuple[str, ...] = ()
     public_dns_names: tuple[str, ...] = ()
     tags: Mapping[str, str] = field(default_factory=dict)
+    past_tags: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     known_as: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
+
+    def without_addresses(self) -> Facts:
+        """The facts less addresses and DNS names."""
+        return replace(
+            self, private_ips=(), public_ips=(), ipv6_addresses=(), private_dns_names=(), public_dns_names=()
+        )
 
 
 @dataclass(frozen=True)
 class Instance:
-    """An instance and all that is known of it, from every source that was asked."""
+    """An instance and all that is known of it, from every source that was asked. Attributes as in ``Facts``."""
 
     instance_id: str
     state: str = "unknown"
@@ -85,14 +103,21 @@ class Instance:
     region: str | None = None
     vpc_id: str | None = None
     launch_time: str | None = None
+    ran: bool = False
     private_ips: tuple[str, ...] = ()
     public_ips: tuple[str, ...] = ()
     ipv6_addresses: tuple[str, ...] = ()
     private_dns_names: tuple[str, ...] = ()
     public_dns_names: tuple[str, ...] = ()
     tags: Mapping[str, str] = field(default_factory=dict)
+    past_tags: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     known_as: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
     sources: tuple[str, ...] = ()
+
+    @property
+    def place(self) -> Place:
+        """Account and region; the empty string stands for one that is unknown."""
+        return Place(self.account_id or "", self.region or "")
 
     @property
     def private_ip(self) -> str | None:
@@ -114,12 +139,25 @@ class Instance:
         """Every DNS name that EC2 gave the instance."""
         return self.private_dns_names + self.public_dns_names
 
+    def tag_values(self, key: str) -> tuple[str, ...]:
+        """Every value that a tag ever had, the latest first.
+
+        Example:
+            >>> Instance("i-1", tags={"Name": "b"}, past_tags={"Name": ("a",)}).tag_values("Name")
+            ('b', 'a')
+        """
+        latest = (self.tags[key],) if key in self.tags else ()
+        return _union(latest, self.past_tags.get(key, ()))
+
     def names(self, step: str, kind: str) -> tuple[str, ...]:
         """The names that a step's system has for the instance."""
         return tuple(self.known_as.get(step, {}).get(kind, ()))
 
     def learn(self, facts: Facts) -> Instance:
-        """This instance with the facts added; what is known already is kept, the order too."""
+        """This instance with the facts added. What is known already stays, and stays first.
+
+        A tag whose value differs keeps its value here; the other value joins ``past_tags``.
+        """
         known_as: dict[str, dict[str, tuple[str, ...]]] = {s: dict(k) for s, k in self.known_as.items()}
         for step, kinds in facts.known_as.items():
             for kind, names in kinds.items():
@@ -131,23 +169,32 @@ class Instance:
             region=self.region or facts.region,
             vpc_id=self.vpc_id or facts.vpc_id,
             launch_time=self.launch_time or facts.launch_time,
+            ran=self.ran or facts.ran,
             private_ips=_addresses(4, self.private_ips, facts.private_ips),
             public_ips=_addresses(4, self.public_ips, facts.public_ips),
             ipv6_addresses=_addresses(6, self.ipv6_addresses, facts.ipv6_addresses),
             private_dns_names=_union(self.private_dns_names, facts.private_dns_names),
             public_dns_names=_union(self.public_dns_names, facts.public_dns_names),
             tags={**facts.tags, **self.tags},
+            past_tags=self._past_tags(facts),
             known_as=known_as,
         )
         if learned == self:
             return self
         return replace(learned, sources=_union(self.sources, (facts.source,)))
 
+    def _past_tags(self, facts: Facts) -> Mapping[str, tuple[str, ...]]:
+        past = dict(self.past_tags)
+        for key, values in facts.past_tags.items():
+            past[key] = _union(past.get(key, ()), values)[:MOST_PAST_TAG_VALUES]
+        for key, value in facts.tags.items():
+            if self.tags.get(key, value) != value:
+                past[key] = _union(past.get(key, ()), (value,))[:MOST_PAST_TAG_VALUES]
+        return past
+
     def identity(self) -> dict[str, Any]:
         """The part of the report that says which identity was used; holds no empty entry."""
-        told = {
-            "account_id": self.account_id,
-            "region": self.region,
+        parts = {
             "vpc_id": self.vpc_id,
             "addresses": list(self.addresses),
             "dns_names": list(self.dns_names),
@@ -155,4 +202,4 @@ class Instance:
             "known_as": {s: {k: list(v) for k, v in kinds.items()} for s, kinds in self.known_as.items()},
             "sources": list(self.sources),
         }
-        return {key: value for key, value in told.items() if value}
+        return {key: value for key, value in parts.items() if value}
