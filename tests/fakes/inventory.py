@@ -9,14 +9,15 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, TypeVar
 
 from ec2_decommission.errors import DecommissionError
-from ec2_decommission.identity import Facts
+from ec2_decommission.instance import Facts
 from ec2_decommission.inventory import RUNNING, TERMINATED, Record
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
-    from ec2_decommission.identity import Instance
-    from ec2_decommission.inventory import Settled
+    from ec2_decommission.instance import Instance
+    from ec2_decommission.inventory import Result
+    from ec2_decommission.place import Place
 
 T = TypeVar("T")
 
@@ -54,51 +55,99 @@ class FakeInventory:
             self._request("recall")
         return {i: copy.deepcopy(self.items[i]) for i in wanted if i in self.items}
 
-    def remember_running(self, instances: Iterable[Instance]) -> Mapping[str, bool | DecommissionError]:
-        return self._each("remember_running", {i.instance_id: i for i in instances}, self._running)
+    def remember_running(
+        self, instances: Iterable[Instance], excluded: Mapping[str, str], *, tags_known: bool = False
+    ) -> Mapping[str, bool | DecommissionError]:
+        def running(instance_id: str, instance: Instance) -> bool:
+            known = self.items.get(instance_id)
+            if known is not None and known.state not in ("", RUNNING):
+                return False
+            now = self._now().isoformat()
+            record = known or Record(instance_id, RUNNING, Facts("inventory"))
+            self.items[instance_id] = replace(
+                record,
+                state=RUNNING,
+                facts=_facts(instance),
+                recorded_at=now,
+                excluded=excluded.get(instance_id),
+                tags_known_at=now if tags_known else record.tags_known_at,
+            )
+            return True
 
-    def _running(self, instance_id: str, instance: Instance) -> bool:
-        known = self.items.get(instance_id)
-        if known is not None and known.state not in ("", RUNNING):
-            return False
-        record = known or Record(instance_id, RUNNING, Facts("inventory"))
-        self.items[instance_id] = replace(
-            record, state=RUNNING, facts=_facts(instance), recorded_at=self._now().isoformat()
-        )
-        return True
+        return self._each("remember_running", {i.instance_id: i for i in instances}, running)
 
-    def remember_terminated(self, instances: Iterable[Instance]) -> Mapping[str, DecommissionError]:
-        return _failures(self._each("remember_terminated", {i.instance_id: i for i in instances}, self._terminated))
+    def remember_terminated(
+        self, instances: Iterable[Instance], *, tags_known: bool
+    ) -> Mapping[str, DecommissionError]:
+        def terminated(instance_id: str, instance: Instance) -> bool:
+            now = self._now().isoformat()
+            record = self.items.get(instance_id) or Record(instance_id, TERMINATED, Facts("inventory"))
+            self.items[instance_id] = replace(
+                record,
+                state=TERMINATED,
+                facts=_facts(instance),
+                recorded_at=record.recorded_at or now,
+                terminated_at=record.terminated_at or now,
+                tags_known_at=now if tags_known else record.tags_known_at,
+                finished=False,
+                excluded=None,
+            )
+            self.expires.pop(instance_id, None)
+            return True
 
-    def _terminated(self, instance_id: str, instance: Instance) -> bool:
-        now = self._now()
-        record = self.items.get(instance_id) or Record(instance_id, TERMINATED, Facts("inventory"))
+        return _failures(self._each("remember_terminated", {i.instance_id: i for i in instances}, terminated))
+
+    def remember_excluded(self, instances: Mapping[str, tuple[Instance, str]]) -> Mapping[str, DecommissionError]:
+        def end(instance_id: str, item: tuple[Instance, str]) -> bool:
+            instance, reason = item
+            now = self._now()
+            record = self.items.get(instance_id) or Record(instance_id, TERMINATED, Facts("inventory"))
+            self.items[instance_id] = replace(
+                record,
+                state=TERMINATED,
+                facts=_facts(instance),
+                excluded=reason,
+                finished=True,
+                recorded_at=record.recorded_at or now.isoformat(),
+                terminated_at=record.terminated_at or now.isoformat(),
+            )
+            self.expires[instance_id] = now + self._retention
+            return True
+
+        return _failures(self._each("remember_excluded", instances, end))
+
+    def remember_results(self, results: Mapping[str, Result]) -> Mapping[str, DecommissionError]:
+        return _failures(self._each("remember_results", results, self._result))
+
+    def _result(self, instance_id: str, result: Result) -> bool:
+        place = result.place
+        facts = Facts("inventory", account_id=place.account_id or None, region=place.region or None)
+        record = self.items.get(instance_id) or Record(instance_id, TERMINATED, facts)
         self.items[instance_id] = replace(
             record,
-            state=TERMINATED,
-            facts=_facts(instance),
-            recorded_at=record.recorded_at or now.isoformat(),
-            terminated_at=record.terminated_at or now.isoformat(),
+            state=record.state or TERMINATED,
+            steps=copy.deepcopy({name: dict(step) for name, step in result.steps.items()}),
+            removed=(*record.removed, *(dict(entry) for entry in result.removed)),
+            finished=result.finished,
+            next_try_at=None if result.finished else result.next_try_at or record.next_try_at,
+            announced=result.announced or record.announced,
+            request_id=result.request_id or record.request_id,
         )
-        self.expires[instance_id] = now + self._retention
+        if result.finished:
+            self.expires[instance_id] = self._now() + self._retention
+        else:
+            self.expires.pop(instance_id, None)
         return True
 
-    def remember_steps(self, outcomes: Mapping[str, Settled]) -> Mapping[str, DecommissionError]:
-        return _failures(self._each("remember_steps", outcomes, self._steps))
+    def living(self, place: Place) -> Iterator[Record]:
+        return self._indexed("living", place, lambda record: record.state == RUNNING)
 
-    def _steps(self, instance_id: str, settled: Settled) -> bool:
-        record = self.items.get(instance_id) or Record(instance_id, TERMINATED, Facts("inventory"))
-        self.expires.setdefault(instance_id, self._now() + self._retention)
-        self.items[instance_id] = replace(
-            record,
-            steps=copy.deepcopy({name: dict(step) for name, step in settled.steps.items()}),
-            removed=(*record.removed, *(dict(entry) for entry in settled.removed)),
-        )
-        return True
+    def unfinished(self, place: Place) -> Iterator[Record]:
+        return self._indexed("unfinished", place, lambda r: r.state == TERMINATED and not r.finished)
 
-    def living(self, prefix: str = "") -> Iterator[Record]:
-        self._request("living")
-        found = [r for i, r in self.items.items() if r.state == RUNNING and i.startswith(prefix)]
+    def _indexed(self, operation: str, place: Place, wanted: Callable[[Record], bool]) -> Iterator[Record]:
+        self._request(operation)
+        found = [record for record in self.items.values() if record.place == place and wanted(record)]
         yield from (copy.deepcopy(record) for record in sorted(found, key=lambda record: record.instance_id))
 
     def _each(
@@ -142,5 +191,7 @@ def _facts(instance: Instance) -> Facts:
         private_dns_names=instance.private_dns_names,
         public_dns_names=instance.public_dns_names,
         tags=dict(instance.tags),
+        past_tags=dict(instance.past_tags),
+        ran=instance.ran,
         known_as={step: dict(kinds) for step, kinds in instance.known_as.items()},
     )

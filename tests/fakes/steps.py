@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from ec2_decommission.identity import Facts
+from ec2_decommission.instance import Facts
 from ec2_decommission.run import StepFactory
 from ec2_decommission.steps.base import Batch, Finding, Outcome, Removal
 
@@ -18,7 +18,7 @@ class FakeStep:
     Attributes:
         acts: each act and the ids that it was called with.
         fault: called with the act before it, to raise what is to go wrong.
-        facts: what ``look`` tells.
+        facts: what ``identify`` returns.
     """
 
     name: ClassVar[str] = "fake"
@@ -35,19 +35,19 @@ class FakeStep:
         self.seen[act] = batch
         self.fault(act)
 
-    def look(self, batch: Batch) -> Mapping[str, Facts]:
-        self._act("look", batch)
+    def identify(self, batch: Batch) -> Mapping[str, Facts]:
+        self._act("identify", batch)
         return {i: facts for i, facts in self.facts.items() if i in batch.instances}
 
-    def find(self, batch: Batch) -> Mapping[str, Finding]:
-        self._act("find", batch)
+    def plan(self, batch: Batch) -> Mapping[str, Finding]:
+        self._act("plan", batch)
         return {
             i: Finding(tuple(Removal("delete", trace, "it is in the list") for trace in self.traces.get(i, ())))
             for i in batch.instances
         }
 
-    def remove(self, batch: Batch, findings: Mapping[str, Finding]) -> Mapping[str, Outcome]:
-        self._act("remove", batch)
+    def apply(self, batch: Batch, findings: Mapping[str, Finding]) -> Mapping[str, Outcome]:
+        self._act("apply", batch)
         for instance_id, finding in findings.items():
             for removal in finding.removals:
                 self.traces[instance_id].remove(removal.target)
@@ -56,4 +56,4 @@ class FakeStep:
 
 def factory(step: FakeStep, name: str = "fake") -> StepFactory:
     """Gives the same step to every batch."""
-    return StepFactory(name, lambda _dry_run: step)
+    return StepFactory(name, lambda: step)

@@ -5,31 +5,33 @@ from __future__ import annotations
 import ipaddress
 import json
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from ec2_decommission.adoption import Adoption, Place, sources
-from ec2_decommission.clients.ec2 import LivingInEc2
 from ec2_decommission.config import (
     Config,
     InstanceFilter,
     InventorySettings,
+    OrganizationSettings,
     QueueSettings,
     Route53Settings,
+    ZoneSettings,
 )
 from ec2_decommission.deadline import Deadline
-from ec2_decommission.events import sweep_on, termination
+from ec2_decommission.events import sweep_of, termination
 from ec2_decommission.handler import Application
+from ec2_decommission.live import Live
 from ec2_decommission.metrics import Metrics
-from ec2_decommission.recall import unwanted
-from ec2_decommission.run import Clock, StepFactory
+from ec2_decommission.orphans import Orphans, Scope, sources
+from ec2_decommission.place import Place, Served
+from ec2_decommission.run import StepFactory, Tools
 from ec2_decommission.steps.route53 import Route53Step
-from ec2_decommission.sweep import PIECE, Sweep
+from ec2_decommission.sweep import Sweep
 from ec2_decommission.templates import Template
 from ec2_decommission.together import in_turn
-from tests.fakes.ec2 import ACCOUNT, FakeEc2
+from tests.fakes.ec2 import ACCOUNT, REGION, FakeEc2
 from tests.fakes.inventory import FakeInventory
 from tests.fakes.log import FakeLog
 from tests.fakes.route53 import FakeZones
@@ -37,8 +39,9 @@ from tests.fakes.route53 import FakeZones
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from ec2_decommission.clients.ec2 import Description
     from ec2_decommission.config import ChefSettings, ConsulSettings, SweepSettings
+    from ec2_decommission.results import ResultEvents
+    from ec2_decommission.run import Audit
     from ec2_decommission.steps.base import Step
     from ec2_decommission.together import Together
 
@@ -46,6 +49,7 @@ FORWARD, REVERSE = "Z0FORWARD", "Z0REVERSE"
 DOMAIN = "example.internal"
 REVERSE_DOMAIN = "10.in-addr.arpa"
 SECONDS = 300.0
+HOME = Place(ACCOUNT, REGION)
 
 
 class FakeQueue:
@@ -53,7 +57,7 @@ class FakeQueue:
 
     Attributes:
         delays: the last time-out of each receipt handle.
-        sent: bodies that the sweep has put into the queue, as JSON.
+        sent: bodies that the sweep has sent, as JSON.
         fault: called with the operation before each request.
     """
 
@@ -63,19 +67,17 @@ class FakeQueue:
         self.fault: Callable[[str], None] = lambda *_: None
         self._now = now
 
-    def put_off(self, seconds_by_receipt: Mapping[str, int]) -> None:
-        self.fault("put_off")
+    def back_off(self, seconds_by_receipt: Mapping[str, int]) -> None:
+        self.fault("back_off")
         self.delays.update(seconds_by_receipt)
 
-    def send(self, instances: Sequence[Mapping[str, str]]) -> None:
+    def send_terminations(self, instance_ids: Iterable[str], place: Place) -> None:
         self.fault("send")
-        for known in instances:
-            event = termination(known["instance_id"], known.get("account_id"), known.get("region"), self._now())
-            self.sent.append(json.loads(json.dumps(event)))
+        self.sent += [json.loads(json.dumps(termination(i, place, self._now()))) for i in instance_ids]
 
-    def go_on(self, progress: Mapping[str, Any]) -> None:
-        self.fault("go_on")
-        self.sent.append(json.loads(json.dumps(sweep_on(progress, self._now()))))
+    def send_sweeps(self, places: Iterable[Place]) -> None:
+        self.fault("send")
+        self.sent += [json.loads(json.dumps(sweep_of(place, self._now()))) for place in places]
 
 
 @dataclass(frozen=True)
@@ -90,10 +92,12 @@ class World:
     """EC2, Route 53, Chef and Consul in process, and the function between them.
 
     Args:
+        places: served beside the function's own, ``HOME``; ``ec2s`` has EC2 in each.
         inventory: False switches it off.
         zones: False switches the Route 53 step off.
-        chef: settings that switch the Chef step on, over ``chef_server`` (made here where it is None).
-        consul: settings that switch the Consul step on, over ``consul_catalog`` (made here where it is None).
+        route53: more of the step's settings.
+        chef: settings that switch the Chef step on, over ``chef_server`` (made here if None).
+        consul: settings that switch the Consul step on, over ``consul_catalog`` (made here if None).
         more_steps: run after the others.
         sweep: settings that switch the sweep on.
         together: as the application's.
@@ -103,9 +107,11 @@ class World:
         self,
         *,
         dry_run: bool = False,
+        places: Iterable[Place] = (),
         inventory: bool = True,
         zones: bool = True,
         record_names: Iterable[str] = ("{tag:Name}." + DOMAIN,),
+        route53: Mapping[str, Any] | None = None,
         instance_filter: InstanceFilter | None = None,
         queue: QueueSettings | None = None,
         sweep: SweepSettings | None = None,
@@ -114,10 +120,13 @@ class World:
         consul: ConsulSettings | None = None,
         consul_catalog: Any = None,
         more_steps: Iterable[StepFactory] = (),
+        audit: Audit | None = None,
+        results: ResultEvents | None = None,
         together: Together = in_turn,
     ) -> None:
         self.time = datetime(2026, 3, 1, 12, tzinfo=UTC)
-        self.ec2 = FakeEc2()
+        self.ec2s = {place: FakeEc2(place) for place in (HOME, *places)}
+        self.ec2 = self.ec2s[HOME]
         self.zones = FakeZones()
         self.zones.add_zone(FORWARD, DOMAIN)
         self.zones.add_zone(REVERSE, REVERSE_DOMAIN)
@@ -126,15 +135,25 @@ class World:
         self.metric_lines: list[str] = []
         self.queue = FakeQueue(lambda: self.time)
         self.chef, self.consul = chef_server, consul_catalog
+        self.audit, self.results = audit, results
         if chef is not None and self.chef is None:
             self.chef = import_module("tests.fakes.chef").FakeChefServer()
         if consul is not None and self.consul is None:
             self.consul = import_module("tests.fakes.consul").FakeConsulCatalog()
+        settings = Route53Settings(
+            (ZoneSettings(FORWARD), ZoneSettings(REVERSE)), tuple(Template(t) for t in record_names), **(route53 or {})
+        )
+        members: dict[str, tuple[str, ...]] = {}
+        for place in places:
+            members[place.account_id] = (*members.get(place.account_id, ()), place.region)
         self.config = Config(
             "ec2-decommission",
+            ACCOUNT,
+            REGION,
             dry_run=dry_run,
             instance_filter=instance_filter or InstanceFilter(),
-            route53=Route53Settings((FORWARD, REVERSE), tuple(Template(t) for t in record_names)) if zones else None,
+            organization=OrganizationSettings(members, "reader") if members else None,
+            route53=settings if zones else None,
             chef=chef,
             consul=consul,
             inventory=InventorySettings("inventory") if inventory else None,
@@ -143,78 +162,82 @@ class World:
         )
         self.more_steps = list(more_steps)
         self._together = together
-        self.most_in_a_piece = PIECE
         self._messages: Counter[str] = Counter()
         self._application = self.cold_start()
 
     # The function
 
+    @property
+    def served(self) -> Served:
+        organization = self.config.organization
+        return Served(HOME, organization.members if organization else {}, "reader")
+
     def cold_start(self) -> Application:
         """A new application over the same world, as a new execution environment has it."""
         config = self.config
-        self._clock = Clock()
+        self.live = Live(self.ec2s, now=self._seconds)
+        tools = Tools(
+            self.live,
+            self.inventory if config.inventory else None,
+            [*self._steps(), *self.more_steps],
+            self.log,
+            lambda: self.time,
+            Metrics(config.name, self.metric_lines.append),
+            self._together,
+            self.audit,
+        )
+        sweep = self._sweep if config.sweep and config.inventory else None
         self._application = Application(
-            config,
-            ec2=self.ec2,
-            living=lambda gone, namesakes: LivingInEc2(self.ec2, gone, namesakes, lambda: self.time),
-            inventory=self.inventory if config.inventory else None,
-            steps=[*self._steps(), *self.more_steps],
-            log=self.log,
-            clock=self._clock,
-            delays=self.queue,
-            sweep=self._sweep if config.sweep and config.inventory else None,
-            now=lambda: self.time,
-            metrics=Metrics(config.name, self.metric_lines.append),
-            together=self._together,
+            config, self.served, self.ec2s, tools, self.queue, sweep, results=self.results
         )
         return self._application
+
+    def _seconds(self) -> float:
+        return self.time.timestamp()
+
+    def configure(self, **changes: Any) -> None:
+        """Changes the configuration, as an apply does."""
+        self.config = replace(self.config, **changes)
+        self.cold_start()
 
     def _steps(self) -> list[StepFactory]:
         route53, chef, consul = self.config.route53, self.config.chef, self.config.consul
         steps = []
         if route53:
-            steps.append(StepFactory("route53", lambda _: Route53Step(route53, self.zones)))
+            steps.append(StepFactory("route53", lambda: Route53Step(route53, self.zones)))
         if chef:
 
-            def chef_step(dry_run: bool) -> Step:
-                step: Step = import_module("ec2_decommission.steps.chef").ChefStep(
-                    chef, self.chef, confirm_clients=dry_run
-                )
+            def chef_step() -> Step:
+                step: Step = import_module("ec2_decommission.steps.chef").ChefStep(chef, self.chef)
                 return step
 
-            steps.append(StepFactory("chef", chef_step, chef.node_name if chef.delete_client else None))
+            steps.append(StepFactory("chef", chef_step))
         if consul:
 
-            def consul_step(_: bool) -> Step:
+            def consul_step() -> Step:
                 step: Step = import_module("ec2_decommission.steps.consul").ConsulStep(consul, self.consul)
                 return step
 
             steps.append(StepFactory("consul", consul_step))
         return steps
 
-    def _sweep(self) -> Sweep:
+    def _sweep(self, place: Place) -> Sweep:
         if self.config.sweep is None:
             raise AssertionError("the sweep is off")
-
-        def wanted(description: Description) -> bool:
-            return unwanted(description.instance(), self.config.instance_filter) is None
-
-        place = Place(self.ec2.region, ACCOUNT)
+        scope = Scope(place, alone=len(self.ec2s) == 1)
         datacenters = self.config.consul.datacenters if self.config.consul else ()
         found = sources(
-            self.config.sweep.adopt, place, lambda: self.chef, lambda: self.consul, datacenters, lambda: self.time
+            self.config.sweep.adopt, scope, lambda: self.chef, lambda: self.consul, datacenters, lambda: self.time
         )
         return Sweep(
             self.config.sweep,
-            self.ec2,
+            place,
+            self.ec2s[place],
             self.inventory,
             self.queue,
-            wanted,
-            place,
-            self._clock,
-            Adoption(found, self.ec2, self.inventory) if found else None,
+            self.config.instance_filter,
+            Orphans(found, self.ec2s[place], self.inventory) if found else None,
             now=lambda: self.time,
-            most=self.most_in_a_piece,
         )
 
     def send(self, payload: Any, seconds: float = SECONDS) -> dict[str, Any]:
@@ -223,7 +246,7 @@ class World:
 
     def handle(self, event: Any, seconds: float = SECONDS) -> dict[str, Any]:
         """Whatever the function may be called with."""
-        return self._application.handle(event, Deadline.after(seconds))
+        return self._application.handle(event, Deadline.after(seconds), "request-1")
 
     def send_batch(
         self, *bodies: Any, receive_count: int = 1, seconds: float = SECONDS, message_ids: Sequence[str] = ()
@@ -251,30 +274,37 @@ class World:
         }
         return Answered(tuple(f["itemIdentifier"] for f in answer["batchItemFailures"]), reports)
 
-    def operate(self, instance_id: str, *, dry_run: bool | None = None) -> dict[str, Any]:
+    def operate(self, instance_id: str, *, dry_run: bool | None = None, place: Place | None = None) -> dict[str, Any]:
         """The operator's call."""
         payload: dict[str, Any] = {"instance_id": instance_id}
+        if place:
+            payload |= {"account_id": place.account_id, "region": place.region}
         return self.send(payload if dry_run is None else {**payload, "dry_run": dry_run})
 
-    def sweep(self) -> dict[str, Any]:
+    def sweep(self, place: Place = HOME) -> dict[str, Any]:
         """The sweep's call; what it sends is then in ``queue.sent``."""
-        return self.send({"sweep": True})
+        return self.send({"sweep": True, "account_id": place.account_id, "region": place.region})
 
     # Events
 
-    def event(self, instance_id: str, state: str) -> dict[str, Any]:
+    def event(self, instance_id: str, state: str, place: Place | None = None) -> dict[str, Any]:
         """As EventBridge delivers it."""
+        place = place or self.place_of(instance_id)
         return {
             "version": "0",
             "id": f"e-{instance_id}-{state}",
             "detail-type": "EC2 Instance State-change Notification",
             "source": "aws.ec2",
-            "account": ACCOUNT,
+            "account": place.account_id,
             "time": self.time.strftime("%Y-%m-%dT%H:%M:%SZ"),
-            "region": self.ec2.region,
-            "resources": [f"arn:aws:ec2:{self.ec2.region}:{ACCOUNT}:instance/{instance_id}"],
+            "region": place.region,
+            "resources": [f"arn:aws:ec2:{place.region}:{place.account_id}:instance/{instance_id}"],
             "detail": {"instance-id": instance_id, "state": state},
         }
+
+    def place_of(self, instance_id: str) -> Place:
+        """Where EC2 knows the instance; its own place if none does."""
+        return next((place for place, ec2 in self.ec2s.items() if instance_id in ec2.machines), HOME)
 
     def running(self, instance_id: str) -> dict[str, Any]:
         return self.event(instance_id, "running")
@@ -288,16 +318,18 @@ class World:
 
     # Instances and their records
 
-    def launch(self, name: str, private_ip: str | None = None, *, records: bool = True, **more: Any) -> str:
+    def launch(
+        self, name: str, private_ip: str | None = None, *, records: bool = True, place: Place = HOME, **more: Any
+    ) -> str:
         """Launches an instance, and makes its A and PTR record as its boot script would (replacing what is there)."""
-        instance_id = self.ec2.launch(name, private_ip, **more)
+        instance_id = self.ec2s[place].launch(name, private_ip, **more)
         if records:
             self.register(instance_id)
         return instance_id
 
     def register(self, instance_id: str) -> None:
         """Writes the A and PTR record of a living instance over whatever is there."""
-        machine = self.ec2.machines[instance_id]
+        machine = self.ec2s[self.place_of(instance_id)].machines[instance_id]
         if machine.primary is None:
             raise ValueError(f"{instance_id} has no address")
         address = machine.primary.private_ips[0]

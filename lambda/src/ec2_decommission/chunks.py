@@ -11,7 +11,12 @@ T = TypeVar("T")
 
 
 def chunks(values: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Lists of at most ``size`` values, in order."""
-    everything = list(values)
-    for start in range(0, len(everything), size):
-        yield everything[start : start + size]
+    """Lists of at most ``size`` values, in order; reads no further than it must."""
+    piece: list[T] = []
+    for value in values:
+        piece.append(value)
+        if len(piece) == size:
+            yield piece
+            piece = []
+    if piece:
+        yield piece

@@ -1,23 +1,29 @@
-"""The function's configuration: one JSON document in the variable ``DECOMMISSION_CONFIG``, written by the module.
+"""The function's configuration: a JSON document in the variable ``DECOMMISSION_CONFIG``, written by the module.
 
-It is read once. Unknown keys are refused, and all errors are told at once.
+Lambda's environment holds 4 KB. What may be larger (``organization``, ``http_steps``) is in the file ``settings.json``:
+beside the code in a package that the apply built, else in a layer. Unknown keys are refused, and all errors are reported
+at once.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from .errors import ConfigurationError
+from .strict_json import Section
 from .templates import Template
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
+    from pathlib import Path
 
 VARIABLE = "DECOMMISSION_CONFIG"
-ADOPTS = ("chef", "consul")  # the systems whose nodes bear EC2 ids
+SETTINGS_FILE = "settings.json"
+ADOPTS = ("chef", "consul")  # the systems whose nodes carry EC2 ids
+_ACCOUNT_ID = re.compile(r"[0-9]{12}")
 
 
 @dataclass(frozen=True)
@@ -110,233 +116,225 @@ class QueueSettings:
 
 
 @dataclass(frozen=True)
+class OrganizationSettings:
+    """Other places that this deployment serves: the regions of each member account."""
+
+    members: Mapping[str, tuple[str, ...]]
+    role_name: str
+    external_id: str | None = None
+
+
+@dataclass(frozen=True)
+class ResultEventSettings:
+    """Where result events are sent: the name or ARN of an event bus."""
+
+    event_bus_name: str
+
+
+@dataclass(frozen=True)
+class AuditSettings:
+    """Where removed objects are kept in S3. ``prefix`` is empty or ends with ``/``."""
+
+    bucket: str
+    prefix: str = ""
+
+
+@dataclass(frozen=True)
 class Config:
-    """All of it. A step that is None is off."""
+    """All of it. A step that is None is off.
+
+    Attributes:
+        account_id: the function's own account.
+        region: the function's own region.
+    """
 
     name: str
+    account_id: str
+    region: str
     dry_run: bool = False
     instance_filter: InstanceFilter = InstanceFilter()
+    organization: OrganizationSettings | None = None
     route53: Route53Settings | None = None
     chef: ChefSettings | None = None
     consul: ConsulSettings | None = None
     inventory: InventorySettings | None = None
     sweep: SweepSettings | None = None
     queue: QueueSettings | None = None
+    result_events: ResultEventSettings | None = None
+    audit: AuditSettings | None = None
     secrets: tuple[str, ...] = ()
     encryption_context: Mapping[str, str] = field(default_factory=dict)
     custom_steps: Mapping[str, CustomStepSettings] = field(default_factory=dict)
 
     @classmethod
-    def parse(cls, text: str | None) -> Config:
+    def parse(cls, text: str | None, settings: Path | None = None) -> Config:
         """Reads the document.
 
+        Args:
+            text: the variable's value.
+            settings: the file ``settings.json``; None if there is none.
+
         Raises:
-            ConfigurationError: names every key that is wrong, what was wrong, and what is allowed.
+            ConfigurationError: names every key that is wrong, what is wrong, and what is allowed.
         """
         if not text:
             raise ConfigurationError(f"the variable {VARIABLE} is not set; the module sets it")
-        try:
-            document = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise ConfigurationError(f"{VARIABLE} is not JSON: {error}") from None
+        document = _json(text, VARIABLE)
+        if isinstance(document, dict) and document.pop("settings_file", False):
+            document |= _settings(settings)
         errors: list[str] = []
-        top = _Section("", document, errors)
+        top = Section("", document, errors)
         config = cls(
             name=top.text("name"),
+            account_id=_account_id(top),
+            region=top.text("region"),
             dry_run=top.flag("dry_run", default=False),
             instance_filter=top.section("instance_filter", _instance_filter) or InstanceFilter(),
+            organization=top.section("organization", _organization),
             route53=top.section("route53", _route53),
             chef=top.section("chef", _chef),
             consul=top.section("consul", _consul),
             inventory=top.section("inventory", _inventory),
             sweep=top.section("sweep", _sweep),
             queue=top.section("queue", _queue),
+            result_events=top.section("result_events", lambda s: ResultEventSettings(s.text("event_bus_name"))),
+            audit=top.section("audit", _audit),
             secrets=top.texts("secrets"),
             encryption_context=top.text_map("encryption_context"),
             custom_steps=top.section("custom_steps", _custom_steps) or {},
         )
         top.end()
-        if config.chef and "chef_client_key" not in config.secrets:
-            errors.append("chef: the step is on, and secrets does not list chef_client_key, the key it signs with")
-        sealed = config.secrets or any(step.secrets for step in config.custom_steps.values())
-        if sealed and not config.encryption_context:
-            errors.append("encryption_context: needed to open the secrets, and empty")
-        for source in config.sweep.adopt if config.sweep else ():
-            if source in ADOPTS and getattr(config, source) is None:
-                errors.append(f"sweep.adopt: names {source}, and the step {source} is off")
-        if config.sweep and config.sweep.adopt and config.instance_filter != InstanceFilter():
-            errors.append(
-                "sweep.adopt: needs instance_filter to be empty, as the tags of what died unrecorded are not known"
-            )
+        errors += _contradictions(config)
         if errors:
             raise ConfigurationError(f"{VARIABLE}: " + "; ".join(errors))
         return config
 
 
-class _Section:
-    """Reads one JSON object key by key, and notes what is wrong instead of raising."""
-
-    def __init__(self, path: str, value: object, errors: list[str]) -> None:
-        self.path = path
-        self.errors = errors
-        self.value: dict[str, Any] = value if isinstance(value, dict) else {}
-        self.seen: set[str] = set()
-        if not isinstance(value, dict):
-            self.wrong("", "a JSON object", value)
-
-    def wrong(self, key: str, allowed: str, found: object) -> None:
-        where = ".".join(part for part in (self.path, key) if part) or "the document"
-        self.errors.append(f"{where}: expected {allowed}, found {json.dumps(found, default=str)[:80]}")
-
-    def get(self, key: str) -> Any:
-        self.seen.add(key)
-        return self.value.get(key)
-
-    def text(self, key: str) -> str:
-        value = self.get(key)
-        if not isinstance(value, str) or not value:
-            self.wrong(key, "a text that is not empty", value)
-            return ""
-        return value
-
-    def flag(self, key: str, *, default: bool) -> bool:
-        value = self.get(key)
-        if value is None:
-            return default
-        if not isinstance(value, bool):
-            self.wrong(key, "true or false", value)
-            return default
-        return value
-
-    def number(self, key: str, *, default: float, least: float, most: float) -> float:
-        value = self.get(key)
-        if value is None:
-            return default
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= most:
-            self.wrong(key, f"a number from {least:g} to {most:g}", value)
-            return default
-        return value
-
-    def texts(self, key: str, *, at_least: int = 0) -> tuple[str, ...]:
-        value = self.get(key)
-        value = [] if value is None else value
-        if not isinstance(value, list) or not all(isinstance(v, str) and v for v in value):
-            self.wrong(key, "a list of texts that are not empty", value)
-            return ()
-        if len(value) < at_least:
-            self.wrong(key, f"at least {at_least} entry", value)
-        return tuple(value)
-
-    def text_map(self, key: str) -> dict[str, str]:
-        value = self.get(key)
-        value = {} if value is None else value
-        if not isinstance(value, dict) or not all(isinstance(v, str) for v in value.values()):
-            self.wrong(key, "an object whose values are texts", value)
-            return {}
-        return value
-
-    def tag_map(self, key: str) -> dict[str, tuple[str, ...]]:
-        value = self.get(key)
-        value = {} if value is None else value
-        if not isinstance(value, dict) or not all(
-            isinstance(v, list) and all(isinstance(t, str) for t in v) for v in value.values()
-        ):
-            self.wrong(key, "an object whose values are lists of texts", value)
-            return {}
-        return {name: tuple(values) for name, values in value.items()}
-
-    def url(self, key: str) -> str:
-        value = self.text(key)
-        if not value:
-            return value
-        try:
-            parts = urlsplit(value)
-            fine = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-        except ValueError:
-            fine = False
-        if not fine:
-            self.wrong(key, "a URL that begins with http:// or https:// and names a host", value)
-        return value.rstrip("/")
-
-    def template(self, key: str) -> Template | None:
-        value = self.get(key)
-        if value is None:
-            return None
-        if not isinstance(value, str) or not value:
-            self.wrong(key, "a name template or null", value)
-            return None
-        return self._template(key, value)
-
-    def templates(self, key: str) -> tuple[Template, ...]:
-        found = [self._template(key, text) for text in self.texts(key, at_least=1)]
-        return tuple(t for t in found if t is not None)
-
-    def _template(self, key: str, text: str) -> Template | None:
-        try:
-            return Template(text)
-        except ConfigurationError as error:
-            self.errors.append(f"{self.path}.{key}: {error}")
-            return None
-
-    def section(self, key: str, read: Callable[[_Section], Any]) -> Any:
-        value = self.get(key)
-        if value is None:
-            return None
-        inner = _Section(key, value, self.errors)
-        result = read(inner)
-        inner.end()
-        return result
-
-    def end(self) -> None:
-        unknown = sorted(set(self.value) - self.seen)
-        if unknown:
-            known = ", ".join(sorted(self.seen))
-            self.errors.append(f"{self.path or 'the document'}: unknown key {', '.join(unknown)}; known are {known}")
+def _json(text: str, what: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ConfigurationError(f"{what} is not JSON: {error}") from None
 
 
-def _instance_filter(section: _Section) -> InstanceFilter:
+def _settings(path: Path | None) -> dict[str, Any]:
+    """The large part of the document."""
+    try:
+        settings = _json(path.read_text(), SETTINGS_FILE) if path else None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{SETTINGS_FILE} cannot be read: {error}") from None
+    if not isinstance(settings, dict):
+        raise ConfigurationError(
+            f"the package has no {SETTINGS_FILE}, which this configuration needs: build it again, or attach its layer"
+        )
+    return settings
+
+
+def _contradictions(config: Config) -> list[str]:
+    errors = []
+    if config.chef and "chef_client_key" not in config.secrets:
+        errors.append("chef: the step is on, and secrets does not list chef_client_key, the key it signs with")
+    sealed = config.secrets or any(step.secrets for step in config.custom_steps.values())
+    if sealed and not config.encryption_context:
+        errors.append("encryption_context: needed to open the secrets, and empty")
+    for source in config.sweep.adopt if config.sweep else ():
+        if source in ADOPTS and getattr(config, source) is None:
+            errors.append(f"sweep.adopt: names {source}, and the step {source} is off")
+    if config.sweep and config.sweep.adopt and config.instance_filter != InstanceFilter():
+        errors.append(
+            "sweep.adopt: needs instance_filter to be empty, because the tags of an unrecorded instance are not known"
+        )
+    return errors
+
+
+def _account_id(section: Section) -> str:
+    account_id = section.text("account_id")
+    if account_id and not _ACCOUNT_ID.fullmatch(account_id):
+        section.wrong("account_id", "12 digits", account_id)
+    return account_id
+
+
+def _organization(section: Section) -> OrganizationSettings:
+    members = section.tag_map("members")
+    wrong = [account_id for account_id in members if not _ACCOUNT_ID.fullmatch(account_id)]
+    if wrong:
+        section.wrong("members", "account ids of 12 digits as keys", wrong)
+    return OrganizationSettings(members, section.text("role_name"), section.optional_text("external_id"))
+
+
+def _audit(section: Section) -> AuditSettings:
+    prefix = section.optional_text("prefix") or ""
+    return AuditSettings(section.text("bucket"), prefix if not prefix or prefix.endswith("/") else f"{prefix}/")
+
+
+def template(section: Section, key: str) -> Template | None:
+    """A name template, or None for null."""
+    value = section.get(key)
+    if value is None:
+        return None
+    if not isinstance(value, str) or not value:
+        section.wrong(key, "a name template or null", value)
+        return None
+    return _template(section, key, value)
+
+
+def templates(section: Section, key: str) -> tuple[Template, ...]:
+    """At least one name template."""
+    found = [_template(section, key, text) for text in section.texts(key, at_least=1)]
+    return tuple(t for t in found if t is not None)
+
+
+def _template(section: Section, key: str, text: str) -> Template | None:
+    try:
+        return Template(text)
+    except ConfigurationError as error:
+        section.errors.append(f"{section.path}.{key}: {error}")
+        return None
+
+
+def _instance_filter(section: Section) -> InstanceFilter:
     return InstanceFilter(section.tag_map("include_tags"), section.tag_map("exclude_tags"))
 
 
-def _route53(section: _Section) -> Route53Settings:
+def _route53(section: Section) -> Route53Settings:
     return Route53Settings(
         zone_ids=tuple(dict.fromkeys(section.texts("zone_ids", at_least=1))),
-        record_names=section.templates("record_names"),
+        record_names=templates(section, "record_names"),
         requests_per_second=section.number("requests_per_second", default=2.5, least=0.05, most=1000),
         max_requests_per_second=section.number("max_requests_per_second", default=0, least=0.5, most=1000) or None,
     )
 
 
-def _chef(section: _Section) -> ChefSettings:
+def _chef(section: Section) -> ChefSettings:
     return ChefSettings(
         server_url=section.url("server_url"),
         client_name=section.text("client_name"),
-        node_name=section.template("node_name"),
+        node_name=template(section, "node_name"),
         delete_client=section.flag("delete_client", default=True),
         request_timeout_seconds=section.number("request_timeout_seconds", default=10, least=1, most=60),
         max_concurrency=int(section.number("max_concurrency", default=8, least=1, most=32)),
     )
 
 
-def _consul(section: _Section) -> ConsulSettings:
+def _consul(section: Section) -> ConsulSettings:
     return ConsulSettings(
         url=section.url("url"),
         datacenters=tuple(dict.fromkeys(section.texts("datacenters"))),
-        node_name=section.template("node_name"),
+        node_name=template(section, "node_name"),
         lock_prefixes=tuple(dict.fromkeys(section.texts("lock_prefixes"))),
         deregister_node=section.flag("deregister_node", default=False),
         request_timeout_seconds=section.number("request_timeout_seconds", default=10, least=1, most=60),
     )
 
 
-def _inventory(section: _Section) -> InventorySettings:
+def _inventory(section: Section) -> InventorySettings:
     return InventorySettings(
         table_name=section.text("table_name"),
         retention_days=int(section.number("retention_days", default=30, least=1, most=3650)),
     )
 
 
-def _sweep(section: _Section) -> SweepSettings:
+def _sweep(section: Section) -> SweepSettings:
     return SweepSettings(
         max_instances=int(section.number("max_instances", default=50, least=1, most=100_000)),
         max_fraction=section.number("max_fraction", default=0.25, least=0.001, most=1),
@@ -344,14 +342,14 @@ def _sweep(section: _Section) -> SweepSettings:
     )
 
 
-def _adopt(section: _Section) -> tuple[str, ...]:
+def _adopt(section: Section) -> tuple[str, ...]:
     sources = tuple(dict.fromkeys(section.texts("adopt")))
     if unknown := [source for source in sources if source not in ADOPTS]:
         section.wrong("adopt", f"some of {', '.join(ADOPTS)}", unknown)
     return sources
 
 
-def _queue(section: _Section) -> QueueSettings:
+def _queue(section: Section) -> QueueSettings:
     return QueueSettings(
         url=section.url("url"),
         max_receive_count=int(section.number("max_receive_count", default=30, least=1, most=1000)),
@@ -360,9 +358,9 @@ def _queue(section: _Section) -> QueueSettings:
     )
 
 
-def _custom_steps(section: _Section) -> dict[str, CustomStepSettings]:
+def _custom_steps(section: Section) -> dict[str, CustomStepSettings]:
     return {name: section.section(name, _custom_step) or CustomStepSettings() for name in section.value}
 
 
-def _custom_step(section: _Section) -> CustomStepSettings:
+def _custom_step(section: Section) -> CustomStepSettings:
     return CustomStepSettings(section.text_map("settings"), section.texts("secrets"))

@@ -28,17 +28,18 @@ from .errors import (
     TransientError,
     about,
 )
-from .identity import Facts, Instance
-from .steps.base import Batch, Finding, Interface, Left, Living, Outcome, Removal, Step, owner_in
+from .instance import Facts, Instance
+from .steps.base import Finding, Left, Outcome, Removal
 from .templates import Template
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    from .steps.custom import AskLiving, CustomBatch
+
 __all__ = [
     "API_VERSION",
     "AccessError",
-    "Batch",
     "ConfigurationError",
     "Deadline",
     "DecommissionError",
@@ -46,20 +47,16 @@ __all__ = [
     "Finding",
     "Instance",
     "InstanceStep",
-    "Interface",
     "Left",
-    "Living",
     "Note",
     "OutOfTime",
     "Outcome",
     "PermanentError",
     "Removal",
-    "Step",
     "StepTools",
     "StillAlive",
     "Template",
     "TransientError",
-    "owner_in",
 ]
 
 API_VERSION = 1
@@ -116,7 +113,6 @@ class StepTools:
         secrets: its ``secrets``, by name, and no other step's. They are opened when the first is asked for.
         aws: gives the boto3 client of a service, made once. Its calls keep to the invocation's time, and throttling
             is retried.
-        dry_run: whether this run is to remove nothing; ``remove`` is not called then.
         clock: returns the deadline of the work under way.
         log: writes to the function's log, as Python's own loggers do.
     """
@@ -125,7 +121,6 @@ class StepTools:
     settings: Mapping[str, str] = field(default_factory=dict)
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
     aws: Callable[..., Any] = field(default=_no_aws, repr=False)
-    dry_run: bool = False
     clock: Callable[[], Deadline] = field(default=lambda: Deadline.after(60), repr=False)
     log: Any = field(default=logging.getLogger("ec2_decommission.custom_step"), repr=False)
 
@@ -200,7 +195,7 @@ class InstanceStep(ABC):
         return self.tools.name
 
     @abstractmethod
-    def find_one(self, instance: Instance, living: Living) -> Iterable[Removal | Left | Note]:
+    def find_one(self, instance: Instance, living: AskLiving) -> Iterable[Removal | Left | Note]:
         """What is the instance's, each with its proof, and what is to be left, with the reason.
 
         Must change nothing: a dry run calls it too. May raise whatever it likes: the step then fails for this
@@ -216,14 +211,14 @@ class InstanceStep(ABC):
             instance's any more, else True or nothing: it was removed.
         """
 
-    def look(self, batch: Batch) -> Mapping[str, Facts]:  # noqa: ARG002
+    def look(self, batch: CustomBatch) -> Mapping[str, Facts]:  # noqa: ARG002
         """Nothing to read for the whole batch."""
         return {}
 
-    def find(self, batch: Batch) -> Mapping[str, Finding]:
+    def find(self, batch: CustomBatch) -> Mapping[str, Finding]:
         return {i: self._find(instance, batch.living) for i, instance in batch.instances.items()}
 
-    def _find(self, instance: Instance, living: Living) -> Finding:
+    def _find(self, instance: Instance, living: AskLiving) -> Finding:
         found: list[Removal | Left | Note] = []
         errors: tuple[DecommissionError, ...] = ()
         try:
@@ -238,7 +233,7 @@ class InstanceStep(ABC):
             errors,
         )
 
-    def remove(self, batch: Batch, findings: Mapping[str, Finding]) -> Mapping[str, Outcome]:
+    def remove(self, batch: CustomBatch, findings: Mapping[str, Finding]) -> Mapping[str, Outcome]:
         return {i: self._remove(batch.instances[i], finding.removals) for i, finding in findings.items()}
 
     def _remove(self, instance: Instance, removals: Iterable[Removal]) -> Outcome:

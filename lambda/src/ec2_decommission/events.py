@@ -1,60 +1,125 @@
-"""What the function is called with, parsed: SQS batches, EventBridge events, and the operator's own payload."""
+"""What the function is called with, parsed: SQS batches, EventBridge events, and the operator's payloads."""
 
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from .errors import MalformedEvent
-from .identity import INSTANCE_ID
-from .progress import Progress
+from .instance import INSTANCE_ID
+from .place import Place
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from .place import Served
 
 STATE_CHANGE = "EC2 Instance State-change Notification"
 SWEEP = "EC2 Decommission Sweep"
-SWEEP_SOURCE = "ec2-decommission"
+SOURCE = "ec2-decommission"  # of the function's own events
+
+_ACCOUNT_ID = re.compile(r"[0-9]{12}")
+_REGION = re.compile(r"[a-z]{2,}(-[a-z]+)+-[0-9]+")
 
 
 @dataclass(frozen=True)
-class Request:
-    """One thing to do.
-
-    Attributes:
-        kind: ``running``, ``terminated``, ``operator``, ``sweep``, or ``ignored``.
-        accept: the ids that an operator confirms to be gone, for a sweep.
-        progress: how far a sweep has come that goes on.
-        instance_id: of whom; empty for a sweep and for what is ignored.
-        message_id: of the SQS message that brought it.
-        dry_run: what the operator asked for; None means the module's setting.
-        time: when EC2 saw the change.
-        ignored: why it is ignored.
-    """
-
-    kind: str
-    instance_id: str = ""
-    message_id: str | None = None
-    receipt_handle: str | None = None
-    receive_count: int = 1
-    account_id: str | None = None
-    region: str | None = None
-    dry_run: bool | None = None
-    time: datetime | None = None
-    ignored: str | None = None
-    accept: tuple[str, ...] = ()
-    progress: Progress | None = None
-    by_operator: bool = False
-
-
-@dataclass(frozen=True)
-class BadMessage:
-    """A message that cannot be read; it goes to the dead letters."""
+class Delivery:
+    """The SQS message that brought a request."""
 
     message_id: str
-    receipt_handle: str | None
+    receipt_handle: str | None = None
+    receive_count: int = 1
+
+
+@dataclass(frozen=True)
+class Started:
+    """EC2 reports that an instance is running: remember it. ``time`` is when EC2 saw the change."""
+
+    instance_id: str
+    place: Place
+    time: datetime | None = None
+    delivery: Delivery | None = None
+
+
+@dataclass(frozen=True)
+class Terminated:
+    """An instance is terminated: decommission it. ``time`` is when EC2, or the sweep, saw it."""
+
+    instance_id: str
+    place: Place
+    time: datetime | None = None
+    delivery: Delivery | None = None
+
+
+@dataclass(frozen=True)
+class OperatorCall:
+    """An operator asks to decommission an instance.
+
+    Attributes:
+        place_given: whether the payload named the account or the region. Without, the function's own are meant.
+        dry_run: None means the module's setting.
+    """
+
+    instance_id: str
+    place: Place
+    place_given: bool = False
+    dry_run: bool | None = None
+    delivery: None = None
+
+
+@dataclass(frozen=True)
+class SweepRequest:
+    """Search for missed terminations.
+
+    Attributes:
+        place: None is every served place.
+        accept: ids that an operator has confirmed to be gone.
+    """
+
+    place: Place | None = None
+    dry_run: bool | None = None
+    accept: tuple[str, ...] = ()
+    by_operator: bool = False
+    delivery: Delivery | None = None
+
+
+@dataclass(frozen=True)
+class RestoreRequest:
+    """An operator asks to put back what was removed of an instance."""
+
+    instance_id: str
+    place: Place
+    dry_run: bool | None = None
+    delivery: None = None
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """An instance, or a sweep, of a place that is not served: nothing is read or removed for it."""
+
+    place: Place
+    instance_id: str = ""
+    delivery: Delivery | None = None
+
+
+@dataclass(frozen=True)
+class Ignored:
+    """An event of which nothing follows."""
+
+    reason: str
+    instance_id: str = ""
+    delivery: Delivery | None = None
+
+
+Request = Started | Terminated | OperatorCall | SweepRequest | RestoreRequest | Foreign | Ignored
+
+
+@dataclass(frozen=True)
+class MalformedMessage:
+    """A message that cannot be parsed; it becomes a dead letter."""
+
+    delivery: Delivery
     error: str
 
 
@@ -63,91 +128,117 @@ def is_batch(event: Any) -> bool:
     return isinstance(event, dict) and isinstance(event.get("Records"), list)
 
 
-def parse_batch(event: dict[str, Any]) -> tuple[list[Request], list[BadMessage]]:
-    """The requests of an SQS event, and the messages that cannot be read: one of these harms no other.
+def parse_batch(event: dict[str, Any], served: Served) -> tuple[list[Request], list[MalformedMessage]]:
+    """The requests of an SQS event, and the messages that cannot be parsed. These do not affect the others.
 
     Raises:
-        MalformedEvent: a record that is not from SQS; nothing could be reported about it.
+        MalformedEvent: a record is not from SQS; nothing could be reported about it.
     """
     requests: list[Request] = []
-    bad: list[BadMessage] = []
+    malformed: list[MalformedMessage] = []
     for record in event["Records"]:
         if not isinstance(record, dict) or not isinstance(record.get("messageId"), str):
             raise MalformedEvent("Records holds an entry that is not an SQS message")
-        message_id = record["messageId"]
-        handle = _text(record.get("receiptHandle"))
+        delivery = Delivery(record["messageId"], _text(record.get("receiptHandle")))
         try:
-            body = json.loads(record.get("body") or "")
             attributes = record.get("attributes") or {}
             count = int(attributes.get("ApproximateReceiveCount", 1))
-            requests.append(parse(body, message_id=message_id, receipt_handle=handle, receive_count=count))
+            delivery = Delivery(delivery.message_id, delivery.receipt_handle, count)
+            body = json.loads(record.get("body") or "")
+            if not isinstance(body, dict) or "detail-type" not in body:
+                raise MalformedEvent("expected an EventBridge event")  # an operator calls the function directly
+            requests.append(_event(body, served, delivery))
         except (ValueError, TypeError, AttributeError, MalformedEvent, RecursionError) as error:
-            bad.append(BadMessage(message_id, handle, f"the message cannot be read: {error}"))
-    return requests, bad
+            malformed.append(MalformedMessage(delivery, f"the message cannot be parsed: {error}"))
+    return requests, malformed
 
 
-def parse(event: Any, **delivery: Any) -> Request:
+def parse(event: Any, served: Served) -> Request:
     """The request of one EventBridge event or operator's payload.
-
-    Args:
-        event: the decoded JSON.
-        **delivery: the fields of ``Request`` that tell of the SQS message.
 
     Raises:
         MalformedEvent: says what is wrong, and what is allowed.
+
+    Example:
+        >>> from ec2_decommission.place import Served
+        >>> parse({"instance_id": "i-0abc", "dry_run": True}, Served(Place("111111111111", "eu-west-1"))).dry_run
+        True
     """
     if not isinstance(event, dict):
         raise MalformedEvent(f"expected a JSON object, found {type(event).__name__}")
     if "detail-type" in event:
-        return _event(event, delivery)
+        return _event(event, served, None)
     if "instance_id" in event:
-        return _operator(event, delivery)
+        return _operator_call(event, served)
+    if "restore" in event:
+        return _restore(event, served)
     if "sweep" in event:
-        return _operators_sweep(event, delivery)
+        return _operator_sweep(event, served)
     raise MalformedEvent(
-        'expected an EventBridge event, {"instance_id": "i-...", "dry_run": true or false}, '
+        'expected an EventBridge event, {"instance_id": "i-...", "account_id": "...", "region": "...", '
+        '"dry_run": true or false}, {"restore": "i-...", "dry_run": true or false}, '
         'or {"sweep": true, "dry_run": true or false, "accept": ["i-...", ...]}'
     )
 
 
-def _event(event: dict[str, Any], delivery: dict[str, Any]) -> Request:
-    detail_type, detail = event["detail-type"], event.get("detail")
-    if detail_type == SWEEP and event.get("source") == SWEEP_SOURCE:
-        if not isinstance(detail, dict) or "progress" not in detail:
-            return Request("sweep", **delivery)
-        progress = Progress.of(detail["progress"])
-        # Where the module has become dry since, its word counts.
-        return Request("sweep", progress=progress, dry_run=True if progress.dry_run else None, **delivery)
-    if detail_type != STATE_CHANGE or event.get("source") not in ("aws.ec2", SWEEP_SOURCE):
-        return Request("ignored", ignored=f"an event of another kind: {str(detail_type)[:80]}", **delivery)
+def _event(event: dict[str, Any], served: Served, delivery: Delivery | None) -> Request:
+    detail_type, source, detail = event["detail-type"], event.get("source"), event.get("detail")
+    if detail_type == SWEEP and source == SOURCE:
+        if not isinstance(detail, dict):
+            raise MalformedEvent("the sweep event has no detail")
+        # A sweep takes nothing but its place from a message: neither ids nor progress.
+        place = _place(detail, served.own, "account_id") if {"account_id", "region"} & set(detail) else None
+        if place is not None and place not in served:
+            return Foreign(place, delivery=delivery)
+        return SweepRequest(place, delivery=delivery)
+    if detail_type != STATE_CHANGE or source not in ("aws.ec2", SOURCE):
+        return Ignored(f"an event of another kind: {str(detail_type)[:80]} from {str(source)[:40]}", delivery=delivery)
     if not isinstance(detail, dict):
         raise MalformedEvent("the event has no detail")
     instance_id, state = _instance_id(detail.get("instance-id")), detail.get("state")
-    if state not in ("running", "terminated"):
-        return Request("ignored", instance_id, ignored=f"nothing is done at state {str(state)[:40]}", **delivery)
-    return Request(
-        str(state),
-        instance_id,
-        account_id=_text(event.get("account")),
-        region=_text(event.get("region")),
-        time=_time(event.get("time")),
-        **delivery,
-    )
+    place = _place(event, None, "account")
+    if place not in served:
+        return Foreign(place, instance_id, delivery)
+    match state:
+        case "running":
+            return Started(instance_id, place, _time(event.get("time")), delivery)
+        case "terminated":
+            return Terminated(instance_id, place, _time(event.get("time")), delivery)
+    return Ignored(f"no action for state {str(state)[:40]}", instance_id, delivery)
 
 
-def _operator(payload: dict[str, Any], delivery: dict[str, Any]) -> Request:
-    dry_run = _dry_run(payload, {"instance_id", "dry_run"})
-    return Request("operator", _instance_id(payload["instance_id"]), dry_run=dry_run, by_operator=True, **delivery)
+def _operator_call(payload: dict[str, Any], served: Served) -> Request:
+    dry_run = _dry_run(payload, {"instance_id", "account_id", "region", "dry_run"})
+    instance_id, place = _instance_id(payload["instance_id"]), _place(payload, served.own, "account_id")
+    if place not in served:
+        return Foreign(place, instance_id)
+    return OperatorCall(instance_id, place, bool({"account_id", "region"} & set(payload)), dry_run)
 
 
-def _operators_sweep(payload: dict[str, Any], delivery: dict[str, Any]) -> Request:
-    dry_run = _dry_run(payload, {"sweep", "dry_run", "accept"})
-    accept = payload.get("accept", [])
+def _restore(payload: dict[str, Any], served: Served) -> Request:
+    dry_run = _dry_run(payload, {"restore", "account_id", "region", "dry_run"})
+    instance_id, place = _instance_id(payload["restore"]), _place(payload, served.own, "account_id")
+    return RestoreRequest(instance_id, place, dry_run) if place in served else Foreign(place, instance_id)
+
+
+def _operator_sweep(payload: dict[str, Any], served: Served) -> Request:
+    dry_run = _dry_run(payload, {"sweep", "account_id", "region", "dry_run", "accept"})
+    accept, place = payload.get("accept", []), _place(payload, served.own, "account_id")
     if payload["sweep"] is not True or not isinstance(accept, list):
         raise MalformedEvent('sweep: expected {"sweep": true}, with accept a list of instance ids')
-    return Request(
-        "sweep", dry_run=dry_run, accept=tuple(_instance_id(i) for i in accept), by_operator=True, **delivery
-    )
+    ids = tuple(_instance_id(i) for i in accept)
+    return SweepRequest(place, dry_run, ids, by_operator=True) if place in served else Foreign(place)
+
+
+def _place(holder: dict[str, Any], own: Place | None, account_key: str) -> Place:
+    """The account and region that an event or payload names; ``own`` fills in what it does not name."""
+    account_id = holder.get(account_key, own.account_id if own else None)
+    region = holder.get("region", own.region if own else None)
+    if not isinstance(account_id, str) or not _ACCOUNT_ID.fullmatch(account_id):
+        raise MalformedEvent(f"{account_key}: expected 12 digits, found {_shown(account_id)}")
+    if not isinstance(region, str) or not _REGION.fullmatch(region):
+        raise MalformedEvent(f"region: expected a region such as eu-west-1, found {_shown(region)}")
+    return Place(account_id, region)
 
 
 def _dry_run(payload: dict[str, Any], known: set[str]) -> bool | None:
@@ -156,37 +247,40 @@ def _dry_run(payload: dict[str, Any], known: set[str]) -> bool | None:
         raise MalformedEvent(f"unknown key {', '.join(unknown)}; known are {', '.join(sorted(known))}")
     dry_run = payload.get("dry_run")
     if dry_run is not None and not isinstance(dry_run, bool):
-        raise MalformedEvent(f"dry_run: expected true or false, found {json.dumps(dry_run, default=str)[:40]}")
+        raise MalformedEvent(f"dry_run: expected true or false, found {_shown(dry_run)}")
     return dry_run
 
 
-def termination(instance_id: str, account_id: str | None, region: str | None, time: datetime) -> dict[str, Any]:
+def termination(instance_id: str, place: Place, time: datetime) -> dict[str, Any]:
     """The event that EC2 would have sent, in the sweep's own name."""
     return {
-        "source": SWEEP_SOURCE,
+        "source": SOURCE,
         "detail-type": STATE_CHANGE,
-        "account": account_id,
-        "region": region,
+        "account": place.account_id,
+        "region": place.region,
         "time": time.isoformat(),
         "detail": {"instance-id": instance_id, "state": "terminated"},
     }
 
 
-def sweep_on(progress: Mapping[str, Any], time: datetime) -> dict[str, Any]:
-    """The event of a sweep that goes on."""
+def sweep_of(place: Place, time: datetime) -> dict[str, Any]:
+    """The event that starts the sweep of one place."""
     return {
-        "source": SWEEP_SOURCE,
+        "source": SOURCE,
         "detail-type": SWEEP,
         "time": time.isoformat(),
-        "detail": {"progress": dict(progress)},
+        "detail": {"account_id": place.account_id, "region": place.region},
     }
 
 
 def _instance_id(value: Any) -> str:
     if not isinstance(value, str) or not INSTANCE_ID.fullmatch(value):
-        found = json.dumps(value, default=str)[:60]
-        raise MalformedEvent(f"instance id: expected i- and hexadecimal digits, found {found}")
+        raise MalformedEvent(f"instance id: expected i- and hexadecimal digits, found {_shown(value)}")
     return value
+
+
+def _shown(value: Any) -> str:
+    return json.dumps(value, default=str)[:60]
 
 
 def _text(value: Any) -> str | None:

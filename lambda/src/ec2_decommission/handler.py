@@ -6,41 +6,69 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol
 
-from .deadline import Deadline
-from .errors import DecommissionError, StillAlive, TransientError, about
-from .events import BadMessage, Request, is_batch, parse, parse_batch
+from . import deadline as deadlines
+from .errors import DecommissionError, MalformedEvent, StillAlive, TransientError, about
+from .events import (
+    Foreign,
+    Ignored,
+    MalformedMessage,
+    OperatorCall,
+    RestoreRequest,
+    Started,
+    SweepRequest,
+    Terminated,
+    is_batch,
+    parse,
+    parse_batch,
+)
+from .instance_filter import excluded
 from .inventory import TERMINATED
 from .metrics import Metrics
-from .recall import Known, Wanted, recall
+from .recall import recall
 from .report import Report, StepReport
-from .run import Clock, Log, Run, StepFactory, Tools
-from .together import in_turn
+from .results import event_id
+from .run import Run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from .clients.ec2 import Ec2, Namesakes
+    from .clients.ec2 import Ec2
     from .config import Config
-    from .identity import Instance
+    from .deadline import Deadline
+    from .events import Request
+    from .instance import Instance
     from .inventory import Inventory
-    from .steps.base import Living
+    from .place import Place, Served
+    from .recall import Known
+    from .results import ResultEvents
+    from .run import Done, Log, Tools
     from .sweep import Sweep
-    from .together import Together
 
 # DescribeInstances may not know an instance yet that has just entered `running`.
 _YOUNG = timedelta(minutes=10)
-_CLOCKS = timedelta(seconds=5)  # by which EC2's clock, which dates an event, may differ from the function's
-# A sweep that fails is tried so often; then the next one of the schedule makes up for it. Sweeps that pile up in the
-# queue, or among the dead letters, would tell nothing that the alarms do not.
+# A sweep that fails is tried this often. The next scheduled one makes up for it: sweeps that pile up in the queue, or
+# as dead letters, would say nothing that the alarms do not.
 _SWEEP_TRIES = 3
-# Kept back from all else, to put failed messages off: a thousand take a second or two.
-PUT_OFF_SECONDS = 4.0
+# Kept from everything else, to back off failed messages: a thousand take a second or two.
+BACK_OFF_SECONDS = 4.0
+# A message that was received for the last time becomes a dead letter. The sweep takes the instance up again later.
+_AFTER_LAST_RECEIVE = timedelta(hours=24)
 
 
-class Delays(Protocol):
-    """Puts off the next try of messages; the queue keeps them for so long."""
+class Queue(Protocol):
+    """The module's own queue."""
 
-    def put_off(self, seconds_by_receipt: Mapping[str, int]) -> None: ...
+    def back_off(self, seconds_by_receipt: Mapping[str, int]) -> None:
+        """Hides each message for so many seconds."""
+
+    def send_sweeps(self, places: Iterable[Place]) -> None:
+        """Sends one sweep event for each place."""
+
+
+class Restore(Protocol):
+    """Puts back what was removed of an instance."""
+
+    def __call__(self, instance_id: str, place: Place, *, dry_run: bool) -> tuple[StepReport, ...]: ...
 
 
 class FailedError(DecommissionError):
@@ -51,176 +79,186 @@ class Application:
     """Everything that outlives an invocation, injected.
 
     Args:
-        living: makes what tells the living from the dead, for a batch's own instances, with what EC2 has said before.
-        steps: those that are on, in the order in which they look.
-        delays: None where the function has no queue.
-        sweep: makes a sweep; None where it is off.
-        now: the time.
-        metrics: where they are counted; written at the end of each invocation.
-        together: runs jobs that wait for different systems.
+        ec2: EC2 in each served place.
+        queue: None if the function has no queue.
+        sweep: makes the sweep of a place; None if it is off.
+        restore: None without ``audit``.
+        results: None without ``result_events``.
     """
 
     def __init__(
         self,
         config: Config,
-        ec2: Ec2,
-        living: Callable[[Iterable[str], Namesakes | None], Living],
-        inventory: Inventory | None,
-        steps: Sequence[StepFactory],
-        log: Log,
-        clock: Clock,
-        delays: Delays | None = None,
-        sweep: Callable[[], Sweep] | None = None,
-        now: Callable[[], datetime] = lambda: datetime.now(UTC),
-        metrics: Metrics | None = None,
-        together: Together = in_turn,
+        served: Served,
+        ec2: Mapping[Place, Ec2],
+        tools: Tools,
+        queue: Queue | None = None,
+        sweep: Callable[[Place], Sweep] | None = None,
+        restore: Restore | None = None,
+        results: ResultEvents | None = None,
     ) -> None:
         self._config = config
+        self._served = served
         self._ec2 = ec2
-        self._metrics = metrics or Metrics(config.name)
-        self._tools = Tools(living, inventory, steps, log, clock, now, self._metrics, together)
-        self._inventory = inventory
-        self._asks_bearers = next((step.asks_bearers for step in steps if step.asks_bearers), None)
-        self._log = log
-        self._delays = delays
+        self._tools = tools
+        self._inventory: Inventory | None = tools.inventory
+        self._metrics: Metrics = tools.metrics
+        self._log: Log = tools.log
+        self._queue = queue
         self._sweep = sweep
+        self._restore = restore
+        self._results = results
 
-    def handle(self, event: Any, deadline: Deadline) -> dict[str, Any]:
+    def handle(self, event: Any, deadline: Deadline, request_id: str = "") -> dict[str, Any]:
         """Handles whatever the function was called with.
+
+        Args:
+            event: an SQS event, an EventBridge event, or an operator's payload.
+            deadline: when the invocation must end.
+            request_id: the AWS request id of the invocation.
 
         Returns:
             For an SQS event the messages to be tried again; else the report.
 
         Raises:
-            MalformedEvent: the payload is none that the contract names.
+            MalformedEvent: the payload is not in the contract.
             FailedError: something failed for a single EventBridge event.
         """
         try:
-            with self._tools.clock.until(deadline):
+            with deadlines.until(deadline):
                 if is_batch(event):
-                    return self._handle_batch(event)
-                request = parse(event)
-                report = self._carry_out([request])[request]
-                if report.failed and not request.by_operator:
-                    raise FailedError(f"{report.instance_id or request.kind}: {report.failures}")
+                    return self._handle_batch(event, request_id)
+                request = parse(event, self._served)
+                (report,) = self._carry_out([request], request_id)
+                if report.failed and not _by_operator(request):
+                    raise FailedError(f"{report.instance_id or report.state}: {report.failures}")
                 return report.document()
         finally:
             flush(self._metrics, self._log)
 
-    def _handle_batch(self, event: dict[str, Any]) -> dict[str, Any]:
-        requests, bad = parse_batch(event)
-        reports = self._carry_out(requests)
-        failed = {q: report for q, report in reports.items() if report.failed and not report.over and not _let_go(q)}
-        for message in bad:
-            self._log.error(message.error, extra={"message_id": message.message_id})
+    def _handle_batch(self, event: dict[str, Any], request_id: str) -> dict[str, Any]:
+        requests, malformed = parse_batch(event, self._served)
+        reports = self._carry_out(requests, request_id)
+        failed = [(q, r) for q, r in zip(requests, reports, strict=True) if r.failed and not _gives_up(q)]
+        for message in malformed:
+            self._log.error(message.error, extra={"message_id": message.delivery.message_id})
             self._metrics.count("MalformedMessages")
-        self._put_off(failed, bad)
-        identifiers = [r.message_id for r in failed] + [m.message_id for m in bad]
-        return {"batchItemFailures": [{"itemIdentifier": identifier} for identifier in identifiers]}
+        self._back_off(failed, malformed)
+        deliveries = [*(q.delivery for q, _ in failed), *(m.delivery for m in malformed)]
+        return {"batchItemFailures": [{"itemIdentifier": d.message_id} for d in deliveries if d]}
 
-    def _put_off(self, failed: Mapping[Request, Report], bad: Sequence[BadMessage]) -> None:
-        """Failed messages wait longer with each receive; one that cannot be read has nothing to wait for.
-
-        Where no retry helps any of what failed, the wait does not grow: the message reaches the dead letters soon.
-        """
-        queue = self._config.queue
-        if self._delays is None or queue is None:
+    def _back_off(
+        self, failed: Sequence[tuple[Request, Report]], malformed: Sequence[MalformedMessage]
+    ) -> None:
+        """Failed messages back off exponentially; malformed messages are returned at once."""
+        if self._queue is None:
             return
-        seconds = {m.receipt_handle: 0 for m in bad if m.receipt_handle}
-        for request, report in failed.items():
-            if request.receipt_handle:
-                doublings = 0 if report.permanent else min(max(request.receive_count - 1, 0), 16)
-                doubled = queue.retry_delay_seconds * 2**doublings
-                seconds[request.receipt_handle] = min(doubled, queue.max_retry_delay_seconds)
+        seconds = {m.delivery.receipt_handle: 0 for m in malformed if m.delivery.receipt_handle}
+        for request, report in failed:
+            if request.delivery and request.delivery.receipt_handle:
+                seconds[request.delivery.receipt_handle] = self._delay(request.delivery.receive_count, report)
         try:
             if seconds:
-                self._delays.put_off(seconds)
+                self._queue.back_off(seconds)
         except DecommissionError as error:
             # The queue's own visibility timeout brings them back.
             self._metrics.failure(error.kind)
-            self._log.warning(f"failed messages come back after the queue's visibility timeout: {error}")
+            self._log.warning(f"failed messages return after the queue's visibility timeout: {error}")
 
-    def _carry_out(self, requests: Sequence[Request]) -> dict[Request, Report]:
-        """One report for each request; requests of one instance share one."""
-        for request in requests:
-            self._tell_arrival(request)
-        concerned = {r.instance_id for r in requests if r.kind in ("terminated", "operator")}
-        if self._inventory is not None:
-            concerned |= {r.instance_id for r in requests if r.kind == "running"}
-        with self._tools.clock.until(self._tools.clock.deadline.before(PUT_OFF_SECONDS)):
-            reports, recorded = self._handle_instances(requests, concerned)
-        self._count(requests, reports, recorded)
-        answers: dict[Request, Report] = {}
-        # Sweeps that waited together for what failed them see the same: one of them is enough.
-        sweeps: dict[Any, Report] = {}
-        for request in requests:
-            if request.kind == "sweep":
-                asked = (request.dry_run, request.accept, request.progress)
-                if asked not in sweeps:
-                    sweeps[asked] = self._sweep_once(request)
-                answers[request] = sweeps[asked]
-            elif request.kind == "ignored":
-                dry_run = self._is_dry(request)
-                answers[request] = Report(request.instance_id, request.kind, dry_run, note=request.ignored)
-            elif request.kind == "running" and request.instance_id in recorded:
-                answers[request] = recorded[request.instance_id]
-            else:
-                answers[request] = reports[request.instance_id]
-            self._tell_outcome(request, answers[request])
-        return answers
+    def _delay(self, receive_count: int, report: Report) -> int:
+        """Seconds until the next try. A failure that no retry can help does not back off: it ends soon."""
+        queue = self._config.queue
+        if queue is None:
+            return 0
+        doublings = 0 if report.permanent else min(max(receive_count - 1, 0), 16)
+        return min(queue.retry_delay_seconds * 2**doublings, queue.max_retry_delay_seconds)
 
-    def _handle_instances(
-        self, requests: Sequence[Request], concerned: set[str]
-    ) -> tuple[dict[str, Report], Mapping[str, Report]]:
-        """The reports of what ended, and of what started, by instance id."""
-        begun = self._tools.now()
-        terminated = {r.instance_id: r for r in requests if r.kind == "terminated"}
-        # An event goes before what an operator asks of the same instance, and its end before its beginning.
-        ended = {**{r.instance_id: r for r in requests if r.kind == "operator"}, **terminated}
-        known = recall(
-            concerned,
-            self._ec2,
-            self._inventory,
-            self._config.instance_filter,
-            self._tools.together,
-            Wanted(self._asks_bearers, ended.keys(), begun) if self._asks_bearers else None,
-        )
-        started = {r.instance_id: r for r in requests if r.kind == "running" and r.instance_id not in terminated}
-        recorded = self._remember_running(started, known)
-        reports: dict[str, Report] = {}
-        for dry_run in (True, False):
-            same = [r for r in ended.values() if self._is_dry(r) == dry_run]
-            reports |= self._decommission(same, known, begun, dry_run=dry_run)
-        return reports, recorded
-
-    def _count(self, requests: Sequence[Request], ended: Mapping[str, Report], started: Mapping[str, Report]) -> None:
-        now = self._tools.now()
-        ages: dict[str, list[float]] = {}
+    def _carry_out(self, requests: Sequence[Request], request_id: str) -> list[Report]:
+        """One report for each request, in the same order; requests about one instance share one."""
+        started: dict[str, Started] = {}
+        ended: dict[str, Terminated | OperatorCall] = {}
         for request in requests:
-            report = ended.get(request.instance_id) or started.get(request.instance_id)
-            if request.time is None or report is None:
-                continue
-            age = (now - request.time).total_seconds()
-            if report.failed:
-                # SQS leaves what was received three times out of its own age of the oldest message.
-                self._metrics.value("UnfinishedAge", age)
-            if request.kind == "terminated":
-                ages.setdefault(request.instance_id, []).append(age)
-        for instance_id, report in ended.items():
-            self._metrics.instance(report, ages.get(instance_id, ()))
-        for report in started.values():
-            self._metrics.errors(report)
+            self._log_arrival(request)
+            match request:
+                case Started() if self._inventory is not None:
+                    started[request.instance_id] = request
+                case Terminated():
+                    ended[request.instance_id] = request
+                case OperatorCall():
+                    ended.setdefault(request.instance_id, request)  # an event goes before an operator's call
+        started = {i: request for i, request in started.items() if i not in ended}
+        with deadlines.until(deadlines.current().before(BACK_OFF_SECONDS)):
+            recorded, decommissioned = self._handle_instances(started, ended, request_id)
+        self._count(requests, decommissioned, recorded)
+        reports: list[Report] = []
+        sweeps: dict[SweepRequest, Report] = {}
+        for request in requests:
+            match request:
+                case SweepRequest():
+                    # Sweeps that waited together see the same: one of them is enough.
+                    alike = replace(request, delivery=None)
+                    if alike not in sweeps:
+                        sweeps[alike] = self._search(request, request_id)
+                    report = sweeps[alike]
+                case RestoreRequest():
+                    report = self._put_back(request, request_id)
+                case Foreign():
+                    report = self._foreign(request, request_id)
+                case Ignored():
+                    report = Report(request.instance_id, self._served.own, "ignored", self._config.dry_run, request_id)
+                    report = replace(report, note=request.reason)
+                case Started() if request.instance_id in recorded:
+                    report = recorded[request.instance_id]
+                case Started() if request.instance_id not in decommissioned:
+                    report = self._report(request, "running", request_id)
+                    report = replace(report, note="the inventory is off; nothing is remembered")
+                case _:
+                    report = decommissioned[request.instance_id]
+            self._log_outcome(request, report)
+            reports.append(report)
+        return reports
+
+    def _report(self, request: Started | Terminated | OperatorCall, state: str, request_id: str) -> Report:
+        return Report(request.instance_id, request.place, state, self._is_dry(request), request_id)
 
     def _is_dry(self, request: Request) -> bool:
-        return self._config.dry_run if request.dry_run is None else request.dry_run
+        asked = getattr(request, "dry_run", None)
+        return self._config.dry_run if asked is None else asked
+
+    def _foreign(self, request: Foreign, request_id: str) -> Report:
+        """Nothing is read or removed on behalf of an instance in a place that is not served."""
+        if request.delivery:
+            self._metrics.count("ForeignEvents")
+        reason = f"{request.place} is not served by this deployment; nothing was read or removed"
+        report = Report(request.instance_id, request.place, "not served", self._config.dry_run, request_id)
+        steps = tuple(StepReport.skipped(step.name, reason) for step in self._tools.steps)
+        return replace(report, steps=steps if request.instance_id else (), note=reason)
+
+    def _handle_instances(
+        self,
+        started: Mapping[str, Started],
+        ended: Mapping[str, Terminated | OperatorCall],
+        request_id: str,
+    ) -> tuple[dict[str, Report], dict[str, Report]]:
+        """The reports of instances that started, and of those that ended, by instance id."""
+        places = {i: request.place for i, request in {**started, **ended}.items()}
+        anywhere = [i for i, r in ended.items() if isinstance(r, OperatorCall) and not r.place_given]
+        known = recall(places, anywhere, self._ec2, self._inventory, self._tools.together)
+        recorded = self._remember_running(started, known, request_id)
+        reports: dict[str, Report] = {}
+        for dry_run in (True, False):
+            same = {i: request for i, request in ended.items() if self._is_dry(request) == dry_run}
+            reports |= self._decommission(same, known, request_id, dry_run=dry_run)
+        return recorded, reports
 
     # Remember what runs
 
-    def _remember_running(self, requests: Mapping[str, Request], known: Known) -> dict[str, Report]:
+    def _remember_running(self, requests: Mapping[str, Started], known: Known, request_id: str) -> dict[str, Report]:
         reports: dict[str, Report] = {}
         wanted: dict[str, Instance] = {}
+        reasons: dict[str, str] = {}
         for instance_id, request in requests.items():
-            report = Report(instance_id, "running", self._is_dry(request))
+            report = self._report(request, "running", request_id)
             seen = self._as_running(request, known)
             if isinstance(seen, str):
                 report = replace(report, note=seen)
@@ -228,147 +266,281 @@ class Application:
                 report = replace(report, errors=seen)
             else:
                 wanted[instance_id] = seen
+                if reason := excluded(seen, self._config.instance_filter, tags_known=True):
+                    reasons[instance_id] = reason
             reports[instance_id] = report
-        kept = self._inventory.remember_running(wanted.values()) if self._inventory and wanted else {}
+        kept = self._inventory.remember_running(wanted.values(), reasons) if self._inventory and wanted else {}
         for instance_id, result in kept.items():
             if isinstance(result, DecommissionError):
                 reports[instance_id] = replace(reports[instance_id], errors=(about("inventory", result),))
-            else:
-                note = "recorded in the inventory" if result else "it is recorded as terminated, and stays so"
-                identity = wanted[instance_id].identity()
-                reports[instance_id] = replace(reports[instance_id], identity=identity, note=note)
+                continue
+            note = "recorded in the inventory" if result else "it is recorded as terminated, and stays so"
+            if instance_id in reasons:
+                note += f"; {reasons[instance_id]}"
+            identity = wanted[instance_id].identity()
+            reports[instance_id] = replace(reports[instance_id], identity=identity, note=note)
         return reports
 
-    def _as_running(self, request: Request, known: Known) -> Instance | str | tuple[DecommissionError, ...]:
-        """The instance that is to be recorded, or why none is, or what failed."""
-        description = known.descriptions.get(request.instance_id)
-        record = known.records.get(request.instance_id)
-        if self._inventory is None:
-            return "the inventory is off; nothing is remembered"
-        if known.errors:
-            return known.errors
+    def _as_running(self, request: Started, known: Known) -> Instance | str | tuple[DecommissionError, ...]:
+        """The instance to record, or why none is recorded, or what failed."""
+        instance_id = request.instance_id
+        description, record = known.descriptions.get(instance_id), known.records.get(instance_id)
+        if errors := known.errors(instance_id):
+            return errors
+        if place := known.elsewhere.get(instance_id):
+            return f"it is in {place}, and not in {request.place}"
         if (record and record.state == TERMINATED) or (description and not description.lives):
-            return "it has been terminated since; a late event brings nothing back"
+            return "it has been terminated since; a late event does not bring it back"
         if description is None:
             if request.time and self._tools.now() - request.time < _YOUNG:
                 return (TransientError("ec2: DescribeInstances does not know the instance yet"),)
-            return "EC2 does not know the instance any more; a late event brings nothing back"
-        instance = description.instance()
-        return known.unwanted(instance) or instance
+            return "EC2 does not know the instance any more; a late event does not bring it back"
+        return replace(known.instance(instance_id), ran=True)
 
     # Remove what the dead left
 
     def _decommission(
-        self, requests: Sequence[Request], known: Known, begun: datetime, *, dry_run: bool
+        self,
+        requests: Mapping[str, Terminated | OperatorCall],
+        known: Known,
+        request_id: str,
+        *,
+        dry_run: bool,
     ) -> dict[str, Report]:
         reports: dict[str, Report] = {}
-        todo: dict[str, Instance] = {}
-        retries: set[str] = set()
-        times: list[datetime | None] = []
-        for request in requests:
-            instance = known.instance(request)
-            reports[request.instance_id] = Report(
-                request.instance_id, instance.state, dry_run, errors=known.errors, identity=instance.identity()
+        instances: dict[str, Instance] = {}
+        left: dict[str, tuple[Instance, str]] = {}
+        for instance_id, request in requests.items():
+            instance = known.instance(instance_id)
+            report = replace(
+                self._report(request, instance.state, request_id),
+                errors=known.errors(instance_id),
+                identity=instance.identity(),
             )
-            refused = self._refusal(request, instance, known)
-            if refused:
+            if refused := self._refusal(request, instance, known):
                 steps = tuple(replace(refused, step=step.name) for step in self._tools.steps)
-                reports[request.instance_id] = replace(reports[request.instance_id], steps=steps)
+                report = replace(report, steps=steps)
+            elif reason := self._excluded(instance, known):
+                steps = tuple(StepReport.skipped(step.name, reason) for step in self._tools.steps)
+                report = replace(report, steps=steps)
+                left[instance_id] = (instance, reason)
             else:
-                todo[request.instance_id] = instance
-                times.append(request.time if request.kind == "terminated" else None)
-                if request.kind != "operator":
-                    retries.add(request.instance_id)
-        if todo:
-            told = [time for time in times if time is not None]
-            # Events tell of what has happened: all had ended by the time that the function was called with them.
-            ended_at = min(max(told) + _CLOCKS, begun) if len(told) == len(times) else None
-            run = Run(self._tools, todo, known, retries, dry_run=dry_run, ended_at=ended_at)
-            for instance_id, (instance, steps, errors) in run.carry_out().items():
-                reports[instance_id] = replace(
-                    reports[instance_id],
-                    steps=steps,
-                    identity=instance.identity(),
-                    errors=(*reports[instance_id].errors, *errors),
-                )
+                instances[instance_id] = instance
+            reports[instance_id] = report
+        if self._inventory and left and not dry_run and not known.inventory_error:
+            for instance_id, error in self._inventory.remember_excluded(left).items():
+                reports[instance_id] = replace(reports[instance_id], errors=(about("inventory", error),))
+        if instances:
+            reports |= self._run(requests, reports, instances, known, dry_run=dry_run)
         return reports
 
-    def _refusal(self, request: Request, instance: Instance, known: Known) -> StepReport | None:
-        """Why no step may run for this instance."""
-        if known.ec2_error:
-            return StepReport.failed("", about("cannot be sure that the instance is gone", known.ec2_error))
-        description = known.descriptions.get(request.instance_id)
-        state = description.state if description else ""
-        if description and description.lives and request.kind == "terminated":
-            return StepReport.failed("", StillAlive(f"the event says terminated, EC2 says {state}; retried"))
-        if description and (description.lives or state == "shutting-down") and request.kind == "operator":
-            return StepReport.skipped(
-                "", f"{request.instance_id} is {state}: nothing of it is removed while it lives"
+    def _run(
+        self,
+        requests: Mapping[str, Terminated | OperatorCall],
+        reports: Mapping[str, Report],
+        instances: Mapping[str, Instance],
+        known: Known,
+        *,
+        dry_run: bool,
+    ) -> dict[str, Report]:
+        """Runs the steps, announces the results, and remembers them."""
+        retries = [i for i in instances if isinstance(requests[i], Terminated)]
+        run = Run(self._tools, instances, known, retries, dry_run=dry_run)
+        done = run.carry_out()
+        told = {
+            i: replace(
+                reports[i],
+                steps=one.steps,
+                identity=one.instance.identity(),
+                errors=(*reports[i].errors, *one.errors),
             )
-        reason = known.unwanted(instance)
-        return StepReport.skipped("", reason) if reason else None
+            for i, one in done.items()
+        }
+        if dry_run:
+            return told
+        announced = self._announce(told, known)
+        if self._inventory is None or known.inventory_error:
+            return told
+        results = {
+            i: run.result(
+                replace(one, errors=told[i].errors),
+                request_id=told[i].request_id,
+                next_try_at=self._next_try(requests[i], told[i]),
+                announced=announced.get(i),
+            )
+            for i, one in done.items()
+        }
+        for instance_id, error in self._inventory.remember_results(results).items():
+            failed = (*told[instance_id].errors, about("inventory", error))
+            told[instance_id] = replace(told[instance_id], errors=failed)
+        return told
 
-    # Search for what nobody told
+    def _announce(self, reports: dict[str, Report], known: Known) -> dict[str, str]:
+        """Sends the result events that were not sent yet; returns their ids. An event not sent fails its message."""
+        if self._results is None:
+            return {}
+        ids = {i: event_id(report) for i, report in reports.items()}
+        recorded = {i: record.announced for i, record in known.records.items()}
+        news = {i: report for i, report in reports.items() if recorded.get(i) != ids[i]}
+        failed = self._results.announce(news) if news else {}
+        for instance_id, error in failed.items():
+            report = reports[instance_id]
+            reports[instance_id] = replace(report, errors=(*report.errors, about("result event", error)))
+        return {i: ids[i] for i in news if i not in failed}
 
-    def _sweep_once(self, request: Request) -> Report:
-        report = Report("", "sweep", self._is_dry(request))
+    def _next_try(self, request: Terminated | OperatorCall, report: Report) -> str:
+        """When the message becomes visible again; from then on the sweep takes the instance up, if it was lost."""
+        queue, delivery = self._config.queue, request.delivery
+        wait = timedelta(0)
+        if queue and delivery:
+            last = delivery.receive_count >= queue.max_receive_count
+            seconds = timedelta(seconds=self._delay(delivery.receive_count, report))
+            wait = _AFTER_LAST_RECEIVE if last else seconds
+        return (self._tools.now() + wait).isoformat()
+
+    def _refusal(self, request: Terminated | OperatorCall, instance: Instance, known: Known) -> StepReport | None:
+        """Why no step may run for this instance."""
+        instance_id = request.instance_id
+        if error := known.ec2_error(instance_id):
+            return StepReport.failed("", about("cannot be sure that the instance has ended", error))
+        if place := known.elsewhere.get(instance_id):
+            return StepReport.skipped("", f"{instance_id} is in {place}, and not in {request.place}: nothing is removed")
+        description = known.descriptions.get(instance_id)
+        state = description.state if description else ""
+        lives = description is not None and description.lives
+        if lives and isinstance(request, Terminated):
+            return StepReport.failed("", StillAlive(f"the event says terminated, EC2 says {state}; retried"))
+        if (lives or state == "shutting-down") and isinstance(request, OperatorCall):
+            return StepReport.skipped("", f"{instance_id} is {state}: nothing of it is removed while it lives")
+        return None
+
+    def _excluded(self, instance: Instance, known: Known) -> str | None:
+        complete = known.tags_known(instance.instance_id)
+        return excluded(instance, self._config.instance_filter, tags_known=complete)
+
+    # Search for missed terminations
+
+    def _search(self, request: SweepRequest, request_id: str) -> Report:
+        dry_run = self._is_dry(request)
+        place = request.place or self._served.own
+        report = Report("", place, "sweep", dry_run, request_id)
         if self._sweep is None:
             return replace(report, note="the sweep is off, or the inventory that it needs")
-        braked = None
+        places = list(self._served)
         try:
-            seen = self._sweep().run(dry_run=report.dry_run, accept=request.accept, progress=request.progress)
+            if request.place is None and len(places) > 1 and self._queue is not None:
+                self._queue.send_sweeps(places)
+                return replace(report, note=f"one sweep was sent for each of {len(places)} places")
+            with deadlines.until(deadlines.current().before(BACK_OFF_SECONDS)):
+                seen = self._sweep(place).run(dry_run=dry_run, accept=request.accept)
         except DecommissionError as error:
             report = replace(report, errors=(about("sweep", error),))
-        else:
-            braked = seen.braked
-            errors = (*((TransientError(braked),) if braked else ()), *(about("sweep", e) for e in seen.errors))
-            # A part would begin again where it began: the next sweep begins anew.
-            report = replace(report, errors=errors, sweep=seen.document(), over=seen.in_parts)
-        self._metrics.sweep(report, braked=bool(braked))
+            self._metrics.sweep(report, braked=False)
+            return report
+        braked = (TransientError(seen.braked),) if seen.braked else ()
+        errors = (*braked, *(about("sweep", error) for error in seen.errors))
+        report = replace(report, errors=errors, sweep=seen.document())
+        if seen.braked and self._results and not dry_run:
+            try:
+                self._results.announce_brake(place, report.document(), seen.found)
+            except DecommissionError as error:
+                report = replace(report, errors=(*errors, about("result event", error)))
+        self._metrics.places.add(str(place))
+        self._metrics.sweep(report, braked=bool(seen.braked))
         return report
+
+    def _put_back(self, request: RestoreRequest, request_id: str) -> Report:
+        if self._restore is None:
+            raise MalformedEvent("restore: needs the module's input audit, which is not set")
+        dry_run = self._is_dry(request)
+        steps = self._restore(request.instance_id, request.place, dry_run=dry_run)
+        return Report(request.instance_id, request.place, "restored", dry_run, request_id, steps)
 
     # Tell
 
-    def _tell_arrival(self, request: Request) -> None:
-        extra = log_keys(request)
-        if request.kind in ("running", "terminated"):
-            self._log.info(f"instance {request.instance_id} has entered state {request.kind}", extra=extra)
-        elif request.kind == "operator":
-            self._log.info(f"an operator asks for instance {request.instance_id}", extra=extra)
-        elif request.kind == "sweep":
-            self._log.info("sweep: searching for terminations that nobody told", extra=extra)
-        elif request.kind == "ignored":
-            self._log.info(f"ignored: {request.ignored}", extra=extra)
+    def _count(self, requests: Sequence[Request], ended: Mapping[str, Report], started: Mapping[str, Report]) -> None:
+        now = self._tools.now()
+        ages: dict[str, list[float]] = {}
+        for request in requests:
+            time = request.time if isinstance(request, Started | Terminated) else None
+            report = ended.get(request.instance_id) or started.get(request.instance_id) if time else None
+            if time is None or report is None:
+                continue
+            age = (now - time).total_seconds()
+            if report.failed:
+                # SQS leaves what was received three times out of its own age of the oldest message.
+                self._metrics.value("UnfinishedAge", age)
+            if isinstance(request, Terminated):
+                ages.setdefault(request.instance_id, []).append(age)
+        for instance_id, report in ended.items():
+            self._metrics.instance(report, ages.get(instance_id, ()))
+        for report in started.values():
+            self._metrics.errors(report)
+        self._metrics.places |= {str(report.place) for report in (*ended.values(), *started.values())}
 
-    def _tell_outcome(self, request: Request, report: Report) -> None:
-        if request.kind == "ignored":
+    def _log_arrival(self, request: Request) -> None:
+        extra = log_keys(request)
+        match request:
+            case Started() | Terminated():
+                state = "running" if isinstance(request, Started) else "terminated"
+                self._log.info(f"instance {request.instance_id} has entered state {state}", extra=extra)
+            case OperatorCall():
+                self._log.info(f"an operator asks to decommission {request.instance_id}", extra=extra)
+            case RestoreRequest():
+                self._log.info(f"an operator asks to restore {request.instance_id}", extra=extra)
+            case SweepRequest():
+                self._log.info(f"sweep of {request.place or 'all places'}: searching for missed terminations", extra=extra)
+            case Foreign():
+                self._log.info(f"not served: {request.instance_id or 'a sweep'} in {request.place}", extra=extra)
+            case Ignored():
+                self._log.info(f"ignored: {request.reason}", extra=extra)
+
+    def _log_outcome(self, request: Request, report: Report) -> None:
+        if isinstance(request, Ignored):
             return
         extra: dict[str, Any] = {**log_keys(request), "report": report.document()}
         if report.failed:
             extra["error_kinds"] = list(report.error_kinds)
             self._log.error(f"failed: {report.failures}", extra=extra)
-        else:
-            told = ", ".join(f"{step.step} {step.status}" for step in report.steps)
-            if report.sweep is not None:
-                told = told_of_sweep(report.sweep)
-            self._log.info(told or report.note or "nothing to do", extra=extra)
+            return
+        summary = ", ".join(f"{step.step} {step.status}" for step in report.steps)
+        if report.sweep is not None:
+            summary = sweep_summary(report.sweep)
+        self._log.info(summary or report.note or "nothing to do", extra=extra)
 
 
-def told_of_sweep(sweep: Mapping[str, Any]) -> str:
+def sweep_summary(sweep: Mapping[str, Any]) -> str:
     """A sweep's document in one line."""
-    counts = {name: len(sweep[name]) + sweep.get("left_off", {}).get(name, 0) for name in ("gone", "adopted")}
-    told = f"sweep: {counts['gone']} gone, {sweep['refreshed']} refreshed"
-    if counts["adopted"]:
-        told += f", {counts['adopted']} adopted"
-    return told + (", going on in another invocation" if sweep.get("goes_on") else "")
+    counts = {
+        name: len(sweep[name]) + sweep.get("left_off", {}).get(name, 0) for name in ("gone", "unfinished", "adopted")
+    }
+    found = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+    return f"sweep: {found or 'no missed terminations found'}, {sweep['refreshed']} refreshed"
 
 
-def _let_go(request: Request) -> bool:
-    return request.kind == "sweep" and not request.by_operator and request.receive_count >= _SWEEP_TRIES
+def _by_operator(request: Request) -> bool:
+    match request:
+        case OperatorCall() | RestoreRequest():
+            return True
+        case SweepRequest():
+            return request.by_operator
+    return False
+
+
+def _gives_up(request: Request) -> bool:
+    delivery = request.delivery
+    return isinstance(request, SweepRequest) and delivery is not None and delivery.receive_count >= _SWEEP_TRIES
 
 
 def log_keys(request: Request) -> dict[str, str]:
-    keys = {"instance_id": request.instance_id, "message_id": request.message_id or ""}
+    """What every log line about a request carries."""
+    place: Place | None = getattr(request, "place", None)
+    keys = {
+        "instance_id": getattr(request, "instance_id", ""),
+        "account_id": place.account_id if place else "",
+        "region": place.region if place else "",
+        "message_id": request.delivery.message_id if request.delivery else "",
+    }
     return {key: value for key, value in keys.items() if value}
 
 

@@ -1,24 +1,28 @@
 """The inventory: a DynamoDB table that remembers what each instance was, and what became of its traces.
 
-States only move forward: a condition on every write sees to it that nothing turns ``terminated`` back into
-``running``. An item that lives never expires; a terminated one does, after the retention.
+States only move forward: a condition on every write prevents that ``terminated`` becomes ``running`` again. An item
+expires after the retention, but not while the instance lives, nor while its end is unfinished: the sweep finds both by
+the index ``sweep``, whose key says which place the instance belongs to.
 """
 
 from __future__ import annotations
 
-import marshal
+import json
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from decimal import Decimal
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
+from boto3.dynamodb.types import TypeDeserializer, TypeSerializer
 from botocore.exceptions import ClientError
 
 from .chunks import chunks
 from .clients.aws import READS_AT_ONCE, aws_errors
 from .errors import DecommissionError, PermanentError
-from .identity import Facts, Instance
-from .together import in_turn, lanes
+from .instance import Facts, Instance
+from .place import Place
+from .together import in_turn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -26,21 +30,19 @@ if TYPE_CHECKING:
     from .together import Together
 
 RUNNING, TERMINATED = "running", "terminated"
-LIVING_INDEX = "living"
-_LIVING = "yes"
-# Transactions: while one is on its way, the next is made ready. A thousand items in a second are what a table on
-# demand takes in a burst, from what it has not used before; more at once would be throttled.
-# https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/burst-adaptive-capacity.html
-WRITES_AT_ONCE = 2
+SWEEP_INDEX = "sweep"
+_UNFINISHED = "/unfinished"
 _BATCH_GET = 100  # keys, https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_BatchGetItem.html
-_UNREAD = object()
-HISTORY = 200  # entries of `removed` that are kept for one instance, far from an item's 400 KB
-# https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_TransactWriteItems.html: 100 items, of 4 MB.
-# What is in the items already is not known here, so only a part of the 4 MB is counted on.
+# A table on demand takes a thousand writes a second from the start; two transactions of a hundred at once keep to it.
+# https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/burst-adaptive-capacity.html
+_WRITES_AT_ONCE = 2
+# https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_TransactWriteItems.html: 100 items, of 4 MB. The
+# size of what the items hold already is not known here, so the requests may use only a part of that.
 _TRANSACTION = 100
 _TRANSACTION_BYTES = 2_000_000
-_ROUNDS = 2  # transactions tried before what is left of them is written item by item
-# What is kept of a step's report where the whole does not fit into an item.
+_ROUNDS = 2  # transactions tried before the rest is written item by item
+HISTORY = 200  # entries of `removed` that are kept for one instance, far from an item's 400 KB
+# What is kept of a step's report that is too large for an item.
 _SHORT_ACTIONS, _SHORT_REASON = 20, 1000
 
 
@@ -49,8 +51,13 @@ class Record:
     """What the inventory remembers of an instance.
 
     Attributes:
+        tags_known_at: when the tags were last read in full from EC2 by the sweep, or at the instance's end.
+        excluded: why ``instance_filter`` leaves the instance alone.
         steps: the report of each step that is settled, with ``settled_at``.
         removed: what was removed, each with ``at``, ``step``, ``action``, ``target`` and ``proof``.
+        finished: every step is settled; nothing is left to do.
+        next_try_at: when a message that failed becomes visible again.
+        announced: identifies the last result event that was sent.
     """
 
     instance_id: str
@@ -58,48 +65,81 @@ class Record:
     facts: Facts
     recorded_at: str = ""
     terminated_at: str | None = None
+    tags_known_at: str | None = None
+    excluded: str | None = None
     steps: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     removed: tuple[Mapping[str, str], ...] = ()
+    finished: bool = False
+    next_try_at: str | None = None
+    announced: str | None = None
+    request_id: str | None = None
+
+    @property
+    def place(self) -> Place:
+        return Place(self.facts.account_id or "", self.facts.region or "")
 
     def instance(self) -> Instance:
-        """The instance with nothing known but this record."""
+        """The instance as this record alone shows it."""
         return Instance(self.instance_id, state=self.state).learn(self.facts)
 
 
 @dataclass(frozen=True)
-class Settled:
+class Result:
     """What became of an instance's steps.
 
     Attributes:
-        steps: each step's report, as JSON, in place of what was kept of the steps before.
+        steps: each step's report, as JSON, in place of the earlier ones.
         removed: what was removed this time; it is added to what was removed before.
+        finished: nothing is left to do.
+        next_try_at: when the message is tried again, if not finished.
+        announced: as in ``Record``; None keeps what is there.
     """
 
+    place: Place
     steps: Mapping[str, Mapping[str, Any]]
     removed: Sequence[Mapping[str, str]] = ()
+    finished: bool = False
+    next_try_at: str | None = None
+    announced: str | None = None
+    request_id: str | None = None
 
 
 class Inventory(Protocol):
-    """What remembers.
+    """Remembers instances.
 
-    ``recall`` and ``living`` may raise TransientError, AccessError or ConfigurationError. What is written fails for
-    each instance by itself: its error stands in the answer, and the other instances are written all the same.
+    Reading may raise TransientError, AccessError or ConfigurationError. Writing fails for each instance by itself: its
+    error stands in the answer, and the other instances are written all the same.
     """
 
     def recall(self, instance_ids: Iterable[str]) -> Mapping[str, Record]:
-        """The records of these instances, where there are any."""
+        """The records of these instances, if there are any."""
 
-    def remember_running(self, instances: Iterable[Instance]) -> Mapping[str, bool | DecommissionError]:
-        """Records living instances; False for one that is recorded as terminated, which stays so."""
+    def remember_running(
+        self, instances: Iterable[Instance], excluded: Mapping[str, str], *, tags_known: bool = False
+    ) -> Mapping[str, bool | DecommissionError]:
+        """Records living instances; False for one that is recorded as terminated, which stays so.
 
-    def remember_terminated(self, instances: Iterable[Instance]) -> Mapping[str, DecommissionError]:
+        Args:
+            excluded: why ``instance_filter`` leaves an instance alone, by id.
+            tags_known: the tags were read a while after the launch, when late ones are there too.
+        """
+
+    def remember_terminated(
+        self, instances: Iterable[Instance], *, tags_known: bool
+    ) -> Mapping[str, DecommissionError]:
         """Records what instances were, before anything of them is removed; returns what failed."""
 
-    def remember_steps(self, outcomes: Mapping[str, Settled]) -> Mapping[str, DecommissionError]:
-        """Records what became of the steps, by instance id; returns what failed."""
+    def remember_excluded(self, instances: Mapping[str, tuple[Instance, str]]) -> Mapping[str, DecommissionError]:
+        """Marks the end of instances that ``instance_filter`` excludes, with the reason; returns what failed."""
 
-    def living(self, prefix: str = "") -> Iterator[Record]:
-        """Every instance that is recorded as living, of those whose id begins so; in the order of the ids."""
+    def remember_results(self, results: Mapping[str, Result]) -> Mapping[str, DecommissionError]:
+        """Records the results of the steps, by instance id; returns what failed."""
+
+    def living(self, place: Place) -> Iterator[Record]:
+        """Every instance of the place that is recorded as running."""
+
+    def unfinished(self, place: Place) -> Iterator[Record]:
+        """Every instance of the place whose end is not finished."""
 
 
 class DynamoInventory:
@@ -107,8 +147,8 @@ class DynamoInventory:
 
     Args:
         client: a boto3 ``dynamodb`` client.
-        now: returns the time, for expiry and the dates in the items.
-        together: reads and writes some hundreds at once.
+        now: the time, for expiry and the dates in the items.
+        together: runs several requests at once.
     """
 
     def __init__(
@@ -125,10 +165,12 @@ class DynamoInventory:
         self._now = now
         self._together = together
 
+    # Reading
+
     def recall(self, instance_ids: Iterable[str]) -> Mapping[str, Record]:
         found: dict[str, Record] = {}
         pieces = chunks(dict.fromkeys(instance_ids), _BATCH_GET)
-        self._together(lanes([partial(self._recall_some, some, found) for some in pieces], READS_AT_ONCE))
+        self._together([partial(self._recall_some, some, found) for some in pieces], READS_AT_ONCE)
         return found
 
     def _recall_some(self, instance_ids: Sequence[str], found: dict[str, Record]) -> None:
@@ -142,88 +184,106 @@ class DynamoInventory:
             found |= {record.instance_id: record for record in records}
             request = answer.get("UnprocessedKeys") or {}
 
-    def remember_running(self, instances: Iterable[Instance]) -> Mapping[str, bool | DecommissionError]:
-        return self._write(
-            {
-                instance.instance_id: self._update(
-                    instance.instance_id,
-                    {
-                        "state": RUNNING,
-                        "living": _LIVING,
-                        "recorded_at": self._now().isoformat(),
-                        "facts": facts_document(instance),
-                    },
-                    condition="attribute_not_exists(#state) OR #state = :state",
-                )
-                for instance in instances
-            }
-        )
+    def living(self, place: Place) -> Iterator[Record]:
+        return self._indexed(str(place))
 
-    def remember_terminated(self, instances: Iterable[Instance]) -> Mapping[str, DecommissionError]:
-        now = self._now()
-        updates = {
-            instance.instance_id: self._update(
-                instance.instance_id,
-                {
-                    "state": TERMINATED,
-                    "facts": facts_document(instance),
-                    "expires_at": int(now.timestamp()) + self._retention_seconds,
-                },
-                once={"terminated_at": now.isoformat(), "recorded_at": now.isoformat()},
-                remove=("living",),
-            )
-            for instance in instances
-        }
-        return _failures(self._write(updates))
+    def unfinished(self, place: Place) -> Iterator[Record]:
+        return self._indexed(f"{place}{_UNFINISHED}")
 
-    def remember_steps(self, outcomes: Mapping[str, Settled]) -> Mapping[str, DecommissionError]:
-        failed = _failures(self._write({i: self._settle(i, settled) for i, settled in outcomes.items()}))
-        # What is too large for an item would be so at every retry: the report is kept short rather than not at all.
-        too_large = [i for i, error in failed.items() if isinstance(error, PermanentError)]
-        if not too_large:
-            return failed
-        short = {i: self._settle(i, _shortened(outcomes[i])) for i in too_large}
-        return {**{i: e for i, e in failed.items() if i not in short}, **_failures(self._write(short))}
-
-    def _settle(self, instance_id: str, settled: Settled) -> dict[str, Any]:
-        entries = [dict(entry) for entry in settled.removed][:HISTORY]
-        names = {"#steps": "steps", "#state": "state", "#expires_at": "expires_at"}
-        values: dict[str, Any] = {
-            ":steps": {name: dict(step) for name, step in settled.steps.items()},
-            ":state": TERMINATED,
-            ":expires_at": int(self._now().timestamp()) + self._retention_seconds,
-        }
-        # An item that has expired since it was read is made anew, and must expire as well.
-        expression = (
-            "SET #steps = :steps, #state = if_not_exists(#state, :state), "
-            "#expires_at = if_not_exists(#expires_at, :expires_at)"
-        )
-        if entries:
-            names["#removed"] = "removed"
-            values |= {":entries": entries, ":none": []}
-            expression += ", #removed = list_append(if_not_exists(#removed, :none), :entries)"
-        return {
-            "TableName": self._table,
-            "Key": {"instance_id": {"S": instance_id}},
-            "UpdateExpression": expression,
-            "ExpressionAttributeNames": names,
-            "ExpressionAttributeValues": _typed(values),
-        }
-
-    def living(self, prefix: str = "") -> Iterator[Record]:
-        condition, values = "living = :yes", {":yes": {"S": _LIVING}}
-        if prefix:
-            condition += " AND begins_with(instance_id, :prefix)"
-            values[":prefix"] = {"S": prefix}
+    def _indexed(self, key: str) -> Iterator[Record]:
         pages = self._client.get_paginator("query").paginate(
             TableName=self._table,
-            IndexName=LIVING_INDEX,
-            KeyConditionExpression=condition,
-            ExpressionAttributeValues=values,
+            IndexName=SWEEP_INDEX,
+            KeyConditionExpression="sweep = :key",
+            ExpressionAttributeValues={":key": {"S": key}},
         )
         with aws_errors(f"read table {self._table} (dynamodb:Query)"):
             for page in pages:
                 yield from (_record(_plain(raw)) for raw in page["Items"])
+
+    # Writing
+
+    def remember_running(
+        self, instances: Iterable[Instance], excluded: Mapping[str, str], *, tags_known: bool = False
+    ) -> Mapping[str, bool | DecommissionError]:
+        now = self._now().isoformat()
+        updates = {}
+        for instance in instances:
+            values = {"state": RUNNING, "sweep": str(instance.place), "recorded_at": now, "facts": facts_document(instance)}
+            if tags_known:
+                values["tags_known_at"] = now
+            reason = excluded.get(instance.instance_id)
+            if reason:
+                values["excluded"] = reason
+            updates[instance.instance_id] = self._update(
+                instance.instance_id,
+                values,
+                remove=() if reason else ("excluded",),
+                condition="attribute_not_exists(#state) OR #state = :state",
+            )
+        return self._write(updates)
+
+    def remember_terminated(
+        self, instances: Iterable[Instance], *, tags_known: bool
+    ) -> Mapping[str, DecommissionError]:
+        now = self._now().isoformat()
+        updates = {}
+        for instance in instances:
+            values = {
+                "state": TERMINATED,
+                "sweep": f"{instance.place}{_UNFINISHED}",
+                "facts": facts_document(instance),
+                **({"tags_known_at": now} if tags_known else {}),
+            }
+            once = {"terminated_at": now, "recorded_at": now}
+            updates[instance.instance_id] = self._update(
+                instance.instance_id, values, once=once, remove=("expires_at", "finished", "excluded")
+            )
+        return _failures(self._write(updates))
+
+    def remember_excluded(self, instances: Mapping[str, tuple[Instance, str]]) -> Mapping[str, DecommissionError]:
+        now = self._now()
+        updates = {
+            instance_id: self._update(
+                instance_id,
+                {
+                    "state": TERMINATED,
+                    "facts": facts_document(instance),
+                    "excluded": reason,
+                    "finished": True,
+                    "expires_at": int(now.timestamp()) + self._retention_seconds,
+                },
+                once={"terminated_at": now.isoformat(), "recorded_at": now.isoformat()},
+                remove=("sweep",),
+            )
+            for instance_id, (instance, reason) in instances.items()
+        }
+        return _failures(self._write(updates))
+
+    def remember_results(self, results: Mapping[str, Result]) -> Mapping[str, DecommissionError]:
+        failed = _failures(self._write({i: self._result(i, result) for i, result in results.items()}))
+        # What is too large for an item would be so at every retry: a shortened report is better than none.
+        too_large = [i for i, error in failed.items() if isinstance(error, PermanentError)]
+        if not too_large:
+            return failed
+        short = {i: self._result(i, _shortened(results[i])) for i in too_large}
+        return {**{i: e for i, e in failed.items() if i not in short}, **_failures(self._write(short))}
+
+    def _result(self, instance_id: str, result: Result) -> dict[str, Any]:
+        values: dict[str, Any] = {"steps": {name: dict(step) for name, step in result.steps.items()}}
+        if result.finished:
+            values["finished"] = True
+            values["expires_at"] = int(self._now().timestamp()) + self._retention_seconds
+        else:
+            values["sweep"] = f"{result.place}{_UNFINISHED}"
+        for name in ("next_try_at", "announced", "request_id"):
+            if value := getattr(result, name):
+                values[name] = value
+        # An item that has expired since it was read is made once more, and must have state and place again.
+        once = {"state": TERMINATED, "facts": {"account_id": result.place.account_id, "region": result.place.region}}
+        remove = ("sweep", "next_try_at") if result.finished else ("finished", "expires_at")
+        append = {"removed": [dict(entry) for entry in result.removed][:HISTORY]} if result.removed else {}
+        return self._update(instance_id, values, once=once, remove=remove, append=append)
 
     def _update(
         self,
@@ -232,27 +292,31 @@ class DynamoInventory:
         *,
         once: Mapping[str, Any] | None = None,
         remove: tuple[str, ...] = (),
+        append: Mapping[str, Sequence[Any]] | None = None,
         condition: str | None = None,
     ) -> dict[str, Any]:
-        """The request that sets attributes (those in ``once`` only where they are not there yet)."""
+        """The request that sets attributes (those in ``once`` only if they are not there yet) and appends to lists."""
+        once, append = once or {}, append or {}
         sets = [f"#{name} = :{name}" for name in values]
-        sets += [f"#{name} = if_not_exists(#{name}, :{name})" for name in once or {}]
+        sets += [f"#{name} = if_not_exists(#{name}, :{name})" for name in once]
+        sets += [f"#{name} = list_append(if_not_exists(#{name}, :none), :{name})" for name in append]
         removes = [f"#{name}" for name in remove]
+        expressions = {**values, **once, **append, **({"none": []} if append else {})}
         request: dict[str, Any] = {
             "TableName": self._table,
             "Key": {"instance_id": {"S": instance_id}},
             "UpdateExpression": f"SET {', '.join(sets)}" + (f" REMOVE {', '.join(removes)}" if removes else ""),
-            "ExpressionAttributeNames": {f"#{name}": name for name in (*values, *(once or {}), *remove)},
-            "ExpressionAttributeValues": _typed({f":{n}": v for n, v in {**values, **(once or {})}.items()}),
+            "ExpressionAttributeNames": {f"#{name}": name for name in (*values, *once, *append, *remove)},
+            "ExpressionAttributeValues": {f":{n}": TypeSerializer().serialize(v) for n, v in expressions.items()},
         }
         if condition:
             request["ConditionExpression"] = condition
         return request
 
-    # Writing many: a transaction for a hundred, and what a transaction refuses one by one
+    # Many writes: a transaction for a hundred, and what a transaction refuses one by one
 
     def _write(self, updates: Mapping[str, dict[str, Any]]) -> dict[str, bool | DecommissionError]:
-        """Makes the updates; True for each that was made, False where its condition refused it."""
+        """Makes the updates; True for each that was made, False if its condition refused it."""
         results: dict[str, bool | DecommissionError] = {}
         faults: list[DecommissionError] = []
 
@@ -263,7 +327,7 @@ class DynamoInventory:
                 # The table itself cannot be written, and would not be a moment later.
                 results.update({i: faults[0] for i in some if i not in results})
 
-        self._together(lanes([partial(write, some) for some in _transactions(updates)], WRITES_AT_ONCE))
+        self._together([partial(write, some) for some in _transactions(updates)], _WRITES_AT_ONCE)
         return results
 
     def _write_some(
@@ -271,7 +335,7 @@ class DynamoInventory:
     ) -> DecommissionError | None:
         """Writes as many as fit into one transaction; returns what went wrong with the table itself."""
         if len(updates) == 1 or rounds == 0:
-            # A transaction costs twice what a write costs; for one item it has nothing to give.
+            # A transaction costs twice as much as a write; one item gains nothing from it.
             for instance_id, request in updates.items():
                 results[instance_id] = self._write_one(request)
             return None
@@ -289,7 +353,7 @@ class DynamoInventory:
         except DecommissionError as fault:
             return fault
         if len(reasons) != len(updates):
-            # It was not looked at: too large as a whole, or one of them cannot be read.
+            # The transaction was not looked at: too large as a whole, or one of them cannot be read.
             return self._write_some(updates, results, 0)
         rest: dict[str, dict[str, Any]] = {}
         for (instance_id, request), reason in zip(updates.items(), reasons, strict=True):
@@ -320,8 +384,7 @@ def _transactions(updates: Mapping[str, dict[str, Any]]) -> Iterator[dict[str, d
     piece: dict[str, dict[str, Any]] = {}
     size = 0
     for instance_id, request in updates.items():
-        # About what it will have as JSON, and in a fifth of the time.
-        more = len(marshal.dumps(request["ExpressionAttributeValues"], 2))
+        more = len(json.dumps(request["ExpressionAttributeValues"], default=str))
         if piece and (len(piece) == _TRANSACTION or size + more > _TRANSACTION_BYTES):
             yield piece
             piece, size = {}, 0
@@ -339,16 +402,16 @@ def _code(error: ClientError) -> str:
     return str(error.response.get("Error", {}).get("Code", ""))
 
 
-def _shortened(settled: Settled) -> Settled:
+def _shortened(result: Result) -> Result:
     """The reports with the first of their actions, and nothing for the history."""
     steps = {}
-    for name, step in settled.steps.items():
+    for name, step in result.steps.items():
         actions = list(step.get("actions") or ())
         reason = str(step.get("reason") or "")[:_SHORT_REASON]
         if len(actions) > _SHORT_ACTIONS:
-            reason = f"{len(actions)} actions, too many to remember, of which these are the first; {reason}"
+            reason = f"{len(actions)} actions, too many to keep; these are the first; {reason}"
         steps[name] = {**step, "actions": actions[:_SHORT_ACTIONS], "reason": reason or None}
-    return replace(settled, steps=steps, removed=())
+    return replace(result, steps=steps, removed=())
 
 
 def facts_document(instance: Instance) -> dict[str, Any]:
@@ -358,19 +421,21 @@ def facts_document(instance: Instance) -> dict[str, Any]:
         "region": instance.region,
         "vpc_id": instance.vpc_id,
         "launch_time": instance.launch_time,
+        "ran": instance.ran,
         "private_ips": list(instance.private_ips),
         "public_ips": list(instance.public_ips),
         "ipv6_addresses": list(instance.ipv6_addresses),
         "private_dns_names": list(instance.private_dns_names),
         "public_dns_names": list(instance.public_dns_names),
         "tags": dict(instance.tags),
+        "past_tags": {key: list(values) for key, values in instance.past_tags.items()},
         "known_as": {step: {k: list(v) for k, v in kinds.items()} for step, kinds in instance.known_as.items()},
     }
     return {key: value for key, value in document.items() if value}
 
 
 def _record(item: Mapping[str, Any]) -> Record:
-    """The record of an item. What in it is not of the form that this module writes counts as not recorded.
+    """The record of an item. What is not of the form that this module writes counts as not recorded.
 
     Somebody may have edited it by hand, and one item must not keep a whole batch from being handled.
     """
@@ -384,12 +449,14 @@ def _record(item: Mapping[str, Any]) -> Record:
             region=_text(facts.get("region")),
             vpc_id=_text(facts.get("vpc_id")),
             launch_time=_text(facts.get("launch_time")),
+            ran=facts.get("ran") is True,
             private_ips=_texts(facts.get("private_ips")),
             public_ips=_texts(facts.get("public_ips")),
             ipv6_addresses=_texts(facts.get("ipv6_addresses")),
             private_dns_names=_texts(facts.get("private_dns_names")),
             public_dns_names=_texts(facts.get("public_dns_names")),
             tags={key: value for key, value in _mapping(facts.get("tags")).items() if isinstance(value, str)},
+            past_tags={key: _texts(values) for key, values in _mapping(facts.get("past_tags")).items()},
             known_as={
                 step: {kind: _texts(names) for kind, names in _mapping(kinds).items()}
                 for step, kinds in _mapping(facts.get("known_as")).items()
@@ -397,8 +464,14 @@ def _record(item: Mapping[str, Any]) -> Record:
         ),
         recorded_at=_text(item.get("recorded_at")) or "",
         terminated_at=_text(item.get("terminated_at")),
+        tags_known_at=_text(item.get("tags_known_at")),
+        excluded=_text(item.get("excluded")),
         steps={name: _report(step) for name, step in _mapping(item.get("steps")).items() if isinstance(step, dict)},
         removed=tuple(_entries(item.get("removed"))),
+        finished=item.get("finished") is True,
+        next_try_at=_text(item.get("next_try_at")),
+        announced=_text(item.get("announced")),
+        request_id=_text(item.get("request_id")),
     )
 
 
@@ -431,42 +504,7 @@ def _mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _typed(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: _typed_value(value) for key, value in values.items()}
-
-
-def _typed_value(value: Any) -> dict[str, Any]:
-    """The value in DynamoDB's JSON, for what JSON has. boto3's TypeSerializer takes several times as long."""
-    match value:
-        case str():
-            return {"S": value}
-        case dict():
-            return {"M": {key: _typed_value(part) for key, part in value.items()}}
-        case list() | tuple():
-            return {"L": [_typed_value(part) for part in value]}
-        case bool():
-            return {"BOOL": value}
-        case int():
-            return {"N": str(value)}
-        case None:
-            return {"NULL": True}
-    raise TypeError(f"{type(value).__name__} is not kept in the inventory")
-
-
 def _plain(raw: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: _plain_value(value) for key, value in raw.items()}
-
-
-def _plain_value(typed: Mapping[str, Any]) -> Any:
-    """The value of DynamoDB's JSON, as far as this module reads it: no numbers, which it only writes, and no sets."""
-    ((kind, value),) = typed.items()
-    match kind:
-        case "S" | "BOOL":
-            return value
-        case "M":
-            return _plain(value)
-        case "L":
-            return [_plain_value(part) for part in value]
-        case "NULL":
-            return None
-    return _UNREAD
+    """An item of DynamoDB's JSON as plain values."""
+    plain = {key: TypeDeserializer().deserialize(value) for key, value in raw.items()}
+    return {key: int(value) if isinstance(value, Decimal) else value for key, value in plain.items()}

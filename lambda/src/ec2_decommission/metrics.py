@@ -37,6 +37,7 @@ UNITS = {
     "InstancesFinished": MetricUnit.Count,
     "InstancesFailed": MetricUnit.Count,
     "MalformedMessages": MetricUnit.Count,
+    "ForeignEvents": MetricUnit.Count,
     "ConfigurationErrors": MetricUnit.Count,
     "PermanentErrors": MetricUnit.Count,
     "EventAge": MetricUnit.Seconds,
@@ -63,6 +64,7 @@ class Metrics:
         self._write = write
         self._counts: dict[tuple[str, str], float] = defaultdict(float)
         self._values: dict[tuple[str, str], list[float]] = defaultdict(list)
+        self.places: set[str] = set()  # named in the line; a dimension each would cost a metric each
 
     def count(self, name: str, number: float = 1, step: str = "") -> None:
         """Adds to a sum of the invocation; zero makes a data point too."""
@@ -107,14 +109,14 @@ class Metrics:
             self.failure(step.error_kind or TRANSIENT)
 
     def sweep(self, report: Report, *, braked: bool) -> None:
-        """What a sweep saw. Of a dry run only the errors are counted."""
+        """What a sweep of one place saw. Of a dry run only the errors are counted."""
         self.errors(report)
         if report.dry_run:
             return
         # A sweep that was braked did its work: the brake has a metric of its own.
         self.count("SweepFailed", int(report.failed and not braked))
         seen: Mapping[str, Any] | None = report.sweep
-        if seen is None or seen.get("goes_on"):
+        if seen is None:
             return
         self.count("SweepBraked", int(braked))
         more = seen.get("left_off", {})
@@ -124,9 +126,9 @@ class Metrics:
         self.count("SweepAdopted", len(seen["adopted"]) + more.get("adopted", 0))
 
     def flush(self) -> None:
-        """Writes the lines and begins anew."""
-        counts, values = self._counts, self._values
-        self._counts, self._values = defaultdict(float), defaultdict(list)
+        """Writes the lines, and starts from zero."""
+        counts, values, places = self._counts, self._values, sorted(self.places)
+        self._counts, self._values, self.places = defaultdict(float), defaultdict(list), set()
         metrics: dict[str, dict[str, list[float]]] = defaultdict(dict)
         for (step, name), number in counts.items():
             metrics[step][name] = [number]
@@ -135,15 +137,17 @@ class Metrics:
         for step, of_step in metrics.items():
             for start in range(0, max(map(len, of_step.values())), _MOST_VALUES):
                 pieces = {name: several[start : start + _MOST_VALUES] for name, several in of_step.items()}
-                self._write(self._line(step, {name: piece for name, piece in pieces.items() if piece}))
+                self._write(self._line(step, {name: piece for name, piece in pieces.items() if piece}, places))
 
-    def _line(self, step: str, metrics: Mapping[str, Iterable[float]]) -> str:
+    def _line(self, step: str, metrics: Mapping[str, Iterable[float]], places: list[str]) -> str:
         dimensions = {"FunctionName": self._function_name, **({"Step": step} if step else {})}
         # The service of POWERTOOLS_SERVICE_NAME would be one more dimension, by which no alarm asks.
         emf = AmazonCloudWatchEMFProvider(namespace=NAMESPACE, dimension_set=dimensions, service="")
         for name, values in metrics.items():
             for value in values:
                 emf.add_metric(name, UNITS[name], value)
+        if places:
+            emf.add_metadata("places", places[:_MOST_VALUES])
         return json.dumps(emf.serialize_metric_set())
 
 

@@ -1,137 +1,122 @@
-"""What inventory and EC2 know of the instances of an invocation, and which of them are handled at all."""
+"""What the inventory and EC2 know of the instances of an invocation."""
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
-from .clients.ec2 import FILTER_VALUES, Namesakes
 from .errors import DecommissionError, about
-from .identity import Facts, Instance
+from .instance import Facts, Instance
+from .instance_filter import tags_known
 from .inventory import TERMINATED
-from .together import in_turn
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Set
-    from datetime import datetime
+    from collections.abc import Iterable, Mapping
 
     from .clients.ec2 import Description, Ec2
-    from .config import InstanceFilter
-    from .events import Request
     from .inventory import Inventory, Record
-    from .templates import Template
+    from .place import Place
     from .together import Together
 
+_PLACES_AT_ONCE = 16
 
-@dataclass(frozen=True)
-class Wanted:
-    """Names whose living bearers a step is going to ask for.
+
+@dataclass
+class Known:
+    """The answers. An error is stored, not raised: it fails what needs the answer, and nothing else.
 
     Attributes:
-        template: renders the names.
-        instance_ids: of those that have ended.
-        now: the time.
+        places: where each instance is, according to its request.
+        elsewhere: the place in which an instance was found instead.
+        searched: ids that were looked for in every place.
     """
 
-    template: Template
-    instance_ids: Set[str]
-    now: datetime
+    places: Mapping[str, Place]
+    records: Mapping[str, Record] = field(default_factory=dict)
+    descriptions: dict[str, Description] = field(default_factory=dict)
+    elsewhere: dict[str, Place] = field(default_factory=dict)
+    inventory_error: DecommissionError | None = None
+    ec2_errors: dict[Place, DecommissionError] = field(default_factory=dict)
+    searched: frozenset[str] = frozenset()
+
+    def ec2_error(self, instance_id: str) -> DecommissionError | None:
+        """Why EC2 could not be asked about the instance."""
+        if instance_id in self.searched and self.ec2_errors:
+            return next(iter(self.ec2_errors.values()))
+        return self.ec2_errors.get(self.places[instance_id])
+
+    def errors(self, instance_id: str) -> tuple[DecommissionError, ...]:
+        """Everything that could not be asked about the instance."""
+        return tuple(error for error in (self.inventory_error, self.ec2_error(instance_id)) if error)
+
+    def tags_known(self, instance_id: str) -> bool:
+        """Whether all tags that the instance had at its end are known."""
+        return tags_known(self.records.get(instance_id), self.descriptions.get(instance_id))
+
+    def instance(self, instance_id: str) -> Instance:
+        """All that is known of an instance. EC2's answer goes before the inventory's: it is newer.
+
+        The addresses and names that EC2 shows of an instance that has ended count only if the instance was recorded
+        while it ran: a launch that failed never had them in use.
+        """
+        record, description = self.records.get(instance_id), self.descriptions.get(instance_id)
+        place = self.places[instance_id]
+        ended = description is None or not (description.lives or description.state == "shutting-down")
+        state = TERMINATED if ended or description is None else description.state
+        instance = Instance(instance_id, state, place.account_id, place.region)
+        if description:
+            ran = description.lives or bool(record and record.facts.ran)
+            instance = instance.learn(description.facts if ran else description.facts.without_addresses())
+        return instance.learn(record.facts) if record else instance
 
 
 def recall(
-    instance_ids: set[str],
-    ec2: Ec2,
+    places: Mapping[str, Place],
+    anywhere: Iterable[str],
+    ec2: Mapping[Place, Ec2],
     inventory: Inventory | None,
-    instance_filter: InstanceFilter,
     together: Together,
-    wanted: Wanted | None = None,
 ) -> Known:
-    """Asks both, once for all instances. A failure is kept in the answer: what needs it fails, nothing else.
+    """Asks the inventory and EC2, once for all instances of each place.
 
-    Where the inventory tells the names of those that have ended, EC2 is asked by name, and so tells at once who else
-    has them. It is asked by id for those that were not in that answer: their tags are gone, or are others by now.
+    Args:
+        places: where each instance is, by id.
+        anywhere: ids that were asked for without a place. If their own place does not know them, all places are asked.
+        ec2: EC2 in each served place.
     """
-    known = Known(instance_filter)
-    if not instance_ids:
-        return known
+    known = Known(places)
 
     def ask_inventory() -> None:
-        if inventory is not None:
+        if inventory is not None and places:
             try:
-                known.records = inventory.recall(sorted(instance_ids))
+                known.records = inventory.recall(sorted(places))
             except DecommissionError as error:
                 known.inventory_error = about("inventory", error)
 
-    def ask_ec2() -> None:
+    def ask_ec2(place: Place, instance_ids: Iterable[str]) -> None:
         try:
-            known.namesakes = known.ask_namesakes(ec2, wanted) if by_name and wanted else None
-            seen = known.namesakes.descriptions if known.namesakes else ()
-            found = {d.instance_id: d for d in seen if d.instance_id in instance_ids}
-            unseen = sorted(instance_ids - found.keys())
-            known.descriptions = {**found, **(ec2.describe(unseen) if unseen else {})}
+            found = ec2[place].describe(sorted(instance_ids))
         except DecommissionError as error:
-            known.ec2_error = about("ec2", error)
+            known.ec2_errors[place] = about("ec2", error)
+            return
+        for instance_id, description in found.items():
+            if places[instance_id] == place:
+                known.descriptions[instance_id] = description
+            else:
+                known.elsewhere[instance_id] = place
 
-    # For many it takes several questions either way, and what these say of the living would be old when it is needed.
-    by_name = wanted is not None and inventory is not None and 0 < len(wanted.instance_ids) <= FILTER_VALUES
-    (in_turn if by_name else together)([ask_inventory, ask_ec2])
+    by_place: dict[Place, set[str]] = {}
+    for instance_id, place in places.items():
+        by_place.setdefault(place, set()).add(instance_id)
+    jobs = [ask_inventory, *(partial(ask_ec2, place, ids) for place, ids in by_place.items())]
+    together(jobs, _PLACES_AT_ONCE)
+    for instance_id, record in known.records.items():
+        if record.place.account_id and record.place != places[instance_id]:
+            known.elsewhere[instance_id] = record.place
+    unknown = frozenset(i for i in anywhere if i not in known.descriptions and i not in known.records)
+    if unknown:
+        known.searched = unknown
+        others = [place for place in ec2 if place not in by_place]
+        together([partial(ask_ec2, place, unknown) for place in others], _PLACES_AT_ONCE)
     return known
-
-
-class Known:
-    """What inventory and EC2 know of the instances of an invocation."""
-
-    def __init__(self, instance_filter: InstanceFilter) -> None:
-        self.records: Mapping[str, Record] = {}
-        self.descriptions: Mapping[str, Description] = {}
-        self.inventory_error: DecommissionError | None = None
-        self.ec2_error: DecommissionError | None = None
-        self.namesakes: Namesakes | None = None
-        self._filter = instance_filter
-
-    @property
-    def errors(self) -> tuple[DecommissionError, ...]:
-        return tuple(error for error in (self.inventory_error, self.ec2_error) if error)
-
-    def ask_namesakes(self, ec2: Ec2, wanted: Wanted) -> Namesakes | None:
-        """Asks EC2 by the names of those that the inventory knows; None where these do not serve for that."""
-        recorded = (self.records[i].instance() for i in wanted.instance_ids & self.records.keys())
-        names = {name for instance in recorded if (name := wanted.template.render(instance))}
-        return Namesakes.ask(ec2, wanted.template, names, wanted.now) if names else None
-
-    def instance(self, request: Request) -> Instance:
-        """All that is known of a request's instance. EC2's word goes before the inventory's: it is newer."""
-        description = self.descriptions.get(request.instance_id)
-        lives = description is not None and (description.lives or description.state == "shutting-down")
-        operator = request.kind == "operator"
-        state = description.state if description and lives and operator else TERMINATED
-        instance = Instance(request.instance_id, state=state)
-        if description:
-            instance = instance.learn(description.facts)
-        if request.instance_id in self.records:
-            instance = instance.learn(self.records[request.instance_id].facts)
-        return instance.learn(Facts("event", account_id=request.account_id, region=request.region))
-
-    def unwanted(self, instance: Instance) -> str | None:
-        """Why ``instance_filter`` leaves this instance alone; None where it does not."""
-        return unwanted(instance, self._filter)
-
-
-def unwanted(instance: Instance, instance_filter: InstanceFilter) -> str | None:
-    """Why the filter leaves this instance alone; None where it does not."""
-    for key, patterns in instance_filter.exclude_tags.items():
-        if _matches(instance.tags.get(key), patterns):
-            return f"instance_filter excludes it by tag {key}={instance.tags[key]}"
-    for key, patterns in instance_filter.include_tags.items():
-        if key not in instance.tags:
-            return f"instance_filter includes by tag {key}, which is not known for {instance.instance_id}"
-        if not _matches(instance.tags[key], patterns):
-            return f"instance_filter does not include tag {key}={instance.tags[key]}"
-    return None
-
-
-def _matches(value: str | None, patterns: Iterable[str]) -> bool:
-    """Only ``*`` means anything else than itself."""
-    regexes = (".*".join(re.escape(part) for part in pattern.split("*")) for pattern in patterns)
-    return value is not None and any(re.fullmatch(regex, value, re.DOTALL) for regex in regexes)

@@ -1,8 +1,8 @@
 """The report of one instance: what each step found and did.
 
-The statuses are the contract's: ``done`` (something was removed; ``reason`` tells what was left), ``clean`` (looked;
-nothing of this instance was there), ``skipped`` (left all that was found; ``reason`` says whose it is or why) and
-``failed`` (``reason`` holds the error, ``error_kind`` what to do about it; the message is retried).
+The statuses are the contract's: ``done`` (something was removed; ``reason`` says what was left), ``clean`` (looked;
+nothing of this instance was there), ``skipped`` (everything that was found was left; ``reason`` says whose it is or
+why) and ``failed`` (``reason`` holds the error, ``error_kind`` says what to do about it; the message is retried).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from .errors import PERMANENT, TRANSIENT, DecommissionError, gravest
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from .place import Place
     from .steps.base import Finding, Outcome, Removal
 
 DONE, CLEAN, SKIPPED, FAILED = "done", "clean", "skipped", "failed"
@@ -103,22 +104,24 @@ class Report:
     """What was done for one instance.
 
     Attributes:
+        place: the instance's account and region.
+        request_id: the AWS request id of the invocation.
         identity: which identity was used, by ``Instance.identity``.
         errors: what failed outside the steps, for example the inventory; the message is retried.
-        note: why no step was carried out, where none was.
+        note: why no step was carried out, if none was.
         sweep: what a sweep saw and did.
-        over: the message is not retried, whatever failed.
     """
 
     instance_id: str
+    place: Place
     state: str
     dry_run: bool
+    request_id: str = ""
     steps: tuple[StepReport, ...] = ()
     identity: Mapping[str, Any] = field(default_factory=dict)
     errors: tuple[DecommissionError, ...] = ()
     note: str | None = None
     sweep: Mapping[str, Any] | None = None
-    over: bool = False
 
     @property
     def failed(self) -> bool:
@@ -146,8 +149,11 @@ class Report:
         """As JSON, in the form of the contract."""
         document: dict[str, Any] = {
             "instance_id": self.instance_id,
+            "account_id": self.place.account_id,
+            "region": self.place.region,
             "state": self.state,
             "dry_run": self.dry_run,
+            "request_id": self.request_id,
             "steps": [step.document() for step in self.steps],
         }
         if self.identity:

@@ -1,11 +1,9 @@
-"""One run of the steps over a batch of terminated instances: look, remember, find, remove, remember.
+"""One run of the steps over a batch of terminated instances: identify, remember, plan, apply, remember.
 
-While the steps look, a step may read ahead what it is going to ask for. What an instance was is written into the
-inventory (where there is one) before anything of it is removed: with its Chef node may go the only word of its
-address, which another step needs at a later try. Once that is written, the steps find and remove side by side: they
-wait for other systems most of their time. Without it they go one after the other. Where the inventory cannot be read
-or written, they go on for an instance whose address is known and for which all of them can be finished, as far as
-they can tell before anything is removed; the rest waits for the retry.
+What an instance was is written to the inventory before anything of it is removed: its Chef node may be the only
+system that knows its address, which another step needs at a later try. What cannot be written down is not removed, and
+the message returns. Once it is written, the steps plan and apply side by side: they wait for other systems most of the
+time.
 """
 
 from __future__ import annotations
@@ -17,29 +15,26 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
-from .deadline import Deadline
+from . import deadline as deadlines
 from .errors import DecommissionError, TransientError, about
-from .identity import Facts, Instance
-from .inventory import HISTORY, TERMINATED, Settled
+from .inventory import HISTORY, TERMINATED, Result
 from .report import FAILED, StepReport
-from .steps.base import Batch, Outcome, ReadsAhead
+from .steps.base import Batch, Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from datetime import datetime
 
-    from .clients.ec2 import Namesakes
-    from .inventory import Inventory, Record
+    from .instance import Instance
+    from .inventory import Inventory
+    from .live import Live
     from .metrics import Metrics
     from .recall import Known
-    from .steps.base import Living, Step
-    from .templates import Template
+    from .steps.base import Finding, Removal, Step
     from .together import Together
 
-# Kept back from the steps, to remember and report: no call to DynamoDB begins in the last 8 of these seconds.
+# Kept from the steps, to remember and report: no call to DynamoDB begins in the last 8 of these seconds.
 RESERVE_SECONDS = 10.0
-# A step's share of the time is never less, as long as there is so much: enough to begin a call to AWS.
-_LEAST_SECONDS = 10.0
 
 
 class Log(Protocol):
@@ -51,89 +46,81 @@ class Log(Protocol):
     def exception(self, msg: object, **kwargs: Any) -> None: ...
 
 
-class Clock:
-    """The deadline of the work under way; every client asks it before a call."""
+class Audit(Protocol):
+    """Keeps what is removed."""
 
-    def __init__(self) -> None:
-        self.deadline = Deadline.after(0)
-
-    @contextmanager
-    def until(self, deadline: Deadline) -> Iterator[Deadline]:
-        """Makes ``deadline`` the one that counts."""
-        before, self.deadline = self.deadline, deadline
-        try:
-            yield deadline
-        finally:
-            self.deadline = before
+    def keep(self, instance: Instance, step: str, removals: Sequence[Removal]) -> None:
+        """Writes the removals' whole objects. Raises a DecommissionError if it cannot: then nothing may go."""
 
 
 @dataclass(frozen=True)
 class StepFactory:
-    """Makes a step for one batch; making it may open a secret, and so may fail like the step itself.
-
-    Attributes:
-        make: takes whether the run is dry.
-        asks_bearers: the template of names whose living bearers the step asks for, whatever it finds.
-    """
+    """Makes a step for one batch. Making it may open a secret, and so may fail like the step itself."""
 
     name: str
-    make: Callable[[bool], Step]
-    asks_bearers: Template | None = None
+    make: Callable[[], Step]
 
 
 @dataclass(frozen=True)
 class Tools:
-    """What a run works with.
+    """What a run works with. ``steps`` are those that are on, in the order of the report."""
 
-    Attributes:
-        living: makes what tells the living from the dead, for a batch's own instances, with what EC2 has said before.
-        steps: those that are on, in the order in which they look.
-        together: runs jobs that wait for different systems.
-    """
-
-    living: Callable[[Iterable[str], Namesakes | None], Living]
+    live: Live
     inventory: Inventory | None
     steps: Sequence[StepFactory]
     log: Log
-    clock: Clock
     now: Callable[[], datetime]
     metrics: Metrics
     together: Together
+    audit: Audit | None = None
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a run did for one instance; ``errors`` are those outside the steps."""
+
+    instance: Instance
+    steps: tuple[StepReport, ...]
+    errors: tuple[DecommissionError, ...] = ()
+
+    @property
+    def finished(self) -> bool:
+        """Nothing is left to do."""
+        return not self.errors and all(step.status != FAILED for step in self.steps)
 
 
 class Run:
-    """The steps, run over a batch of terminated instances."""
+    """The steps, run over a batch of terminated instances.
+
+    Args:
+        instances: by id, all that is known of them.
+        retries: ids of instances whose settled steps are taken from the inventory. All others run every step.
+    """
 
     def __init__(
         self,
         tools: Tools,
-        instances: dict[str, Instance],
+        instances: Mapping[str, Instance],
         known: Known,
-        retries: set[str],
+        retries: Iterable[str],
         *,
         dry_run: bool,
-        ended_at: datetime | None = None,
     ) -> None:
         self._tools = tools
-        self._instances = instances
+        self._instances = dict(instances)
         self._known = known
         self._dry_run = dry_run
-        self._ended_at = ended_at
-        self._living = tools.living(instances, known.namesakes)
         self._reports: dict[str, dict[str, StepReport]] = {i: {} for i in instances}
         self._errors: dict[str, list[DecommissionError]] = {i: [] for i in instances}
         self._seconds: dict[str, float] = defaultdict(float)
-        self._spare = tools.clock.deadline.before(RESERVE_SECONDS)
         # Whether an instance's identity was known before the steps were asked.
         self._known_before = {i for i, instance in instances.items() if instance.addresses}
-        self._not_looked: set[str] = set()
-        # Whom the inventory cannot be asked about, or cannot remember.
-        self._unremembered: dict[str, DecommissionError] = {}
+        self._not_identified: set[str] = set()
         for instance_id in retries:
             self._recall_settled(instance_id)
 
     def _recall_settled(self, instance_id: str) -> None:
-        """On a retry only what is not settled runs again. Where all is, the event is a second one."""
+        """On a retry only what is not settled runs again. If all is settled, the event is a duplicate: all runs."""
         record = self._known.records.get(instance_id)
         if record is None or self._dry_run:
             return
@@ -142,18 +129,19 @@ class Run:
             for name, step in settled.items():
                 self._reports[instance_id][name] = StepReport.remembered(name, step)
 
-    def carry_out(self) -> dict[str, tuple[Instance, tuple[StepReport, ...], tuple[DecommissionError, ...]]]:
-        """Runs all steps, and returns instance, step reports and other errors by instance id."""
-        if self._known.inventory_error and not self._dry_run:
-            self._unremembered = dict.fromkeys(self._instances, self._known.inventory_error)
-        steps = [(factory, step) for factory in self._tools.steps if (step := self._make(factory)) is not None]
-        self._tools.together([*self._read_ahead(steps), partial(self._work, steps)])
-        self._remember_outcome()
+    def carry_out(self) -> dict[str, Done]:
+        """Runs all steps, and returns what was done by instance id."""
+        spare = deadlines.current().before(RESERVE_SECONDS)
+        with deadlines.until(spare.share(2)):
+            steps = self._identify()
+            self._remember_identity()
+        with deadlines.until(spare):
+            self._tools.together([partial(self._work, factory, step) for factory, step in steps])
         for name, seconds in self._seconds.items() if not self._dry_run else ():
             self._tools.metrics.value("StepDuration", seconds * 1000, step=name)
         order = [factory.name for factory in self._tools.steps]
         return {
-            i: (
+            i: Done(
                 self._instances[i],
                 tuple(self._reports[i][name] for name in order if name in self._reports[i]),
                 tuple(self._errors[i]),
@@ -164,89 +152,112 @@ class Run:
     def _due(self, name: str) -> dict[str, Instance]:
         return {i: instance for i, instance in self._instances.items() if name not in self._reports[i]}
 
-    def _make(self, factory: StepFactory) -> Step | None:
-        due = self._due(factory.name)
-        if not due:
-            return None
-        with self._share_of_time(len(self._tools.steps) * 2), self._guard(factory.name, due):
-            return factory.make(self._dry_run)
-        self._not_looked.update(due)
-        return None
+    # Who was it?
 
-    def _read_ahead(self, steps: Sequence[tuple[StepFactory, Step]]) -> Iterator[Callable[[], None]]:
-        for factory, step in steps:
-            if isinstance(step, ReadsAhead):
-                job = step.read_ahead(Batch(self._due(factory.name), self._living, self._spare, self._ended_at))
-                if job:
-                    yield partial(self._quietly, factory.name, job)
+    def _identify(self) -> list[tuple[StepFactory, Step]]:
+        """Makes the steps, and asks each what its system knows by id. A step that fails is out of this run."""
+        made: dict[str, Step] = {}
+        facts: dict[str, Mapping[str, Any]] = {}
 
-    def _quietly(self, name: str, job: Callable[[], None]) -> None:
-        try:
-            job()
-        except DecommissionError as error:  # met again, and told, by what needs it
-            self._tools.log.info(f"step {name} could not read ahead: {error}")
-        except Exception:  # a fault of the step's own
-            self._tools.log.exception(f"step {name} failed unexpectedly to read ahead")
+        def identify(factory: StepFactory) -> None:
+            due = self._due(factory.name)
+            if not due:
+                return
+            with self._guard(factory.name, due):
+                step = factory.make()
+                facts[factory.name] = step.identify(self._batch(factory.name, due))
+                made[factory.name] = step
+                return
+            self._not_identified.update(due)
 
-    def _work(self, made: Sequence[tuple[StepFactory, Step]]) -> None:
-        steps = [(factory, step) for factory, step in made if self._look(factory, step)]
-        self._remember_identity()
-        if self._unremembered or (self._tools.inventory is None and not self._dry_run):
-            self._work_in_turn(steps)
-        else:
-            self._work_together(steps)
+        self._tools.together([partial(identify, factory) for factory in self._tools.steps])
+        for factory in self._tools.steps:
+            for instance_id, learned in facts.get(factory.name, {}).items():
+                if instance_id in self._instances:
+                    self._instances[instance_id] = self._instances[instance_id].learn(learned)
+        return [(factory, made[factory.name]) for factory in self._tools.steps if factory.name in made]
 
-    def _look(self, factory: StepFactory, step: Step) -> bool:
-        due = self._due(factory.name)
-        with self._share_of_time(len(self._tools.steps) * 2) as deadline, self._guard(factory.name, due):
-            for instance_id, facts in step.look(Batch(due, self._living, deadline, self._ended_at)).items():
-                self._instances[instance_id] = self._instances[instance_id].learn(facts)
+    def _remember_identity(self) -> None:
+        """Before anything is removed, so that a retry has all of it. Without it nothing of the instance goes."""
+        inventory = self._tools.inventory
+        if inventory is None or self._dry_run:
+            return
+        if self._known.inventory_error:
+            self._hold_back(dict.fromkeys(self._instances, self._known.inventory_error))
+            return
+        failed: dict[str, DecommissionError] = {}
+        for complete in (True, False):
+            some = [i for i in self._instances.values() if self._known.tags_known(i.instance_id) == complete]
+            news = [instance for instance in some if self._is_news(instance)]
+            failed |= inventory.remember_terminated(news, tags_known=complete)
+        self._hold_back({i: about("inventory", error) for i, error in failed.items()})
+
+    def _is_news(self, instance: Instance) -> bool:
+        """Whether the inventory does not have all of this yet."""
+        record = self._known.records.get(instance.instance_id)
+        if record is None or record.state != TERMINATED or record.finished:
             return True
-        self._not_looked.update(due)
-        return False
+        return replace(record.instance(), sources=()) != replace(instance, sources=())
 
-    def _work_in_turn(self, steps: Sequence[tuple[StepFactory, Step]]) -> None:
-        """Each step knows how the one before it ended, and leaves time to those that follow it."""
-        self._foresee(steps)
-        for position, (factory, step) in enumerate(steps):
-            self._hold_back(factory.name)
-            with self._share_of_time(len(steps) - position):
-                self._find_and_remove(factory, step)
+    def _hold_back(self, failed: Mapping[str, DecommissionError]) -> None:
+        for instance_id, error in failed.items():
+            if error is not self._known.inventory_error:  # that one is in the report already
+                self._errors[instance_id].append(error)
+            for factory in self._tools.steps:
+                reason = about("nothing is removed that cannot be written down", error)
+                self._reports[instance_id].setdefault(factory.name, StepReport.failed(factory.name, reason))
 
-    def _work_together(self, steps: Sequence[tuple[StepFactory, Step]]) -> None:
-        """All at once, with all the time that is left: none waits for another."""
-        with self._tools.clock.until(self._spare):
-            self._tools.together([partial(self._find_and_remove, factory, step) for factory, step in steps])
+    # What goes?
 
-    def _find_and_remove(self, factory: StepFactory, step: Step) -> None:
+    def _work(self, factory: StepFactory, step: Step) -> None:
         due = self._due(factory.name)
         if not due:
             return
         with self._guard(factory.name, due):
-            batch = Batch(due, self._living, self._tools.clock.deadline, self._ended_at)
-            findings = {i: finding for i, finding in step.find(batch).items() if i in due}
-            outcomes: Mapping[str, Outcome] = {}
-            wanted = {i: finding for i, finding in findings.items() if finding.removals}
-            if wanted and not self._dry_run:
-                outcomes = step.remove(batch, wanted)
+            batch = self._batch(factory.name, due)
+            findings = {i: finding for i, finding in step.plan(batch).items() if i in due}
+            outcomes: dict[str, Outcome] = {}
+            planned = {i: finding for i, finding in findings.items() if finding.removals}
+            if planned and not self._dry_run:
+                kept = self._keep(batch, planned, outcomes)
+                outcomes.update(step.apply(batch, kept) if kept else {})
             for instance_id in due:
-                finding, outcome = findings.get(instance_id), outcomes.get(instance_id)
-                if finding is None:
-                    silent = TransientError("the step tells nothing of what it found")
-                    report = StepReport.failed(factory.name, silent)
-                elif self._dry_run:
-                    report = StepReport.of(factory.name, finding, None)
-                else:
-                    if instance_id in wanted and outcome is None:
-                        outcome = Outcome(errors=(TransientError("the step tells nothing of what it removed"),))
-                    report = StepReport.of(factory.name, finding, outcome or Outcome())
-                self._reports[instance_id][factory.name] = report
+                self._reports[instance_id][factory.name] = self._report(
+                    factory.name, findings.get(instance_id), outcomes.get(instance_id)
+                )
 
-    @contextmanager
-    def _share_of_time(self, parts: int) -> Iterator[Deadline]:
-        """A step may not use up the time of those that follow it."""
-        with self._tools.clock.until(self._spare.share(parts, _LEAST_SECONDS)) as deadline:
-            yield deadline
+    def _keep(
+        self, batch: Batch, planned: Mapping[str, Finding], outcomes: dict[str, Outcome]
+    ) -> dict[str, Finding]:
+        """Writes the removals to the audit. What cannot be written stays."""
+        kept: dict[str, Finding] = {}
+
+        def keep(instance_id: str, finding: Finding) -> None:
+            try:
+                batch.keep(instance_id, finding.removals)
+            except DecommissionError as error:
+                outcomes[instance_id] = Outcome(errors=(about("nothing is removed without its audit", error),))
+            else:
+                kept[instance_id] = finding
+
+        self._tools.together([partial(keep, i, finding) for i, finding in planned.items()], 16)
+        return {i: kept[i] for i in planned if i in kept}
+
+    def _report(self, name: str, finding: Finding | None, outcome: Outcome | None) -> StepReport:
+        if finding is None:
+            return StepReport.failed(name, TransientError("the step has no answer for this instance"))
+        if self._dry_run:
+            return StepReport.of(name, finding, None)
+        if finding.removals and outcome is None:
+            outcome = Outcome(errors=(TransientError("the step does not say what it removed"),))
+        return StepReport.of(name, finding, outcome or Outcome())
+
+    def _batch(self, name: str, due: Mapping[str, Instance]) -> Batch:
+        audit = self._tools.audit
+        batch = Batch(due, self._tools.live, deadlines.current(), self._dry_run)
+        if audit is None:
+            return batch
+        return replace(batch, keep=lambda i, removals: audit.keep(self._instances[i], name, removals))
 
     @contextmanager
     def _guard(self, name: str, due: Mapping[str, Instance]) -> Iterator[None]:
@@ -256,7 +267,7 @@ class Run:
             yield
         except DecommissionError as error:
             self._fail(name, due, error)
-        except Exception as error:  # a fault of the step's own; the other steps still run
+        except Exception as error:  # a fault in the step itself
             self._tools.log.exception(f"step {name} failed unexpectedly")
             self._fail(name, due, TransientError(f"unexpected {type(error).__name__}: {error}"))
         finally:
@@ -266,96 +277,31 @@ class Run:
         for instance_id in due:
             self._reports[instance_id].setdefault(name, StepReport.failed(name, error))
 
-    def _foresee(self, steps: Sequence[tuple[StepFactory, Step]]) -> None:
-        """Finds for those that the inventory does not remember, before the first step removes anything of them.
+    # What became of it?
 
-        One step often has to wait while the others could go on: a Consul agent that still counts as alive, for one.
-        """
-        for factory, step in steps:
-            due = {i: instance for i, instance in self._due(factory.name).items() if i in self._unremembered}
-            if due and not self._dry_run:
-                with self._share_of_time(len(steps) * 2) as deadline, self._guard(factory.name, due):
-                    for instance_id, finding in step.find(Batch(due, self._living, deadline, self._ended_at)).items():
-                        if finding.errors and instance_id in due:
-                            report = StepReport.of(factory.name, finding, Outcome())
-                            self._reports[instance_id][factory.name] = report
-
-    def _hold_back(self, name: str) -> None:
-        """Keeps the step from instances that the inventory does not remember, where a retry may need what would go.
-
-        That is so where another step failed, and so comes back without what this one takes away; and where no address
-        is known now, but the inventory may have one.
-        """
-        for instance_id in self._unremembered.keys() & self._due(name).keys():
-            failed = [step for step, report in self._reports[instance_id].items() if report.status == FAILED]
-            if failed:
-                why = f"{failed[0]} failed, and the inventory does not remember what the instance was"
-            elif not self._instances[instance_id].addresses:
-                why = "no address of the instance is known without the inventory"
-            else:
-                continue
-            self._fail(name, [instance_id], about(f"waits: {why}", self._unremembered[instance_id]))
-
-    def _remember_identity(self) -> None:
-        """Before anything is removed, so that a retry next day has all of it."""
-        inventory = self._tools.inventory
-        if inventory is None or self._dry_run or self._known.inventory_error:
-            return
-        news = [
-            instance
-            for instance_id, instance in self._instances.items()
-            if not (record := self._known.records.get(instance_id))
-            or record.state != TERMINATED
-            or _grown(instance, record)
-        ]
-        failed = {i: about("inventory", error) for i, error in inventory.remember_terminated(news).items()}
-        for instance_id, error in failed.items():
-            self._errors[instance_id].append(error)
-        self._unremembered = failed
-
-    def _remember_outcome(self) -> None:
-        inventory = self._tools.inventory
-        if inventory is None or self._dry_run or self._known.inventory_error:
-            return
+    def result(self, done: Done, *, request_id: str, next_try_at: str | None, announced: str | None) -> Result:
+        """What the inventory is to remember of one instance."""
         now = self._tools.now().isoformat()
-        outcomes: dict[str, Settled] = {}
-        for instance_id, reports in self._reports.items():
-            if instance_id in self._unremembered:
-                continue  # an item of steps alone would neither live nor expire
-            # A step that looked while another could not say who the instance was has to look again.
-            complete = instance_id not in self._not_looked or instance_id in self._known_before
-            steps: dict[str, Mapping[str, Any]] = {}
-            removed: list[Mapping[str, str]] = []
-            for name, report in reports.items():
-                fresh = report.settled_at is None
-                settles = fresh and complete and report.status != FAILED
-                steps[name] = replace(report, settled_at=now).document() if settles else report.document()
-                if fresh:
-                    removed += [{"at": now, "step": name, **action} for action in report.actions]
-            record = self._known.records.get(instance_id)
-            room = max(0, HISTORY - len(record.removed if record else ()))
-            outcomes[instance_id] = Settled(steps, removed[:room])
-        for instance_id, error in inventory.remember_steps(outcomes).items():
-            self._errors[instance_id].append(about("inventory", error))
-
-
-def _grown(instance: Instance, record: Record) -> bool:
-    """Whether more is known of the instance than the inventory remembers."""
-    return record.instance().learn(_facts(instance)) != record.instance()
-
-
-def _facts(instance: Instance) -> Facts:
-    return Facts(
-        "all",
-        account_id=instance.account_id,
-        region=instance.region,
-        vpc_id=instance.vpc_id,
-        launch_time=instance.launch_time,
-        private_ips=instance.private_ips,
-        public_ips=instance.public_ips,
-        ipv6_addresses=instance.ipv6_addresses,
-        private_dns_names=instance.private_dns_names,
-        public_dns_names=instance.public_dns_names,
-        tags=instance.tags,
-        known_as=instance.known_as,
-    )
+        instance_id = done.instance.instance_id
+        # A step that planned while another could not say who the instance was has to plan again.
+        complete = instance_id not in self._not_identified or instance_id in self._known_before
+        steps: dict[str, Mapping[str, Any]] = {}
+        removed: list[Mapping[str, str]] = []
+        for report in done.steps:
+            fresh = report.settled_at is None
+            settles = fresh and complete and report.status != FAILED
+            steps[report.step] = replace(report, settled_at=now).document() if settles else report.document()
+            if fresh:
+                removed += [{"at": now, "step": report.step, "request_id": request_id, **a} for a in report.actions]
+        record = self._known.records.get(instance_id)
+        room = max(0, HISTORY - len(record.removed if record else ()))
+        finished = done.finished and all("settled_at" in step for step in steps.values())
+        return Result(
+            done.instance.place,
+            steps,
+            removed[:room],
+            finished,
+            None if finished else next_try_at,
+            announced,
+            request_id,
+        )

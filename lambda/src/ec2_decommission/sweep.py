@@ -1,11 +1,9 @@
-"""The sweep: finds terminations whose event never came, and keeps what is recorded of the living up to date.
+"""The sweep of one place: finds missed terminations, and keeps the records of living instances up to date.
 
-What it finds gone takes the same way as an event: a message in the queue. It trusts nothing that looks like
-"all are dead": who is missing in EC2's list is asked for by id, and only EC2's word that this id is terminated or
-does not exist counts; an error fails the sweep; and above the brake it removes nothing that no person has confirmed.
-
-A fleet is looked at piece by piece, by the beginning of the ids, where it is large; and where one invocation has not
-time enough, a message in the queue has the next one go on.
+What it finds takes the same way as an event: a message in the queue. It does not trust an answer that looks like "all
+have ended": an instance that is missing from EC2's list is asked for by id, and only EC2's answer that this id is
+terminated or does not exist counts. An error fails the sweep. Above the brake nothing is removed that no operator has
+confirmed.
 """
 
 from __future__ import annotations
@@ -15,47 +13,41 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol
 
-from .adoption import Search, confirmed_gone
-from .errors import ConfigurationError, DecommissionError, OutOfTime, TransientError
+from .chunks import chunks
+from .errors import DecommissionError, TransientError
+from .instance_filter import excluded
 from .inventory import facts_document
-from .progress import EVERYBODY, Progress
+from .orphans import Search, confirmed_gone
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-    from .adoption import Adoption, NotAdopted, Place
     from .clients.ec2 import Description, Ec2
-    from .config import SweepSettings
-    from .identity import Instance
-    from .inventory import Inventory
-    from .run import Clock
+    from .config import InstanceFilter, SweepSettings
+    from .instance import Instance
+    from .inventory import Inventory, Record
+    from .orphans import NotAdopted, Orphans
+    from .place import Place
 
 # EC2's answers lag behind: a young instance may not be in them yet.
 YOUNG = timedelta(minutes=10)
-# Below so many instances a share of the fleet says nothing: one of three is a third.
+# A message that is being handled, or waits for its retry, is not sent again so soon.
+_BEING_HANDLED = timedelta(minutes=15)
+# In a small fleet a fraction says nothing: one of three is a third.
 LEAST_ALLOWED = 10
-# More instances than this are looked at in parts: memory is bounded, and a part is what an invocation can end with.
-PIECE = 10_000
-# So long a beginning of the ids is divided no further.
-_LONGEST_PREFIX = len("i-0ab")
-# Kept for what comes after the pieces: sending, and reporting.
-_RESERVE_SECONDS = 15.0
 _WRITTEN_AT_ONCE = 100
-# Ids in a report: a line of CloudWatch's log has 256 KB, and the report of a sweep is in it.
+# Ids in a report: a line of CloudWatch's log holds 256 KB, and the report of a sweep is in it.
 LISTED = 2000
 _TOLD = 20  # ids in the text of an error
 _LISTED_UNADOPTED = 200
-_MESSAGE_BYTES = 250_000  # SQS takes 256 KiB
+_RAN = ("running", "stopping", "stopped")
 
 
 class Outbox(Protocol):
     """Sends to the module's own queue. May raise TransientError, AccessError or ConfigurationError."""
 
-    def send(self, instances: Sequence[Mapping[str, str]]) -> None:
-        """One termination event for each instance (``instance_id``, ``account_id``, ``region``)."""
-
-    def go_on(self, progress: Mapping[str, Any]) -> None:
-        """A sweep that begins where this one ends."""
+    def send_terminations(self, instance_ids: Iterable[str], place: Place) -> None:
+        """One termination event for each instance."""
 
 
 @dataclass(frozen=True)
@@ -63,19 +55,17 @@ class SweepReport:
     """What a sweep saw and did.
 
     Attributes:
-        living: how many instances live in EC2 now.
-        recorded: how many the inventory records as living.
-        refreshed: how many records were brought up to date.
-        postponed: how many were left to the next sweep, for want of time.
-        gone: the ids that are recorded as living and are gone.
-        adopted: the ids that nobody recorded, and of which Chef or Consul hold something. As for ``gone``, each is
-            now an event in the queue, but in a dry run, above the brake, or where the sweep goes on.
-        unadopted: nodes that bear unknown ids and are left alone.
-        allowed: how many may go in one sweep.
-        braked: why not all was removed, where more is gone than that.
+        living: number of instances that live in EC2 now.
+        recorded: number of instances that the inventory records as living, excluded ones left out.
+        refreshed: number of records that were brought up to date.
+        gone: ids that are recorded as living and have ended.
+        allowed: how many of them one sweep may remove.
+        unfinished: ids whose end was not finished, and that are taken up again.
+        excluded: number of recorded instances that have ended and that ``instance_filter`` excludes.
+        adopted: ids that nobody recorded, and that Chef or Consul still hold.
+        unadopted: nodes with unknown ids that are left alone.
+        braked: why not all was removed, if more have ended than is allowed.
         errors: what failed, while the rest was done.
-        goes_on: the next invocation has the rest to do.
-        in_parts: this is not the first invocation, or not the last.
     """
 
     dry_run: bool
@@ -84,324 +74,245 @@ class SweepReport:
     refreshed: int
     gone: tuple[str, ...]
     allowed: int
+    unfinished: tuple[str, ...] = ()
+    excluded: int = 0
     adopted: tuple[str, ...] = ()
     unadopted: tuple[NotAdopted, ...] = ()
-    more_unadopted: int = 0
-    postponed: int = 0
     braked: str | None = None
     errors: tuple[DecommissionError, ...] = ()
-    goes_on: bool = False
-    in_parts: bool = False
+
+    @property
+    def found(self) -> tuple[str, ...]:
+        """What counts towards the brake."""
+        return (*self.gone, *self.adopted)
 
     def document(self) -> dict[str, Any]:
-        """As JSON. ``left_off`` tells how many more there are than a list shows."""
-        lists: dict[str, tuple[list[Any], int]] = {
-            "gone": (list(self.gone[:LISTED]), len(self.gone)),
-            "adopted": (list(self.adopted[:LISTED]), len(self.adopted)),
-            "not_adopted": (
-                [one.document() for one in self.unadopted[:_LISTED_UNADOPTED]],
-                len(self.unadopted) + self.more_unadopted,
-            ),
+        """As JSON. ``left_off`` says how many more there are than a list shows."""
+        lists: dict[str, tuple[Sequence[Any], int]] = {
+            "gone": (self.gone, LISTED),
+            "unfinished": (self.unfinished, LISTED),
+            "adopted": (self.adopted, LISTED),
+            "not_adopted": ([one.document() for one in self.unadopted], _LISTED_UNADOPTED),
         }
-        left_off = {name: count - len(shown) for name, (shown, count) in lists.items() if count > len(shown)}
-        told = {
-            "left_off": left_off,
-            "postponed": self.postponed,
-            "goes_on": self.goes_on,
-            "trouble": "; ".join(map(str, self.errors)),
-        }
+        left_off = {name: len(all_) - most for name, (all_, most) in lists.items() if len(all_) > most}
         return {
             "living": self.living,
             "recorded": self.recorded,
             "refreshed": self.refreshed,
             "allowed": self.allowed,
-            **{name: shown for name, (shown, _) in lists.items()},
-            **{name: value for name, value in told.items() if value},
+            "excluded": self.excluded,
+            **{name: list(all_[:most]) for name, (all_, most) in lists.items()},
+            **({"left_off": left_off} if left_off else {}),
         }
 
 
-class _TooMany(Exception):
-    """More instances than one piece is to have."""
-
-
-@dataclass(frozen=True)
+@dataclass
 class _Recorded:
-    """What is kept of a record while a piece is looked at."""
+    """What is kept of each record while the sweep runs: with many instances, memory counts."""
 
     digest: int
     launch_time: str | None
+    tags_known: bool
+    excluded: bool
 
 
 @dataclass
-class _Piece:
-    """What a look at the ids of one beginning showed."""
+class _Seen:
+    """What was seen so far."""
 
-    living: int = 0
-    ended: int = 0
-    recorded: int = 0
     refreshed: int = 0
-    postponed: int = 0
-    gone: list[str] = field(default_factory=list)
-    adopted: tuple[str, ...] = ()
-    unadopted: tuple[NotAdopted, ...] = ()
     errors: list[DecommissionError] = field(default_factory=list)
 
 
 class Sweep:
-    """One sweep.
+    """One sweep of one place.
 
     Args:
-        place: this function's; an inventory that records instances of another is refused.
-        wanted: whether an instance is handled at all.
-        clock: holds the deadline of the invocation.
-        adoption: None where no source is opted in to.
-        most: how many instances are looked at in one piece.
+        place: the account and region that ``ec2`` asks.
+        orphans: searches for the dead that nobody recorded; None if no source is opted in to.
+        now: the time.
     """
 
     def __init__(
         self,
         settings: SweepSettings,
+        place: Place,
         ec2: Ec2,
         inventory: Inventory,
         outbox: Outbox,
-        wanted: Callable[[Description], bool],
-        place: Place,
-        clock: Clock,
-        adoption: Adoption | None = None,
+        instance_filter: InstanceFilter,
+        orphans: Orphans | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
-        most: int = PIECE,
     ) -> None:
         self._settings = settings
+        self._place = place
         self._ec2 = ec2
         self._inventory = inventory
         self._outbox = outbox
-        self._wanted = wanted
-        self._place = place
-        self._clock = clock
-        self._adoption = adoption
+        self._filter = instance_filter
+        self._orphans = orphans
         self._now = now
-        self._most = most
 
-    def run(self, *, dry_run: bool, accept: Iterable[str] = (), progress: Progress | None = None) -> SweepReport:
-        """Sweeps once, or goes on with a sweep.
+    def run(self, *, dry_run: bool, accept: Iterable[str] = ()) -> SweepReport:
+        """Sweeps once.
 
         Args:
             dry_run: list, change nothing.
-            accept: ids that an operator has confirmed to be gone; they go whatever else is gone.
-            progress: how far the invocation before has come, which knows what was accepted.
+            accept: ids that an operator has confirmed to be gone. They go whatever else is gone, if EC2 agrees.
 
         Raises:
-            ConfigurationError: the inventory is another region's or account's; or too much is to be carried over.
-            TransientError: EC2 or the inventory could not be read to the end.
+            DecommissionError: EC2 or the inventory could not be read to the end.
         """
-        begun = replace(progress or Progress(accept=tuple(dict.fromkeys(accept))), dry_run=dry_run)
-        with self._clock.until(self._clock.deadline.before(_RESERVE_SECONDS)):
-            seen, errors, unadopted = self._look_at_pieces(begun)
+        seen = _Seen()
+        # The inventory first: an instance that starts while EC2 is read is then not taken for gone.
+        recorded = {record.instance_id: self._brief(record) for record in self._inventory.living(self._place)}
+        living = self._refresh(recorded, seen, dry_run)
+        missing = [i for i, record in recorded.items() if i not in living and not self._young(record)]
+        gone, known_to_ec2 = confirmed_gone(self._ec2, missing)
+        left = [i for i in gone if recorded[i].excluded]
+        gone = sorted(i for i in gone if not recorded[i].excluded)
+        search = self._orphans.search({*recorded, *living}) if self._orphans else Search()
+        if search.error:
+            seen.errors.append(search.error)
+        unfinished = sorted(r.instance_id for r in self._inventory.unfinished(self._place) if self._is_due(r))
+        handled = sum(not record.excluded for record in recorded.values())
         report = SweepReport(
             dry_run,
-            seen.living,
-            seen.recorded,
+            len(living),
+            handled,
             seen.refreshed,
-            tuple(sorted(seen.gone)),
-            self._allowed(seen.recorded),
-            tuple(sorted(seen.adopted)),
-            tuple(unadopted),
-            seen.unadopted - len(unadopted),
-            seen.postponed,
-            errors=errors,
-            goes_on=bool(seen.pending),
-            in_parts=bool(seen.pending) or progress is not None,
+            tuple(gone),
+            self._allowed(handled),
+            tuple(unfinished),
+            len(left),
+            search.adopted,
+            search.left,
+            errors=tuple(seen.errors),
         )
-        if report.goes_on:
-            self._go_on(seen)
-            return report
-        if seen.trouble and not errors:
-            report = replace(report, errors=(TransientError(seen.trouble),))
-        accepted = set(seen.accept)
-        found = [*report.gone, *report.adopted]
-        going = found
-        if not seen.living and not seen.ended and set(found) - accepted:
-            # So it looks from a wrong region or account too.
-            going = [instance_id for instance_id in found if instance_id in accepted]
-            doubt = TransientError(
-                f"EC2 shows no instance that lives, and knows none of the {len(found)} that would be gone: an empty "
-                f"answer is not believed; confirm them by accept: {', '.join(found[:_TOLD])}"
-            )
-            report = replace(report, errors=(*report.errors, doubt))
-        if len(set(found) - accepted) > report.allowed:
-            going = [instance_id for instance_id in found if instance_id in accepted]
-            report = replace(report, braked=self._brake(report, len(going)))
-        if going and not dry_run:
-            self._outbox.send([self._event(instance_id) for instance_id in going])
+        report, going = self._brake(report, set(accept), known=bool(living) or known_to_ec2 + search.ended > 0)
+        if not dry_run:
+            self._mark_excluded(left)
+            if going or unfinished:
+                self._outbox.send_terminations([*going, *unfinished], self._place)
         return report
 
-    def _look_at_pieces(self, begun: Progress) -> tuple[Progress, tuple[DecommissionError, ...], list[NotAdopted]]:
-        """As many of the pieces as there is time for: what was seen, what failed, and what is not adopted."""
-        deadline = self._clock.deadline
-        enough = deadline.remaining() / 2
-        seen, pending = begun, list(begun.pending)
-        errors: list[DecommissionError] = []
-        unadopted: list[NotAdopted] = []
-        longest = 0.0
-        while pending:
-            before = deadline.remaining()
-            if longest and before < 2 * longest:
-                break
-            try:
-                piece = self._look(pending[0], enough, seen.dry_run, adopt=seen.trouble is None)
-            except _TooMany:
-                pending[:1] = [pending[0] + digit for digit in "0123456789abcdef"]
-                continue
-            except OutOfTime:
-                if tuple(pending) == begun.pending:
-                    raise
-                break
-            pending = pending[1:]
-            longest = max(longest, before - deadline.remaining(), 0.001)
-            errors += piece.errors
-            unadopted += piece.unadopted
-            seen = replace(
-                seen,
-                living=seen.living + piece.living,
-                ended=seen.ended + piece.ended,
-                recorded=seen.recorded + piece.recorded,
-                refreshed=seen.refreshed + piece.refreshed,
-                postponed=seen.postponed + piece.postponed,
-                gone=(*seen.gone, *piece.gone),
-                adopted=(*seen.adopted, *piece.adopted),
-                unadopted=seen.unadopted + len(piece.unadopted),
-                trouble=seen.trouble or next((str(error)[:500] for error in piece.errors), None),
+    def _brake(self, report: SweepReport, accepted: set[str], *, known: bool) -> tuple[SweepReport, list[str]]:
+        """The ids that may go. ``known`` says whether EC2 showed anything at all."""
+        found, unconfirmed = list(report.found), set(report.found) - accepted
+        if not known and unconfirmed:
+            # The same as from a wrong account or region.
+            going = [i for i in found if i in accepted]
+            doubt = TransientError(
+                f"refusing to act on {len(found)} instances that are gone: EC2 in {self._place} returned no instances "
+                f"at all. Is this the right account and region? Confirm them with accept: {', '.join(found[:_TOLD])}"
             )
-            if piece.postponed:
-                break  # the next invocation has time for the records of the other pieces
-        return replace(seen, pending=tuple(pending)), tuple(errors), unadopted
+            return replace(report, errors=(*report.errors, doubt)), going
+        if len(unconfirmed) > report.allowed:
+            going = [i for i in found if i in accepted]
+            return replace(report, braked=self._braked(report, len(going))), going
+        return report, found
 
-    def _go_on(self, seen: Progress) -> None:
-        size = len(json.dumps(seen.document()))
-        if size > _MESSAGE_BYTES:
-            raise ConfigurationError(
-                f"the sweep has to go on in another invocation, and what it has seen ({len(seen.gone)} gone, "
-                f"{len(seen.adopted)} to adopt, {len(seen.accept)} accepted) makes a message of {size} bytes, "
-                "which SQS does not take: raise function.timeout, or accept fewer at a time"
-            )
-        self._outbox.go_on(seen.document())
-
-    def _brake(self, report: SweepReport, going: int) -> str:
-        found = [*report.gone, *report.adopted]
-        adopted = f", and {len(report.adopted)} to adopt that nobody recorded" if report.adopted else ""
-        told = ", ".join(found[:_TOLD])
-        if len(found) > _TOLD:
-            told += f", and {len(found) - _TOLD} more, as the report lists"
-        removed = f"of these only the {going} accepted ones go" if going else "nothing was removed"
+    def _braked(self, report: SweepReport, going: int) -> str:
+        adopted = f" and {len(report.adopted)} unrecorded ones to adopt" if report.adopted else ""
+        listed = ", ".join(report.found[:_TOLD])
+        if len(report.found) > _TOLD:
+            listed += f", and {len(report.found) - _TOLD} more, which the report lists"
+        removed = f"only the {going} accepted ones are removed" if going else "nothing is removed"
         return (
-            f"the sweep found {len(report.gone)} of {report.recorded} recorded instances gone{adopted}, and one "
-            f"sweep may remove {report.allowed} (max_instances {self._settings.max_instances}, max_fraction "
-            f"{self._settings.max_fraction:g}): {removed}; confirm them by accept, or raise the limit: {told}"
+            f"the sweep of {self._place} found {len(report.gone)} of {report.recorded} recorded instances gone{adopted}. "
+            f"One sweep may remove {report.allowed} (max_instances {self._settings.max_instances}, max_fraction "
+            f"{self._settings.max_fraction:g}, at least {LEAST_ALLOWED}): {removed}. Confirm them with accept, or raise "
+            f"the limit: {listed}"
         )
 
     def _allowed(self, recorded: int) -> int:
         share = max(LEAST_ALLOWED, int(recorded * self._settings.max_fraction))
         return min(self._settings.max_instances, share)
 
-    # One piece
+    # What lives
 
-    def _look(self, prefix: str, refresh_until: float, dry_run: bool, adopt: bool) -> _Piece:
-        """The instances whose ids begin so.
+    def _refresh(self, recorded: Mapping[str, _Recorded], seen: _Seen, dry_run: bool) -> set[str]:
+        """Records living instances that are not recorded, or recorded otherwise: tags come late, addresses change.
 
-        Args:
-            refresh_until: seconds left of the invocation below which records are no longer brought up to date.
-
-        Raises:
-            _TooMany: there are more than a piece is to have.
-        """
-        piece = _Piece()
-        # The inventory first: what starts while EC2 is read is then not taken for gone.
-        recorded = self._recorded(prefix)
-        piece.recorded = len(recorded)
-        living = self._refresh(prefix, recorded, piece, refresh_until, dry_run)
-        piece.living = len(living)
-        missing = [i for i, record in recorded.items() if i not in living and not self._young(record)]
-        piece.gone, piece.ended = confirmed_gone(self._ec2, missing)
-        if self._adoption is not None and adopt:
-            self._adopt(self._adoption, prefix, {*recorded, *living}, piece)
-        return piece
-
-    def _recorded(self, prefix: str) -> dict[str, _Recorded]:
-        recorded: dict[str, _Recorded] = {}
-        for record in self._inventory.living("" if prefix == EVERYBODY else prefix):
-            elsewhere = self._place.elsewhere([record.facts.region], [record.facts.account_id])
-            if elsewhere:
-                raise ConfigurationError(f"the inventory records {record.instance_id}: {elsewhere}")
-            self._count(recorded, prefix)
-            recorded[record.instance_id] = _Recorded(_digest(record.instance()), record.facts.launch_time)
-        return recorded
-
-    def _refresh(
-        self, prefix: str, recorded: Mapping[str, _Recorded], piece: _Piece, until: float, dry_run: bool
-    ) -> set[str]:
-        """Records what lives and is not recorded, or is recorded otherwise: tags come late, addresses change.
-
-        Gives the ids of those that live.
+        Returns their ids.
         """
         living: set[str] = set()
-        stale: list[Instance] = []
 
-        def write() -> None:
-            if not dry_run and stale and self._clock.deadline.remaining() < until:
-                piece.postponed += len(stale)
-            elif not dry_run and stale:
-                results = self._inventory.remember_running(stale)
-                errors = [result for result in results.values() if isinstance(result, DecommissionError)]
-                piece.errors += errors[:1] if not piece.errors else []
-                piece.refreshed += sum(result is True for result in results.values())
-            else:
-                piece.refreshed += len(stale)
-            stale.clear()
+        def stale() -> Iterator[Description]:
+            for description in self._ec2.living({}):
+                living.add(description.instance_id)
+                record = recorded.get(description.instance_id)
+                fresh = record and record.tags_known and record.digest == _digest(description.instance())
+                if description.state in _RAN and not fresh:
+                    yield description
 
-        for description in self._living(prefix):
-            self._count(living, prefix)
-            living.add(description.instance_id)
-            record = recorded.get(description.instance_id)
-            instance = description.instance()
-            if self._wanted(description) and (record is None or record.digest != _digest(instance)):
-                stale.append(instance)
-                if len(stale) == _WRITTEN_AT_ONCE:
-                    write()
-        write()
+        for some in chunks(stale(), _WRITTEN_AT_ONCE):
+            try:
+                seen.refreshed += self._write(some, dry_run)
+            except DecommissionError as error:
+                seen.errors.append(error)
         return living
 
-    def _living(self, prefix: str) -> Iterator[Description]:
-        yield from self._ec2.living({} if prefix == EVERYBODY else {"instance-id": [f"{prefix}*"]})
+    def _write(self, descriptions: Sequence[Description], dry_run: bool) -> int:
+        """Brings records up to date; they keep everything that the instance ever had. Returns how many changed."""
+        records = self._inventory.recall([d.instance_id for d in descriptions])
+        changed: list[Instance] = []
+        reasons: dict[str, str] = {}
+        for description in descriptions:
+            record = records.get(description.instance_id)
+            instance = replace(description.instance(), ran=True)
+            if record:
+                instance = instance.learn(record.facts)
+            same = record and record.tags_known_at and facts_document(record.instance()) == facts_document(instance)
+            if not same:
+                changed.append(instance)
+                if reason := excluded(instance, self._filter, tags_known=True):
+                    reasons[instance.instance_id] = reason
+        if dry_run or not changed:
+            return len(changed)
+        results = self._inventory.remember_running(changed, reasons, tags_known=True)
+        for result in results.values():
+            if isinstance(result, DecommissionError):
+                raise result
+        return sum(result is True for result in results.values())
 
-    def _count(self, seen: Mapping[str, object] | set[str], prefix: str) -> None:
-        if len(seen) >= self._most and len(prefix) < _LONGEST_PREFIX:
-            raise _TooMany
+    def _brief(self, record: Record) -> _Recorded:
+        instance = record.instance()
+        left = excluded(instance, self._filter, tags_known=True) is not None
+        return _Recorded(_digest(instance), record.facts.launch_time, bool(record.tags_known_at), left)
 
-    def _adopt(self, adoption: Adoption, prefix: str, known: set[str], piece: _Piece) -> None:
-        try:
-            search = adoption.search(prefix, known)
-        except OutOfTime as error:
-            if len(prefix) < _LONGEST_PREFIX:
-                raise _TooMany from None
-            search = Search(error=error)
-        piece.adopted, piece.unadopted = search.adopted, search.left
-        piece.ended += search.ended
-        if search.error:
-            piece.errors.append(search.error)
+    # What ended
+
+    def _mark_excluded(self, instance_ids: Sequence[str]) -> None:
+        """Marks the end of excluded instances: nothing of them is removed, and no sweep sees them again."""
+        for some in chunks(instance_ids, _WRITTEN_AT_ONCE):
+            records = self._inventory.recall(some)
+            instances = {i: record.instance() for i, record in records.items()}
+            reasons = {i: excluded(one, self._filter, tags_known=True) or "" for i, one in instances.items()}
+            self._inventory.remember_excluded({i: (instances[i], reasons[i]) for i in instances})
+
+    def _is_due(self, record: Record) -> bool:
+        """Whether the instance's message is lost: it is neither being handled nor waiting for its retry."""
+        due = _time(record.next_try_at)
+        if due is None:
+            ended = _time(record.terminated_at)
+            due = ended + _BEING_HANDLED if ended else None
+        return due is None or self._now() >= due
 
     def _young(self, record: _Recorded) -> bool:
-        try:
-            launched = datetime.fromisoformat(record.launch_time or "")
-        except ValueError:
-            return False
-        launched = launched if launched.tzinfo else launched.replace(tzinfo=UTC)
-        return self._now() - launched < YOUNG
+        launched = _time(record.launch_time)
+        return launched is not None and self._now() - launched < YOUNG
 
-    def _event(self, instance_id: str) -> dict[str, str]:
-        known = {"instance_id": instance_id, "account_id": self._place.account_id, "region": self._place.region}
-        return {key: value for key, value in known.items() if value}
+
+def _time(text: str | None) -> datetime | None:
+    try:
+        time = datetime.fromisoformat(text or "")
+    except ValueError:
+        return None
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
 def _digest(instance: Instance) -> int:
-    """Tells two states of an instance apart; of this process only."""
-    return hash(json.dumps(facts_document(instance), sort_keys=True))
+    """Tells two states of an instance apart, in this process only. Leaves out what EC2 does not show."""
+    shown = {k: v for k, v in facts_document(instance).items() if k not in ("ran", "known_as", "past_tags")}
+    return hash(json.dumps(shown, sort_keys=True))

@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import re
 import threading
-from contextlib import contextmanager, suppress
-from datetime import datetime
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import boto3
 import botocore.session
 from botocore.config import Config as BotoConfig
+from botocore.credentials import DeferredRefreshableCredentials
 from botocore.exceptions import BotoCoreError, ClientError
-from botocore.loaders import Loader
 from botocore.parsers import ResponseParserError
-from botocore.utils import parse_timestamp
 
+from ..deadline import current
 from ..errors import AccessError, ConfigurationError, DecommissionError, OutOfTime, PermanentError, TransientError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
-    from pathlib import Path
 
     from ..deadline import Deadline
+
+_ClientKey = tuple[str, str | None, str | None, str | None]
 
 CONNECT_TIMEOUT_SECONDS = 2
 READ_TIMEOUT_SECONDS = 6
@@ -60,92 +61,90 @@ class ThrottledError(TransientError):
 
 
 class AwsClients:
-    """Makes each client once, when it is first asked for.
+    """Makes each boto3 client once, when it is first asked for.
 
     No attempt, first or repeated, is sent unless it can time out before the deadline. Throttling is retried by
-    botocore's standard mode, which knows Route 53's ``Throttling`` and ``PriorRequestNotComplete`` too.
+    botocore's standard mode.
 
     Args:
         deadline: returns the deadline of the work under way.
-        check_parameters: whether botocore checks each request before it is made: a tenth of the CPU that a batch
-            takes. Unchecked, a wrong value is AWS's to refuse, and a wrong name a KeyError of botocore's. So that
-            is for this package's own requests, which the tests make with checks, and not for a custom step's.
-        models: a directory of botocore's descriptions of the services that are asked (lambda/build/models.py).
-            Without it, or for a service that is not in it, clients are boto3's.
+
+    Example:
+        >>> aws = AwsClients(current)
+        >>> aws("ec2", role_arn="arn:aws:iam::222222222222:role/reader", region="eu-west-1").meta.region_name
+        'eu-west-1'
     """
 
-    def __init__(
-        self, deadline: Callable[[], Deadline], *, check_parameters: bool = True, models: Path | None = None
-    ) -> None:
+    def __init__(self, deadline: Callable[[], Deadline] = current) -> None:
         self._deadline = deadline
-        self._check_parameters = check_parameters
-        self._clients: dict[str, Any] = {}
-        self._quick = _session_of(models) if models else None
-        self._whole: Any = None
-        self._making = threading.Lock()  # a session makes one client at a time
+        self._sessions: dict[tuple[str | None, str | None], boto3.Session] = {}
+        self._clients: dict[_ClientKey, Any] = {}
+        self._making = threading.RLock()  # a session makes one client at a time
 
-    def __call__(self, service: str) -> Any:
-        """The client of that service, for example ``ec2``."""
+    def __call__(
+        self,
+        service: str,
+        role_arn: str | None = None,
+        external_id: str | None = None,
+        region: str | None = None,
+    ) -> Any:
+        """The client of that service, for example ``ec2``.
+
+        Args:
+            service: boto3's name of the service.
+            role_arn: a role to assume; None uses the function's own role. The role is assumed by the first request,
+                and again before its credentials expire.
+            external_id: sent when the role is assumed.
+            region: None is the function's own.
+        """
+        key = (service, role_arn, external_id, region)
         with self._making:
-            if service not in self._clients:
-                self._clients[service] = self._make(service)
-            return self._clients[service]
+            if key not in self._clients:
+                self._clients[key] = self._make(self._session(role_arn, external_id), service, region)
+            return self._clients[key]
 
-    def _make(self, service: str) -> Any:
+    def _session(self, role_arn: str | None, external_id: str | None) -> boto3.Session:
+        key = (role_arn, external_id)
+        if key not in self._sessions:
+            self._sessions[key] = self._assuming(role_arn, external_id) if role_arn else boto3.Session()
+        return self._sessions[key]
+
+    def _assuming(self, role_arn: str, external_id: str | None) -> boto3.Session:
+        """A session whose credentials come from a role. They are fetched and renewed by botocore."""
+
+        def fetch() -> dict[str, Any]:
+            doing = f"read account {role_arn.split(':')[4]} with {role_arn} (sts:AssumeRole)"
+            request = {"RoleArn": role_arn, "RoleSessionName": "ec2-decommission"}
+            if external_id:
+                request["ExternalId"] = external_id
+            with aws_errors(doing):
+                credentials = self("sts").assume_role(**request)["Credentials"]
+                return {
+                    "access_key": credentials["AccessKeyId"],
+                    "secret_key": credentials["SecretAccessKey"],
+                    "token": credentials["SessionToken"],
+                    "expiry_time": credentials["Expiration"].isoformat(),
+                }
+
+        session = botocore.session.get_session()
+        session._credentials = DeferredRefreshableCredentials(fetch, "assume-role")
+        return boto3.Session(botocore_session=session, region_name=self._session(None, None).region_name)
+
+    def _make(self, session: boto3.Session, service: str, region: str | None) -> Any:
         connect, read = QUICK.get(service, (CONNECT_TIMEOUT_SECONDS, READ_TIMEOUT_SECONDS))
-        client = self._client(
-            service,
-            BotoConfig(
-                connect_timeout=connect,
-                read_timeout=read,
-                retries={"mode": "standard", "total_max_attempts": 4},
-                max_pool_connections=16,
-                parameter_validation=self._check_parameters,
-            ),
+        config = BotoConfig(
+            connect_timeout=connect,
+            read_timeout=read,
+            retries={"mode": "standard", "total_max_attempts": 4},
+            max_pool_connections=16,
         )
+        client = session.client(service, region_name=region, config=config)
         client.meta.events.register("before-send", partial(self._gate, connect + read))
         client.meta.events.register("after-call", _refuse_other_answers)
         return client
 
-    def _client(self, service: str, config: BotoConfig) -> Any:
-        if self._quick:
-            # A botocore other than the build's may find too little there, or what it cannot read: then its own serve.
-            with suppress(Exception):
-                return self._quick.create_client(service, config=config)
-        if self._whole is None:
-            import boto3  # noqa: PLC0415  # a tenth of the start of a function that does without
-
-            self._whole = boto3.Session()
-        return self._whole.client(service, config=config)
-
     def _gate(self, seconds: float, **_: object) -> None:
         self._deadline().check(seconds, "a call to AWS")
-
-
-def _session_of(models: Path) -> botocore.session.Session:
-    """A session that knows what is described in a directory, and looks nowhere else."""
-    session = botocore.session.get_session()
-    session.register_component("data_loader", _OwnLoader([str(models)], include_default_search_paths=False))
-    session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_timestamp)
-    return session
-
-
-def _timestamp(value: str) -> datetime:
-    """As botocore reads it; in its own way, the time of each instance's launch takes as long as all else of it."""
-    try:
-        return datetime.fromisoformat(value)
-    except (TypeError, ValueError):
-        return parse_timestamp(value)
-
-
-class _OwnLoader(Loader):
-    """Loads botocore's own descriptions from another directory.
-
-    botocore applies its rules for endpoints (FIPS, dual-stack) only where the list of these is its own.
-    """
-
-    def is_builtin_path(self, path: str) -> bool:  # noqa: ARG002
-        return True
 
 
 def _refuse_other_answers(http_response: Any, parsed: Mapping[str, Any], **_: object) -> None:
@@ -173,6 +172,8 @@ def aws_errors(doing: str) -> Iterator[None]:
         yield
     except OutOfTime as error:
         raise OutOfTime(f"could not {doing}: {error}") from None
+    except DecommissionError:  # of a role that could not be assumed: it says all there is to say
+        raise
     except ClientError as error:
         code = str(error.response.get("Error", {}).get("Code", ""))
         message = str(error.response.get("Error", {}).get("Message", ""))

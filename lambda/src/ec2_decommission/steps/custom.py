@@ -1,7 +1,6 @@
-"""A user's own step: loaded from the package by its name, and held to the rules that the module's steps keep.
+"""A user's own step: loaded from the package by its name, and held to the rules of the module's own steps.
 
-What goes wrong in a user's code fails that step for those instances, with the step's name in the report, and nothing
-else.
+A fault in a user's code fails that step for those instances, with the step's name in the report, and nothing else.
 """
 
 from __future__ import annotations
@@ -9,20 +8,29 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from ..chunks import chunks
 from ..errors import ConfigurationError, TransientError
-from ..identity import Facts
+from ..instance import Facts
+from ..live import Question
 from .base import Finding, Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from ..clients.ec2 import Interface
     from ..custom_step import StepTools
+    from ..deadline import Deadline
     from ..errors import DecommissionError
+    from ..instance import Instance
+    from ..live import Live
+    from ..live import Living as Answer
+    from ..templates import Template
     from .base import Batch, Step
 
-T = TypeVar("T")
+_CHUNK = 20  # instances that are looked at again, and then removed, at a time
 
 
 def load(tools: StepTools) -> Step:
@@ -49,8 +57,51 @@ def load(tools: StepTools) -> Step:
     return CheckedStep(tools, step)
 
 
+@dataclass(frozen=True)
+class CustomBatch:
+    """What a user's step is given: the instances by id, who lives now, and the deadline."""
+
+    instances: Mapping[str, Instance]
+    living: AskLiving
+    deadline: Deadline
+
+
+class AskLiving:
+    """Who has an address or a name now, in every served place. Each answer is kept for the batch's one look."""
+
+    def __init__(self, live: Live, gone: Iterable[str]) -> None:
+        self._live = live
+        self._gone = frozenset(gone)
+
+    def interfaces(self, addresses: Iterable[str]) -> Mapping[str, tuple[Interface, ...]]:
+        """The interfaces that have each address now; no entry if none has.
+
+        Raises:
+            DecommissionError: a served place could not be asked.
+        """
+        living = self._ask(Question(addresses=frozenset(addresses)))
+        return {address: tuple(h.interface for h in holders) for address, holders in living.holders.items()}
+
+    def bearers(self, template: Template, names: Iterable[str]) -> Mapping[str, tuple[str, ...]]:
+        """For each name the ids of the living instances for which the template gives that name, in any letter case.
+
+        Raises:
+            DecommissionError: a served place could not be asked.
+        """
+        asked = {name: (template, name.lower()) for name in names}
+        living = self._ask(Question(names=frozenset(asked.values())))
+        found = {name: living.bearers.get(key, ()) for name, key in asked.items()}
+        return {name: tuple(i.instance_id for i in instances) for name, instances in found.items() if instances}
+
+    def _ask(self, question: Question) -> Answer:
+        living = self._live.ask(question, self._gone).living
+        if living.error:
+            raise living.error
+        return living
+
+
 class CheckedStep:
-    """Asks the user's step, and believes no answer that breaks the rules: an omission would look like success."""
+    """Calls the user's step, and refuses answers that break the rules: an omission would look like success."""
 
     name: ClassVar[str] = "custom"
 
@@ -58,23 +109,33 @@ class CheckedStep:
         self._tools = tools
         self._step = step
 
-    def look(self, batch: Batch) -> Mapping[str, Facts]:
+    def identify(self, batch: Batch) -> Mapping[str, Facts]:
         with _explained(self._tools):
-            told = self._mapping("look", self._step.look(batch) or {}, batch.instances)
+            told = self._mapping("look", self._step.look(_given(batch)) or {}, batch.instances)
         wrong = sorted(i for i, facts in told.items() if not isinstance(facts, Facts))
         if wrong:
             raise ConfigurationError(f"custom step {self._tools.name}: look gave no Facts for {', '.join(wrong)}")
         return told
 
-    def find(self, batch: Batch) -> Mapping[str, Finding]:
+    def plan(self, batch: Batch) -> Mapping[str, Finding]:
         with _explained(self._tools):
-            told = self._mapping("find", self._step.find(batch), batch.instances)
+            told = self._mapping("find", self._step.find(_given(batch)), batch.instances)
         return {i: self._finding(told.get(i)) for i in batch.instances}
 
-    def remove(self, batch: Batch, findings: Mapping[str, Finding]) -> Mapping[str, Outcome]:
-        with _explained(self._tools):
-            told = self._mapping("remove", self._step.remove(batch, findings), findings)
-        return {i: self._outcome(told.get(i), finding) for i, finding in findings.items()}
+    def apply(self, batch: Batch, findings: Mapping[str, Finding]) -> Mapping[str, Outcome]:
+        """Finds again a few instances at a time, and removes what both looks agree on."""
+        outcomes: dict[str, Outcome] = {}
+        for some in chunks(findings, _CHUNK):
+            part = replace(batch, instances={i: batch.instances[i] for i in some})
+            agreed, changed = _agreed({i: findings[i] for i in some}, self.plan(part))
+            outcomes |= changed
+            if agreed:
+                with _explained(self._tools):
+                    told = self._mapping("remove", self._step.remove(_given(part), agreed), agreed)
+                for i, finding in agreed.items():
+                    done, before = self._outcome(told.get(i), finding), changed.get(i, Outcome())
+                    outcomes[i] = Outcome(done.removed, (*before.left, *done.left), (*before.errors, *done.errors))
+        return outcomes
 
     def _finding(self, finding: object) -> Finding:
         if not isinstance(finding, Finding):
@@ -103,6 +164,25 @@ class CheckedStep:
 
     def _broken(self, what: str) -> DecommissionError:
         return ConfigurationError(f"custom step {self._tools.name}: {what}")
+
+
+def _given(batch: Batch) -> CustomBatch:
+    return CustomBatch(batch.instances, AskLiving(batch.live, batch.instances), batch.deadline)
+
+
+def _agreed(
+    first: Mapping[str, Finding], second: Mapping[str, Finding]
+) -> tuple[dict[str, Finding], dict[str, Outcome]]:
+    """What both looks found, and for each instance what the second look changed."""
+    agreed: dict[str, Finding] = {}
+    changed: dict[str, Outcome] = {}
+    for instance_id, finding in first.items():
+        again = second[instance_id]
+        removals = tuple(removal for removal in again.removals if removal in finding.removals)
+        if removals:
+            agreed[instance_id] = replace(again, removals=removals)
+        changed[instance_id] = Outcome(left=again.left, errors=again.errors)
+    return agreed, changed
 
 
 @contextmanager

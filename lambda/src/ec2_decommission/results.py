@@ -1,0 +1,112 @@
+"""Result events: what was done, as EventBridge events for chat, e-mail and other consumers.
+
+Every event has an ``id`` in its detail. Delivery is at least once: a consumer drops an id that it has seen.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+from .chunks import chunks
+from .clients.aws import aws_errors
+from .errors import DecommissionError, TransientError
+from .events import SOURCE
+from .report import FAILED
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from .place import Place
+    from .report import Report
+
+DECOMMISSIONED = "EC2 Instance Decommissioned"
+DECOMMISSION_FAILED = "EC2 Instance Decommission Failed"
+SWEEP_BRAKED = "Sweep Braked"
+# https://docs.aws.amazon.com/eventbridge/latest/APIReference/API_PutEvents.html: 10 entries, 256 KB in all.
+_BATCH = 10
+_DETAIL_BYTES = 24_000
+_LISTED = 40
+_REASON = 400
+
+
+def event_id(report: Report) -> str:
+    """The id of the event for this report.
+
+    A success is told by the instance alone: it ends once. A failure is told by the failed steps and their reasons;
+    numbers in a reason, such as the seconds that were left, make no difference.
+    """
+    parts = ["instance", str(report.place), report.instance_id]
+    if report.failed:
+        reasons = [f"{step.step} {step.reason}" for step in report.steps if step.status == FAILED]
+        parts += ["failed", *(re.sub(r"[0-9]+", "0", text) for text in (*map(str, report.errors), *reasons))]
+    return _digest(parts)
+
+
+def _digest(parts: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
+
+
+class ResultEvents:
+    """Sends result events to a bus.
+
+    Args:
+        client: returns a boto3 ``events`` client.
+        event_bus_name: name or ARN of the bus.
+    """
+
+    def __init__(self, client: Callable[[], Any], event_bus_name: str) -> None:
+        self._client = client
+        self._event_bus_name = event_bus_name
+
+    def announce(self, reports: Mapping[str, Report]) -> dict[str, DecommissionError]:
+        """Sends an event for each report, by instance id; returns what EventBridge did not take."""
+        failed: dict[str, DecommissionError] = {}
+        for some in chunks(reports.items(), _BATCH):
+            try:
+                answers = self._put([self._entry(report) for _, report in some])
+            except DecommissionError as error:
+                failed.update((instance_id, error) for instance_id, _ in some)
+                continue
+            for (instance_id, _), answer in zip(some, answers, strict=True):
+                if code := answer.get("ErrorCode"):
+                    failed[instance_id] = TransientError(
+                        f"event bus {self._event_bus_name} refused a result event: {code}: {answer.get('ErrorMessage')}"
+                    )
+        return failed
+
+    def announce_brake(self, place: Place, document: Mapping[str, Any], found: Iterable[str]) -> None:
+        """Sends ``Sweep Braked``. Raises a DecommissionError if EventBridge does not take it."""
+        detail = {**document, "id": _digest(["sweep", str(place), *sorted(found)])}
+        (answer,) = self._put([self._envelope(SWEEP_BRAKED, detail)])
+        if code := answer.get("ErrorCode"):
+            raise TransientError(f"event bus {self._event_bus_name} refused a result event: {code}")
+
+    def _entry(self, report: Report) -> dict[str, Any]:
+        detail_type = DECOMMISSION_FAILED if report.failed else DECOMMISSIONED
+        return self._envelope(detail_type, {**report.document(), "id": event_id(report)})
+
+    def _envelope(self, detail_type: str, detail: Mapping[str, Any]) -> dict[str, Any]:
+        text = json.dumps(detail)
+        if len(text.encode()) > _DETAIL_BYTES:
+            text = json.dumps(_shortened(detail))
+        return {"EventBusName": self._event_bus_name, "Source": SOURCE, "DetailType": detail_type, "Detail": text}
+
+    def _put(self, entries: list[dict[str, Any]]) -> list[Mapping[str, Any]]:
+        with aws_errors(f"send result events to {self._event_bus_name} (events:PutEvents)"):
+            answer = self._client().put_events(Entries=entries)
+            answers: list[Mapping[str, Any]] = answer["Entries"]
+        if len(answers) != len(entries):
+            raise TransientError(f"event bus {self._event_bus_name} did not answer for every result event")
+        return answers
+
+
+def _shortened(value: Any) -> Any:
+    """The first of long lists, and the beginning of long texts: an entry has its limit."""
+    if isinstance(value, dict):
+        return {key: _shortened(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_shortened(part) for part in value[:_LISTED]]
+    return value[:_REASON] if isinstance(value, str) else value
