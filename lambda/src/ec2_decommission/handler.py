@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Protocol
 
 from . import deadline as deadlines
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from .place import Place, Served
     from .recall import Known
     from .results import ResultEvents
-    from .run import Done, Log, Tools
+    from .run import Log, Tools
     from .sweep import Sweep
 
 # DescribeInstances may not know an instance yet that has just entered `running`.
@@ -147,9 +147,7 @@ class Application:
         deliveries = [*(q.delivery for q, _ in failed), *(m.delivery for m in malformed)]
         return {"batchItemFailures": [{"itemIdentifier": d.message_id} for d in deliveries if d]}
 
-    def _back_off(
-        self, failed: Sequence[tuple[Request, Report]], malformed: Sequence[MalformedMessage]
-    ) -> None:
+    def _back_off(self, failed: Sequence[tuple[Request, Report]], malformed: Sequence[MalformedMessage]) -> None:
         """Failed messages back off exponentially; malformed messages are returned at once."""
         if self._queue is None:
             return
@@ -171,7 +169,8 @@ class Application:
         if queue is None:
             return 0
         doublings = 0 if report.permanent else min(max(receive_count - 1, 0), 16)
-        return min(queue.retry_delay_seconds * 2**doublings, queue.max_retry_delay_seconds)
+        seconds: int = queue.retry_delay_seconds * 2**doublings
+        return min(seconds, queue.max_retry_delay_seconds)
 
     def _carry_out(self, requests: Sequence[Request], request_id: str) -> list[Report]:
         """One report for each request, in the same order; requests about one instance share one."""
@@ -205,7 +204,9 @@ class Application:
                 case Foreign():
                     report = self._foreign(request, request_id)
                 case Ignored():
-                    report = Report(request.instance_id, self._served.own, "ignored", self._config.dry_run, request_id)
+                    report = Report(
+                        request.instance_id, self._served.own, "ignored", self._config.dry_run, request_id
+                    )
                     report = replace(report, note=request.reason)
                 case Started() if request.instance_id in recorded:
                     report = recorded[request.instance_id]
@@ -317,7 +318,7 @@ class Application:
                 errors=known.errors(instance_id),
                 identity=instance.identity(),
             )
-            if refused := self._refusal(request, instance, known):
+            if refused := self._refusal(request, known):
                 steps = tuple(replace(refused, step=step.name) for step in self._tools.steps)
                 report = replace(report, steps=steps)
             elif reason := self._excluded(instance, known):
@@ -398,13 +399,15 @@ class Application:
             wait = _AFTER_LAST_RECEIVE if last else seconds
         return (self._tools.now() + wait).isoformat()
 
-    def _refusal(self, request: Terminated | OperatorCall, instance: Instance, known: Known) -> StepReport | None:
+    def _refusal(self, request: Terminated | OperatorCall, known: Known) -> StepReport | None:
         """Why no step may run for this instance."""
         instance_id = request.instance_id
         if error := known.ec2_error(instance_id):
             return StepReport.failed("", about("cannot be sure that the instance has ended", error))
         if place := known.elsewhere.get(instance_id):
-            return StepReport.skipped("", f"{instance_id} is in {place}, and not in {request.place}: nothing is removed")
+            return StepReport.skipped(
+                "", f"{instance_id} is in {place}, and not in {request.place}: nothing is removed"
+            )
         description = known.descriptions.get(instance_id)
         state = description.state if description else ""
         lives = description is not None and description.lives
@@ -462,11 +465,12 @@ class Application:
         now = self._tools.now()
         ages: dict[str, list[float]] = {}
         for request in requests:
-            time = request.time if isinstance(request, Started | Terminated) else None
-            report = ended.get(request.instance_id) or started.get(request.instance_id) if time else None
-            if time is None or report is None:
+            if not isinstance(request, Started | Terminated) or request.time is None:
                 continue
-            age = (now - time).total_seconds()
+            report = ended.get(request.instance_id) or started.get(request.instance_id)
+            if report is None:
+                continue
+            age = (now - request.time).total_seconds()
             if report.failed:
                 # SQS leaves what was received three times out of its own age of the oldest message.
                 self._metrics.value("UnfinishedAge", age)
@@ -489,7 +493,9 @@ class Application:
             case RestoreRequest():
                 self._log.info(f"an operator asks to restore {request.instance_id}", extra=extra)
             case SweepRequest():
-                self._log.info(f"sweep of {request.place or 'all places'}: searching for missed terminations", extra=extra)
+                self._log.info(
+                    f"sweep of {request.place or 'all places'}: searching for missed terminations", extra=extra
+                )
             case Foreign():
                 self._log.info(f"not served: {request.instance_id or 'a sweep'} in {request.place}", extra=extra)
             case Ignored():

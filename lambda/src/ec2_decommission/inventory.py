@@ -1,8 +1,8 @@
 """The inventory: a DynamoDB table that remembers what each instance was, and what became of its traces.
 
 States only move forward: a condition on every write prevents that ``terminated`` becomes ``running`` again. An item
-expires after the retention, but not while the instance lives, nor while its end is unfinished: the sweep finds both by
-the index ``sweep``, whose key says which place the instance belongs to.
+expires after the retention, but not while the instance lives, nor while its end is unfinished: the sweep finds both
+by the index ``sweep``, whose key says which place the instance belongs to.
 """
 
 from __future__ import annotations
@@ -107,8 +107,8 @@ class Result:
 class Inventory(Protocol):
     """Remembers instances.
 
-    Reading may raise TransientError, AccessError or ConfigurationError. Writing fails for each instance by itself: its
-    error stands in the answer, and the other instances are written all the same.
+    Reading may raise TransientError, AccessError or ConfigurationError. Writing fails for each instance by itself:
+    its error stands in the answer, and the other instances are written all the same.
     """
 
     def recall(self, instance_ids: Iterable[str]) -> Mapping[str, Record]:
@@ -209,7 +209,12 @@ class DynamoInventory:
         now = self._now().isoformat()
         updates = {}
         for instance in instances:
-            values = {"state": RUNNING, "sweep": str(instance.place), "recorded_at": now, "facts": facts_document(instance)}
+            values = {
+                "state": RUNNING,
+                "sweep": str(instance.place),
+                "recorded_at": now,
+                "facts": facts_document(instance),
+            }
             if tags_known:
                 values["tags_known_at"] = now
             reason = excluded.get(instance.instance_id)
@@ -295,7 +300,7 @@ class DynamoInventory:
         append: Mapping[str, Sequence[Any]] | None = None,
         condition: str | None = None,
     ) -> dict[str, Any]:
-        """The request that sets attributes (those in ``once`` only if they are not there yet) and appends to lists."""
+        """The request that sets attributes (those in ``once`` only if they are absent) and appends to lists."""
         once, append = once or {}, append or {}
         sets = [f"#{name} = :{name}" for name in values]
         sets += [f"#{name} = if_not_exists(#{name}, :{name})" for name in once]

@@ -73,7 +73,7 @@ class ResultEvents:
             for (instance_id, _), answer in zip(some, answers, strict=True):
                 if code := answer.get("ErrorCode"):
                     failed[instance_id] = TransientError(
-                        f"event bus {self._event_bus_name} refused a result event: {code}: {answer.get('ErrorMessage')}"
+                        f"event bus {self._event_bus_name} refused an event: {code}: {answer.get('ErrorMessage')}"
                     )
         return failed
 
