@@ -6,6 +6,7 @@ It is read once. Unknown keys are refused, and all errors are told at once.
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 VARIABLE = "DECOMMISSION_CONFIG"
 ADOPTS = ("chef", "consul")  # the systems whose nodes bear EC2 ids
+_ROLE_ARN = re.compile(r"arn:[a-z-]+:iam::[0-9]{12}:role/.+")
+_EXTERNAL_DNS = ("txt_prefix", "txt_suffix", "wildcard_replacement")
 
 
 @dataclass(frozen=True)
@@ -29,19 +32,39 @@ class InstanceFilter:
 
 
 @dataclass(frozen=True)
+class ZoneSettings:
+    """A hosted zone: its bare id, and the role to use it with. Without a role, the function's own role is used."""
+
+    zone_id: str
+    role_arn: str | None = None
+    external_id: str | None = None
+
+
+@dataclass(frozen=True)
+class ExternalDns:
+    """The flags that external-dns runs with, in lower case. Affixes may contain ``%{record_type}``."""
+
+    txt_prefix: str = ""
+    txt_suffix: str = ""
+    wildcard_replacement: str = ""
+
+
+@dataclass(frozen=True)
 class Route53Settings:
     """The step ``route53``.
 
     Attributes:
-        zone_ids: bare ids, without ``/hostedzone/``.
-        requests_per_second: this invocation's share of what the module may ask of Route 53.
-        max_requests_per_second: all of it, which invocations share by the inventory; None leaves each its share.
+        record_names: whole names, zone included.
+        external_dns: None if external-dns marks its records under its default names.
+        keep_names: glob patterns of names that are never touched.
+        requests_per_second: this execution environment's share of the rate of each account that owns zones.
     """
 
-    zone_ids: tuple[str, ...]
+    zones: tuple[ZoneSettings, ...]
     record_names: tuple[Template, ...]
+    external_dns: ExternalDns | None = None
+    keep_names: tuple[str, ...] = ()
     requests_per_second: float = 2.5
-    max_requests_per_second: float | None = None
 
 
 @dataclass(frozen=True)
@@ -300,11 +323,38 @@ def _instance_filter(section: _Section) -> InstanceFilter:
 
 def _route53(section: _Section) -> Route53Settings:
     return Route53Settings(
-        zone_ids=tuple(dict.fromkeys(section.texts("zone_ids", at_least=1))),
+        zones=_zones(section),
         record_names=section.templates("record_names"),
+        external_dns=section.section("external_dns", _external_dns),
+        keep_names=section.texts("keep_names"),
         requests_per_second=section.number("requests_per_second", default=2.5, least=0.05, most=1000),
-        max_requests_per_second=section.number("max_requests_per_second", default=0, least=0.5, most=1000) or None,
     )
+
+
+def _zones(section: _Section) -> tuple[ZoneSettings, ...]:
+    value = section.get("zones")
+    if not isinstance(value, list) or not value:
+        section.wrong("zones", "a list of at least one zone", value)
+        return ()
+    zones: dict[str, ZoneSettings] = {}
+    for number, item in enumerate(value):
+        inner = _Section(f"{section.path}.zones[{number}]", item, section.errors)
+        zone = ZoneSettings(inner.text("id"), _optional(inner, "role_arn"), _optional(inner, "external_id"))
+        inner.end()
+        if zone.role_arn and not _ROLE_ARN.fullmatch(zone.role_arn):
+            inner.wrong("role_arn", "the ARN of an IAM role or null", zone.role_arn)
+        elif zones.setdefault(zone.zone_id, zone) != zone:
+            inner.wrong("id", "each zone once, or with the same role", zone.zone_id)
+    return tuple(zones.values())
+
+
+def _optional(section: _Section, key: str) -> str | None:
+    return section.text(key) if section.get(key) not in (None, "") else None
+
+
+def _external_dns(section: _Section) -> ExternalDns:
+    flags = {key: (_optional(section, key) or "").lower() for key in _EXTERNAL_DNS}
+    return ExternalDns(**flags)
 
 
 def _chef(section: _Section) -> ChefSettings:
