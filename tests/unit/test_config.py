@@ -21,7 +21,7 @@ FULL: dict[str, Any] = {
     "dry_run": True,
     "instance_filter": {"include_tags": {"k": ["v", "w*"]}, "exclude_tags": {}},
     "route53": {
-        "zones": [{"id": "Z1"}, {"id": "Z2", "role_arn": "arn:aws:iam::3:role/dns", "external_id": "x"}],
+        "zones": [{"id": "Z1"}, {"id": "Z2", "role_arn": "arn:aws:iam::333333333333:role/dns", "external_id": "x"}],
         "record_names": ["{tag:Name}.example.internal"],
         "external_dns": {"txt_prefix": "xdns-", "txt_suffix": None, "wildcard_replacement": "any"},
         "keep_names": ["www.*"],
@@ -72,7 +72,7 @@ def test_reads_all_of_it() -> None:
     assert config.route53.requests_per_second == 0.5
     assert [(zone.zone_id, zone.role_arn, zone.external_id) for zone in config.route53.zones] == [
         ("Z1", None, None),
-        ("Z2", "arn:aws:iam::3:role/dns", "x"),
+        ("Z2", "arn:aws:iam::333333333333:role/dns", "x"),
     ]
     assert config.route53.keep_names == ("www.*",)
     assert config.route53.record_names == (Template("{tag:Name}.example.internal"),)
