@@ -31,7 +31,9 @@ from .together import side_by_side
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from .config import CustomStepSettings
+    from .clients.route53 import Zones
+    from .clients.zone_cache import KeptPage
+    from .config import CustomStepSettings, Route53Settings
     from .inventory import Inventory
     from .steps.base import Step
     from .sweep import Sweep
@@ -134,6 +136,58 @@ class _Systems:
         return context(package_file("ca_bundle.pem"))
 
 
+def _steps(config: Config, aws: AwsClients, systems: _Systems) -> list[StepFactory]:
+    """The steps that are on. What a step needs is imported and connected when the step first runs."""
+    steps: list[StepFactory] = []
+    if config.route53:
+        steps.append(StepFactory("route53", _route53_step(config.route53, config.account_id, aws)))
+    if config.chef:
+        chef, audit = config.chef, config.audit is not None
+
+        def chef_step(_: float | None) -> Step:
+            from .steps.chef import ChefStep  # noqa: PLC0415  # in the package only with the step
+
+            return ChefStep(chef, systems.chef(), audit=audit)
+
+        steps.append(StepFactory("chef", chef_step))
+    if config.consul:
+        consul, audit = config.consul, config.audit is not None
+
+        def consul_step(_: float | None) -> Step:
+            from .steps.consul import ConsulStep  # noqa: PLC0415  # in the package only with the step
+
+            return ConsulStep(consul, systems.consul(), audit=audit)
+
+        steps.append(StepFactory("consul", consul_step))
+    own = config.custom_steps.items()
+    steps += [_custom_step(name, settings, systems.secrets, aws) for name, settings in own]
+    _check_package([step.name for step in steps])
+    return steps
+
+
+def _route53_step(settings: Route53Settings, own_account: str, aws: AwsClients) -> Callable[[float | None], Step]:
+    def make() -> tuple[Zones, list[KeptPage]]:
+        from .clients.governor import governors  # noqa: PLC0415  # by the first event that needs it
+        from .clients.route53 import BotoZones  # noqa: PLC0415
+
+        by_id = {zone.zone_id: zone for zone in settings.zones}
+
+        def client(zone_id: str) -> Any:
+            return aws("route53", by_id[zone_id].role_arn, by_id[zone_id].external_id)
+
+        return BotoZones(client, governors(settings.zones, settings.requests_per_second, own_account)), []
+
+    zones = once(make)
+
+    def step(ended_at: float | None) -> Step:
+        from .clients.zone_cache import CachedZones  # noqa: PLC0415
+        from .steps.route53 import Route53Step  # noqa: PLC0415
+
+        return Route53Step(settings, CachedZones(*zones(), ended_at))
+
+    return step
+
+
 def _sweep(
     config: Config,
     served: Served,
@@ -162,7 +216,7 @@ def _sweep(
 def _custom_step(name: str, settings: CustomStepSettings, secrets: SecretBundle, aws: AwsClients) -> StepFactory:
     """A user's own step: the package ``custom_steps.<name>`` and its ``make_step(tools)``."""
 
-    def make() -> Step:
+    def make(_: float | None) -> Step:
         from .custom_step import OwnSecrets, StepTools  # noqa: PLC0415  # not needed without one
         from .steps.custom import load  # noqa: PLC0415
 
@@ -186,13 +240,13 @@ def once(make: Callable[[], T]) -> Callable[[], T]:
     return get
 
 
-def _check_package(steps: list[str], more: list[str]) -> None:
+def _check_package(steps: list[str]) -> None:
     """A prebuilt package may have been built for other steps than those that are on."""
     try:
         info = json.loads((PACKAGE_ROOT / "build_info.json").read_text())
     except FileNotFoundError:
         return  # not a package: a checkout
-    lacking = sorted({*steps, *more} - {*info.get("features", ()), *info.get("custom_steps", ())})
+    lacking = sorted(set(steps) - {*info.get("features", ()), *info.get("custom_steps", ())})
     if lacking:
         raise ConfigurationError(
             f"the package was built without {', '.join(lacking)}, which the module switches on: build it again"

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
 # DescribeInstances may not know an instance yet that has just entered `running`.
 _YOUNG = timedelta(minutes=10)
+_CLOCKS = timedelta(seconds=5)  # by which EC2's clock, which dates an event, may differ from the function's
 # A sweep that fails is tried this often. The next scheduled one makes up for it: sweeps that pile up in the queue, or
 # as dead letters, would say nothing that the alarms do not.
 _SWEEP_TRIES = 3
@@ -346,7 +347,8 @@ class Application:
     ) -> dict[str, Report]:
         """Runs the steps, announces the results, and remembers them."""
         retries = [i for i in instances if isinstance(requests[i], Terminated)]
-        run = Run(self._tools, instances, known, retries, dry_run=dry_run)
+        ended_at = self._ended_at([requests[i] for i in instances])
+        run = Run(self._tools, instances, known, retries, dry_run=dry_run, ended_at=ended_at)
         done = run.carry_out()
         told = {
             i: replace(
@@ -375,6 +377,14 @@ class Application:
             failed = (*told[instance_id].errors, about("inventory", error))
             told[instance_id] = replace(told[instance_id], errors=failed)
         return told
+
+    def _ended_at(self, requests: Iterable[Terminated | OperatorCall]) -> float | None:
+        """When all had ended, by the times in the events; None if an event has no time."""
+        times = [request.time if isinstance(request, Terminated) else None for request in requests]
+        known = [time for time in times if time is not None]
+        if len(known) < len(times):
+            return None
+        return min(max(known) + _CLOCKS, self._tools.now()).timestamp()
 
     def _announce(self, reports: dict[str, Report], known: Known) -> dict[str, str]:
         """Sends the result events that were not sent yet; returns their ids. An event not sent fails its message."""

@@ -55,10 +55,15 @@ class Audit(Protocol):
 
 @dataclass(frozen=True)
 class StepFactory:
-    """Makes a step for one batch. Making it may open a secret, and so may fail like the step itself."""
+    """Makes a step for one batch. Making it may open a secret, and so may fail like the step itself.
+
+    Attributes:
+        make: takes the time by which all instances of the batch had ended (seconds since 1970; None if unknown). What
+            a system showed from then on is all that they ever made there, so an earlier reading may serve again.
+    """
 
     name: str
-    make: Callable[[], Step]
+    make: Callable[[float | None], Step]
 
 
 @dataclass(frozen=True)
@@ -95,6 +100,7 @@ class Run:
     Args:
         instances: by id, all that is known of them.
         retries: ids of instances whose settled steps are taken from the inventory. All others run every step.
+        ended_at: when all instances had ended, in seconds since 1970; None if that is not known of each.
     """
 
     def __init__(
@@ -105,8 +111,10 @@ class Run:
         retries: Iterable[str],
         *,
         dry_run: bool,
+        ended_at: float | None = None,
     ) -> None:
         self._tools = tools
+        self._ended_at = ended_at
         self._instances = dict(instances)
         self._known = known
         self._dry_run = dry_run
@@ -164,7 +172,7 @@ class Run:
             if not due:
                 return
             with self._guard(factory.name, due):
-                step = factory.make()
+                step = factory.make(self._ended_at)
                 facts[factory.name] = step.identify(self._batch(factory.name, due))
                 made[factory.name] = step
                 return
