@@ -12,17 +12,14 @@ from hypothesis import strategies as st
 
 from ec2_decommission.config import Config, CustomStepSettings, InstanceFilter, SweepSettings
 from ec2_decommission.errors import ConfigurationError
-from ec2_decommission.templates import Template
 
 FULL: dict[str, Any] = {
     "name": "ec2-decommission",
     "dry_run": True,
     "instance_filter": {"include_tags": {"k": ["v", "w*"]}, "exclude_tags": {}},
     "route53": {
-        "zone_ids": ["Z1", "Z2", "Z1"],
+        "zones": [{"id": "Z1"}],
         "record_names": ["{tag:Name}.example.internal"],
-        "requests_per_second": 0.5,
-        "max_requests_per_second": 4,
     },
     "chef": {
         "server_url": "https://chef/organizations/x/",
@@ -62,11 +59,6 @@ def test_reads_all_of_it() -> None:
     config = parse()
     assert config.dry_run
     assert config.instance_filter == InstanceFilter({"k": ("v", "w*")}, {})
-    assert config.route53
-    assert config.route53.requests_per_second == 0.5
-    assert config.route53.max_requests_per_second == 4
-    assert config.route53.zone_ids == ("Z1", "Z2")
-    assert config.route53.record_names == (Template("{tag:Name}.example.internal"),)
     assert config.chef
     assert config.chef.server_url == "https://chef/organizations/x"
     assert (config.chef.delete_client, config.chef.max_concurrency) == (False, 8)
@@ -88,12 +80,6 @@ def test_what_is_adopted_from() -> None:
     assert SweepSettings().adopt == ()
 
 
-def test_without_the_whole_rate_each_has_its_share() -> None:
-    config = parse(route53={"zone_ids": ["Z1"], "record_names": ["a"]})
-    assert config.route53
-    assert (config.route53.requests_per_second, config.route53.max_requests_per_second) == (2.5, None)
-
-
 def test_what_is_off_is_null_or_absent() -> None:
     minimal = Config.parse('{"name": "x"}')
     nulls = Config.parse(json.dumps({**dict.fromkeys(FULL), "name": "x"}))
@@ -110,22 +96,6 @@ def test_what_is_off_is_null_or_absent() -> None:
         ({"nme": "x"}, "the document: unknown key nme; known are chef, consul"),
         ({"dry_run": "true"}, "dry_run: expected true or false, found"),
         ({"route53": []}, "route53: expected a JSON object, found []"),
-        ({"route53": {"zone_ids": [], "record_names": ["a"]}}, "route53.zone_ids: expected at least 1 entry"),
-        ({"route53": {"zone_ids": ["Z"], "record_names": []}}, "route53.record_names: expected at least 1 entry"),
-        ({"route53": {**FULL["route53"], "record_names": ["{nme}"]}}, "route53.record_names: name template '{nme}'"),
-        ({"route53": {**FULL["route53"], "record_names": [1]}}, "route53.record_names: expected a list of texts"),
-        (
-            {"route53": {**FULL["route53"], "zones": []}},
-            "route53: unknown key zones; known are max_requests_per_second, record_names, requests_per_second, zone_",
-        ),
-        (
-            {"route53": {**FULL["route53"], "max_requests_per_second": 0.4}},
-            "route53.max_requests_per_second: expected a number from 0.5 to 1000, found 0.4",
-        ),
-        (
-            {"route53": {**FULL["route53"], "max_requests_per_second": "5"}},
-            'route53.max_requests_per_second: expected a number from 0.5 to 1000, found "5"',
-        ),
         ({"chef": {**FULL["chef"], "server_url": "chef"}}, "chef.server_url: expected a URL that begins with http"),
         ({"chef": {**FULL["chef"], "server_url": "ftp://x"}}, "chef.server_url: expected a URL"),
         ({"chef": {**FULL["chef"], "server_url": "https://"}}, "chef.server_url: expected a URL"),

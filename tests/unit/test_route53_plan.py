@@ -479,8 +479,7 @@ def test_a_cname_to_an_own_name_with_the_id_needs_no_answer() -> None:
 
 
 def test_chains_of_cnames_go_together() -> None:
-    names = ("{tag:Name}.example.internal", "www.example.internal", "{private_ip_dashed}.example.internal")
-    scene = Scene(*names)
+    scene = Scene("www.example.internal", *OWN)
     scene.dead()
     scene.put("www.example.internal", "CNAME", "web-1.example.internal")
     scene.put("web-1.example.internal", "CNAME", "10-0-0-5.example.internal")
@@ -515,6 +514,13 @@ def test_a_cname_to_an_own_name_in_a_managed_zone_stays() -> None:
     scene.zones["ZMAP"] = Zone("ZMAP", "map.", managed_by="Cloud Map")
     scene.found["ZMAP"], scene.missed["ZMAP"] = {}, {}
     assert list(scene.stays().values()) == ["its target web-1.map. lies in no zone that this step handles"]
+
+
+def test_a_cname_stays_if_its_target_may_lie_in_a_managed_zone_as_well() -> None:
+    scene = cname()
+    scene.zones["ZMAP"] = Zone("ZMAP", "example.internal.", managed_by="Cloud Map")
+    scene.found["ZMAP"], scene.missed["ZMAP"] = {}, {}
+    assert list(scene.stays()) == [CNAME]
 
 
 def test_a_cname_whose_target_was_not_read_fails() -> None:
@@ -765,6 +771,14 @@ def test_a_pointer_that_external_dns_owns_stays() -> None:
     assert len(scene.stays()) == 1
 
 
+def test_marks_of_other_types_do_not_concern_a_pointer() -> None:
+    scene = Scene()
+    scene.dead()
+    pointer(scene, "web-1.example.internal.")
+    scene.put("a-5.0.0.10.in-addr.arpa", "TXT", HERITAGE, zone=REVERSE)
+    assert len(scene.goes()) == 1
+
+
 @pytest.mark.parametrize("mark", ["a-web-1.example.internal.", "cname-web-1.example.internal."])
 def test_if_a_mark_was_not_read_nothing_goes_at_the_name(mark: str) -> None:
     scene = Scene()
@@ -958,6 +972,19 @@ def test_the_question_names_what_the_plan_needs_and_no_more() -> None:
     assert asked(scene) == (set(), {"10-0-0-5.example.internal"})
     pointer(scene, "web-1.example.internal")
     assert asked(scene) == ({"10.0.0.5"}, {"10-0-0-5.example.internal"})
+
+
+@pytest.mark.parametrize(
+    ("target", "names"),
+    [
+        ("lb.example.com", set()),
+        (f"{DEAD}.example.internal", set()),  # a living instance cannot have this name
+        ("10-0-0-5.example.internal", {"10-0-0-5.example.internal"}),
+    ],
+)
+def test_names_are_asked_only_for_cnames_to_own_names(target: str, names: set[str]) -> None:
+    scene = cname("{instance_id}.example.internal", *OWN, target=target)
+    assert asked(scene)[1] == names
 
 
 def test_only_templates_that_can_give_the_name_are_asked_for() -> None:
