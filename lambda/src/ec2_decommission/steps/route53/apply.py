@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from ...clients.route53 import ChangeRefusedError, Listing
 from ...errors import DecommissionError, OutOfTime, PermanentError, TransientError, about
+from ...live import StaleAnswer
 from ..base import Outcomes
 from .observe import read_again
 from .plan import plan, question
@@ -115,7 +116,12 @@ class _Run:
                 return
             except DecommissionError as error:
                 failure = error
-                # Throttled, no answer, or the answer about the living is too old: all that is worth another attempt.
+                if isinstance(error, StaleAnswer) and len(groups) > 1:
+                    # The second plan takes too long for so many on so slow a machine.
+                    for half in _halves(groups):
+                        self._send(zone_id, half, refused=refused)
+                    return
+                # Throttled, no answer, or the answer about the living is too old: worth another attempt.
                 if isinstance(error, OutOfTime) or not isinstance(error, TransientError):
                     break
             else:
@@ -271,5 +277,9 @@ def _parts(groups: Sequence[Group], refusal: str) -> list[list[Group]]:
     rest, named = [g for g in groups if not is_named(g)], [g for g in groups if is_named(g)]
     if rest and named:
         return [rest, named]
+    return _halves(groups)
+
+
+def _halves(groups: Sequence[Group]) -> list[list[Group]]:
     half = len(groups) // 2
     return [list(groups[:half]), list(groups[half:])]

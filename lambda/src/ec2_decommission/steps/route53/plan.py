@@ -105,8 +105,8 @@ def question(
                 addresses.add(own.pointers[record.name])
                 continue
             addresses.update(filter(None, map(address_of, record.values)))
-            for target in map(canonical, record.values if record.type == "CNAME" else ()):
-                if target in own.forward and not by_name_with_id(own, target):
+            for target in map(canonical, record.values):
+                if target in own.forward and not by_name_with_id(own, target):  # of a CNAME
                     names.update(name_questions(settings.record_names, target))
     return Question(frozenset(addresses), frozenset(names))
 
@@ -144,7 +144,7 @@ def plan(
                 verdict = judge(settings, own, record, value, living)
                 if verdict is not None:
                     _carry_out(verdict, instance_id, record, value, found, claims, only)
-                elif record.type == "CNAME" and canonical(value) in own.forward:
+                elif canonical(value) in own.forward:  # of a CNAME
                     waiting.append((own, record, value))
                 else:
                     continue
