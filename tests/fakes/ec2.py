@@ -10,10 +10,10 @@ from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from ec2_decommission.clients.ec2 import Description
+from ec2_decommission.clients.ec2 import Description, Interface
 from ec2_decommission.errors import TransientError
-from ec2_decommission.identity import Facts
-from ec2_decommission.steps.base import Interface
+from ec2_decommission.instance import Facts
+from ec2_decommission.place import Place
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -55,22 +55,26 @@ class Machine:
 
 
 class FakeEc2:
-    """A region of one account.
+    """EC2 in one place.
 
     Attributes:
+        allocated: the Elastic IPs of the account.
         machines: every instance that EC2 still knows, by id.
         network_interfaces: every interface that exists, by id.
         fault: called with the operation before each request, to raise what is to go wrong.
         calls: requests by operation.
     """
 
-    def __init__(self, region: str = REGION) -> None:
-        self.region = region
+    def __init__(self, place: Place = Place(ACCOUNT, REGION)) -> None:
+        self.place = place
+        self.region = place.region
+        self.allocated: set[str] = set()
         self.machines: dict[str, Machine] = {}
         self.network_interfaces: dict[str, NetworkInterface] = {}
         self.fault: Callable[[str], None] = lambda *_: None
         self.calls: Counter[str] = Counter()
         self._serial = 0
+        self._prefix = f"{place.account_id[:3]}{sum(map(ord, place.region)) % 256:02x}"
 
     # The world
 
@@ -89,7 +93,7 @@ class FakeEc2:
     ) -> str:
         """Launches an instance (``name`` is its Name tag) with one interface, and gives its id."""
         self._serial += 1
-        instance_id = instance_id or f"i-{self._serial:017x}"
+        instance_id = instance_id or f"i-{self._prefix}{self._serial:012x}"
         if instance_id in self.machines:
             raise ValueError(f"{instance_id} exists")
         private_ip = private_ip or self.free_address(vpc_id)
@@ -188,9 +192,15 @@ class FakeEc2:
         return {i: self._description(self.machines[i]) if i in self.machines else None for i in wanted}
 
     def living(self, filters: Mapping[str, Iterable[str]]) -> Iterator[Description]:
-        return (description for description in self.matching(filters) if description.lives)
+        return (description for description in self._matching(filters) if description.lives)
 
-    def matching(self, filters: Mapping[str, Iterable[str]]) -> Iterator[Description]:
+    def elastic_ips(self, addresses: Iterable[str]) -> frozenset[str]:
+        wanted = frozenset(addresses)
+        if wanted:
+            self._request("DescribeAddresses")
+        return wanted & self.allocated
+
+    def _matching(self, filters: Mapping[str, Iterable[str]]) -> Iterator[Description]:
         asked = {name: list(values) for name, values in filters.items()}
         self._request("DescribeInstances")
         for name, values in asked.items():
@@ -232,7 +242,7 @@ class FakeEc2:
             machine.state,
             Facts(
                 source="ec2",
-                account_id=ACCOUNT,
+                account_id=self.place.account_id,
                 region=self.region,
                 vpc_id=machine.primary.vpc_id if machine.primary else None,
                 launch_time=machine.launch_time.isoformat(),
