@@ -285,6 +285,7 @@ def test_the_status_of_an_agent_is_read(world: World) -> None:
     assert catalog.read("", [name], ()).agents == {name: "passing"}
     [member] = [m for m in catalog.members() if m.name == name]
     assert (member.alive, member.failed, member.node_id) == (True, False, node_of(catalog, name).node_id)
+    assert [m.name for m in catalog.members() if m.server] == ["dc1-server"]
     world.kill(name)
     assert catalog.read("", [name], ()).agents == {name: "critical"}
     [member] = [m for m in catalog.members() if m.name == name]

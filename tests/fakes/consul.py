@@ -293,7 +293,7 @@ class FakeConsulCatalog:
     def members(self) -> tuple[Member, ...]:
         world = self._request("members", "")
         return tuple(
-            Member(name, agent.node.node_id, alive=agent.alive, failed=not agent.alive)
+            Member(name, agent.node.node_id, agent.alive, failed=not agent.alive, server=name.endswith("-server"))
             for name, agent in world.agents.items()
         )
 

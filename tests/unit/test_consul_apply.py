@@ -58,7 +58,7 @@ class Run:
         settings: ConsulSettings = LOCKS,
         ec2: FakeEc2 | None = None,
         now: Callable[[], float] = lambda: 0.0,
-        before_apply: Callable[[], None] | None = None,
+        before_apply: Callable[[], object] | None = None,
         audit: bool = False,
         keep_fails: str = "",
         dry: bool = False,
@@ -297,7 +297,7 @@ def test_case_9_an_address_that_a_replacement_has_meanwhile_stays(consul: FakeCo
         instance(A),
         settings=NODES,
         ec2=ec2,
-        before_apply=lambda: ec2.launch("web-1", "10.0.0.5", instance_id=C) and None,
+        before_apply=lambda: ec2.launch("web-1", "10.0.0.5", instance_id=C),
     )
     assert len(run.planned()) == 3
     assert run.removed() == []
@@ -482,7 +482,7 @@ class Clock:
             self.time += 0 if before_guard else late
             return world
 
-        consul._request = request  # type: ignore[method-assign]
+        consul._request = request  # type: ignore[assignment, method-assign]
 
     def __call__(self) -> float:
         return self.time

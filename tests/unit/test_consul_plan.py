@@ -108,6 +108,7 @@ PROVEN = {
         {},
     ),
     "a zone that tells no region": (node(instance_id=A, meta={"availability_zone": "rack 7"}), {}),
+    "the meta has the id, and the name the id of another": (node(f"web-{B}", instance_id=A), {}),
     "case 22: the name has the id, at an odd address": (node(f"web-1-{A}", "172.17.0.2"), {"settings": BY_ID}),
     "the name has the id in capitals": (node(f"WEB-1-{A.upper()}", "172.17.0.2"), {"settings": BY_ID}),
     "the name has the id and the value that a tag had before": (
@@ -156,11 +157,6 @@ KEPT = {
         {"region": None},
         f"it is of region eu-west-1, and {A} of an unknown one",
     ),
-    "the meta has the id, and the name the id of another": (
-        node(f"web-{B}", instance_id=A),
-        {},
-        f"its name contains the id of {B}",
-    ),
     "the name has the id, and the meta another region": (
         node(f"web-1-{A}", meta={"region": "us-east-1"}),
         {"settings": BY_ID},
@@ -179,7 +175,7 @@ KEPT = {
     "the address is recorded, and the name has the id of another": (
         node(f"web-{B}"),
         {},
-        f"its name contains the id of {B}",
+        f"it belongs to {B} by its name",
     ),
     "the name alone": (
         node(address="10.0.0.6"),

@@ -63,6 +63,7 @@ _MOST_BYTES = 128 * 1024 * 1024
 _WORKERS = 8
 _ROUNDS = 4
 _MEMBER_ALIVE, _MEMBER_FAILED = 1, 4  # serf's own numbers
+_SERVER_ROLE = "consul"  # a client agent's is "node"
 
 
 @dataclass(frozen=True)
@@ -154,12 +155,13 @@ class Reading:
 
 @dataclass(frozen=True)
 class Member:
-    """An agent that gossip knows in the datacenter of the agent that was asked."""
+    """An agent that gossip knows in the datacenter of the agent that was asked. ``server``: not a client agent."""
 
     name: str
     node_id: str
     alive: bool
     failed: bool
+    server: bool = False
 
 
 @dataclass(frozen=True)
@@ -528,6 +530,7 @@ class PyConsulCatalog:
                     _maybe(row.get("Tags") or {}, "id"),
                     alive=row["Status"] == _MEMBER_ALIVE,
                     failed=row["Status"] == _MEMBER_FAILED,
+                    server=(row.get("Tags") or {}).get("role") == _SERVER_ROLE,
                 )
                 for row in self._api.agent.members()
             )

@@ -139,8 +139,8 @@ def target_of(node: CatalogNode) -> str:
 
 
 def carried_ids(node: CatalogNode) -> frozenset[str]:
-    """The EC2 ids in the node's meta and name."""
-    return frozenset([*_EC2_ID.findall(fold(node.name)), *([node.instance_id] if node.instance_id else [])])
+    """The EC2 id in the node's meta; without it, those in its name."""
+    return frozenset([node.instance_id] if node.instance_id else _EC2_ID.findall(fold(node.name)))
 
 
 def proven_by_id(settings: ConsulSettings, instance: Instance, node: CatalogNode) -> str | None:
@@ -190,12 +190,10 @@ def _rests_on_address(settings: ConsulSettings, instance: Instance, node: Catalo
 
 def _other_id(settings: ConsulSettings, instance: Instance, node: CatalogNode) -> str | None:
     """Guard of both rules: the node carries no id of another instance."""
-    if node.instance_id not in (None, instance.instance_id):
-        return f"it belongs to {node.instance_id} by its meta instance_id"
     others = carried_ids(node) - {instance.instance_id}
-    if others and not _named_by_id(settings, instance, node):
-        return f"its name contains the id of {min(others)}"
-    return None
+    if not others or (_named_by_id(settings, instance, node) and not node.instance_id):
+        return None
+    return f"it belongs to {min(others)} by {'its meta instance_id' if node.instance_id else 'its name'}"
 
 
 def _other_place(instance: Instance, node: CatalogNode) -> str | None:
@@ -313,11 +311,11 @@ def _remove(settings: ConsulSettings, snapshot: Snapshot, claim: _Claim, finding
     for session in sessions:
         for key in datacenter.keys_by_session.get(session.session_id, ()):
             _remove_key(Handle(datacenter.name, node, session, key), session, key, proof, findings)
+    for session in sessions:
         target = f"session {session.session_id} of {node.name} ({node.datacenter})"
         document = {"datacenter": node.datacenter, "session": session.document}
-        findings.removals.append(
-            Removal("destroy", target, proof, SESSION, document, Handle(datacenter.name, node, session))
-        )
+        handle = Handle(datacenter.name, node, session)
+        findings.removals.append(Removal("destroy", target, proof, SESSION, document, handle))
     if settings.deregister_node:
         _deregister(datacenter, node, proof, findings)
 
