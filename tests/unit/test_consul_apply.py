@@ -237,6 +237,27 @@ def test_values_that_do_not_fit_into_one_transaction_take_several(consul: FakeCo
     assert run.errors() == ""
 
 
+def test_a_transaction_that_is_too_large_for_consul_is_sent_in_halves(consul: FakeConsulCatalog) -> None:
+    dead(consul, instance_id=A)
+    session = consul.create_session("web-1")
+    names = [f"locks/{number}{'n' * 20_000}" for number in range(20)]
+    for name in names:
+        consul.acquire(name, session)
+    run = Run(consul, instance(A))
+    assert {target for action, target in run.removed() if action == "release"} == set(names)
+    assert run.errors() == ""
+
+
+def test_a_lock_that_consul_refuses_fails_for_good_and_alone(consul: FakeConsulCatalog) -> None:
+    dead(consul, instance_id=A)
+    session, other = consul.create_session("web-1"), lock(consul, key="locks/b")
+    consul.acquire(f"locks/{'n' * 300_000}", session)
+    run = Run(consul, instance(A))
+    assert run.removed() == [("release", "locks/b"), ("destroy", other)]
+    [error] = run.outcomes[A].errors
+    assert isinstance(error, PermanentError)
+
+
 def test_deregistering_forces_the_failed_agent_out(consul: FakeConsulCatalog) -> None:
     dead(consul, instance_id=A)
     consul.register_node("no-agent", "10.0.0.5", {"instance_id": A})
@@ -371,6 +392,24 @@ def test_a_lock_that_changes_under_our_hands_is_read_and_decided_again(
     run = Run(consul, instance(A), before_apply=lambda: setattr(consul, "fault", change))
     assert run.removed() == [("release", "locks/a"), ("destroy", session)]
     assert run.errors() == ""
+
+
+def test_a_large_lock_that_passes_on_at_the_last_moment_is_left(consul: FakeConsulCatalog) -> None:
+    dead(consul, instance_id=A)
+    session = consul.create_session("web-1", lock_delay_seconds=0)
+    consul.acquire("locks/a", session, b"x" * 400_000)
+    other = consul.create_session("dc1-server")
+
+    def pass_on(operation: str, _: str) -> None:
+        if operation == "members" and session in consul.session_ids():
+            consul._end(consul._world["dc1"], session)
+            consul.acquire("locks/a", other)
+
+    run = Run(consul, instance(A), before_apply=lambda: setattr(consul, "fault", pass_on))
+    assert run.outcomes[A] == Outcome()
+    key = consul.key("locks/a")
+    assert key is not None
+    assert key.session == other
 
 
 def test_a_lock_that_keeps_changing_keeps_its_session(consul: FakeConsulCatalog) -> None:
@@ -625,11 +664,12 @@ def test_one_instances_failure_is_no_others(consul: FakeConsulCatalog) -> None:
     assert Run(consul, instance(B)).removed(B) == [("destroy", sessions[B])]
 
 
-def test_an_agent_that_cannot_be_forced_out_is_told(consul: FakeConsulCatalog) -> None:
+@pytest.mark.parametrize("fails", ["force-leave", "members"])
+def test_an_agent_that_cannot_be_forced_out_is_told(consul: FakeConsulCatalog, fails: str) -> None:
     dead(consul, instance_id=A)
 
     def fault(operation: str, _: str) -> None:
-        if operation == "force-leave":
+        if operation == fails and consul.node("web-1") is None:
             raise TransientError("503")
 
     consul.fault = fault

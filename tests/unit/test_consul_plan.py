@@ -287,6 +287,15 @@ def test_a_place_that_cannot_be_asked_stops_what_rests_on_an_address_only() -> N
     assert [str(error) for error in finding.errors] == [text]
 
 
+def test_a_node_that_can_lose_nothing_is_not_mentioned() -> None:
+    world = snapshot(World([node("by-id", "10.9.9.9", A), node(address="10.0.0.6")], idle=["web-1"]))
+    finding = decide(instance(), world=world, settings=BY_TAG)[A]
+    assert (removals(finding), finding.left) == ([("destroy", "s-by-id-1")], ())
+    world = snapshot(World([node("by-id", "10.9.9.9", A), node()], idle=["web-1"]))
+    finding = decide(instance(), world=world, now=living("10.0.0.5", fails=True))[A]
+    assert (removals(finding), finding.errors) == ([("destroy", "s-by-id-1")], ())
+
+
 def test_nothing_is_asked_for_a_node_that_can_lose_nothing() -> None:
     world = snapshot(World([node("by-address")], idle=["by-address"]))
     assert question(UNNAMED, {A: instance()}, world) == Question()

@@ -107,7 +107,7 @@ def question(settings: ConsulSettings, instances: Mapping[str, Instance], snapsh
 def plan(
     settings: ConsulSettings, instances: Mapping[str, Instance], snapshot: Snapshot, living: Living
 ) -> Mapping[str, Finding]:
-    """What goes and what stays, for each instance. The order of removals: locks, their session, the node."""
+    """What goes and what stays, for each instance. Removals are in this order: locks, sessions, nodes."""
     findings = {
         instance_id: Findings(notes=_notes(settings, instance), errors=list(snapshot.errors.values()))
         for instance_id, instance in instances.items()
