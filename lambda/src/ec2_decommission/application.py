@@ -108,10 +108,19 @@ class _Systems:
     """Chef and Consul, each connected when it is first asked for, and kept while the environment is warm."""
 
     def __init__(self, config: Config, aws: AwsClients) -> None:
-        secrets = SecretBundle(
-            package_file(FILE_NAME) or PACKAGE_ROOT / FILE_NAME, config.encryption_context, lambda: aws("kms")
-        )
-        tls = once(self._tls)
+        path = package_file(FILE_NAME) or PACKAGE_ROOT / FILE_NAME
+        secrets = SecretBundle(path, config.encryption_context, lambda: aws("kms"))
+        tls = once(_tls)
+
+        def consul_tls() -> Any:
+            from .clients.tls import add_client_certificate  # noqa: PLC0415
+
+            names = ("consul_client_certificate", "consul_client_key")
+            if not set(names) & set(config.secrets):
+                return tls()
+            context = _tls()  # one of its own: no other server is to see the certificate
+            add_client_certificate(context, secrets[names[0]], secrets[names[1]], names)
+            return context
 
         def chef() -> Any:
             from .clients.chef import PyChefServer  # noqa: PLC0415  # in the package only with the step
@@ -126,17 +135,18 @@ class _Systems:
             if config.consul is None:
                 raise ConfigurationError("consul: the step is off")
             token = secrets["consul_token"] if "consul_token" in config.secrets else None
-            return PyConsulCatalog(config.consul, token, current, tls())
+            return PyConsulCatalog(config.consul, token, current, consul_tls())
 
         self.secrets = secrets
         self.chef = once(chef)
         self.consul = once(consul)
 
-    @staticmethod
-    def _tls() -> Any:
-        from .clients.tls import context  # noqa: PLC0415  # not needed without Chef, Consul and HTTP steps
 
-        return context(package_file("ca_bundle.pem"))
+def _tls() -> Any:
+    """The certificates that Chef and Consul are checked against: the public authorities and the package's own."""
+    from .clients.tls import trusting  # noqa: PLC0415  # not needed by Route 53 alone
+
+    return trusting(PACKAGE_ROOT / "ca_bundle.pem")
 
 
 def _steps(config: Config, aws: AwsClients, systems: _Systems) -> list[StepFactory]:
