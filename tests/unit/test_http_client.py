@@ -129,6 +129,12 @@ def test_a_url_that_is_none(url: str) -> None:
         http().send("GET", url)
 
 
+@pytest.mark.parametrize("method", ["", "GET /x", "GET\nX: y", "GÄT"])
+def test_a_method_that_is_none(method: str) -> None:
+    with pytest.raises(ConfigurationError, match="is not a method of HTTP"):
+        http().send(method, "http://host/")
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [("X-Token", "secret\nX-Evil: 1"), ("X-Token", "sécret"), ("X-Token", "se\x00cret"), ("X Token", "secret")],
