@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Protocol
 
 from .errors import DecommissionError, OutOfTime, about
+from .regions import region_of_name, region_of_zone
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
@@ -26,11 +27,6 @@ if TYPE_CHECKING:
 # EC2's ids have 8 digits or, since 2016, 17.
 # https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/resource-ids.html
 _EC2_ID = re.compile(r"i-([0-9a-f]{8}|[0-9a-f]{17})")
-# eu-west-1a, and the zones beyond a region's own, such as us-west-2-lax-1a and us-east-1-wl1-bos-wlz-1.
-_REGION_OF_ZONE = re.compile(r"[a-z]+(?:-[a-z]+)+-\d+")
-# https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/hostname-types.html
-_REGION_OF_NAME = re.compile(r"\.([a-z]+(?:-[a-z]+)+-\d+)\.compute\.(?:internal|amazonaws\.com(?:\.cn)?)\.?$")
-_FIRST_REGION = re.compile(r"\.(?:ec2\.internal|compute-1\.amazonaws\.com)\.?$")  # us-east-1 has names of its own
 # Chef Infra Client runs every half hour, unless told otherwise; who runs it more seldom than daily is not adopted
 # from for as long.
 _CONVERGES = timedelta(hours=24)
@@ -266,19 +262,6 @@ def confirmed_gone(ec2: Ec2, instance_ids: Sequence[str]) -> tuple[list[str], in
     answers = ec2.ask_by_id(instance_ids) if instance_ids else {}
     gone = [i for i, description in answers.items() if description is None or description.state == "terminated"]
     return gone, sum(description is not None for description in answers.values())
-
-
-def region_of_zone(zone: str | None) -> str | None:
-    """The region of an availability zone, a local zone or a wavelength zone; None for what is no such name."""
-    match = _REGION_OF_ZONE.match(zone or "")
-    return match[0] if match else None
-
-
-def region_of_name(name: str) -> str | None:
-    """The region that a DNS name made by EC2 bears; None for any other name."""
-    if match := _REGION_OF_NAME.search(name):
-        return match[1]
-    return "us-east-1" if _FIRST_REGION.search(name) else None
 
 
 def _left(trace: Trace, reason: str) -> NotAdopted:
