@@ -40,7 +40,7 @@ class ChefStep:
         return identify(self._settings, batch.instances, self._found)
 
     def plan(self, batch: Batch) -> Mapping[str, Finding]:
-        snapshot = observe(self._server, self._settings, batch.instances, self._found)
+        snapshot = observe(self._server, self._settings, batch.instances, self._found, with_keys=self._audit)
         asked = question(self._settings, batch.instances, snapshot)
         living = batch.live.ask(asked, gone=batch.instances).living
         findings = plan(self._settings, batch.instances, snapshot, living)

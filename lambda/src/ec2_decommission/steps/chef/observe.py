@@ -7,14 +7,14 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ...clients.chef import ChefNode
+from ...clients.chef import ChefClient, ChefNode
 from ...errors import DecommissionError, about
 from .plan import Case, short
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 
-    from ...clients.chef import ChefClient, ChefServer, NodeSearch
+    from ...clients.chef import ChefServer, NodeSearch
     from ...config import ChefSettings
     from ...instance import Instance
     from ..base import Finding, Removal
@@ -78,16 +78,22 @@ def _by_label(things: Mapping[str, T]) -> Mapping[str, Sequence[tuple[str, T]]]:
 
 
 def observe(
-    server: ChefServer, settings: ChefSettings, instances: Mapping[str, Instance], found: NodeSearch | None = None
+    server: ChefServer,
+    settings: ChefSettings,
+    instances: Mapping[str, Instance],
+    found: NodeSearch | None = None,
+    *,
+    with_keys: bool,
 ) -> Snapshot:
     """Reads what the server has under the instances' ids and names.
 
-    Four requests for up to 100 instances: the search by id, the names of all nodes, the names of all clients, the
-    clients. The lists of names cost the server less than a question for each name. They are exact at once, while the
-    search index lags behind and knows upper and lower case as different letters.
+    Four requests for up to 100 instances: the search by id, the names of all nodes, the names of all clients, and
+    the search for privileged clients. The lists of names cost the server less than a question for each name. They are
+    exact at once, while the search index lags behind and knows upper and lower case as different letters.
 
     Args:
         found: the answer to the search by id, if it was asked a moment ago.
+        with_keys: whether the clients' public keys are read, by one request for each.
 
     Raises:
         DecommissionError: the server could not be asked.
@@ -99,8 +105,10 @@ def observe(
     if is_like is None:
         return Snapshot(hidden=found.hidden)
     nodes |= _nodes(server, [name for name in server.list_nodes() if name not in nodes and is_like(name)])
-    clients = _clients(server, list(filter(is_like, server.list_clients()))) if settings.delete_client else {}
-    return Snapshot(nodes, clients, found.hidden)
+    if not settings.delete_client:
+        return Snapshot(nodes, hidden=found.hidden)
+    by_id = {node.name for node in found.nodes if node.instance_id in instances and not with_keys}
+    return Snapshot(nodes, _clients(server, list(filter(is_like, server.list_clients())), by_id), found.hidden)
 
 
 def _is_like(names: Iterable[str]) -> Callable[[str], bool] | None:
@@ -121,13 +129,19 @@ def _nodes(server: ChefServer, names: Sequence[str]) -> Mapping[str, ChefNode | 
     return shown | {name: node for name, node in rest.items() if node is not None}
 
 
-def _clients(server: ChefServer, names: Sequence[str]) -> Mapping[str, ChefClient | DecommissionError]:
-    """The clients of these names, in the same way."""
-    if not names:
-        return {}
-    shown = {client.name: client for client in server.search_clients_by_name(names)}
-    rest = server.clients([name for name in names if name not in shown])
-    return shown | {name: client for name, client in rest.items() if client is not None}
+def _clients(
+    server: ChefServer, names: Sequence[str], by_id: Set[str]
+) -> Mapping[str, ChefClient | DecommissionError]:
+    """The clients of these names, one by one.
+
+    Of a client whose node carries one of the ids, one search for all tells whether it is privileged.
+    """
+    plain: Set[str] = frozenset()
+    if of_nodes := by_id & set(names):
+        privileged = server.privileged_clients()
+        plain = of_nodes - privileged if privileged is not None else frozenset()
+    read = server.clients([name for name in names if name not in plain])
+    return {name: ChefClient(name) for name in plain} | {name: c for name, c in read.items() if c is not None}
 
 
 def documents(server: ChefServer, removals: Iterable[Removal]) -> Mapping[str, Document]:
