@@ -75,13 +75,24 @@ class _Systems:
 
     def __init__(self, config: Config, aws: AwsClients, clock: Clock) -> None:
         secrets = SecretBundle(PACKAGE_ROOT / FILE_NAME, config.encryption_context, lambda: aws("kms"))
+        tls = _once(_tls)
+
+        def consul_tls() -> Any:
+            from .clients.tls import add_client_certificate  # noqa: PLC0415
+
+            names = ("consul_client_certificate", "consul_client_key")
+            if not set(names) & set(config.secrets):
+                return tls()
+            context = _tls()  # one of its own: no other server is to see the certificate
+            add_client_certificate(context, secrets[names[0]], secrets[names[1]], names)
+            return context
 
         def chef() -> Any:
             from .clients.chef import PyChefServer  # noqa: PLC0415
 
             if config.chef is None:
                 raise ConfigurationError("chef: the step is off")
-            return PyChefServer(config.chef, secrets["chef_client_key"], lambda: clock.deadline, _verify())
+            return PyChefServer(config.chef, secrets["chef_client_key"], lambda: clock.deadline, tls())
 
         def consul() -> Any:
             from .clients.consul import PyConsulCatalog  # noqa: PLC0415
@@ -89,7 +100,7 @@ class _Systems:
             if config.consul is None:
                 raise ConfigurationError("consul: the step is off")
             token = secrets["consul_token"] if "consul_token" in config.secrets else None
-            return PyConsulCatalog(config.consul, token, lambda: clock.deadline, _verify())
+            return PyConsulCatalog(config.consul, token, lambda: clock.deadline, consul_tls())
 
         self.secrets = secrets
         self.chef = _once(chef)
@@ -215,10 +226,11 @@ def _once(make: Callable[[], T]) -> Callable[[], T]:
     return get
 
 
-def _verify() -> bool | str:
-    """The certificates that Chef and Consul are checked against: the package's own, where it has any."""
-    bundle = PACKAGE_ROOT / "ca_bundle.pem"
-    return str(bundle) if bundle.is_file() else True
+def _tls() -> Any:
+    """The certificates that Chef and Consul are checked against: the public authorities and the package's own."""
+    from .clients.tls import trusting  # noqa: PLC0415
+
+    return trusting(PACKAGE_ROOT / "ca_bundle.pem")
 
 
 def _models() -> Path | None:
