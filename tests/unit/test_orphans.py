@@ -318,7 +318,7 @@ def test_where_several_places_are_served_a_node_must_say_its_account() -> None:
     world = world_of(("chef",), places=[Place("222222222222", REGION)])
     for name, instance_id in (("silent", DEAD), ("mine", DEAD_8)):
         world.chef.put_node(name, instance_id)
-    world.chef.where_and_when["mine"] = {"account_id": ACCOUNT, "region": REGION}
+    world.chef.tell("mine", account_id=ACCOUNT, region=REGION)
     sweep = world.sweep()["sweep"]
     assert sweep["adopted"] == [DEAD_8]
     assert "does not say its account" in reasons(sweep)[DEAD]
