@@ -14,6 +14,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from home import home
+
 # Where Lambda unpacks the zip: what tracebacks show.
 TASK_ROOT = "/var/task"
 
@@ -105,7 +107,7 @@ def _candidates(python: str) -> Iterator[str]:
             found = shutil.which(name, path=directory)
             if found:
                 yield found
-    pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
+    pyenv = Path(os.environ.get("PYENV_ROOT") or (home(os.environ) or Path("/")) / ".pyenv")
     yield from map(str, sorted(pyenv.glob(f"versions/{python}.*/bin/python3")))
 
 

@@ -21,7 +21,7 @@ from errors import VendorError
 
 # What Lambda's images have for a C library: Amazon Linux 2 up to Python 3.11, Amazon Linux 2023 from 3.12.
 # https://docs.aws.amazon.com/lambda/latest/dg/lambda-runtimes.html
-_GLIBC = {"python3.11": 26, "python3.12": 34, "python3.13": 34}
+_GLIBC = {"python3.11": 26, "python3.12": 34, "python3.13": 34, "python3.14": 34}
 _MACHINE = {"arm64": "aarch64", "x86_64": "x86_64"}
 
 # Ships as a source distribution only, so its wheel is built here, from the hash-pinned source.
@@ -102,7 +102,7 @@ class Vendored:
 def requirement_files(requirements: Path, features: Iterable[str], *, with_data_key: bool) -> list[Path]:
     """Which lock files the function needs: one for every function, one a step, and cryptography for a data key."""
     names = ["function"]
-    names += [name for name in ("chef", "consul") if name in features]
+    names += [name for name in ("chef", "consul", "http") if name in features]
     if with_data_key and "chef" not in features:
         names.append("crypto")
     return [requirements / f"{name}.txt" for name in names]
@@ -205,7 +205,8 @@ def _wheels(pins: Mapping[str, Pin], target: Target, work: Path) -> dict[str, Pa
             work / "sources.txt",
             source,
             wheels,
-            options=["--no-binary=:all:", "--no-build-isolation"],
+            # The user's ~/.pydistutils.cfg can redirect setuptools, as pip.conf can pip.
+            options=["--no-binary=:all:", "--no-build-isolation", "--config-settings=--global-option=--no-user-cfg"],
             target=target,
         )
     found = {}
