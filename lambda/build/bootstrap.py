@@ -20,16 +20,18 @@ from pathlib import Path
 
 import pip_settings
 from errors import BuildError
+from home import home
 from progress import say
 
 HERE = Path(__file__).resolve().parent
 REQUIREMENTS = HERE.parent / "requirements"
 STALE = 30 * 24 * 3600  # seconds after which an unused environment is removed
 
-# What the build imports of each lock file. setuptools before pip: after it, it must not bring its own distutils.
+# What the build imports of each lock file. Imports of setuptools bring packages of its own, those of pip forbid its
+# distutils, so they come last.
 _MODULES = {
-    "build": ("setuptools.build_meta", "wheel", "packaging.requirements", "pip"),
-    "seal": ("boto3.session", "certifi", "cryptography.hazmat.primitives.ciphers.aead", "requests", "socks"),
+    "build": ("packaging.requirements", "wheel", "setuptools.build_meta", "pip"),
+    "seal": ("boto3.session", "certifi", "cryptography.hazmat.primitives.ciphers.aead", "socks", "urllib3"),
 }
 
 # Run in an environment: exits with a sentence unless all that was promised is there.
@@ -171,6 +173,8 @@ def pip_environment(environ: Mapping[str, str]) -> dict[str, str]:
         if not key.startswith(("PIP_", "_PIP_", "VAULT_", "PYTHON", "SETUPTOOLS_"))
         and key not in ("BUILD_SPEC", "DIST_EXTRA_CONFIG")
     }
+    if home(environ) is None:
+        kept["HOME"] = "/nonexistent"  # pip does not start without
     return kept | pip_settings.environment(environ) | {"PIP_NO_INPUT": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
 
 

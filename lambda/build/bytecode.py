@@ -19,8 +19,8 @@ from home import home
 # Where Lambda unpacks the zip: what tracebacks show.
 TASK_ROOT = "/var/task"
 
-# Parts of Powertools that the function does not import. Compiled they would be a tenth of the zip.
-_LEFT_OUT = re.compile(r"aws_lambda_powertools/(event_handler/|utilities/(?!__init__\.py|jmespath_utils/)).*")
+# Parts of Powertools that the function does not import. Their bytecode would be a tenth of the zip.
+_LEFT_OUT = re.compile(r"aws_lambda_powertools/utilities/(?!__init__\.py|jmespath_utils/).*")
 
 _PROBE = """
 import sys

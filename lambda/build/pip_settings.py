@@ -55,7 +55,7 @@ def environment(environ: Mapping[str, str]) -> dict[str, str]:
     found |= {_normal(name.removeprefix("PIP_")): value for name, value in environ.items() if name.startswith("PIP_")}
     kept = {f"PIP_{name.upper().replace('-', '_')}": found[name] for name in sorted(KEPT & set(found)) if found[name]}
     if home(environ) is None:
-        kept.setdefault("PIP_NO_CACHE_DIR", "1")  # pip would make a directory named "~" for its cache
+        kept.setdefault("PIP_NO_CACHE_DIR", "1")  # pip would look for it below the home directory
     return kept | {"PIP_CONFIG_FILE": os.devnull}
 
 

@@ -75,7 +75,7 @@ def _token_login(made: Login, _auth: VaultAuth, environ: Mapping[str, str]) -> N
         except (OSError, UnicodeDecodeError):
             token = ""
     if not token:
-        made.described = "a request without a token"  # an agent with auto-auth adds its own
+        made.described = "the token of the agent"  # one with auto-auth adds its own to a request without
         return
     if not _HEADER_SAFE.fullmatch(token):
         raise VaultError(
@@ -308,7 +308,7 @@ def _read(made: Login, reference: Reference, path: str, query: str = "") -> Mapp
     answer = made.client.ask("GET", quote(path) + query)
     _check_namespace(made, answer)
     if answer.status in (401, 403) or "missing client token" in answer.errors:
-        if not made.client.token:
+        if not made.client.token and not _token_is_known(answer):
             raise VaultError(
                 f"There is no Vault token, and {made.client.where.address} is no agent with auto-auth: set "
                 "VAULT_TOKEN, or log in with `vault login` (which writes ~/.vault-token), or choose another "

@@ -74,17 +74,14 @@ def connection(settings: VaultSettings, environ: Mapping[str, str]) -> Connectio
 
 def _address(settings: VaultSettings, environ: Mapping[str, str]) -> str:
     """The agent's address where there is one, as Vault's own command has it, else the server's."""
-    source, address = "VAULT_AGENT_ADDR", environ.get("VAULT_AGENT_ADDR", "")
-    if address:
-        say(f"vault: through the agent of VAULT_AGENT_ADDR, {address}")
-    if not address:
-        source, address = "vault.address", settings.address or ""
-    if not address:
-        # VAULT_PROXY_ADDR is an HTTP proxy on the way to Vault. Alone it can only mean a Vault Proxy.
-        source = (
-            "VAULT_PROXY_ADDR" if environ.get("VAULT_PROXY_ADDR") and not environ.get("VAULT_ADDR") else "VAULT_ADDR"
-        )
-        address = environ.get(source, "")
+    given = {
+        "VAULT_AGENT_ADDR": environ.get("VAULT_AGENT_ADDR", "").strip(),
+        "vault.address": settings.address or "",
+        "VAULT_ADDR": environ.get("VAULT_ADDR", "").strip(),
+        # An HTTP proxy on the way to Vault. Alone it can only mean a Vault Proxy.
+        "VAULT_PROXY_ADDR": environ.get("VAULT_PROXY_ADDR", "").strip(),
+    }
+    source, address = next(((source, address) for source, address in given.items() if address), ("", ""))
     if not address:
         raise VaultError(
             "There are secrets to read, and no Vault address: set vault.address, or the variable VAULT_ADDR."
@@ -92,6 +89,8 @@ def _address(settings: VaultSettings, environ: Mapping[str, str]) -> str:
     problem = address_problem(address)
     if problem:
         raise VaultError(f"The Vault address in {source} {problem}.")
+    if source == "VAULT_AGENT_ADDR":
+        say(f"vault: through the agent of VAULT_AGENT_ADDR, {address}")
     return address.rstrip("/")
 
 
@@ -121,8 +120,10 @@ def _tls(settings: VaultSettings, environ: Mapping[str, str]) -> ssl.SSLContext:
             raise VaultError("VAULT_CACERT_BYTES holds no certificate in PEM form.") from None
     own = [*named.values(), *(environ.get(name) for name in ("VAULT_CACERT_BYTES", "SSL_CERT_FILE", "SSL_CERT_DIR"))]
     if any(own):
-        # Python 3.13 refuses private authorities that other clients accept, such as one without a key identifier.
+        # As in other clients, a named authority is trusted as it is, root or not. Python 3.13 by default refuses one
+        # without a key identifier, among others.
         context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     _client_certificate(context, environ)
     if environ.get("VAULT_SKIP_VERIFY", "").lower() in _TRUE:
         warn("VAULT_SKIP_VERIFY is set: Vault's certificate is not checked, and whoever answers gets the login.")
