@@ -6,18 +6,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 
-from ec2_decommission.clients.aws import AwsClients
 from ec2_decommission.clients.ec2 import BotoEc2
-from ec2_decommission.deadline import Deadline
 from ec2_decommission.errors import AccessError, TransientError
 from ec2_decommission.together import side_by_side
 from testbed.aws import Answer, AwsError, StrictAws, throttled
-from testbed.aws_models import lay_out
 from tests.fakes.ec2 import FakeEc2
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
-    from pathlib import Path
 
     from ec2_decommission.clients.ec2 import Ec2
 
@@ -157,23 +153,13 @@ def aws() -> Iterator[StrictAws]:
         yield strict
 
 
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return lay_out(tmp_path_factory.mktemp("package"))
-
-
-@pytest.fixture(params=["fake", "aws", "aws, as the package describes it"])
-def world(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> World:
+@pytest.fixture(params=["fake", "aws"])
+def world(request: pytest.FixtureRequest) -> World:
     if request.param == "fake":
         return FakeWorld()
     strict: StrictAws = request.getfixturevalue("aws")
     strict.reset()
-    if request.param == "aws":
-        return AwsWorld(strict, strict.client("ec2"))
-    for variable, value in strict.environ().items():
-        monkeypatch.setenv(variable, value)
-    models: Path = request.getfixturevalue("models")
-    return AwsWorld(strict, AwsClients(lambda: Deadline.after(60), check_parameters=False, models=models)("ec2"))
+    return AwsWorld(strict, strict.client("ec2"))
 
 
 def test_describes_all_that_identifies_an_instance(world: World) -> None:
