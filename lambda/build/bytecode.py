@@ -20,7 +20,7 @@ from home import home
 TASK_ROOT = "/var/task"
 
 # Parts of Powertools that the function does not import. Their bytecode would be a tenth of the zip.
-_LEFT_OUT = re.compile(r"aws_lambda_powertools/utilities/(?!__init__\.py|jmespath_utils/).*")
+_LEFT_OUT = re.compile(r"aws_lambda_powertools/(event_handler/|utilities/(?!__init__\.py|jmespath_utils/)).*")
 
 _PROBE = """
 import sys

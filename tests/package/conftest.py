@@ -188,7 +188,7 @@ def full_spec(builder: Builder, kms: Kms) -> Callable[..., dict[str, Any]]:
         return builder.spec(
             name,
             **{
-                "features": ["route53", "chef", "consul"],
+                "features": ["route53", "chef", "consul", "http"],
                 "secrets": SECRETS,
                 "vault": {"auth": {"method": "approle"}},
                 "kms": kms.spec,
