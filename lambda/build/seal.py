@@ -166,6 +166,12 @@ class _Explained:
             return f"There are no AWS credentials to seal the secrets with. {_HINT}"
         if isinstance(error, (botocore.exceptions.TokenRetrievalError, botocore.exceptions.SSOError)):
             return "The AWS single sign-on session has ended, so the secrets cannot be sealed; run `aws sso login`."
+        if isinstance(error, botocore.exceptions.SSLError):
+            cause = re.search(r"verify failed: ([^(]+?)\.? *(\(|$)", str(error))
+            return (
+                f"TLS with KMS in {region} failed ({cause[1] if cause else 'no certificate was accepted'}). Behind a "
+                "proxy that inspects TLS, give its authority in AWS_CA_BUNDLE."
+            )
         if isinstance(error, (botocore.exceptions.HTTPClientError, botocore.exceptions.ConnectionError)):
             return f"KMS in {region} cannot be reached to seal the secrets with {key}: check the network and proxies."
         return f"The secrets cannot be sealed with {key}: AWS's client failed ({type(error).__name__})."

@@ -127,6 +127,13 @@ def test_a_refused_data_key_names_its_own_right() -> None:
             "The secrets cannot be sealed: the profile that AWS_PROFILE",
         ),
         (
+            botocore.exceptions.SSLError(
+                endpoint_url="https://kms",
+                error="[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: unable to get issuer (_ssl.c:1)",
+            ),
+            "TLS with KMS in us-east-1 failed (unable to get issuer). Behind a proxy that inspects TLS",
+        ),
+        (
             botocore.exceptions.EndpointConnectionError(endpoint_url="https://kms"),
             "KMS in us-east-1 cannot be reached to seal",
         ),
