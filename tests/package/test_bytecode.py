@@ -171,7 +171,7 @@ def test_the_deployed_function_compiles_nothing(full: Callable[..., Path], tmp_p
 
 
 @pytest.mark.servers
-@pytest.mark.parametrize("runtime", ["python3.11", "python3.12", "python3.13"])
+@pytest.mark.parametrize("runtime", ["python3.11", "python3.12", "python3.13", "python3.14"])
 def test_the_package_has_the_functions_own_version_or_none(full: Callable[..., Path], runtime: str) -> None:
     with zipfile.ZipFile(full(runtime)) as archive:
         names = set(archive.namelist())

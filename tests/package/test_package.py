@@ -6,6 +6,7 @@ import base64
 import json
 import platform
 import subprocess
+import sys
 import threading
 import time
 import zipfile
@@ -21,6 +22,9 @@ from tests.package.conftest import CONTEXT, HERE, REPOSITORY, SECRETS, Builder, 
 SpecMaker = Callable[..., dict[str, Any]]
 Full = Callable[..., Path]
 pytestmark = pytest.mark.servers
+
+SETTINGS = {"organization": {"members": {"2": {}, "1": {"regions": ["b", "a"]}}}, "http_steps": {"ü": 1.5}}
+SETTINGS_FILE = b'{"http_steps":{"\\u00fc":1.5},"organization":{"members":{"1":{"regions":["b","a"]},"2":{}}}}\n'
 
 LINUX = pytest.mark.skipif(platform.system() != "Linux", reason="the package's libraries are Linux's")
 
@@ -53,7 +57,7 @@ def test_holds_the_function_its_dependencies_and_what_it_was_built_for(builder: 
     for name in ("aws_lambda_powertools", "chef", "consul", "cryptography", "requests"):
         assert f"{name}/__init__.py" in files
     assert json.loads(files["build_info.json"]) == {
-        "features": ["chef", "consul", "route53"],
+        "features": ["chef", "consul", "http", "route53"],
         "runtime": "python3.13",
         "architecture": HERE,
         "bytecode": True,
@@ -83,10 +87,22 @@ def test_holds_nothing_that_the_function_does_not_need(full: Full) -> None:
     assert any("LICENSE" in name for name in names)
 
 
-def test_holds_only_what_the_features_need(builder: Builder) -> None:
-    tops = {name.split("/")[0] for name in members(builder.build(builder.spec("route53")))}
-    assert "aws_lambda_powertools" in tops
-    assert not tops & {"chef", "consul", "cryptography", "requests", "sealed_secrets.json", "ca_bundle.pem"}
+@pytest.mark.parametrize(
+    ("features", "has", "lacks"),
+    [
+        (["route53"], {"aws_lambda_powertools", "jmespath"}, {"chef", "consul", "cryptography", "requests"}),
+        # Its secrets may come in a layer, and be many.
+        (["http"], {"jmespath", "requests", "cryptography"}, {"chef", "consul"}),
+    ],
+)
+def test_holds_only_what_the_features_need(
+    builder: Builder, features: list[str], has: set[str], lacks: set[str]
+) -> None:
+    tops = {
+        name.split("/")[0] for name in members(builder.build(builder.spec("-".join(features), features=features)))
+    }
+    assert has <= tops
+    assert not tops & (lacks | {"sealed_secrets.json", "settings.json", "ca_bundle.pem", "botocore"})
 
 
 @pytest.mark.parametrize("architecture", ["arm64", "x86_64"])
@@ -163,7 +179,7 @@ def test_every_entry_has_a_fixed_time_and_mode(full: Full) -> None:
 _IMPORTS = """
 import sys
 sys.path[:0] = sys.argv[1:]
-import consul, requests, cryptography, six
+import consul, jmespath, requests, cryptography, six
 from aws_lambda_powertools import Logger, Metrics
 from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType, process_partial_response
 from aws_lambda_powertools.utilities.data_classes import SQSEvent
@@ -192,13 +208,8 @@ def test_imports_on_the_runtime_with_nothing_but_boto3_beside_it(full: Full, tmp
         pytest.skip(f"no Python {version} on this machine")
     with zipfile.ZipFile(full(f"python{version}")) as archive:
         archive.extractall(tmp_path / "task")
-    runtime = tmp_path / "runtime"  # what Lambda's image has of its own
-    runtime.mkdir()
-    site = Path(pytest.__file__).parents[1]
-    for name in ("boto3", "botocore", "s3transfer", "jmespath", "dateutil", "urllib3", "six.py"):
-        (runtime / name).symlink_to(site / name)
     done = subprocess.run(
-        [python.stdout.strip(), "-I", "-S", "-B", "-c", _IMPORTS, str(tmp_path / "task"), str(runtime)],
+        [python.stdout.strip(), "-I", "-S", "-B", "-c", _IMPORTS, str(tmp_path / "task"), str(runtime(tmp_path))],
         capture_output=True,
         text=True,
         check=False,
@@ -303,7 +314,7 @@ def test_tells_what_it_reads_by_reference(
     assert "code sha256" in done.stdout
 
 
-def test_a_custom_step_and_a_ca_bundle_go_in(builder: Builder, tmp_path: Path) -> None:
+def test_a_custom_step_settings_and_a_ca_bundle_go_in(builder: Builder, tmp_path: Path) -> None:
     step = tmp_path / "step"
     (step / "data").mkdir(parents=True)
     (step / "__init__.py").write_text("import consul\nfrom .tidy import Tidy as make_step\n")
@@ -319,8 +330,10 @@ def test_a_custom_step_and_a_ca_bundle_go_in(builder: Builder, tmp_path: Path) -
         "custom",
         custom_steps={"tidy": {"source_dir": str(step), "requirements_file": str(lock)}},
         ca_bundle_file=str(tmp_path / "ca.pem"),
+        settings=SETTINGS,
     )
     files = members(builder.build(spec))
+    assert files["settings.json"] == SETTINGS_FILE
     assert [name for name in files if name.startswith("custom_steps/")] == [
         "custom_steps/tidy/__init__.py",
         "custom_steps/tidy/__pycache__/__init__.cpython-313.pyc",
@@ -333,7 +346,7 @@ def test_a_custom_step_and_a_ca_bundle_go_in(builder: Builder, tmp_path: Path) -
     assert json.loads(files["build_info.json"])["custom_steps"] == ["tidy"]
 
 
-def test_a_custom_steps_secrets_are_sealed_under_its_name(
+def test_the_secrets_of_custom_and_http_steps_are_sealed_under_their_names(
     builder: Builder,
     full_spec: SpecMaker,
     kms: Kms,
@@ -343,10 +356,103 @@ def test_a_custom_steps_secrets_are_sealed_under_its_name(
 ) -> None:
     (tmp_path / "__init__.py").write_text("def make_step(tools): ...\n")
     step = {"source_dir": str(tmp_path), "secrets": {"token": SECRETS["consul_token"]}}
-    path = builder.build(full_spec("own-secret", custom_steps={"tidy": step}), kms.environ, approle)
-    assert opened(path, kms)[1] == {**openbao.values, "custom_steps.tidy.token": openbao.values["consul_token"]}
+    http_step = {"secrets": {"token": SECRETS["consul_token"]}}
+    spec = full_spec("own-secret", custom_steps={"tidy": step}, http_steps={"zabbix": http_step})
+    path = builder.build(spec, kms.environ, approle)
+    theirs = dict.fromkeys(("custom_steps.tidy.token", "http_steps.zabbix.token"), openbao.values["consul_token"])
+    assert opened(path, kms)[1] == {**openbao.values, **theirs}
     info = json.loads(members(path)["build_info.json"])
-    assert info["secrets"] == ["chef_client_key", "consul_token", "custom_steps.tidy.token"]
+    assert info["secrets"] == ["chef_client_key", "consul_token", *theirs]
+
+
+# A bundle apart from the code
+
+
+def test_a_bundle_of_settings_needs_neither_pip_nor_a_network(builder: Builder, tmp_path: Path) -> None:
+    spec = {"kind": "bundle", "name": "x", "settings": SETTINGS}
+    paths = []
+    for name in ("a", "b"):
+        output = tmp_path / name / "bundle.zip"
+        done = builder.run(
+            spec | {"output": str(output)}, {"PIP_CONFIG_FILE": "/nonexistent/pip.conf", "PATH": "/none"}
+        )
+        assert done.returncode == 0, done.stderr
+        assert [path.name for path in output.parent.iterdir()] == ["bundle.zip"], "no cache, no environment"
+        paths.append(output)
+    assert members(paths[0]) == {"ec2-decommission/settings.json": SETTINGS_FILE}
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+
+
+@pytest.mark.parametrize("size", [100, 5000])
+def test_a_sealed_bundle_in_a_layer_opens_in_a_package_without_secrets(
+    builder: Builder,
+    full_spec: SpecMaker,
+    kms: Kms,
+    openbao: OpenBao,
+    approle: Mapping[str, str],
+    tmp_path: Path,
+    size: int,
+) -> None:
+    """One specification serves both; in the package alone the secrets are left out."""
+    token = "long-" * (size // 5)
+    openbao.write_kv2("secret", f"decommission/layer-{size}", {"token": token})
+    secrets = {"consul_token": {"mount": "secret", "path": f"decommission/layer-{size}", "field": "token"}}
+    certificate = "-----BEGIN CERTIFICATE-----\nMII\n-----END CERTIFICATE-----\n"
+    (tmp_path / "ca.pem").write_text(certificate)
+    spec = full_spec(
+        f"layer-{size}", features=["consul"], secrets=secrets, custom_steps={"tidy": {"source_dir": "/none"}}
+    )
+    spec |= {"kind": "bundle", "settings": SETTINGS, "ca_bundle_file": str(tmp_path / "ca.pem")}
+    layer = builder.build(spec, kms.environ, approle)
+    assert sorted(members(layer)) == [
+        f"ec2-decommission/{name}" for name in ("ca_bundle.pem", "sealed_secrets.json", "settings.json")
+    ]
+    assert layer.stat().st_size < 10_000
+    package = builder.build(builder.spec("code", features=["consul"]))
+    for path, directory in ((layer, "opt"), (package, "task")):
+        with zipfile.ZipFile(path) as archive:
+            archive.extractall(tmp_path / directory)
+    environ = {**kms.environ, "AWS_DEFAULT_REGION": "us-east-1"}
+    environ["DECOMMISSION_LAYER_DIR"] = str(tmp_path / "opt" / "ec2-decommission")
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-I",
+            "-S",
+            "-B",
+            "-c",
+            _OPEN,
+            str(tmp_path / "task"),
+            str(runtime(tmp_path)),
+            json.dumps(CONTEXT),
+        ],
+        env=environ,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == token
+
+
+_OPEN = """
+import json, pathlib, sys
+sys.path[:0] = sys.argv[1:3]
+import boto3
+from ec2_decommission.secret_bundle import FILE_NAME, SecretBundle
+bundle = SecretBundle(pathlib.Path(sys.argv[1], FILE_NAME), json.loads(sys.argv[3]), lambda: boto3.client("kms"))
+sys.stdout.write(bundle["consul_token"])
+"""
+
+
+def runtime(directory: Path) -> Path:
+    """What Lambda's image has of its own."""
+    made = directory / "runtime"
+    made.mkdir()
+    site = Path(pytest.__file__).parents[1]
+    for name in ("boto3", "botocore", "s3transfer", "jmespath", "dateutil", "urllib3", "six.py"):
+        (made / name).symlink_to(site / name)
+    return made
 
 
 def test_leaves_nothing_in_the_module_and_the_temporary_directory(builder: Builder, full: Full) -> None:

@@ -145,7 +145,7 @@ def test_a_configuration_without_its_settings_file_does_not_start(
     environment: StrictAws, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     configure(monkeypatch, chef=None, settings_file=True)
-    with pytest.raises(ConfigurationError, match=r"no settings\.json"):
+    with pytest.raises(ConfigurationError, match=r"has settings\.json"):
         entry.handle({"instance_id": "i-0123456789abcdef0"}, Context())
     layer = tmp_path / "layer"
     layer.mkdir()
@@ -162,7 +162,7 @@ def test_a_step_whose_secret_is_not_in_the_package_fails_alone(
     steps = {step["step"]: step for step in report["steps"]}
     assert list(steps) == ["route53", "chef"]
     assert steps["chef"]["status"] == "failed"
-    assert steps["chef"]["reason"] == "the package holds no sealed_secrets.json: build it again with secrets"
+    assert steps["chef"]["reason"].startswith("neither the package nor a layer has sealed_")
 
 
 def test_a_package_without_a_step_that_is_on_does_not_start(

@@ -25,7 +25,7 @@ from .metrics import Metrics
 from .place import Place, Served
 from .results import ResultEvents
 from .run import StepFactory, Tools
-from .secret_bundle import FILE_NAME, SecretBundle
+from .secret_bundle import FILE_NAME, SecretBundle, in_package_or_layer
 from .together import side_by_side
 
 if TYPE_CHECKING:
@@ -42,8 +42,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 PACKAGE_ROOT = Path(__file__).parent.parent
-LAYER_VARIABLE = "DECOMMISSION_LAYER_DIR"
-_LAYER_ROOT = "/opt/ec2-decommission"
 
 log = Logger()
 
@@ -54,7 +52,7 @@ def make_application() -> Application:
     Raises:
         ConfigurationError: says everything that is wrong with the configuration, or what the package lacks.
     """
-    config = Config.parse(os.environ.get(VARIABLE), package_file(SETTINGS_FILE))
+    config = Config.parse(os.environ.get(VARIABLE), in_package_or_layer(PACKAGE_ROOT / SETTINGS_FILE))
     aws = AwsClients()
     served = served_places(config)
     ec2 = {place: _ec2(aws, served, place) for place in served}
@@ -91,12 +89,6 @@ def served_places(config: Config) -> Served:
     return Served(own, organization.members, organization.role_name, organization.external_id, partition)
 
 
-def package_file(name: str) -> Path | None:
-    """A file that was packaged with the code or, if the code is the same for everybody, in a layer."""
-    layer = Path(os.environ.get(LAYER_VARIABLE, _LAYER_ROOT))
-    return next((path for root in (PACKAGE_ROOT, layer) if (path := root / name).is_file()), None)
-
-
 def _ec2(aws: AwsClients, served: Served, place: Place) -> BotoEc2:
     role_arn = served.role_arn(place.account_id)
     external_id = served.external_id if role_arn else None
@@ -108,8 +100,7 @@ class _Systems:
     """Chef and Consul, each connected when it is first asked for, and kept while the environment is warm."""
 
     def __init__(self, config: Config, aws: AwsClients) -> None:
-        path = package_file(FILE_NAME) or PACKAGE_ROOT / FILE_NAME
-        secrets = SecretBundle(path, config.encryption_context, lambda: aws("kms"))
+        secrets = SecretBundle(PACKAGE_ROOT / FILE_NAME, config.encryption_context, lambda: aws("kms"))
         tls = once(_tls)
 
         def consul_tls() -> Any:

@@ -249,11 +249,13 @@ def _settings(path: Path | None) -> dict[str, Any]:
     """The large part of the document."""
     try:
         settings = _json(path.read_text(), SETTINGS_FILE) if path else None
+    except FileNotFoundError:
+        settings = None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{SETTINGS_FILE} cannot be read: {error}") from None
     if not isinstance(settings, dict):
         raise ConfigurationError(
-            f"the package has no {SETTINGS_FILE}, which this configuration needs: build it again, or attach its layer"
+            f"neither the package nor a layer has {SETTINGS_FILE}, which this configuration needs: build it again"
         )
     return settings
 
