@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from ec2_decommission.config import ConsulSettings
 from ec2_decommission.deadline import Deadline
-from ec2_decommission.errors import AccessError, PermanentError, TransientError
+from ec2_decommission.errors import AccessError, ConfigurationError, PermanentError, TransientError
 from ec2_decommission.instance import Instance
 from ec2_decommission.live import FRESH_SECONDS, Live
 from ec2_decommission.steps.base import Batch, Finding, Left, Outcome
@@ -62,11 +62,12 @@ class Run:
         audit: bool = False,
         keep_fails: str = "",
         dry: bool = False,
+        ended_at: float | None = None,
     ) -> None:
         self.ec2 = ec2 or FakeEc2()
         self.kept: list[tuple[str, Removal]] = []
         self._keep_fails = keep_fails
-        step = ConsulStep(settings, consul, audit=audit)
+        step = ConsulStep(settings, consul, audit=audit, ended_at=ended_at, now=lambda: 10_000.0)
         live = Live({self.ec2.place: self.ec2}, now=now)
         batch = Batch({i.instance_id: i for i in instances}, live, Deadline.after(60), keep=self._keep)
         self.facts = step.identify(batch)
@@ -296,6 +297,17 @@ def test_case_18_two_datacenters_one_range() -> None:
     assert run.left() == [Left("node stranger 10.0.0.5 (dc2)", "a living Consul agent of dc2 has its address")]
     assert run.errors() == ""
     assert theirs in consul.session_ids("dc2")
+
+
+@pytest.mark.parametrize(("ended_at", "waits"), [(None, True), (9_400.5, True), (9_400.0, False)])
+def test_an_agent_at_the_address_is_waited_for_only_so_long(
+    consul: FakeConsulCatalog, ended_at: float | None, waits: bool
+) -> None:
+    consul.add_agent("web-1", "10.0.0.5")
+    session = lock(consul)
+    run = Run(consul, instance(A), ended_at=ended_at)
+    assert (run.removed(), session in consul.session_ids()) == ([], True)
+    assert (bool(run.errors()), bool(run.left())) == (waits, not waits)
 
 
 def test_the_second_run_finds_nothing(consul: FakeConsulCatalog) -> None:
@@ -586,8 +598,17 @@ def test_a_datacenter_that_fails_stops_no_other() -> None:
     assert str(run.findings[A].errors[0]) == "dc2 is out of reach"
 
 
-def test_an_unknown_datacenter_is_named(consul: FakeConsulCatalog) -> None:
-    assert "no datacenter dc8" in Run(consul, instance(A), settings=replace(LOCKS, datacenters=("dc8",))).errors()
+@pytest.mark.parametrize("names", [("dc8",), ("dc1", "dc8")])
+def test_where_every_datacenter_fails_the_step_does_for_the_gravest_reason(
+    consul: FakeConsulCatalog, names: tuple[str, ...]
+) -> None:
+    def fault(operation: str, name: str) -> None:
+        if name == "dc1":
+            raise TransientError("dc1 is out of reach")
+
+    consul.fault = fault
+    with pytest.raises(ConfigurationError, match="no datacenter dc8"):
+        Run(consul, instance(A), settings=replace(LOCKS, datacenters=names))
 
 
 @pytest.mark.parametrize("right", ["node:read", "session:read", "key:read"])
@@ -601,9 +622,12 @@ def test_a_token_that_cannot_see_is_told_from_a_clean_world(consul: FakeConsulCa
 
     if when == "before":
         lose()
-    run = Run(consul, instance(A), before_apply=lose)
-    assert right in run.errors()
-    assert run.removed() == []
+        with pytest.raises(AccessError, match=right):
+            Run(consul, instance(A))
+    else:
+        run = Run(consul, instance(A), before_apply=lose)
+        assert right in run.errors()
+        assert run.removed() == []
     assert session in consul.session_ids()
 
 

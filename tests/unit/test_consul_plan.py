@@ -438,6 +438,16 @@ def test_an_agent_that_may_be_the_instances_is_waited_for() -> None:
     assert [str(error) for error in finding.errors] == [f"node web-1 10.0.0.5 (dc1): {ALIVE}"]
 
 
+def test_an_agent_that_lives_long_after_the_instances_end_is_a_strangers() -> None:
+    for alive in (["stranger"], ["stranger", "by-address"]):
+        world = replace(snapshot(World([DEAD_BY_ADDRESS, STRANGER], alive=alive)), long_ended=True)
+        finding = decide(instance(), world=world)[A]
+        assert (finding.removals, finding.errors) == ((), ())
+        assert [left.reason for left in finding.left] == [HAS_ITS_ADDRESS] * 2
+    world = replace(snapshot(World([LIVE_BY_ID], alive=["alive"])), long_ended=True)
+    assert len(decide(instance(), world=world)[A].errors) == 1
+
+
 def test_a_living_stranger_without_sessions_is_not_mentioned() -> None:
     world = snapshot(World([DEAD_BY_ID, STRANGER], alive=["stranger"], idle=["stranger"]))
     finding = decide(instance(), world=world)[A]

@@ -74,11 +74,13 @@ class Snapshot:
     Attributes:
         members: gossip's view of the agents in the datacenter of the agent that is asked, by node id.
         errors: by datacenter, why it could not be read.
+        long_ended: whether all instances ended so long ago that Consul has noticed the death of their agents.
     """
 
     datacenters: tuple[Datacenter, ...] = ()
     members: Mapping[str, Member] = field(default_factory=dict)
     errors: Mapping[str, DecommissionError] = field(default_factory=dict)
+    long_ended: bool = False
 
 
 def list_nodes(catalog: ConsulCatalog, settings: ConsulSettings) -> Listing:

@@ -125,7 +125,7 @@ def plan(
             else:
                 findings[instance_id].stays(target_of(node), proof)
     for instance_id, own in _without_double_claims(claims, findings).items():
-        for claim in _without_living(settings, own, findings[instance_id]):
+        for claim in _without_living(settings, snapshot, own, findings[instance_id]):
             _remove(settings, snapshot, claim, findings[instance_id])
     return {instance_id: some.finding() for instance_id, some in findings.items()}
 
@@ -257,13 +257,15 @@ def _agent_lives(snapshot: Snapshot, datacenter: Datacenter, node: CatalogNode) 
     return member is not None and member.alive
 
 
-def _without_living(settings: ConsulSettings, claims: Sequence[_Claim], findings: Findings) -> Sequence[_Claim]:
+def _without_living(
+    settings: ConsulSettings, snapshot: Snapshot, claims: Sequence[_Claim], findings: Findings
+) -> Sequence[_Claim]:
     """The claims of an instance that may go now.
 
     A living node with the instance's id is the instance. A living node with its address only is the instance, or a
-    stranger elsewhere in a range that overlaps. It is a stranger if the instance is known by another node. If not, it
-    stays until its agent is dead. It never blocks a node with the id, nor one of another datacenter; in its own
-    datacenter the address is its, because agents reach each other by address.
+    stranger elsewhere in a range that overlaps. It is a stranger if the instance is known by another node, or ended
+    long ago. If not, it stays until its agent is dead. It never blocks a node with the id, nor one of another
+    datacenter; in its own datacenter the address is its, because agents reach each other by address.
     """
     if not any(_can_lose(settings, claim.datacenter, claim.node) for claim in claims):
         return []
@@ -276,7 +278,7 @@ def _without_living(settings: ConsulSettings, claims: Sequence[_Claim], findings
     for claim in claims:
         if claim in dead or not _can_lose(settings, claim.datacenter, claim.node):
             continue
-        if not dead:
+        if not dead and not snapshot.long_ended:
             findings.errors.append(_still_alive(claim))
         else:
             findings.stays(target_of(claim.node), f"a living Consul agent of {claim.node.datacenter} has its address")

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import ipaddress
+import time
 from collections import defaultdict
 from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 
+from ...errors import KINDS
 from ...instance import Facts
 from .apply import Applier
 from .observe import Listing, list_nodes, observe
 from .plan import candidates, carried_ids, own_addresses, plan, proven_by_id, question
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from ...clients.consul import CatalogNode, ConsulCatalog
     from ...config import ConsulSettings
     from ...instance import Instance
     from ..base import Batch, Finding, Outcome
     from .observe import Snapshot
+
+# Gossip notices a dead agent within seconds, in the largest clusters within minutes; the leader looks once a minute.
+# https://developer.hashicorp.com/consul/docs/architecture/gossip
+_NOTICED_SECONDS = 600.0
 
 
 class ConsulStep:
@@ -29,19 +35,37 @@ class ConsulStep:
         settings: what to look for.
         catalog: the Consul cluster.
         audit: whether removals are written to an audit: a node is then read with its services and checks.
+        ended_at: when all instances had ended, in seconds since 1970; None if unknown.
+        now: seconds since 1970.
     """
 
     name: ClassVar[str] = "consul"
 
-    def __init__(self, settings: ConsulSettings, catalog: ConsulCatalog, *, audit: bool = False) -> None:
+    def __init__(
+        self,
+        settings: ConsulSettings,
+        catalog: ConsulCatalog,
+        *,
+        audit: bool = False,
+        ended_at: float | None = None,
+        now: Callable[[], float] = time.time,
+    ) -> None:
         self._settings = settings
         self._catalog = catalog
         self._audit = audit
+        self._ended_at = ended_at
+        self._now = now
         self._listing = Listing()
 
     def identify(self, batch: Batch) -> Mapping[str, Facts]:
-        """Lists all nodes: what the nodes that are an instance's by id say of it."""
+        """Lists all nodes: what the nodes that are an instance's by id say of it.
+
+        Raises:
+            DecommissionError: no datacenter could be read. If one could, the others' errors are in the plan.
+        """
         self._listing = list_nodes(self._catalog, self._settings)
+        if not self._listing.nodes:
+            raise min(self._listing.errors.values(), key=lambda error: KINDS.index(error.kind))
         nodes = [node for some in self._listing.nodes.values() for node in some]
         found = {
             instance_id: [n for n in some if proven_by_id(self._settings, batch.instances[instance_id], n)]
@@ -65,7 +89,9 @@ class ConsulStep:
             for datacenter, nodes in self._listing.nodes.items()
         }
         snapshot = observe(self._catalog, self._settings, names, audit=self._audit)
-        return replace(snapshot, errors={**self._listing.errors, **snapshot.errors})
+        long_ended = self._ended_at is not None and self._now() - self._ended_at >= _NOTICED_SECONDS
+        errors = {**self._listing.errors, **snapshot.errors}
+        return replace(snapshot, errors=errors, long_ended=long_ended)
 
 
 def _shared_addresses(nodes: Iterable[CatalogNode]) -> frozenset[str]:
