@@ -605,6 +605,6 @@ def test_a_dry_run_tells_what_the_real_run_does_and_the_living_keep_theirs(
         agent = before.agents.get(name)
         if node.instance_id == C or (agent and agent.alive):
             assert after.nodes[name] == node
-            kept = {s for s, one in before.sessions.items() if one.session.node == name}
+            kept = {s for s, one in before.sessions.items() if one.node == name}
             assert kept <= set(after.sessions)
             assert {k for k in before.keys.values() if k.session in kept} <= set(after.keys.values())

@@ -12,16 +12,21 @@ from aws_lambda_powertools import Logger
 
 from ec2_decommission import entry, wiring
 from ec2_decommission.clients.aws import AwsClients
+from ec2_decommission.config import Config, ConsulSettings
 from ec2_decommission.deadline import Deadline
 from ec2_decommission.errors import AccessError, ConfigurationError, TransientError
 from ec2_decommission.handler import FailedError
+from ec2_decommission.run import Clock
 from testbed.aws import StrictAws, throttled
 from testbed.inventory import make_inventory_table
+from tests.fakes.certificates import root
+from tests.fakes.http import serving
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+CERTIFICATE = ("consul_client_certificate", "consul_client_key")
 CONFIG: dict[str, Any] = {
     "name": "f",
     "route53": {"zone_ids": ["Z1"], "record_names": ["{tag:Name}.example.internal"]},
@@ -207,13 +212,39 @@ def test_records_without_message_ids_do_not_hide_a_wrong_configuration(
     }
 
 
-def test_the_packages_own_certificates_are_used_where_it_has_any(
+def test_the_packages_own_certificates_are_added_to_the_public_ones(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(wiring, "PACKAGE_ROOT", tmp_path)
-    assert wiring._verify() is True
-    (tmp_path / "ca_bundle.pem").write_text("x")
-    assert wiring._verify() == str(tmp_path / "ca_bundle.pem")
+    public = len(wiring._tls().get_ca_certs())
+    assert public > 50
+    (tmp_path / "ca_bundle.pem").write_text(root("Private CA").pem)
+    assert len(wiring._tls().get_ca_certs()) == public + 1
+
+
+@pytest.mark.parametrize("given", [(), CERTIFICATE, CERTIFICATE[:1]])
+def test_consul_is_shown_the_certificate_of_the_secrets(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, given: tuple[str, ...]
+) -> None:
+    authority = root("Private CA")
+    ours = authority.signed("function")
+    (tmp_path / "ca_bundle.pem").write_text(authority.pem)
+    monkeypatch.setattr(wiring, "PACKAGE_ROOT", tmp_path)
+    nodes = '[{"Node": "a", "ModifyIndex": 1}]'
+    tls = authority.signed("server").server(tmp_path, clients=authority)
+    with serving(lambda _: (200, nodes, {"X-Consul-Index": "1"}), tls) as (url, _):
+        clock = Clock()
+        clock.deadline = Deadline.after(30)
+        config = Config("x", consul=ConsulSettings(url), secrets=given)
+        systems = wiring._Systems(config, AwsClients(lambda: clock.deadline), clock)
+        texts = dict(zip(CERTIFICATE, (ours.pem, ours.key_pem), strict=True))
+        systems.secrets._secrets = {name: texts[name] for name in given}
+        if given == CERTIFICATE:
+            assert [node.name for node in systems.consul().nodes("")] == ["a"]
+        else:
+            told = "no secret consul_client_key" if given else "a client certificate is missing"
+            with pytest.raises(ConfigurationError, match=told):
+                systems.consul().nodes("")
 
 
 def test_what_fails_to_be_made_is_made_at_the_next_try() -> None:

@@ -360,7 +360,7 @@ def _recorded(instance: Instance) -> tuple[str, ...]:
 
 
 def _addresses(node: CatalogNode) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(map(_canonical, node.addresses)))
+    return tuple(dict.fromkeys(map(_canonical, node.own_addresses)))
 
 
 def _shared_address(instance: Instance, node: CatalogNode) -> str | None:
