@@ -26,6 +26,7 @@ from .place import Place, Served
 from .results import ResultEvents
 from .run import StepFactory, Tools
 from .secret_bundle import FILE_NAME, SecretBundle
+from .steps.http import HttpStep
 from .together import side_by_side
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from .config import CustomStepSettings
     from .inventory import Inventory
     from .steps.base import Step
+    from .steps.http.settings import HttpStepSettings
     from .sweep import Sweep
 
 T = TypeVar("T")
@@ -61,9 +63,7 @@ def make_application() -> Application:
         inventory = DynamoInventory(aws("dynamodb"), kept.table_name, kept.retention_days, together=side_by_side)
     systems = _Systems(config, aws)
     live = Live(ec2, side_by_side)
-    tools = Tools(
-        live, inventory, _steps(config, aws, systems), log, utc_now, Metrics(config.name), side_by_side
-    )
+    tools = Tools(live, inventory, _steps(config, aws, systems), log, utc_now, Metrics(config.name), side_by_side)
     queue = SqsQueue(lambda: aws("sqs"), config.queue.url) if config.queue else None
     results = None
     if config.result_events:
@@ -100,7 +100,7 @@ class _Systems:
 
     def __init__(self, config: Config, aws: AwsClients) -> None:
         secrets = SecretBundle(package_file(FILE_NAME), config.encryption_context, lambda: aws("kms"))
-        tls = once(self._tls)
+        tls = self.tls = once(self._tls)
 
         def chef() -> Any:
             from .clients.chef import PyChefServer  # noqa: PLC0415  # in the package only with the step
@@ -123,9 +123,9 @@ class _Systems:
 
     @staticmethod
     def _tls() -> Any:
-        from .clients.tls import context  # noqa: PLC0415  # not needed without Chef, Consul and HTTP steps
+        from .clients.tls import trusting  # noqa: PLC0415  # not needed without Chef, Consul and HTTP steps
 
-        return context(package_file("ca_bundle.pem"))
+        return trusting(package_file("ca_bundle.pem"))
 
 
 def _sweep(
@@ -151,6 +151,19 @@ def _sweep(
         return Sweep(settings, place, ec2[place], inventory, queue, config.instance_filter, orphans)
 
     return make
+
+
+def _http_step(settings: HttpStepSettings, secrets: SecretBundle, tls: Callable[[], Any]) -> StepFactory:
+    """A step for a REST API. Its client is kept while the environment is warm."""
+
+    def client() -> Any:
+        from .steps.http.client import Client  # noqa: PLC0415  # in the package only with such a step
+
+        opened = {secret: secrets[f"http_steps.{settings.name}.{secret}"] for secret in settings.secrets}
+        return Client(settings, opened, current, tls())
+
+    connected = once(client)
+    return StepFactory(settings.name, lambda: HttpStep(settings, connected()))
 
 
 def _custom_step(name: str, settings: CustomStepSettings, secrets: SecretBundle, aws: AwsClients) -> StepFactory:
