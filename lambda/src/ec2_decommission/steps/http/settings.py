@@ -261,7 +261,7 @@ def _path(section: Section, url: str, allowed: Allowed) -> Text | None:
     resolved = {".", ".."} & set(unquote(plain.partition("?")[0]).replace("\\", "/").split("/"))
     if not _URL.fullmatch(plain) or "#" in plain or "\\" in plain or resolved:
         section.wrong("path", "printable ASCII without a space, #, \\ or a segment of dots only", value)
-    elif not urlsplit(url).path and not value.startswith(("/", "?")) and value:
+    elif url and value and not urlsplit(url).path and not value.startswith(("/", "?")):
         section.wrong("path", "a path that begins with /, because url ends with its host", value)
     return parsed
 
@@ -300,6 +300,7 @@ def _url(section: Section, key: str) -> str:
             f"{section.path}.{key}: expected a URL that begins with http:// or https:// and names a host, without "
             "user, query, fragment, placeholder or space"
         )
+        return ""
     return value
 
 
