@@ -64,6 +64,7 @@ class Deployment:
         others: Sequence[FakeEc2] = (),
         tls: ssl.SSLContext | None = None,
         now: Callable[[], float] = time.monotonic,
+        token_clock: Callable[[], float] = time.monotonic,
         seconds: float = 60,
         name: str = "rest",
     ) -> None:
@@ -73,7 +74,7 @@ class Deployment:
         self._seconds = seconds
         self._name = name
         settings = read(document, name)
-        client = Client(settings, secrets or {}, deadlines.current, tls)
+        client = Client(settings, secrets or {}, deadlines.current, tls, token_clock)
         live = Live({one.place: one for one in (self.ec2, *others)}, side_by_side, now)
         factory = StepFactory(name, lambda: HttpStep(settings, client))
         self._tools = Tools(

@@ -74,6 +74,7 @@ class Client:
         secrets: the step's secrets, opened.
         deadline: gives the deadline of the invocation that asks.
         tls: which certificates are trusted.
+        now: seconds, of a clock that only goes forward.
 
     Raises:
         ConfigurationError: a secret cannot be used as a credential.
@@ -85,6 +86,7 @@ class Client:
         secrets: Mapping[str, str],
         deadline: Callable[[], Deadline],
         tls: ssl.SSLContext | None = None,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
         self.system = f"{settings.name} ({host_of(settings.url)})"
         self._secrets = secrets
@@ -111,7 +113,7 @@ class Client:
         elif isinstance(settings.auth, OAuth2):
             client_id, client_secret = self._credentials(settings.auth.client_id, settings.auth.client_secret)
             self._hidden |= {_base64(f"{quote_plus(client_id)}:{quote_plus(client_secret)}")}
-            self._token = _Token(http(settings.auth.token_url), settings.auth, client_id, client_secret, self)
+            self._token = _Token(self, http(settings.auth.token_url), settings.auth, client_id, client_secret, now)
 
     def __repr__(self) -> str:
         return f"Client({self.system})"
@@ -327,12 +329,21 @@ def _base64(text: str) -> str:
 class _Token:
     """An access token, used until shortly before it expires."""
 
-    def __init__(self, http: Http, settings: OAuth2, client_id: str, client_secret: str, client: Client) -> None:
+    def __init__(
+        self,
+        client: Client,
+        http: Http,
+        settings: OAuth2,
+        client_id: str,
+        client_secret: str,
+        now: Callable[[], float],
+    ) -> None:
+        self._client = client
         self._http = http
         self._settings = settings
         self._client_id = client_id
         self._client_secret = client_secret
-        self._client = client
+        self._now = now
         self._lock = threading.Lock()
         self._token: str | None = None
         self._ends_at = 0.0
@@ -346,10 +357,10 @@ class _Token:
             ConfigurationError, TransientError: the server gives no token.
         """
         with self._lock:
-            if self._token is None or time.monotonic() >= self._ends_at:
+            if self._token is None or self._now() >= self._ends_at:
                 self._token, seconds = self._fetch()
                 self.hidden |= {self._token}
-                self._ends_at = time.monotonic() + max(seconds - _TOKEN_MARGIN_SECONDS, seconds / 2)
+                self._ends_at = self._now() + max(seconds - _TOKEN_MARGIN_SECONDS, seconds / 2)
             return self._token
 
     def forget(self, token: str) -> None:
