@@ -25,6 +25,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from testbed.processes import LOOPBACK, Part, Server, free_port
 from testbed.tools import icinga_tree
@@ -119,10 +120,10 @@ class Icinga(Part):
     def create_host(self, name: str, **variables: str) -> None:
         """A host with these custom variables."""
         host = {"templates": ["test"], "attrs": {"vars": variables, "address": "192.0.2.1"}}
-        self.api("PUT", f"/v1/objects/hosts/{name}", host)
+        self.api("PUT", f"/v1/objects/hosts/{quote(name, safe='')}", host)
 
     def delete_host(self, name: str) -> None:
-        self.api("DELETE", f"/v1/objects/hosts/{name}", {"cascade": True})
+        self.api("DELETE", f"/v1/objects/hosts/{quote(name, safe='')}", {"cascade": True})
 
     def hosts(self) -> list[str]:
         """The names of all hosts."""
