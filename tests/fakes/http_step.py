@@ -74,9 +74,9 @@ class Deployment:
         self._seconds = seconds
         self._name = name
         settings = read(document, name)
-        client = Client(settings, secrets or {}, deadlines.current, tls, token_clock)
+        self.client = Client(settings, secrets or {}, deadlines.current, tls, token_clock)
         live = Live({one.place: one for one in (self.ec2, *others)}, side_by_side, now)
-        factory = StepFactory(name, lambda: HttpStep(settings, client))
+        factory = StepFactory(name, lambda: HttpStep(settings, self.client))
         self._tools = Tools(
             live, None, [factory], self.log, lambda: datetime.now(UTC), Metrics("x"), side_by_side, self.audit
         )
