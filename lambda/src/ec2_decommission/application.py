@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from .inventory import Inventory
     from .run import Circumstances
     from .steps.base import Step
+    from .steps.http.settings import HttpStepSettings
     from .sweep import Sweep
 
 T = TypeVar("T")
@@ -101,7 +102,7 @@ class _Systems:
 
     def __init__(self, config: Config, aws: AwsClients) -> None:
         secrets = SecretBundle(PACKAGE_ROOT / FILE_NAME, config.encryption_context, lambda: aws("kms"))
-        tls = once(_tls)
+        tls = self.tls = once(_tls)
 
         def consul_tls() -> Any:
             from .clients.tls import add_client_certificate  # noqa: PLC0415
@@ -163,9 +164,11 @@ def _steps(config: Config, aws: AwsClients, systems: _Systems) -> list[StepFacto
             return ConsulStep(consul, systems.consul(), audit=audit)
 
         steps.append(StepFactory("consul", consul_step))
+    steps += [_http_step(settings, systems) for settings in config.http_steps.values()]
     own = config.custom_steps.items()
     steps += [_custom_step(name, settings, systems.secrets, aws) for name, settings in own]
-    _check_package([step.name for step in steps])
+    built_in = [name for name in ("route53", "chef", "consul") if getattr(config, name)]
+    _check_package([*built_in, *(["http"] if config.http_steps else []), *config.custom_steps])
     return steps
 
 
@@ -215,6 +218,25 @@ def _sweep(
         return Sweep(settings, place, ec2[place], inventory, queue, config.instance_filter, orphans)
 
     return make
+
+
+def _http_step(settings: HttpStepSettings, systems: _Systems) -> StepFactory:
+    """A step for a REST API. Its client is kept while the environment is warm."""
+
+    def connect() -> Any:
+        from .steps.http.client import Client  # noqa: PLC0415  # in the package only with such a step
+
+        opened = {secret: systems.secrets[f"http_steps.{settings.name}.{secret}"] for secret in settings.secrets}
+        return Client(settings, opened, current, systems.tls())
+
+    client = once(connect)
+
+    def make(_: Circumstances) -> Step:
+        from .steps.http import HttpStep  # noqa: PLC0415
+
+        return HttpStep(settings, client())
+
+    return StepFactory(settings.name, make)
 
 
 def _custom_step(name: str, settings: CustomStepSettings, secrets: SecretBundle, aws: AwsClients) -> StepFactory:

@@ -10,9 +10,11 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from .errors import ConfigurationError
+from .steps.http.settings import http_step
 from .strict_json import Section
 from .templates import Template
 
@@ -20,8 +22,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from .steps.http.settings import HttpStepSettings
+
 VARIABLE = "DECOMMISSION_CONFIG"
 SETTINGS_FILE = "settings.json"
+BUILT_IN = ("route53", "chef", "consul")
 ADOPTS = ("chef", "consul")  # the systems whose nodes carry EC2 ids
 _ACCOUNT_ID = re.compile(r"[0-9]{12}")
 _ROLE_ARN = re.compile(r"arn:[a-z-]+:iam::[0-9]{12}:role/.+")
@@ -192,6 +197,7 @@ class Config:
     audit: AuditSettings | None = None
     secrets: tuple[str, ...] = ()
     encryption_context: Mapping[str, str] = field(default_factory=dict)
+    http_steps: Mapping[str, HttpStepSettings] = field(default_factory=dict)
     custom_steps: Mapping[str, CustomStepSettings] = field(default_factory=dict)
 
     @classmethod
@@ -229,6 +235,7 @@ class Config:
             audit=top.section("audit", _audit),
             secrets=top.texts("secrets"),
             encryption_context=top.text_map("encryption_context"),
+            http_steps=top.section("http_steps", _http_steps) or {},
             custom_steps=top.section("custom_steps", _custom_steps) or {},
         )
         top.end()
@@ -264,9 +271,13 @@ def _contradictions(config: Config) -> list[str]:
     errors = []
     if config.chef and "chef_client_key" not in config.secrets:
         errors.append("chef: the step is on, and secrets does not list chef_client_key, the key it signs with")
-    sealed = config.secrets or any(step.secrets for step in config.custom_steps.values())
+    steps = [*config.http_steps.values(), *config.custom_steps.values()]
+    sealed = config.secrets or any(step.secrets for step in steps)
     if sealed and not config.encryption_context:
         errors.append("encryption_context: needed to open the secrets, and empty")
+    for name in config.http_steps:
+        if name in BUILT_IN or name in config.custom_steps:
+            errors.append(f"http_steps.{name}: another step has this name")
     for source in config.sweep.adopt if config.sweep else ():
         if source in ADOPTS and getattr(config, source) is None:
             errors.append(f"sweep.adopt: names {source}, and the step {source} is off")
@@ -416,6 +427,13 @@ def _queue(section: Section) -> QueueSettings:
         retry_delay_seconds=int(section.number("retry_delay_seconds", default=60, least=0, most=43_200)),
         max_retry_delay_seconds=int(section.number("max_retry_delay_seconds", default=3600, least=0, most=43_200)),
     )
+
+
+def _http_steps(section: Section) -> dict[str, HttpStepSettings]:
+    found = {name: section.section(name, partial(http_step, name)) for name in section.value}
+    for name in [name for name, value in section.value.items() if value is None]:
+        section.wrong(name, "an object", None)
+    return {name: settings for name, settings in found.items() if settings is not None}
 
 
 def _custom_steps(section: Section) -> dict[str, CustomStepSettings]:
