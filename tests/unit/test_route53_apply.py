@@ -585,7 +585,49 @@ def test_a_zone_that_cannot_be_changed_fails_for_itself_only(
     assert scene.zones.calls["ChangeResourceRecordSets"] == changes + 1
 
 
+def test_a_zone_that_is_throttled_all_the_time_leaves_time_to_the_others() -> None:
+    scene = one_record()
+    scene.put("5.0.0.10.in-addr.arpa", "PTR", "web-1.example.internal.", zone=REVERSE)
+
+    def throttle(operation: str, zone_id: str) -> None:
+        if (operation, zone_id) == ("wait", ZONE):
+            scene.now += 40.0
+        if (operation, zone_id) == ("ChangeResourceRecordSets", ZONE):
+            raise TransientError("Throttling")
+
+    scene.zones.fault = throttle
+    _, outcomes = scene.run()
+    assert [r.target for r in outcomes[DEAD].removed] == ["PTR 5.0.0.10.in-addr.arpa. web-1.example.internal."]
+    assert [type(error) for error in outcomes[DEAD].errors] == [TransientError]
+
+
 # Reading
+
+
+def test_many_zones_are_read_in_little_time() -> None:
+    zones = [f"Z{n}" for n in range(20)]
+    scene = Scene(zones=zones)
+    scene.left = 40.0
+    scene.dead()
+    for zone_id in zones:
+        scene.zones.add_zone(zone_id, "example.internal")
+        scene.put("web-1.example.internal", "A", "10.0.0.5", zone=zone_id)
+    _, outcomes = scene.run()
+    assert len(removed(outcomes[DEAD])) == 20
+
+
+def test_a_zone_that_is_slow_to_read_leaves_time_to_the_others() -> None:
+    scene = one_record()
+    scene.put("5.0.0.10.in-addr.arpa", "PTR", "web-1.example.internal.", zone=REVERSE)
+
+    def hang(_: str, zone_id: str) -> None:
+        if zone_id == ZONE:
+            scene.now += 70.0
+            raise TransientError("no answer")
+
+    scene.zones.fault = hang
+    _, outcomes = scene.run()
+    assert len(removed(outcomes[DEAD])) == 1
 
 
 def test_a_zone_that_cannot_be_read_fails_for_itself_only() -> None:
@@ -676,7 +718,7 @@ def test_with_too_little_time_nothing_is_read_or_changed() -> None:
     scene = one_record()
     scene.left = 7.0
     findings, _ = scene.run()
-    assert [type(error) for error in findings[DEAD].errors] == [OutOfTime]
+    assert {type(error) for error in findings[DEAD].errors} == {OutOfTime}
     assert not scene.zones.calls
 
 

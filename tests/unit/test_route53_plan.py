@@ -354,7 +354,7 @@ def test_ec2s_own_name_of_the_id_in_another_region_stays(region: str, target: st
     scene.dead(region=region, private_dns_names=(target,))
     scene.put("web-1.example.internal", "CNAME", target)
     ((_, reason),) = scene.stays().items()
-    assert reason == f"{target} is an instance in {ran_in}, and {DEAD} ran in {region}"
+    assert reason == f"{target} is an instance in {ran_in}, and {DEAD} ran elsewhere"
 
 
 def test_ec2s_own_name_of_another_id_stays() -> None:
@@ -813,6 +813,14 @@ def test_two_zones_of_one_name_are_both_handled() -> None:
     scene.put("web-1.example.internal", "A", "10.0.0.5")
     scene.put("web-1.example.internal", "A", "54.1.2.3", zone=PUBLIC)
     assert list(scene.goes()) == [A, "A web-1.example.internal. 54.1.2.3"]
+
+
+def test_the_same_record_in_two_zones_goes_twice() -> None:
+    scene = Scene(zones={ZONE: "example.internal.", PUBLIC: "example.internal."})
+    scene.dead()
+    for zone_id in (ZONE, PUBLIC):
+        scene.put("web-1.example.internal", "A", "10.0.0.5", zone=zone_id)
+    assert list(scene.goes()) == [A, f"{A} in zone {PUBLIC}"]
 
 
 def test_places_that_share_a_zone_are_told_apart_by_their_names() -> None:

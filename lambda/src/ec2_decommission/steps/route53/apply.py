@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
-from ...clients.route53 import ChangeRefusedError, Listing
+from ...clients.route53 import LEAST_SECONDS, ChangeRefusedError, Listing
+from ...deadline import current, until
 from ...errors import DecommissionError, OutOfTime, PermanentError, TransientError, about
 from ...live import StaleAnswer
 from ..base import Outcomes
@@ -96,9 +97,13 @@ class _Run:
             open_keys = {edit.record.key for group in waiting for edit in group}
             ready = [group for group in waiting if not _needs_of_others(group) & open_keys]
             waiting = [group for group in waiting if _needs_of_others(group) & open_keys]
-            for zone_id in dict.fromkeys(group[0].record.zone_id for group in ready):
-                for some in _batches(group for group in ready if group[0].record.zone_id == zone_id):
-                    self._send(zone_id, some)
+            zone_ids = list(dict.fromkeys(group[0].record.zone_id for group in ready))
+            for number, zone_id in enumerate(zone_ids):
+                with until(
+                    current().share(len(zone_ids) - number, LEAST_SECONDS)
+                ):  # a throttled zone leaves time to the others
+                    for some in _batches(group for group in ready if group[0].record.zone_id == zone_id):
+                        self._send(zone_id, some)
         return self._outcomes.outcomes()
 
     def _send(self, zone_id: str, groups: Sequence[Group], *, refused: bool = False) -> None:
