@@ -72,11 +72,11 @@ def candidates(
     settings: ConsulSettings, instances: Mapping[str, Instance], nodes: Iterable[CatalogNode]
 ) -> Mapping[str, tuple[CatalogNode, ...]]:
     """The nodes that have an instance's id, one of its names, or, without an id, one of its addresses."""
-    by_trait: dict[tuple[str, str], list[CatalogNode]] = defaultdict(list)
+    by_trait: dict[tuple[str, str | None], list[CatalogNode]] = defaultdict(list)
     for node in nodes:
         names = [("name", fold(node.name)), ("known as", fold(f"{node.datacenter}/{node.name}"))]
         addresses = () if node.instance_id else own_addresses(node)
-        for trait in [*names, ("id", node.instance_id or ""), *(("address", address) for address in addresses)]:
+        for trait in [*names, ("id", node.instance_id), *(("address", address) for address in addresses)]:
             by_trait[trait].append(node)
     found: dict[str, tuple[CatalogNode, ...]] = {}
     for instance in instances.values():
