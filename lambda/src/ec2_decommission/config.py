@@ -271,7 +271,7 @@ def _contradictions(config: Config) -> list[str]:
     errors = []
     if config.chef and "chef_client_key" not in config.secrets:
         errors.append("chef: the step is on, and secrets does not list chef_client_key, the key it signs with")
-    steps = [*config.http_steps.values(), *config.custom_steps.values()]
+    steps: list[HttpStepSettings | CustomStepSettings] = [*config.http_steps.values(), *config.custom_steps.values()]
     sealed = config.secrets or any(step.secrets for step in steps)
     if sealed and not config.encryption_context:
         errors.append("encryption_context: needed to open the secrets, and empty")
