@@ -23,6 +23,7 @@ from .events import (
 )
 from .instance_filter import excluded
 from .inventory import TERMINATED
+from .invocation import invoked_as
 from .metrics import Metrics
 from .recall import recall
 from .report import Report, StepReport
@@ -68,7 +69,14 @@ class Queue(Protocol):
 class Restore(Protocol):
     """Puts back what was removed of an instance."""
 
-    def __call__(self, instance_id: str, place: Place, *, dry_run: bool) -> tuple[StepReport, ...]: ...
+    def __call__(
+        self, request: RestoreRequest, *, dry_run: bool
+    ) -> tuple[Sequence[StepReport], DecommissionError | None]:
+        """The steps' reports, and what failed outside them.
+
+        Raises:
+            DecommissionError: nothing was put back.
+        """
 
 
 class FailedError(DecommissionError):
@@ -125,7 +133,7 @@ class Application:
             FailedError: something failed for a single EventBridge event.
         """
         try:
-            with deadlines.until(deadline):
+            with deadlines.until(deadline), invoked_as(request_id):
                 if is_batch(event):
                     return self._handle_batch(event, request_id)
                 request = parse(event, self._served)
@@ -147,9 +155,7 @@ class Application:
         deliveries = [*(q.delivery for q, _ in failed), *(m.delivery for m in malformed)]
         return {"batchItemFailures": [{"itemIdentifier": d.message_id} for d in deliveries if d]}
 
-    def _back_off(
-        self, failed: Sequence[tuple[Request, Report]], malformed: Sequence[MalformedMessage]
-    ) -> None:
+    def _back_off(self, failed: Sequence[tuple[Request, Report]], malformed: Sequence[MalformedMessage]) -> None:
         """Failed messages back off exponentially; malformed messages are returned at once."""
         if self._queue is None:
             return
@@ -205,7 +211,9 @@ class Application:
                 case Foreign():
                     report = self._foreign(request, request_id)
                 case Ignored():
-                    report = Report(request.instance_id, self._served.own, "ignored", self._config.dry_run, request_id)
+                    report = Report(
+                        request.instance_id, self._served.own, "ignored", self._config.dry_run, request_id
+                    )
                     report = replace(report, note=request.reason)
                 case Started() if request.instance_id in recorded:
                     report = recorded[request.instance_id]
@@ -330,6 +338,13 @@ class Application:
         if self._inventory and left and not dry_run and not known.inventory_error:
             for instance_id, error in self._inventory.remember_excluded(left).items():
                 reports[instance_id] = replace(reports[instance_id], errors=(about("inventory", error),))
+        refused = {i: r for i, r in reports.items() if i not in instances and r.failed}
+        if refused and not dry_run:
+            announced = self._announce(requests, refused, known)
+            if self._inventory and announced and not known.inventory_error:
+                # If this cannot be written, the next try sends the event once more. Its id is the same.
+                self._inventory.remember_announced(announced)
+            reports |= refused
         if instances:
             reports |= self._run(requests, reports, instances, known, dry_run=dry_run)
         return reports
@@ -345,7 +360,9 @@ class Application:
     ) -> dict[str, Report]:
         """Runs the steps, announces the results, and remembers them."""
         retries = [i for i in instances if isinstance(requests[i], Terminated)]
-        run = Run(self._tools, instances, known, retries, dry_run=dry_run)
+        calls = {i: request.only for i, request in requests.items() if isinstance(request, OperatorCall)}
+        only = {i: approved for i, approved in calls.items() if approved is not None}
+        run = Run(self._tools, instances, known, retries, only, dry_run=dry_run)
         done = run.carry_out()
         told = {
             i: replace(
@@ -358,13 +375,12 @@ class Application:
         }
         if dry_run:
             return told
-        announced = self._announce(told, known)
+        announced = self._announce(requests, told, known)
         if self._inventory is None or known.inventory_error:
             return told
         results = {
             i: run.result(
                 replace(one, errors=told[i].errors),
-                request_id=told[i].request_id,
                 next_try_at=self._next_try(requests[i], told[i]),
                 announced=announced.get(i),
             )
@@ -375,13 +391,18 @@ class Application:
             told[instance_id] = replace(told[instance_id], errors=failed)
         return told
 
-    def _announce(self, reports: dict[str, Report], known: Known) -> dict[str, str]:
+    def _announce(
+        self, requests: Mapping[str, Terminated | OperatorCall], reports: dict[str, Report], known: Known
+    ) -> dict[str, str]:
         """Sends the result events that were not sent yet; returns their ids. An event not sent fails its message."""
         if self._results is None:
             return {}
         ids = {i: event_id(report) for i, report in reports.items()}
         recorded = {i: record.announced for i, record in known.records.items()}
         news = {i: report for i, report in reports.items() if recorded.get(i) != ids[i]}
+        if known.inventory_error:
+            # What was sent is not known: the first receive of a message speaks for its retries.
+            news = {i: report for i, report in news.items() if not _is_retry(requests[i]) or not report.failed}
         failed = self._results.announce(news) if news else {}
         for instance_id, error in failed.items():
             report = reports[instance_id]
@@ -404,7 +425,15 @@ class Application:
         if error := known.ec2_error(instance_id):
             return StepReport.failed("", about("cannot be sure that the instance has ended", error))
         if place := known.elsewhere.get(instance_id):
-            return StepReport.skipped("", f"{instance_id} is in {place}, and not in {request.place}: nothing is removed")
+            return StepReport.skipped(
+                "", f"{instance_id} is in {place}, and not in {request.place}: nothing is removed"
+            )
+        if since := _restored_since(request, known):
+            return StepReport.skipped(
+                "",
+                f"{instance_id} was restored at {since}, after this message was sent. A new event or an operator's "
+                "call removes it again",
+            )
         description = known.descriptions.get(instance_id)
         state = description.state if description else ""
         lives = description is not None and description.lives
@@ -453,8 +482,13 @@ class Application:
         if self._restore is None:
             raise MalformedEvent("restore: needs the module's input audit, which is not set")
         dry_run = self._is_dry(request)
-        steps = self._restore(request.instance_id, request.place, dry_run=dry_run)
-        return Report(request.instance_id, request.place, "restored", dry_run, request_id, steps)
+        report = Report(request.instance_id, request.place, "restored", dry_run, request_id)
+        try:
+            with deadlines.until(deadlines.current().before(BACK_OFF_SECONDS)):
+                steps, error = self._restore(request, dry_run=dry_run)
+            return replace(report, steps=tuple(steps), errors=(error,) if error else ())
+        except DecommissionError as error:
+            return replace(report, errors=(about("restore", error),))
 
     # Tell
 
@@ -489,7 +523,9 @@ class Application:
             case RestoreRequest():
                 self._log.info(f"an operator asks to restore {request.instance_id}", extra=extra)
             case SweepRequest():
-                self._log.info(f"sweep of {request.place or 'all places'}: searching for missed terminations", extra=extra)
+                self._log.info(
+                    f"sweep of {request.place or 'all places'}: searching for missed terminations", extra=extra
+                )
             case Foreign():
                 self._log.info(f"not served: {request.instance_id or 'a sweep'} in {request.place}", extra=extra)
             case Ignored():
@@ -525,6 +561,19 @@ def _by_operator(request: Request) -> bool:
         case SweepRequest():
             return request.by_operator
     return False
+
+
+def _is_retry(request: Request) -> bool:
+    return request.delivery is not None and request.delivery.receive_count > 1
+
+
+def _restored_since(request: Request, known: Known) -> str | None:
+    """When the instance was restored, if that was after the request's message came to the queue."""
+    record = known.records.get(getattr(request, "instance_id", ""))
+    sent_at = request.delivery.sent_at if request.delivery else None
+    if record is None or record.restored_at is None or sent_at is None:
+        return None
+    return record.restored_at if sent_at.isoformat() < record.restored_at else None
 
 
 def _gives_up(request: Request) -> bool:
