@@ -17,13 +17,13 @@ def make_inventory_table(client: Any, name: str) -> None:
         KeySchema=[{"AttributeName": "instance_id", "KeyType": "HASH"}],
         AttributeDefinitions=[
             {"AttributeName": "instance_id", "AttributeType": "S"},
-            {"AttributeName": "living", "AttributeType": "S"},
+            {"AttributeName": "sweep", "AttributeType": "S"},
         ],
         GlobalSecondaryIndexes=[
             {
-                "IndexName": "living",
+                "IndexName": "sweep",
                 "KeySchema": [
-                    {"AttributeName": "living", "KeyType": "HASH"},
+                    {"AttributeName": "sweep", "KeyType": "HASH"},
                     {"AttributeName": "instance_id", "KeyType": "RANGE"},
                 ],
                 "Projection": {"ProjectionType": "ALL"},

@@ -16,8 +16,9 @@ from ec2_decommission.errors import (
     PermanentError,
     TransientError,
 )
-from ec2_decommission.identity import Facts, Instance
-from ec2_decommission.inventory import RUNNING, TERMINATED, DynamoInventory, Settled
+from ec2_decommission.instance import Facts, Instance
+from ec2_decommission.inventory import RUNNING, TERMINATED, DynamoInventory, Result
+from ec2_decommission.place import Place
 from ec2_decommission.together import side_by_side
 from testbed.aws import Answer, StrictAws, throttled
 from testbed.inventory import make_inventory_table
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 TABLE = "inventory"
 ID = "i-0000000000000000a"
+PLACE = Place("123456789012", "us-east-1")
+MEMBER = Place("222222222222", "us-east-1")
 FULL = Instance(ID).learn(
     Facts(
         source="ec2",
@@ -42,10 +45,21 @@ FULL = Instance(ID).learn(
         ipv6_addresses=("2001:db8::5",),
         private_dns_names=("ip-10-0-0-5.ec2.internal",),
         public_dns_names=("ec2-3-4-5-6.compute-1.amazonaws.com",),
+        ran=True,
         tags={"Name": "web-1", "empty": "", "Ünïcode": "☃"},
+        past_tags={"Name": ("web-0",)},
         known_as={"chef": {"node": ("web-1", "web-1b")}, "consul": {"node": ("web-1",)}},
     )
 )
+
+
+def bare(instance_id: str = ID, place: Place = PLACE, **more: Any) -> Instance:
+    """An instance of which nothing but its place is known."""
+    return Instance(instance_id, account_id=place.account_id, region=place.region, **more)
+
+
+def result(steps: Mapping[str, Mapping[str, Any]], removed: Any = (), **more: Any) -> Result:
+    return Result(PLACE, steps, removed, **more)
 
 
 class Clock:
@@ -82,11 +96,11 @@ def inventory(request: pytest.FixtureRequest, clock: Clock) -> Inventory:
 def test_knows_nothing_at_first(inventory: Inventory) -> None:
     assert dict(inventory.recall([ID])) == {}
     assert dict(inventory.recall([])) == {}
-    assert list(inventory.living()) == []
+    assert list(inventory.living(PLACE)) == []
 
 
 def test_remembers_all_facts_of_a_living_instance(inventory: Inventory, clock: Clock) -> None:
-    assert inventory.remember_running([FULL]) == {ID: True}
+    assert inventory.remember_running([FULL], {}) == {ID: True}
     record = inventory.recall([ID])[ID]
     assert record.state == RUNNING
     assert record.recorded_at == clock.now.isoformat()
@@ -99,41 +113,41 @@ def test_remembers_all_facts_of_a_living_instance(inventory: Inventory, clock: C
 
 
 def test_an_instance_of_which_nothing_is_known_is_kept_too(inventory: Inventory) -> None:
-    assert inventory.remember_running([Instance(ID)]) == {ID: True}
-    assert inventory.recall([ID])[ID].facts == Facts("inventory")
+    assert inventory.remember_running([bare(ID)], {}) == {ID: True}
+    assert inventory.recall([ID])[ID].facts == Facts("inventory", account_id="123456789012", region="us-east-1")
 
 
 def test_later_facts_of_the_living_replace_earlier_ones(inventory: Inventory) -> None:
-    inventory.remember_running([FULL])
-    assert inventory.remember_running([Instance(ID, private_ips=("10.0.0.9",), tags={"Name": "web-2"})]) == {ID: True}
+    inventory.remember_running([FULL], {})
+    assert inventory.remember_running([bare(ID, private_ips=("10.0.0.9",), tags={"Name": "web-2"})], {}) == {ID: True}
     record = inventory.recall([ID])[ID]
     assert record.facts.private_ips == ("10.0.0.9",)
     assert record.facts.tags == {"Name": "web-2"}
 
 
 def test_a_late_running_resurrects_nothing(inventory: Inventory) -> None:
-    inventory.remember_terminated([FULL])
-    assert inventory.remember_running([Instance(ID, private_ips=("10.9.9.9",))]) == {ID: False}
+    inventory.remember_terminated([FULL], tags_known=False)
+    assert inventory.remember_running([bare(ID, private_ips=("10.9.9.9",))], {}) == {ID: False}
     record = inventory.recall([ID])[ID]
     assert record.state == TERMINATED
     assert record.facts.private_ips == FULL.private_ips
-    assert list(inventory.living()) == []
+    assert list(inventory.living(PLACE)) == []
 
 
 def test_terminated_keeps_when_it_was_first_recorded(inventory: Inventory, clock: Clock) -> None:
     begin = clock.now.isoformat()
-    inventory.remember_running([FULL])
+    inventory.remember_running([FULL], {})
     clock.now += timedelta(hours=1)
     end = clock.now.isoformat()
-    inventory.remember_terminated([FULL])
+    inventory.remember_terminated([FULL], tags_known=False)
     clock.now += timedelta(hours=1)
-    inventory.remember_terminated([FULL])
+    inventory.remember_terminated([FULL], tags_known=False)
     record = inventory.recall([ID])[ID]
     assert (record.recorded_at, record.terminated_at) == (begin, end)
 
 
 def test_what_became_of_the_steps_is_replaced_and_what_was_removed_is_added(inventory: Inventory) -> None:
-    inventory.remember_terminated([FULL])
+    inventory.remember_terminated([FULL], tags_known=False)
     first = {"at": "1", "step": "route53", "action": "delete", "target": "A x", "proof": "p"}
     second = {"at": "2", "step": "chef", "action": "delete", "target": "node x", "proof": "p"}
     failed = {"step": "chef", "status": "failed", "actions": [], "reason": "no connection"}
@@ -144,10 +158,10 @@ def test_what_became_of_the_steps_is_replaced_and_what_was_removed_is_added(inve
         "reason": None,
         "settled_at": "2",
     }
-    inventory.remember_steps({ID: Settled({"chef": failed}, [first])})
+    inventory.remember_results({ID: result({"chef": failed}, [first])})
     assert inventory.recall([ID])[ID].steps == {"chef": failed}
-    inventory.remember_steps({ID: Settled({"chef": done}, [second])})
-    inventory.remember_steps({ID: Settled({"chef": done}, [])})
+    inventory.remember_results({ID: result({"chef": done}, [second])})
+    inventory.remember_results({ID: result({"chef": done}, [])})
     record = inventory.recall([ID])[ID]
     assert record.steps == {"chef": done}
     assert record.removed == (first, second)
@@ -156,16 +170,16 @@ def test_what_became_of_the_steps_is_replaced_and_what_was_removed_is_added(inve
 
 def test_what_has_no_item_any_more_is_kept_as_one_that_is_terminated(inventory: Inventory) -> None:
     """It expired after it was read: a new item that neither lives nor expires would stay for ever."""
-    inventory.remember_steps({ID: Settled({"route53": {"status": "clean"}})})
+    inventory.remember_results({ID: result({"route53": {"status": "clean"}})})
     assert inventory.recall([ID])[ID].state == TERMINATED
-    assert inventory.remember_running([FULL]) == {ID: False}
-    assert list(inventory.living()) == []
+    assert inventory.remember_running([FULL], {}) == {ID: False}
+    assert list(inventory.living(PLACE)) == []
 
 
 def test_steps_survive_a_second_look_at_the_identity(inventory: Inventory) -> None:
-    inventory.remember_terminated([Instance(ID)])
-    inventory.remember_steps({ID: Settled({"route53": {"status": "clean"}}, [])})
-    inventory.remember_terminated([FULL])
+    inventory.remember_terminated([bare(ID)], tags_known=False)
+    inventory.remember_results({ID: result({"route53": {"status": "clean"}}, [])})
+    inventory.remember_terminated([FULL], tags_known=False)
     record = inventory.recall([ID])[ID]
     assert record.steps == {"route53": {"status": "clean"}}
     assert record.facts.private_ips == FULL.private_ips
@@ -173,19 +187,62 @@ def test_steps_survive_a_second_look_at_the_identity(inventory: Inventory) -> No
 
 def test_lists_the_living_only(inventory: Inventory) -> None:
     ids = [f"i-{number:017x}" for number in range(5)]
-    inventory.remember_running(Instance(instance_id, private_ips=("10.0.0.5",)) for instance_id in ids)
-    inventory.remember_terminated([Instance(ids[2])])
-    inventory.remember_steps({"i-ffffffffffffffff": Settled({"chef": {"status": "clean"}})})
-    assert [r.instance_id for r in inventory.living()] == [ids[0], ids[1], ids[3], ids[4]]
-    assert all(r.facts.private_ips == ("10.0.0.5",) for r in inventory.living())
-    assert [r.instance_id for r in inventory.living(ids[3])] == [ids[3]]
-    assert [r.instance_id for r in inventory.living("i-0000")] == [ids[0], ids[1], ids[3], ids[4]]
-    assert list(inventory.living("i-f")) == []
+    inventory.remember_running([bare(instance_id, private_ips=("10.0.0.5",)) for instance_id in ids], {})
+    inventory.remember_terminated([bare(ids[2])], tags_known=False)
+    inventory.remember_results({"i-ffffffffffffffff": result({"chef": {"status": "clean"}})})
+    assert [r.instance_id for r in inventory.living(PLACE)] == [ids[0], ids[1], ids[3], ids[4]]
+    assert all(r.facts.private_ips == ("10.0.0.5",) for r in inventory.living(PLACE))
+    assert list(inventory.living(MEMBER)) == []
+
+
+def test_an_unfinished_end_is_found_by_its_place(inventory: Inventory) -> None:
+    ids = [f"i-{number:017x}" for number in range(4)]
+    inventory.remember_terminated([bare(i) for i in ids[:3]], tags_known=True)
+    inventory.remember_terminated([bare(ids[3], MEMBER)], tags_known=True)
+    failed, clean = {"chef": {"status": "failed"}}, {"chef": {"status": "clean"}}
+    inventory.remember_results(
+        {ids[0]: result(failed, next_try_at="2026-03-01"), ids[1]: result(clean, finished=True)}
+    )
+    found = {record.instance_id: record.next_try_at for record in inventory.unfinished(PLACE)}
+    assert found == {ids[0]: "2026-03-01", ids[2]: None}
+    assert [record.instance_id for record in inventory.unfinished(MEMBER)] == [ids[3]]
+    assert inventory.recall(ids)[ids[1]].finished
+
+
+def test_an_excluded_instance_is_remembered_as_excluded_and_its_end_is_marked(inventory: Inventory) -> None:
+    inventory.remember_running([FULL], {ID: "excluded by tag keep=x"})
+    record = inventory.recall([ID])[ID]
+    assert (record.state, record.excluded) == (RUNNING, "excluded by tag keep=x")
+    inventory.remember_running([FULL], {})
+    assert inventory.recall([ID])[ID].excluded is None
+    assert inventory.remember_excluded({ID: (FULL, "its tags are not known")}) == {}
+    record = inventory.recall([ID])[ID]
+    assert (record.state, record.excluded, record.finished) == (TERMINATED, "its tags are not known", True)
+    assert list(inventory.living(PLACE)) == list(inventory.unfinished(PLACE)) == []
+
+
+def test_when_the_tags_were_read_is_kept(inventory: Inventory, clock: Clock) -> None:
+    inventory.remember_running([FULL], {})
+    assert inventory.recall([ID])[ID].tags_known_at is None
+    inventory.remember_running([FULL], {}, tags_known=True)
+    first = clock.now.isoformat()
+    clock.now += timedelta(hours=1)
+    inventory.remember_terminated([FULL], tags_known=False)
+    assert inventory.recall([ID])[ID].tags_known_at == first
+    inventory.remember_terminated([FULL], tags_known=True)
+    assert inventory.recall([ID])[ID].tags_known_at == clock.now.isoformat()
+
+
+def test_what_was_announced_and_by_which_request_is_kept(inventory: Inventory) -> None:
+    inventory.remember_results({ID: result({}, announced="a", request_id="r-1")})
+    inventory.remember_results({ID: result({}, request_id="r-2")})
+    record = inventory.recall([ID])[ID]
+    assert (record.announced, record.request_id) == ("a", "r-2")
 
 
 def test_recalls_more_than_one_call_takes_each_once(inventory: Inventory) -> None:
     ids = [f"i-{number:017x}" for number in range(503)]
-    assert inventory.remember_running(map(Instance, ids)) == dict.fromkeys(ids, True)
+    assert inventory.remember_running(map(bare, ids), {}) == dict.fromkeys(ids, True)
     assert set(inventory.recall([*ids, *ids, "i-ffffffffffffffff"])) == set(ids)
 
 
@@ -204,34 +261,30 @@ def item(client: Any) -> dict[str, Any]:
     return found
 
 
-def test_only_the_terminated_expire(aws: StrictAws, clock: Clock) -> None:
+def test_an_item_expires_once_its_end_is_finished(aws: StrictAws, clock: Clock) -> None:
     inventory, client = table(aws, clock)
-    inventory.remember_running([FULL])
+    inventory.remember_running([FULL], {})
+    assert item(client)["sweep"] == {"S": "123456789012/us-east-1"}
+    inventory.remember_terminated([FULL], tags_known=True)
+    inventory.remember_results({ID: result({}, next_try_at="later")})
+    assert item(client)["sweep"] == {"S": "123456789012/us-east-1/unfinished"}
     assert "expires_at" not in item(client)
-    inventory.remember_terminated([FULL])
+    inventory.remember_results({ID: result({}, finished=True)})
     expected = int((clock.now + timedelta(days=30)).timestamp())
     assert item(client)["expires_at"] == {"N": str(expected)}
-    assert "living" not in item(client)
+    assert not {"sweep", "next_try_at"} & set(item(client))
+    # A duplicate event takes the instance up again.
+    inventory.remember_terminated([FULL], tags_known=True)
+    assert "expires_at" not in item(client)
 
 
-def test_what_became_of_the_steps_expires_as_the_instance_does(aws: StrictAws, clock: Clock) -> None:
-    inventory, client = table(aws, clock)
-    inventory.remember_terminated([FULL])
-    before = item(client)["expires_at"]
-    clock.now += timedelta(days=3)
-    inventory.remember_steps({ID: Settled({})})
-    assert item(client)["expires_at"] == before
-    client.delete_item(TableName=TABLE, Key={"instance_id": {"S": ID}})
-    inventory.remember_steps({ID: Settled({})})
-    assert item(client)["expires_at"] == {"N": str(int((clock.now + timedelta(days=30)).timestamp()))}
-
-
-def test_the_fake_expires_likewise(clock: Clock) -> None:
+def test_the_fake_expires_items_in_the_same_way(clock: Clock) -> None:
     inventory = FakeInventory(now=clock)
-    inventory.remember_running([FULL])
+    inventory.remember_running([FULL], {})
+    inventory.remember_terminated([FULL], tags_known=True)
     clock.now += timedelta(days=400)
     inventory.expire()
-    inventory.remember_terminated([FULL])
+    inventory.remember_results({ID: result({}, finished=True)})
     clock.now += timedelta(days=29)
     inventory.expire()
     assert ID in inventory.items
@@ -284,25 +337,25 @@ IDS = [f"i-{number:017x}" for number in range(1, 251)]
 
 
 def test_a_refused_one_keeps_no_other_from_being_written(inventory: Inventory) -> None:
-    inventory.remember_terminated(map(Instance, IDS[10:30:5]))
+    inventory.remember_terminated(map(bare, IDS[10:30:5]), tags_known=False)
     expected = {i: i not in IDS[10:30:5] for i in IDS}
-    assert inventory.remember_running(Instance(i, private_ips=("10.0.0.5",)) for i in IDS) == expected
+    assert inventory.remember_running([bare(i, private_ips=("10.0.0.5",)) for i in IDS], {}) == expected
     records = inventory.recall(IDS)
     assert {i: records[i].state == RUNNING for i in IDS} == expected
     assert all(bool(records[i].facts.private_ips) == expected[i] for i in IDS)
 
 
 def test_nothing_is_asked_for_nothing(inventory: Inventory) -> None:
-    assert inventory.remember_running([]) == {}
-    assert inventory.remember_terminated([]) == {}
-    assert inventory.remember_steps({}) == {}
+    assert inventory.remember_running([], {}) == {}
+    assert inventory.remember_terminated([], tags_known=False) == {}
+    assert inventory.remember_results({}) == {}
 
 
 def test_many_are_written_a_hundred_a_call(aws: StrictAws, clock: Clock) -> None:
     inventory, _ = table(aws, clock)
     aws.reset_calls()
-    inventory.remember_terminated(map(Instance, IDS))
-    inventory.remember_steps({i: Settled({"chef": {"status": "clean"}}, [{"at": "1"}]) for i in IDS})
+    inventory.remember_terminated(map(bare, IDS), tags_known=False)
+    inventory.remember_results({i: result({"chef": {"status": "clean"}}, [{"at": "1"}]) for i in IDS})
     assert aws.calls["dynamodb:TransactWriteItems"] == 6
     assert aws.calls["dynamodb:UpdateItem"] == 0
     assert all(record.removed == ({"at": "1"},) for record in inventory.recall(IDS).values())
@@ -316,27 +369,27 @@ def test_what_fails_for_the_table_itself_is_not_tried_for_all_the_rest(aws: Stri
     ids = [f"i-{number:017x}" for number in range(800)]
     aws.reset_calls()
     with aws.fault(lambda *_: throttled("AccessDeniedException"), everyone=True):
-        failed = inventory.remember_terminated(map(Instance, ids))
+        failed = inventory.remember_terminated(map(bare, ids), tags_known=False)
     assert set(failed) == set(ids)
     assert {type(error) for error in failed.values()} == {AccessError}
     assert aws.calls["dynamodb:TransactWriteItems"] <= 2
-    assert inventory.remember_terminated(map(Instance, ids)) == {}
+    assert inventory.remember_terminated(map(bare, ids), tags_known=False) == {}
     assert set(inventory.recall(ids)) == set(ids)
 
 
 def test_one_alone_needs_no_transaction(aws: StrictAws, clock: Clock) -> None:
     inventory, _ = table(aws, clock)
     aws.reset_calls()
-    inventory.remember_running([FULL])
+    inventory.remember_running([FULL], {})
     assert aws.calls["dynamodb:TransactWriteItems"] == 0
     assert aws.calls["dynamodb:UpdateItem"] == 1
 
 
 def test_refused_ones_cost_one_more_transaction(aws: StrictAws, clock: Clock) -> None:
     inventory, _ = table(aws, clock)
-    inventory.remember_terminated(map(Instance, IDS[:3]))
+    inventory.remember_terminated(map(bare, IDS[:3]), tags_known=False)
     aws.reset_calls()
-    inventory.remember_running(map(Instance, IDS[:100]))
+    inventory.remember_running(map(bare, IDS[:100]), {})
     assert aws.calls["dynamodb:TransactWriteItems"] == 2
     assert aws.calls["dynamodb:UpdateItem"] == 0
 
@@ -348,7 +401,7 @@ def test_a_cancelled_transaction_is_written_item_by_item(aws: StrictAws, clock: 
         return throttled("TransactionCanceledException") if operation == "TransactWriteItems" else None
 
     with aws.fault(cancelled, everyone=True):
-        assert inventory.remember_terminated(map(Instance, IDS[:3])) == {}
+        assert inventory.remember_terminated(map(bare, IDS[:3]), tags_known=False) == {}
     assert {r.state for r in inventory.recall(IDS[:3]).values()} == {TERMINATED}
 
 
@@ -357,22 +410,22 @@ def test_what_does_not_fit_into_an_item_is_kept_short_and_hinders_nobody(aws: St
     action = {"action": "delete", "target": "x" * 1000, "proof": "p"}
     big = {"step": "consul", "status": "done", "actions": [action] * 500, "reason": None, "settled_at": "2"}
     small = {**big, "actions": [action]}
-    inventory.remember_terminated(map(Instance, IDS[:3]))
-    outcomes = {i: Settled({"consul": big if i == IDS[1] else small}, [action]) for i in IDS[:3]}
-    assert inventory.remember_steps(outcomes) == {}
+    inventory.remember_terminated(map(bare, IDS[:3]), tags_known=False)
+    outcomes = {i: result({"consul": big if i == IDS[1] else small}, [action]) for i in IDS[:3]}
+    assert inventory.remember_results(outcomes) == {}
     records = inventory.recall(IDS[:3])
     assert records[IDS[0]].steps == records[IDS[2]].steps == {"consul": small}
     kept = records[IDS[1]].steps["consul"]
     assert kept["settled_at"] == "2"
     assert len(kept["actions"]) == 20
-    assert "500 actions, too many to remember" in kept["reason"]
+    assert "500 actions, too many to keep" in kept["reason"]
 
 
 def test_an_identity_that_does_not_fit_into_an_item_never_will(aws: StrictAws, clock: Clock) -> None:
     inventory, _ = table(aws, clock)
-    names = tuple(f"{number}{'x' * 500}" for number in range(900))
-    huge = Instance(IDS[0]).learn(Facts("consul", known_as={"consul": {"node": names}}))
-    failed = inventory.remember_terminated([huge, Instance(IDS[1])])
+    names = tuple(f"{number}{'x' * 8000}" for number in range(60))
+    huge = bare(IDS[0]).learn(Facts("consul", known_as={"consul": {"node": names}}))
+    failed = inventory.remember_terminated([huge, bare(IDS[1])], tags_known=False)
     assert [(i, type(error)) for i, error in failed.items()] == [(IDS[0], PermanentError)]
     assert inventory.recall(IDS[:2])[IDS[1]].state == TERMINATED
 
@@ -382,20 +435,20 @@ def test_large_items_go_in_more_transactions(aws: StrictAws, clock: Clock) -> No
     action = {"action": "delete", "target": "x" * 1000, "proof": "p"}
     step = {"step": "consul", "status": "done", "actions": [action] * 100, "reason": None}
     aws.reset_calls()
-    assert inventory.remember_steps({i: Settled({"consul": step}) for i in IDS[:40]}) == {}
+    assert inventory.remember_results({i: result({"consul": step}) for i in IDS[:40]}) == {}
     assert aws.calls["dynamodb:TransactWriteItems"] == 3
     assert aws.calls["dynamodb:UpdateItem"] == 0
 
 
 @pytest.mark.parametrize("number", [1, 150])
-@pytest.mark.parametrize("call", ["remember_running", "remember_terminated", "remember_steps"])
+@pytest.mark.parametrize("call", ["remember_running", "remember_terminated", "remember_results"])
 def test_each_error_of_a_write_is_of_its_kind(aws: StrictAws, clock: Clock, call: str, number: int) -> None:
     inventory, _ = table(aws, clock)
     ids = IDS[:number]
     calls: dict[str, Callable[[], Mapping[str, bool | DecommissionError]]] = {
-        "remember_running": lambda: inventory.remember_running(map(Instance, ids)),
-        "remember_terminated": lambda: inventory.remember_terminated(map(Instance, ids)),
-        "remember_steps": lambda: inventory.remember_steps({i: Settled({}) for i in ids}),
+        "remember_running": lambda: inventory.remember_running(map(bare, ids), {}),
+        "remember_terminated": lambda: inventory.remember_terminated(map(bare, ids), tags_known=True),
+        "remember_results": lambda: inventory.remember_results({i: result({}) for i in ids}),
     }
 
     def failure() -> DecommissionError:
@@ -424,7 +477,7 @@ def test_each_error_is_of_its_kind(aws: StrictAws, clock: Clock, call: str) -> N
     inventory, _ = table(aws, clock)
     calls: dict[str, Callable[[], object]] = {
         "recall": lambda: inventory.recall([ID]),
-        "living": lambda: list(inventory.living()),
+        "living": lambda: list(inventory.living(PLACE)),
     }
     with (
         aws.fault(lambda *_: throttled("ProvisionedThroughputExceededException"), everyone=True),
@@ -447,11 +500,11 @@ def test_an_answer_of_another_form_is_no_answer(aws: StrictAws, clock: Clock, bo
     inventory, _ = table(aws, clock)
     answer = Answer(200, body.encode(), {"Content-Type": "application/json"})
     with aws.fault(lambda *_: answer, everyone=True):
-        for read in (lambda: inventory.recall([ID]), lambda: list(inventory.living())):
+        for read in (lambda: inventory.recall([ID]), lambda: list(inventory.living(PLACE))):
             with pytest.raises(TransientError, match=r"could not read table inventory \(dynamodb:\w+\)"):
                 read()
         for ids in ((ID,), (ID, "i-0b")):
-            failed = inventory.remember_terminated([Instance(i) for i in ids])
+            failed = inventory.remember_terminated([bare(i) for i in ids], tags_known=False)
             assert {i: type(error) for i, error in failed.items()} == dict.fromkeys(ids, TransientError)
 
 

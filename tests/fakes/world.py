@@ -141,7 +141,9 @@ class World:
         if consul is not None and self.consul is None:
             self.consul = import_module("tests.fakes.consul").FakeConsulCatalog()
         settings = Route53Settings(
-            (ZoneSettings(FORWARD), ZoneSettings(REVERSE)), tuple(Template(t) for t in record_names), **(route53 or {})
+            (ZoneSettings(FORWARD), ZoneSettings(REVERSE)),
+            tuple(Template(t) for t in record_names),
+            **(route53 or {}),
         )
         members: dict[str, tuple[str, ...]] = {}
         for place in places:

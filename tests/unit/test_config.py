@@ -16,13 +16,16 @@ from ec2_decommission.templates import Template
 
 FULL: dict[str, Any] = {
     "name": "ec2-decommission",
+    "account_id": "111111111111",
+    "region": "eu-west-1",
     "dry_run": True,
     "instance_filter": {"include_tags": {"k": ["v", "w*"]}, "exclude_tags": {}},
     "route53": {
-        "zone_ids": ["Z1", "Z2", "Z1"],
+        "zones": [{"id": "Z1"}, {"id": "Z2", "role_arn": "arn:aws:iam::3:role/dns", "external_id": "x"}],
         "record_names": ["{tag:Name}.example.internal"],
+        "external_dns": {"txt_prefix": "xdns-", "txt_suffix": None, "wildcard_replacement": "any"},
+        "keep_names": ["www.*"],
         "requests_per_second": 0.5,
-        "max_requests_per_second": 4,
     },
     "chef": {
         "server_url": "https://chef/organizations/x/",
@@ -54,6 +57,9 @@ FULL: dict[str, Any] = {
 }
 
 
+OWN = {"name": "x", "account_id": "111111111111", "region": "eu-west-1"}
+
+
 def parse(**changed: Any) -> Config:
     return Config.parse(json.dumps({**FULL, **changed}))
 
@@ -64,8 +70,11 @@ def test_reads_all_of_it() -> None:
     assert config.instance_filter == InstanceFilter({"k": ("v", "w*")}, {})
     assert config.route53
     assert config.route53.requests_per_second == 0.5
-    assert config.route53.max_requests_per_second == 4
-    assert config.route53.zone_ids == ("Z1", "Z2")
+    assert [(zone.zone_id, zone.role_arn, zone.external_id) for zone in config.route53.zones] == [
+        ("Z1", None, None),
+        ("Z2", "arn:aws:iam::3:role/dns", "x"),
+    ]
+    assert config.route53.keep_names == ("www.*",)
     assert config.route53.record_names == (Template("{tag:Name}.example.internal"),)
     assert config.chef
     assert config.chef.server_url == "https://chef/organizations/x"
@@ -88,15 +97,9 @@ def test_what_is_adopted_from() -> None:
     assert SweepSettings().adopt == ()
 
 
-def test_without_the_whole_rate_each_has_its_share() -> None:
-    config = parse(route53={"zone_ids": ["Z1"], "record_names": ["a"]})
-    assert config.route53
-    assert (config.route53.requests_per_second, config.route53.max_requests_per_second) == (2.5, None)
-
-
 def test_what_is_off_is_null_or_absent() -> None:
-    minimal = Config.parse('{"name": "x"}')
-    nulls = Config.parse(json.dumps({**dict.fromkeys(FULL), "name": "x"}))
+    minimal = Config.parse(json.dumps(OWN))
+    nulls = Config.parse(json.dumps({**dict.fromkeys(FULL), **OWN}))
     assert minimal == nulls
     assert (minimal.route53, minimal.chef, minimal.consul, minimal.inventory, minimal.sweep) == (None,) * 5
     assert not minimal.dry_run
@@ -110,13 +113,16 @@ def test_what_is_off_is_null_or_absent() -> None:
         ({"nme": "x"}, "the document: unknown key nme; known are chef, consul"),
         ({"dry_run": "true"}, "dry_run: expected true or false, found"),
         ({"route53": []}, "route53: expected a JSON object, found []"),
-        ({"route53": {"zone_ids": [], "record_names": ["a"]}}, "route53.zone_ids: expected at least 1 entry"),
-        ({"route53": {"zone_ids": ["Z"], "record_names": []}}, "route53.record_names: expected at least 1 entry"),
+        ({"route53": {"zones": [], "record_names": ["a"]}}, "route53.zones: expected at least 1 entry"),
+        (
+            {"route53": {"zones": [{"id": "Z"}], "record_names": []}},
+            "route53.record_names: expected at least 1 entry",
+        ),
         ({"route53": {**FULL["route53"], "record_names": ["{nme}"]}}, "route53.record_names: name template '{nme}'"),
         ({"route53": {**FULL["route53"], "record_names": [1]}}, "route53.record_names: expected a list of texts"),
         (
-            {"route53": {**FULL["route53"], "zones": []}},
-            "route53: unknown key zones; known are max_requests_per_second, record_names, requests_per_second, zone_",
+            {"route53": {**FULL["route53"], "zone_ids": []}},
+            "route53: unknown key zone_ids; known are external_dns, keep_names, record_names, requests_per_second, z",
         ),
         (
             {"route53": {**FULL["route53"], "max_requests_per_second": 0.4}},

@@ -13,7 +13,7 @@ import pytest
 
 from ec2_decommission import entry
 from ec2_decommission.errors import ConfigurationError
-from tests.unit.test_wiring import CONFIG, Context
+from tests.unit.test_application import CONFIG, Context
 
 SOURCE = Path(__file__).resolve().parents[2] / "lambda" / "src"
 FULL = {
@@ -42,6 +42,8 @@ sys.addaudithook(watch)
 from ec2_decommission import entry
 
 class Context:
+    aws_request_id = "request-1"
+
     def get_remaining_time_in_millis(self):
         return 60_000
 """
@@ -69,9 +71,9 @@ def run(program: str, config: Any, **environment: str) -> Any:
 
 
 def test_the_init_makes_the_clients_that_every_event_needs_and_sends_nothing() -> None:
-    assert run("print(json.dumps([entry._application is not None, sorted(models), sent]))", FULL) == [
+    assert run("print(json.dumps([entry._start.cache_info().currsize == 1, sorted(models), sent]))", FULL) == [
         True,
-        ["dynamodb", "ec2"],
+        ["dynamodb"],
         [],
     ]
 
@@ -79,9 +81,9 @@ def test_the_init_makes_the_clients_that_every_event_needs_and_sends_nothing() -
 def test_the_init_imports_nothing_that_only_some_events_need() -> None:
     imported = set(run("print(json.dumps(sorted(sys.modules)))", FULL))
     theirs = {"chef", "consul", "cryptography", "requests", "pkg_resources", "custom_steps"}
-    own = {"sweep", "adoption", "custom_step", "clients.chef", "clients.consul", "steps.chef", "steps.consul"}
-    own |= {"clients.governor", "clients.route53", "clients.shared_rate", "steps.route53"}
-    assert {"boto3", "ec2_decommission.wiring"} <= imported
+    own = {"sweep", "orphans", "custom_step", "clients.chef", "clients.consul", "steps.chef", "steps.consul"}
+    own |= {"clients.governor", "clients.route53", "steps.route53"}
+    assert {"boto3", "ec2_decommission.application"} <= imported
     assert not imported & (theirs | {f"ec2_decommission.{name}" for name in own})
 
 
@@ -117,7 +119,7 @@ except Exception as error:
 
 
 def test_a_wrong_configuration_returns_every_message(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(entry, "_application", None)
+    entry._start.cache_clear()
     monkeypatch.setenv("DECOMMISSION_CONFIG", "{}")
     batch = {"Records": [{"messageId": "a", "body": "{}"}, {"messageId": "b", "body": "x"}]}
     assert entry.handle(batch, Context()) == {"batchItemFailures": [{"itemIdentifier": "a"}, {"itemIdentifier": "b"}]}

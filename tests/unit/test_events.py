@@ -9,9 +9,31 @@ from typing import Any
 import pytest
 
 from ec2_decommission.errors import MalformedEvent
-from ec2_decommission.events import is_batch, parse, parse_batch, termination
+from ec2_decommission.events import (
+    Delivery,
+    Foreign,
+    Ignored,
+    OperatorCall,
+    RestoreRequest,
+    Started,
+    SweepRequest,
+    Terminated,
+    is_batch,
+    parse_batch,
+    sweep_of,
+    termination,
+)
+from ec2_decommission.events import parse as parse_served
+from ec2_decommission.place import Place, Served
 
 ID = "i-0123456789abcdef0"
+HOME = Place("123456789012", "us-east-1")
+MEMBER = Place("222222222222", "eu-west-1")
+SERVED = Served(HOME, {"222222222222": ("eu-west-1",)}, "reader")
+
+
+def parse(event: Any) -> Any:
+    return parse_served(event, SERVED)
 
 
 def state_change(**changed: Any) -> dict[str, Any]:
@@ -29,13 +51,39 @@ def state_change(**changed: Any) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("state", ["running", "terminated"])
-def test_a_state_change(state: str) -> None:
-    request = parse(state_change(detail={"instance-id": ID, "state": state}))
-    assert (request.kind, request.instance_id) == (state, ID)
-    assert (request.account_id, request.region) == ("123456789012", "us-east-1")
-    assert request.time == datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
-    assert (request.dry_run, request.by_operator) == (None, False)
+@pytest.mark.parametrize(("state", "kind"), [("running", Started), ("terminated", Terminated)])
+@pytest.mark.parametrize("source", ["aws.ec2", "ec2-decommission"])
+@pytest.mark.parametrize("place", [HOME, MEMBER])
+def test_a_state_change_of_a_served_place(state: str, kind: type, source: str, place: Place) -> None:
+    detail = {"instance-id": ID, "state": state}
+    request = parse(state_change(detail=detail, source=source, account=place.account_id, region=place.region))
+    assert request == kind(ID, place, datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC))
+
+
+@pytest.mark.parametrize(
+    "place",
+    [Place("333333333333", "us-east-1"), Place("123456789012", "eu-west-1"), Place("222222222222", "us-east-1")],
+)
+def test_anything_of_a_place_that_is_not_served_is_foreign(place: Place) -> None:
+    account = {"account_id": place.account_id, "region": place.region}
+    for state in ("running", "terminated", "stopped"):
+        event = state_change(
+            account=place.account_id, region=place.region, detail={"instance-id": ID, "state": state}
+        )
+        assert parse(event) == Foreign(place, ID)
+    assert parse({"instance_id": ID, **account}) == Foreign(place, ID)
+    assert parse({"restore": ID, **account}) == Foreign(place, ID)
+    assert parse({"sweep": True, **account}) == Foreign(place)
+    assert parse(json.loads(json.dumps(sweep_of(place, datetime(2026, 1, 1, tzinfo=UTC))))) == Foreign(place)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"account": None}, {"account": "1"}, {"account": 123456789012}, {"region": None}, {"region": "../x"}],
+)
+def test_an_event_that_does_not_say_where_it_is_from_is_refused(changed: dict[str, Any]) -> None:
+    with pytest.raises(MalformedEvent, match=next(iter(changed))):
+        parse(state_change(**changed))
 
 
 def test_an_id_of_the_old_form() -> None:
@@ -54,14 +102,13 @@ def test_an_id_of_the_old_form() -> None:
 )
 def test_events_of_another_kind_are_ignored(changed: dict[str, Any]) -> None:
     request = parse(state_change(**changed))
-    assert request.kind == "ignored"
-    assert request.ignored
-    assert request.ignored.startswith("an event of another kind")
+    assert isinstance(request, Ignored)
+    assert request.reason.startswith("another kind of event")
 
 
 @pytest.mark.parametrize("state", ["pending", "stopped", "Terminated", "", None, 1, ["terminated"]])
 def test_other_states_are_ignored(state: Any) -> None:
-    assert parse(state_change(detail={"instance-id": ID, "state": state})).kind == "ignored"
+    assert isinstance(parse(state_change(detail={"instance-id": ID, "state": state})), Ignored)
 
 
 @pytest.mark.parametrize(
@@ -90,13 +137,11 @@ def test_a_time_that_cannot_be_read_is_not_known(time: Any) -> None:
 
 @pytest.mark.parametrize("dry_run", [True, False, None])
 def test_the_operators_payload(dry_run: bool | None) -> None:
-    request = parse({"instance_id": ID, "dry_run": dry_run})
-    assert (request.kind, request.instance_id, request.dry_run, request.by_operator) == (
-        "operator",
-        ID,
-        dry_run,
-        True,
-    )
+    assert parse({"instance_id": ID, "dry_run": dry_run}) == OperatorCall(ID, HOME, False, dry_run)
+    assert parse({"instance_id": ID, "region": "us-east-1"}) == OperatorCall(ID, HOME, True)
+    member = {"account_id": "222222222222", "region": "eu-west-1"}
+    assert parse({"instance_id": ID, **member}) == OperatorCall(ID, MEMBER, True)
+    assert parse({"restore": ID, "dry_run": dry_run}) == RestoreRequest(ID, HOME, dry_run)
 
 
 @pytest.mark.parametrize("dry_run", ["false", 0, 1, "", [], {}])
@@ -106,20 +151,34 @@ def test_a_dry_run_that_is_no_boolean_is_refused(dry_run: Any) -> None:
 
 
 def test_a_misspelt_key_of_the_operator_is_refused() -> None:
-    with pytest.raises(MalformedEvent, match="unknown key dryrun; known are dry_run, instance_id"):
+    with pytest.raises(
+        MalformedEvent, match="unknown key dryrun; known are account_id, dry_run, instance_id, region"
+    ):
         parse({"instance_id": ID, "dryrun": True})
 
 
 def test_the_sweeps_own_events() -> None:
-    sweep = parse({"source": "ec2-decommission", "detail-type": "EC2 Decommission Sweep"})
-    assert (sweep.kind, sweep.by_operator) == ("sweep", False)
-    found = parse(json.loads(json.dumps(termination(ID, None, "us-east-1", datetime(2026, 1, 1, tzinfo=UTC)))))
-    assert (found.kind, found.instance_id, found.account_id, found.region) == ("terminated", ID, None, "us-east-1")
+    sweep = {"source": "ec2-decommission", "detail-type": "EC2 Decommission Sweep", "detail": {}}
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    assert parse(sweep) == SweepRequest()
+    assert parse(json.loads(json.dumps(sweep_of(MEMBER, now)))) == SweepRequest(MEMBER)
+    assert parse(json.loads(json.dumps(termination(ID, MEMBER, now)))) == Terminated(ID, MEMBER, now)
+
+
+def test_a_sweep_takes_no_list_of_instances_from_a_message() -> None:
+    """The brake and EC2's answer apply to every instance, whoever names it."""
+    detail = {"progress": {"gone": [ID]}, "gone": [ID], "accept": [ID]}
+    event = {"source": "ec2-decommission", "detail-type": "EC2 Decommission Sweep", "detail": detail}
+    assert parse(event) == SweepRequest()
+    for body in ({"sweep": True, "accept": [ID]}, {"instance_id": ID}, {"restore": ID}):
+        requests, malformed = parse_batch({"Records": [record(body)]}, SERVED)
+        assert requests == []
+        assert "expected an EventBridge event" in malformed[0].error
 
 
 def test_the_operators_sweep() -> None:
     request = parse({"sweep": True, "accept": [ID], "dry_run": True})
-    assert (request.kind, request.accept, request.dry_run, request.by_operator) == ("sweep", (ID,), True, True)
+    assert request == SweepRequest(HOME, True, (ID,), by_operator=True)
     for payload in ({"sweep": False}, {"sweep": "true"}, {"sweep": True, "accept": ID}, {"sweep": True, "x": 1}):
         with pytest.raises(MalformedEvent):
             parse(payload)
@@ -145,9 +204,9 @@ def record(body: Any, message_id: str = "m", **more: Any) -> dict[str, Any]:
 
 
 def test_a_batch_keeps_what_is_told_of_each_message() -> None:
-    (request,), bad = parse_batch({"Records": [record(state_change())]})
-    assert bad == []
-    assert (request.message_id, request.receipt_handle, request.receive_count) == ("m", "r-m", 3)
+    (request,), malformed = parse_batch({"Records": [record(state_change())]}, SERVED)
+    assert malformed == []
+    assert request.delivery == Delivery("m", "r-m", 3)
 
 
 @pytest.mark.parametrize(
@@ -167,16 +226,17 @@ def test_a_batch_keeps_what_is_told_of_each_message() -> None:
     ],
 )
 def test_a_message_that_cannot_be_read_harms_no_other(broken: dict[str, Any]) -> None:
-    requests, bad = parse_batch({"Records": [record(state_change(), "a"), broken, record(state_change(), "b")]})
-    assert [r.message_id for r in requests] == ["a", "b"]
-    assert [(m.message_id, m.receipt_handle) for m in bad] == [("m", "r-m")]
-    assert bad[0].error.startswith("the message cannot be read")
+    records = [record(state_change(), "a"), broken, record(state_change(), "b")]
+    requests, malformed = parse_batch({"Records": records}, SERVED)
+    assert [r.delivery.message_id for r in requests if r.delivery] == ["a", "b"]
+    assert [(m.delivery.message_id, m.delivery.receipt_handle) for m in malformed] == [("m", "r-m")]
+    assert malformed[0].error.startswith("the message cannot be parsed")
 
 
 @pytest.mark.parametrize("entry", [{"s3": {}}, None, "x", {"messageId": 5}])
 def test_records_of_another_service_are_refused(entry: Any) -> None:
     with pytest.raises(MalformedEvent, match="not an SQS message"):
-        parse_batch({"Records": [record(state_change()), entry]})
+        parse_batch({"Records": [record(state_change()), entry]}, SERVED)
 
 
 def test_what_a_batch_is() -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from ec2_decommission.clients.aws import CALL_SECONDS, QUICK, READ_TIMEOUT_SECONDS
 from ec2_decommission.config import InstanceFilter, QueueSettings, SweepSettings
+from ec2_decommission.deadline import current
 from ec2_decommission.errors import (
     AccessError,
     ConfigurationError,
@@ -22,11 +23,13 @@ from ec2_decommission.errors import (
     TransientError,
 )
 from ec2_decommission.handler import FailedError
-from ec2_decommission.identity import Facts
+from ec2_decommission.instance import Facts
+from ec2_decommission.place import Place
 from ec2_decommission.run import StepFactory
 from ec2_decommission.steps.base import Finding
+from tests.fakes.ec2 import ACCOUNT
 from tests.fakes.steps import FakeStep, factory
-from tests.fakes.world import FORWARD, SECONDS, World, step_of
+from tests.fakes.world import FORWARD, HOME, World, step_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -104,22 +107,16 @@ def test_ec2_has_forgotten_the_instance() -> None:
     assert step_of(world.send(world.terminated(instance_id)), "route53")["status"] == "done"
 
 
-def test_without_inventory_the_tags_serve() -> None:
-    world = World(inventory=False)
+@pytest.mark.parametrize("inventory", [True, False])
+def test_an_instance_that_was_never_recorded_leaves_only_what_is_proven_by_id(inventory: bool) -> None:
+    world = World(inventory=inventory, record_names=["{tag:Name}.example.internal", "{instance_id}.example.internal"])
     instance_id = world.launch("web-1")
-    assert world.send(world.running(instance_id))["note"] == "the inventory is off; nothing is remembered"
+    world.zones.put(FORWARD, f"{instance_id}.example.internal", "A", ["192.0.2.1"])
+    if not inventory:
+        assert world.send(world.running(instance_id))["note"] == "the inventory is off; nothing is remembered"
     world.ec2.terminate(instance_id)
-    assert step_of(world.send(world.terminated(instance_id)), "route53")["status"] == "done"
-    assert world.a("web-1") is None
-    assert world.inventory.calls.total() == 0
-
-
-def test_without_inventory_a_namesake_keeps_its_record() -> None:
-    world = World(inventory=False)
-    instance_id = world.launch("web-1")
-    world.ec2.terminate(instance_id)
-    world.launch("WEB-1", "10.0.0.9", records=False)
-    assert step_of(world.send(world.terminated(instance_id)), "route53")["status"] == "skipped"
+    step = step_of(world.send(world.terminated(instance_id)), "route53")
+    assert [a["target"] for a in step["actions"]] == [f"A {instance_id}.example.internal. 192.0.2.1"]
     assert world.a("web-1") == ("10.0.0.4",)
 
 
@@ -127,7 +124,7 @@ def test_without_inventory_a_namesake_keeps_its_record() -> None:
 def test_other_states_are_ignored(state: str) -> None:
     world = World()
     report = world.send(world.event("i-0123456789abcdef0", state))
-    assert report["note"] == f"nothing is done at state {state}"
+    assert report["note"] == f"no action for state {state}"
     assert world.ec2.calls.total() == 0
 
 
@@ -135,7 +132,7 @@ def test_other_states_are_ignored(state: str) -> None:
 def test_what_the_contract_does_not_know(payload: Any) -> None:
     world = World()
     if isinstance(payload, dict) and payload:
-        assert world.send(payload)["note"].startswith("an event of another kind")
+        assert world.send(payload)["note"].startswith("another kind of event")
     else:
         with pytest.raises(MalformedEvent):
             world.send(payload)
@@ -161,7 +158,7 @@ def test_running_after_terminated_brings_nothing_back() -> None:
     instance_id = ended(world)
     world.send(world.terminated(instance_id))
     report = world.send(world.running(instance_id))
-    assert report["note"] == "it has been terminated since; a late event brings nothing back"
+    assert report["note"] == "it has been terminated since; a late event does not bring it back"
     assert world.inventory.items[instance_id].state == "terminated"
     world.ec2.forget(instance_id)
     assert world.send(world.running(instance_id))["note"].startswith("it has been terminated since")
@@ -202,7 +199,8 @@ def test_a_race_with_a_termination_keeps_the_termination() -> None:
     def terminated_meanwhile(operation: str) -> None:
         if operation == "remember_running":
             world.inventory.fault = lambda *_: None
-            world.inventory.remember_terminated([world.ec2.describe([instance_id])[instance_id].instance()])
+            instance = world.ec2.describe([instance_id])[instance_id].instance()
+            world.inventory.remember_terminated([instance], tags_known=True)
 
     world.inventory.fault = terminated_meanwhile
     assert world.send(world.running(instance_id))["note"] == "it is recorded as terminated, and stays so"
@@ -338,7 +336,7 @@ def test_a_bad_message_harms_no_other_and_is_returned() -> None:
     assert answer.failed == ("bad", "worse")
     assert world.a("web-1") is None
     assert world.queue.delays == {"r-bad": 0, "r-worse": 0}
-    assert any("cannot be read" in message for message in world.log.messages("error"))
+    assert any("cannot be parsed" in message for message in world.log.messages("error"))
 
 
 def test_the_same_event_twice_in_one_batch_succeeds_twice_and_writes_once() -> None:
@@ -350,7 +348,7 @@ def test_the_same_event_twice_in_one_batch_succeeds_twice_and_writes_once() -> N
     assert len(answer.reports) == 2
     assert [step_of(r, "route53")["status"] for r in answer.reports.values()] == ["done", "done"]
     assert len(world.zones.changes) == 2  # one a zone
-    assert (world.inventory.calls - before)["remember_steps"] == 1
+    assert (world.inventory.calls - before)["remember_results"] == 1
 
 
 def test_running_twice_in_one_batch_writes_once() -> None:
@@ -365,7 +363,8 @@ def test_a_batch_asks_each_system_once() -> None:
     ids = [ended(world, f"web-{n}") for n in range(20)]
     ec2, zones = world.ec2.calls.copy(), world.zones.calls.copy()
     assert world.send_batch(*(world.terminated(i) for i in ids)).failed == ()
-    assert world.ec2.calls - ec2 == {"DescribeInstances": 1, "DescribeNetworkInterfaces": 1}
+    # The question about the living is asked for the plan, and again before the one change of each zone.
+    assert world.ec2.calls - ec2 == {"DescribeInstances": 1, "DescribeNetworkInterfaces": 3}
     assert world.zones.calls - zones == {
         "GetHostedZone": 2,
         "ListResourceRecordSets": 2,
@@ -380,38 +379,21 @@ def test_an_empty_batch() -> None:
     assert world.ec2.calls.total() == 0
 
 
-def test_an_operators_dry_run_does_not_swallow_an_event_of_the_same_batch() -> None:
-    for flip in (False, True):
-        world = World()
-        instance_id = ended(world)
-        bodies = [world.terminated(instance_id), {"instance_id": instance_id, "dry_run": True}]
-        assert world.send_batch(*(reversed(bodies) if flip else bodies)).failed == ()
-        assert world.a("web-1") is None
-
-
-def test_an_operators_call_does_not_swallow_a_running_of_the_same_batch() -> None:
-    world = World()
-    instance_id = world.launch("web-1")
-    world.send_batch(world.running(instance_id), {"instance_id": instance_id})
-    assert world.inventory.items[instance_id].state == "running"
-
-
 def test_every_line_of_the_log_names_instance_and_message() -> None:
     world = World()
     instance_id = ended(world)
     world.log.lines.clear()
     world.send_batch(world.terminated(instance_id), message_ids=["m-x"])
     assert world.log.messages()[0] == f"instance {instance_id} has entered state terminated"
-    assert all(
-        (line.extra["instance_id"], line.extra["message_id"]) == (instance_id, "m-x") for line in world.log.lines
-    )
+    expected = {"instance_id": instance_id, "message_id": "m-x", "account_id": ACCOUNT, "region": "us-east-1"}
+    assert all({key: line.extra[key] for key in expected} == expected for line in world.log.lines)
 
 
 # Failures, and what they stop
 
 
 @pytest.mark.parametrize("fault", [down, broken])
-@pytest.mark.parametrize("act", ["look", "find", "remove"])
+@pytest.mark.parametrize("act", ["identify", "plan", "apply"])
 def test_one_steps_failure_in_any_act_stops_no_other(fault: Callable[..., None], act: str) -> None:
     first, last = FakeStep(), FakeStep()
 
@@ -434,7 +416,7 @@ def test_one_steps_failure_in_any_act_stops_no_other(fault: Callable[..., None],
 
 
 def test_a_step_that_cannot_be_made_fails_like_any_other() -> None:
-    def make(dry_run: bool) -> Step:
+    def make() -> Step:
         raise ConfigurationError("the package holds no secret chef_client_key")
 
     last = FakeStep()
@@ -442,7 +424,7 @@ def test_a_step_that_cannot_be_made_fails_like_any_other() -> None:
     instance_id = ended(world)
     with pytest.raises(FailedError, match="first: the package holds no secret"):
         world.send(world.terminated(instance_id))
-    assert [act for act, _ in last.acts] == ["look", "find"]
+    assert [act for act, _ in last.acts] == ["identify", "plan"]
 
 
 def test_with_the_inventory_down_nothing_is_removed_and_the_message_returns() -> None:
@@ -461,19 +443,18 @@ def test_with_the_inventory_down_nothing_is_removed_and_the_message_returns() ->
     assert world.a("web-1") is None
 
 
-@pytest.mark.parametrize("operation", ["remember_terminated", "remember_steps"])
-def test_what_the_inventory_does_not_take_returns_the_message(operation: str) -> None:
+def test_what_the_inventory_does_not_take_of_the_results_returns_the_message() -> None:
     world = World()
     instance_id = ended(world)
-    world.inventory.fault = lambda now: down() if now == operation else None
+    world.inventory.fault = lambda now: down() if now == "remember_results" else None
     assert len(world.send_batch(world.terminated(instance_id)).failed) == 1
     assert world.a("web-1") is None
     world.inventory.fault = lambda *_: None
     assert world.send_batch(world.terminated(instance_id)).failed == ()
-    assert world.a("web-1") is None
+    assert world.inventory.items[instance_id].finished
 
 
-@pytest.mark.parametrize("operation", ["remember_terminated", "remember_steps"])
+@pytest.mark.parametrize("operation", ["remember_terminated", "remember_results"])
 def test_what_the_inventory_does_not_take_of_one_returns_no_other(operation: str) -> None:
     world = World()
     first, second = ended(world, "web-1"), ended(world, "web-2")
@@ -506,7 +487,7 @@ def test_with_ec2_down_nothing_is_removed_and_the_message_returns() -> None:
     assert len(answer.failed) == 1
     (report,) = answer.reports.values()
     assert {s["status"] for s in report["steps"]} == {"failed"}
-    assert "cannot be sure that the instance is gone" in report["steps"][0]["reason"]
+    assert "cannot be sure that the instance has ended" in report["steps"][0]["reason"]
     assert step.acts == []
     assert world.zones.everything() == before
     assert world.inventory.items == items
@@ -519,23 +500,13 @@ def test_out_of_time_nothing_is_begun_and_the_message_returns() -> None:
     instance_id = ended(world)
 
     def check(_: str) -> None:
-        step.seen["look"].deadline.timeout(10, "a call")
+        step.seen["identify"].deadline.timeout(10, "a call")
 
     step.fault = check
     answer = world.send_batch(world.terminated(instance_id), seconds=2)
     assert len(answer.failed) == 1
     (report,) = answer.reports.values()
     assert step_of(report, "fake")["reason"] == "0 s are left of this invocation, too few to begin a call"
-
-
-def test_in_turn_each_step_has_its_share_of_the_time() -> None:
-    steps = [FakeStep() for _ in range(3)]
-    more = [factory(step, f"s{n}") for n, step in enumerate(steps)]
-    world = World(zones=False, more_steps=more, inventory=False)
-    world.send(world.terminated(ended(world)))
-    shares = [step.seen["find"].deadline.remaining() for step in steps]
-    assert shares == sorted(shares)
-    assert all(0 < share < SECONDS - 3 for share in shares)
 
 
 # Retries
@@ -609,7 +580,7 @@ def test_identity_is_remembered_before_anything_is_removed() -> None:
     seen = []
 
     def check(act: str) -> None:
-        if act != "look":
+        if act != "identify":
             seen.append(world.inventory.items[instance_id].facts.private_ips)
 
     step.fault = check
@@ -652,23 +623,149 @@ FILTERED = InstanceFilter({"team": ("web", "shop*")}, {"keep": ("yes",)})
         ({"team": "web", "keep": "no"}, True),
     ],
 )
-def test_the_filter_decides_who_is_handled_at_all(tags: dict[str, str], handled: bool) -> None:
+def test_the_filter_decides_which_instances_are_handled(tags: dict[str, str], handled: bool) -> None:
     world = World(instance_filter=FILTERED)
     instance_id = world.launch("web-1", tags=tags)
     world.send(world.running(instance_id))
-    assert (instance_id in world.inventory.items) is handled
+    assert (world.inventory.items[instance_id].excluded is None) is handled
     world.ec2.terminate(instance_id)
     report = world.send(world.terminated(instance_id))
     assert step_of(report, "route53")["status"] == ("done" if handled else "skipped")
     assert (world.a("web-1") is None) is handled
+    record = world.inventory.items[instance_id]
+    assert (record.state, record.finished, record.excluded is None) == ("terminated", True, handled)
     if not handled:
         assert "instance_filter" in step_of(report, "route53")["reason"]
 
 
-def test_with_a_filter_what_nobody_knows_is_left_alone() -> None:
+def test_with_a_filter_an_unknown_instance_is_left_alone() -> None:
     world = World(instance_filter=FILTERED)
     report = world.send(world.terminated("i-0123456789abcdef0"))
     assert step_of(report, "route53")["status"] == "skipped"
+
+
+@pytest.mark.parametrize("forgotten", ["tags", "instance"])
+def test_a_tag_that_was_added_after_running_excludes_even_once_ec2_has_dropped_it(forgotten: str) -> None:
+    """Field case 1: unknown tags never mean "not excluded"."""
+    world = World(instance_filter=InstanceFilter(exclude_tags={"keep": ("yes",)}))
+    instance_id = world.launch("web-1")
+    world.send(world.running(instance_id))
+    world.ec2.tag(instance_id, keep="yes")
+    world.ec2.terminate(instance_id)
+    (world.ec2.forget_tags if forgotten == "tags" else world.ec2.forget)(instance_id)
+    step = step_of(world.send(world.terminated(instance_id)), "route53")
+    assert (step["status"], world.a("web-1")) == ("skipped", ("10.0.0.4",))
+    assert "the tags of" in step["reason"]
+    assert world.inventory.items[instance_id].finished
+
+
+def test_tags_that_were_read_in_full_at_the_end_serve_every_retry() -> None:
+    world = World(instance_filter=InstanceFilter(exclude_tags={"keep": ("yes",)}))
+    instance_id = ended(world)
+    world.zones.fault = down
+    assert len(world.send_batch(world.terminated(instance_id)).failed) == 1
+    world.ec2.forget(instance_id)
+    world.zones.fault = lambda *_: None
+    assert world.send_batch(world.terminated(instance_id)).failed == ()
+    assert world.a("web-1") is None
+
+
+# Places
+
+
+MEMBER = Place("222222222222", "eu-west-1")
+STRANGE = Place("333333333333", "us-east-1")
+
+
+def test_an_instance_of_another_served_place_is_handled_there() -> None:
+    world = World(places=[MEMBER])
+    instance_id = world.launch("web-1", "10.0.0.5", place=MEMBER)
+    world.send(world.running(instance_id))
+    assert world.inventory.items[instance_id].place == MEMBER
+    world.ec2s[MEMBER].terminate(instance_id)
+    report = world.send(world.terminated(instance_id))
+    assert (report["account_id"], report["region"]) == ("222222222222", "eu-west-1")
+    assert (step_of(report, "route53")["status"], world.a("web-1")) == ("done", None)
+
+
+@pytest.mark.parametrize("where", ["another VPC", "another region", "another account"])
+def test_a_living_instance_elsewhere_with_the_same_name_and_address_keeps_its_record(where: str) -> None:
+    place = {"another VPC": HOME, "another region": Place(ACCOUNT, "eu-west-1"), "another account": MEMBER}[where]
+    world = World(places=[MEMBER, Place(ACCOUNT, "eu-west-1")])
+    instance_id = ended(world, "web-1", "10.0.0.5")
+    world.ec2s[place].launch("Web-1", "10.0.0.5", vpc_id="vpc-other")
+    report = world.send(world.terminated(instance_id))
+    assert (step_of(report, "route53")["status"], world.a("web-1")) == ("skipped", ("10.0.0.5",))
+
+
+def test_the_same_private_address_elsewhere_under_another_name_protects_nothing() -> None:
+    world = World(places=[MEMBER])
+    instance_id = ended(world, "web-1", "10.0.0.5")
+    world.ec2s[MEMBER].launch("db", "10.0.0.5", vpc_id="vpc-other")
+    assert step_of(world.send(world.terminated(instance_id)), "route53")["status"] == "done"
+
+
+def test_a_place_that_cannot_be_asked_fails_closed_and_is_named() -> None:
+    world = World(places=[MEMBER], record_names=["{tag:Name}.example.internal", "{instance_id}.example.internal"])
+    instance_id = ended(world, "web-1", "10.0.0.5")
+    world.zones.put(FORWARD, f"{instance_id}.example.internal", "A", ["192.0.2.1"])
+
+    def deny(_: str) -> None:
+        raise AccessError("no ec2:DescribeNetworkInterfaces with role reader")
+
+    world.ec2s[MEMBER].fault = deny
+    answer = world.send_batch(world.terminated(instance_id))
+    assert len(answer.failed) == 1
+    (report,) = answer.reports.values()
+    step = step_of(report, "route53")
+    assert step["status"] == "failed"
+    assert "222222222222/eu-west-1" in step["reason"]
+    assert "ec2:DescribeNetworkInterfaces" in step["reason"]
+    assert world.a("web-1") == ("10.0.0.5",)
+    assert [a["target"] for a in step["actions"]] == [f"A {instance_id}.example.internal. 192.0.2.1"]
+
+
+@pytest.mark.parametrize("state", ["running", "terminated"])
+def test_an_event_of_a_place_that_is_not_served_does_nothing_succeeds_and_is_counted(state: str) -> None:
+    world = World()
+    instance_id = ended(world)
+    before, calls = world.zones.everything(), world.ec2.calls.copy()
+    answer = world.send_batch(world.event(instance_id, state, STRANGE))
+    assert answer.failed == ()
+    (report,) = answer.reports.values()
+    assert "333333333333/us-east-1 is not served" in report["note"]
+    assert (world.zones.everything(), world.ec2.calls) == (before, calls)
+    assert any('"ForeignEvents"' in line for line in world.metric_lines)
+
+
+def test_an_operators_call_for_a_place_that_is_not_served_says_why() -> None:
+    world = World()
+    instance_id = ended(world)
+    report = world.operate(instance_id, place=STRANGE)
+    assert all(step["actions"] == [] and "is not served" in step["reason"] for step in report["steps"])
+    assert world.a("web-1") == ("10.0.0.4",)
+
+
+@pytest.mark.parametrize("known_by", ["EC2", "the inventory"])
+def test_an_operators_call_without_a_place_names_the_place_that_knows_the_instance(known_by: str) -> None:
+    world = World(places=[MEMBER])
+    instance_id = world.launch("web-1", "10.0.0.5", place=MEMBER)
+    if known_by == "the inventory":
+        world.send(world.running(instance_id))
+    world.ec2s[MEMBER].terminate(instance_id)
+    if known_by == "the inventory":
+        world.ec2s[MEMBER].forget(instance_id)
+    step = step_of(world.operate(instance_id), "route53")
+    assert (step["status"], step["actions"]) == ("skipped", [])
+    assert str(MEMBER) in step["reason"]
+    assert step_of(world.operate(instance_id, place=MEMBER), "route53")["status"] in ("done", "skipped")
+
+
+def test_an_operators_call_without_a_place_fails_while_another_place_cannot_say() -> None:
+    world = World(places=[MEMBER])
+    world.ec2s[MEMBER].fault = down
+    assert step_of(world.operate("i-0123456789abcdef0"), "route53")["status"] == "failed"
+    assert step_of(world.operate("i-0123456789abcdef0", place=HOME), "route53")["status"] == "skipped"
 
 
 # Back-off
@@ -696,7 +793,7 @@ def test_a_failed_message_waits_longer_with_each_receive(count: int, seconds: in
 )
 def test_what_no_retry_helps_does_not_wait_long(errors: list[DecommissionError], kind: str, seconds: int) -> None:
     class Failing(FakeStep):
-        def find(self, batch: Batch) -> Mapping[str, Finding]:
+        def plan(self, batch: Batch) -> Mapping[str, Finding]:
             return dict.fromkeys(batch.instances, Finding(errors=tuple(errors)))
 
     world = World(zones=False, more_steps=[factory(Failing())])
@@ -722,13 +819,13 @@ def test_however_long_a_system_hangs_there_is_time_to_put_the_message_off(
 
     def hang(*_: str) -> None:
         while True:  # attempt after attempt, as botocore does
-            world._clock.deadline.check(CALL_SECONDS)
+            current().check(CALL_SECONDS)
             now[0] += READ_TIMEOUT_SECONDS
 
     system: Any = getattr(world, part)
     system.fault = hang
     left: list[float] = []
-    world.queue.fault = lambda _: left.append(world._clock.deadline.remaining())
+    world.queue.fault = lambda _: left.append(current().remaining())
     answer = world.send_batch(world.terminated(instance_id), seconds=seconds, message_ids=["m"])
     assert answer.failed == ("m",)
     assert left[0] > sum(QUICK["sqs"])
@@ -748,7 +845,7 @@ def test_what_succeeds_is_not_put_off_and_a_queue_that_refuses_harms_nothing() -
 # The sweep
 
 
-def test_the_sweep_finds_a_termination_that_nobody_told() -> None:
+def test_the_sweep_finds_a_missed_termination() -> None:
     world = World(sweep=SweepSettings())
     instance_id = ended(world)
     other = world.launch("web-2", "10.0.0.99")
@@ -800,8 +897,10 @@ event_like = st.fixed_dictionaries(
         | json_values,
         "time": st.sampled_from(["2026-01-01T00:00:00Z", "0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59"])
         | json_values,
-        "account": json_values,
-        "region": json_values,
+        "account": st.sampled_from(["123456789012", "333333333333"]) | json_values,
+        "account_id": st.sampled_from(["123456789012", "333333333333"]) | json_values,
+        "region": st.sampled_from(["us-east-1", "eu-west-1"]) | json_values,
+        "restore": json_values,
         "instance_id": st.sampled_from(["i-00000000000000001"]) | json_values,
         "dry_run": json_values,
         "sweep": json_values,

@@ -5,21 +5,21 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import pytest
 from boto3.dynamodb.types import TypeSerializer
 from botocore.exceptions import ClientError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ec2_decommission.identity import Facts, Instance
-from ec2_decommission.inventory import DynamoInventory, Record, Settled, _typed, facts_document
+from ec2_decommission.instance import Facts, Instance
+from ec2_decommission.inventory import DynamoInventory, Record, Result, facts_document
+from ec2_decommission.place import Place
 from tests.fakes.steps import FakeStep, factory
 from tests.fakes.world import World
 
 FULL = Instance(
     "i-1", account_id="1", region="r", vpc_id="v", launch_time="t",
     private_ips=("10.0.0.5",), public_ips=("54.0.0.1",),
-    ipv6_addresses=("2001:db8::5",), private_dns_names=("a",), public_dns_names=("b",), tags={"Name": "web-1"},
+    ipv6_addresses=("2001:db8::5",), private_dns_names=("a",), public_dns_names=("b",), tags={"Name": "web-1"}, past_tags={"Name": ("web-0",)}, ran=True,
     known_as={"chef": {"node": ("a",)}},
 )  # fmt: skip
 
@@ -37,12 +37,12 @@ class Client:
 def test_only_a_living_instance_is_written_under_a_condition() -> None:
     client = Client()
     inventory = DynamoInventory(client, "t", 30)
-    inventory.remember_running([Instance("i-1")])
-    inventory.remember_terminated([Instance("i-1")])
+    inventory.remember_running([Instance("i-1")], {})
+    inventory.remember_terminated([Instance("i-1")], tags_known=False)
     running, terminated = client.updates
     assert running["ConditionExpression"] == "attribute_not_exists(#state) OR #state = :state"
     assert "ConditionExpression" not in terminated
-    assert terminated["UpdateExpression"].endswith("REMOVE #living")
+    assert terminated["UpdateExpression"].endswith("REMOVE #expires_at, #finished, #excluded")
 
 
 def test_a_refused_condition_is_an_answer() -> None:
@@ -50,29 +50,14 @@ def test_a_refused_condition_is_an_answer() -> None:
         def update_item(self, **request: Any) -> None:
             raise ClientError({"Error": {"Code": "ConditionalCheckFailedException", "Message": ""}}, "UpdateItem")
 
-    assert DynamoInventory(Refusing(), "t", 30).remember_running([Instance("i-1")]) == {"i-1": False}
-
-
-json_values = st.recursive(
-    st.none() | st.booleans() | st.integers(-(10**30), 10**30) | st.text(),
-    lambda parts: st.lists(parts, max_size=4) | st.dictionaries(st.text(), parts, max_size=4),
-)
-
-
-@given(json_values)
-def test_documents_are_typed_as_boto3_types_them(value: Any) -> None:
-    assert _typed({"v": value}) == {"v": TypeSerializer().serialize(value)}
-
-
-def test_what_json_has_not_is_not_written() -> None:
-    with pytest.raises(TypeError, match="float is not kept"):
-        _typed({"v": {"deep": [1.5]}})
+    assert DynamoInventory(Refusing(), "t", 30).remember_running([Instance("i-1")], {}) == {"i-1": False}
 
 
 def test_what_is_added_to_the_history_at_once_is_limited() -> None:
     client = Client()
-    DynamoInventory(client, "t", 30).remember_steps({"i-1": Settled({}, [{"target": str(n)} for n in range(1000)])})
-    assert len(client.updates[0]["ExpressionAttributeValues"][":entries"]["L"]) == 200
+    result = Result(Place("1", "r"), {}, [{"target": str(n)} for n in range(1000)])
+    DynamoInventory(client, "t", 30).remember_results({"i-1": result})
+    assert len(client.updates[0]["ExpressionAttributeValues"][":removed"]["L"]) == 200
 
 
 def test_nothing_empty_is_written() -> None:
@@ -108,7 +93,7 @@ texts = st.lists(st.text(max_size=5), max_size=3, unique=True).map(tuple)
 )
 def test_any_instance_reads_as_it_was_written(instance: Instance) -> None:
     client = Client()
-    DynamoInventory(client, "t", 30).remember_terminated([instance])
+    DynamoInventory(client, "t", 30).remember_terminated([instance], tags_known=True)
     values = client.updates[0]["ExpressionAttributeValues"]
 
     class Reading:
@@ -135,6 +120,7 @@ edited = st.fixed_dictionaries(
         "removed": kept,
         "recorded_at": kept,
         "terminated_at": kept,
+        **dict.fromkeys(("tags_known_at", "excluded", "finished", "next_try_at", "announced", "request_id"), kept),
     },
 )  # fmt: skip
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
-from functools import partial
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -62,7 +62,13 @@ def make_application() -> Application:
     systems = _Systems(config, aws)
     live = Live(ec2, side_by_side)
     tools = Tools(
-        live, inventory, _steps(config, aws, systems), log, utc_now, Metrics(config.name), side_by_side
+        live,
+        inventory,
+        _steps(config, aws, systems),
+        log,
+        lambda: datetime.now(UTC),
+        Metrics(config.name),
+        side_by_side,
     )
     queue = SqsQueue(lambda: aws("sqs"), config.queue.url) if config.queue else None
     results = None

@@ -1,8 +1,8 @@
 """The function's configuration: a JSON document in the variable ``DECOMMISSION_CONFIG``, written by the module.
 
-Lambda's environment holds 4 KB. What may be larger (``organization``, ``http_steps``) is in the file ``settings.json``:
-beside the code in a package that the apply built, else in a layer. Unknown keys are refused, and all errors are reported
-at once.
+Lambda's environment holds 4 KB. What may be larger (``organization``, ``http_steps``) is in the file
+``settings.json``: beside the code in a package that the apply built, else in a layer. Unknown keys are refused, and
+all errors are reported at once.
 """
 
 from __future__ import annotations

@@ -158,13 +158,17 @@ def parse_batch(event: dict[str, Any], served: Served) -> tuple[list[Request], l
             count = int(attributes.get("ApproximateReceiveCount", 1))
             sent_at = _epoch_milliseconds(attributes.get("SentTimestamp"))
             delivery = Delivery(delivery.message_id, delivery.receipt_handle, count, sent_at)
-            body = json.loads(record.get("body") or "")
-            if not isinstance(body, dict) or "detail-type" not in body:
-                raise MalformedEvent("expected an EventBridge event")  # an operator calls the function directly
-            requests.append(_event(body, served, delivery))
+            requests.append(_message(json.loads(record.get("body") or ""), served, delivery))
         except (ValueError, TypeError, AttributeError, MalformedEvent, RecursionError) as error:
             malformed.append(MalformedMessage(delivery, f"the message cannot be parsed: {error}"))
     return requests, malformed
+
+
+def _message(body: Any, served: Served, delivery: Delivery) -> Request:
+    """An operator calls the function directly: the queue takes EventBridge events only."""
+    if not isinstance(body, dict) or "detail-type" not in body:
+        raise MalformedEvent("expected an EventBridge event")
+    return _event(body, served, delivery)
 
 
 def parse(event: Any, served: Served) -> Request:
@@ -207,9 +211,7 @@ def _event(event: dict[str, Any], served: Served, delivery: Delivery | None) -> 
             return Foreign(place, delivery=delivery)
         return SweepRequest(place, delivery=delivery)
     if detail_type != STATE_CHANGE or source not in ("aws.ec2", SOURCE):
-        return Ignored(
-            f"an event of another kind: {str(detail_type)[:80]} from {str(source)[:40]}", delivery=delivery
-        )
+        return Ignored(f"another kind of event: {str(detail_type)[:80]} from {str(source)[:40]}", delivery=delivery)
     if not isinstance(detail, dict):
         raise MalformedEvent("the event has no detail")
     instance_id, state = _instance_id(detail.get("instance-id")), detail.get("state")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Protocol
 
 from . import deadline as deadlines
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from .place import Place, Served
     from .recall import Known
     from .results import ResultEvents
-    from .run import Done, Log, Tools
+    from .run import Log, Tools
     from .sweep import Sweep
 
 # DescribeInstances may not know an instance yet that has just entered `running`.
@@ -177,7 +177,8 @@ class Application:
         if queue is None:
             return 0
         doublings = 0 if report.permanent else min(max(receive_count - 1, 0), 16)
-        return min(queue.retry_delay_seconds * 2**doublings, queue.max_retry_delay_seconds)
+        seconds: int = queue.retry_delay_seconds * 2**doublings
+        return min(seconds, queue.max_retry_delay_seconds)
 
     def _carry_out(self, requests: Sequence[Request], request_id: str) -> list[Report]:
         """One report for each request, in the same order; requests about one instance share one."""
@@ -325,7 +326,7 @@ class Application:
                 errors=known.errors(instance_id),
                 identity=instance.identity(),
             )
-            if refused := self._refusal(request, instance, known):
+            if refused := self._refusal(request, known):
                 steps = tuple(replace(refused, step=step.name) for step in self._tools.steps)
                 report = replace(report, steps=steps)
             elif reason := self._excluded(instance, known):
@@ -419,7 +420,7 @@ class Application:
             wait = _AFTER_LAST_RECEIVE if last else seconds
         return (self._tools.now() + wait).isoformat()
 
-    def _refusal(self, request: Terminated | OperatorCall, instance: Instance, known: Known) -> StepReport | None:
+    def _refusal(self, request: Terminated | OperatorCall, known: Known) -> StepReport | None:
         """Why no step may run for this instance."""
         instance_id = request.instance_id
         if error := known.ec2_error(instance_id):
@@ -496,11 +497,12 @@ class Application:
         now = self._tools.now()
         ages: dict[str, list[float]] = {}
         for request in requests:
-            time = request.time if isinstance(request, Started | Terminated) else None
-            report = ended.get(request.instance_id) or started.get(request.instance_id) if time else None
-            if time is None or report is None:
+            if not isinstance(request, Started | Terminated) or request.time is None:
                 continue
-            age = (now - time).total_seconds()
+            report = ended.get(request.instance_id) or started.get(request.instance_id)
+            if report is None:
+                continue
+            age = (now - request.time).total_seconds()
             if report.failed:
                 # SQS leaves what was received three times out of its own age of the oldest message.
                 self._metrics.value("UnfinishedAge", age)

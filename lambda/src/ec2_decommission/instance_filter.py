@@ -23,8 +23,8 @@ def excluded(instance: Instance, instance_filter: InstanceFilter, *, tags_known:
     """Why the filter leaves this instance alone; None if it does not.
 
     Args:
-        tags_known: whether ``instance.tags`` are all its tags. A tag may have been added since they were read, and EC2
-            drops the tags of a terminated instance: a missing tag then proves nothing, in either direction.
+        tags_known: whether ``instance.tags`` are all its tags. A tag may have been added since they were read, and
+            EC2 drops the tags of a terminated instance: a missing tag then proves nothing, in either direction.
     """
     for key, patterns in instance_filter.exclude_tags.items():
         if _matches(instance.tags.get(key), patterns):
@@ -45,9 +45,9 @@ def excluded(instance: Instance, instance_filter: InstanceFilter, *, tags_known:
 def tags_known(record: Record | None, description: Description | None) -> bool:
     """Whether record and description together show all tags that the instance had at its end.
 
-    While an instance lives, EC2 shows them all. A description of a terminated instance may have lost some: it counts if
-    it has every tag that is on record. Without a description, the tags on record count if they were read by a sweep or
-    at the end; those of the ``running`` event alone do not, because tags often come later.
+    While an instance lives, EC2 shows them all. A description of a terminated instance may have lost some: it counts
+    if it has every tag that is on record. Without a description, the tags on record count if they were read by a
+    sweep or at the end; those of the ``running`` event alone do not, because tags often come later.
     """
     if description and description.lives:
         return True

@@ -1,8 +1,8 @@
 """The inventory: a DynamoDB table that remembers what each instance was, and what became of its traces.
 
 States only move forward: a condition on every write prevents that ``terminated`` becomes ``running`` again. An item
-expires after the retention, but not while the instance lives, nor while its end is unfinished: the sweep finds both by
-the index ``sweep``, whose key says which place the instance belongs to.
+expires after the retention, but not while the instance lives, nor while its end is unfinished: the sweep finds both
+by the index ``sweep``, whose key says which place the instance belongs to.
 """
 
 from __future__ import annotations
@@ -117,8 +117,8 @@ class Result:
 class Inventory(Protocol):
     """Remembers instances.
 
-    Reading may raise TransientError, AccessError or ConfigurationError. Writing fails for each instance by itself: its
-    error stands in the answer, and the other instances are written all the same.
+    Reading may raise TransientError, AccessError or ConfigurationError. Writing fails for each instance by itself:
+    its error stands in the answer, and the other instances are written all the same.
     """
 
     def recall(self, instance_ids: Iterable[str]) -> Mapping[str, Record]:
@@ -360,7 +360,7 @@ class DynamoInventory:
         append: Mapping[str, Sequence[Any]] | None = None,
         condition: str | None = None,
     ) -> dict[str, Any]:
-        """The request that sets attributes (those in ``once`` only if they are not there yet) and appends to lists."""
+        """The request that sets attributes (those in ``once`` only if they are absent) and appends to lists."""
         once, append = once or {}, append or {}
         if request_id():
             values = {**values, "request_id": request_id()}

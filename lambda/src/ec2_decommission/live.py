@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from .templates import Template
     from .together import Together
 
-K, V = TypeVar("K"), TypeVar("V")
+K = TypeVar("K")
+V = TypeVar("V")
 
 # A replacement needs longer than this to boot and to register anywhere.
 FRESH_SECONDS = 5.0
@@ -248,9 +249,7 @@ def _living(described: Mapping[str, Description], instance_id: str | None) -> In
     return description.instance() if description and description.lives else None
 
 
-def _bearers(
-    ec2: Ec2, question: Question, gone: frozenset[str]
-) -> dict[tuple[Template, str], tuple[Instance, ...]]:
+def _bearers(ec2: Ec2, question: Question, gone: frozenset[str]) -> dict[tuple[Template, str], tuple[Instance, ...]]:
     names_by_template: dict[Template, set[str]] = {}
     for template, name in question.names:
         names_by_template.setdefault(template, set()).add(name)

@@ -50,7 +50,7 @@ def _by_value(placeholder: str, values: set[str]) -> Mapping[str, set[str]] | No
     """The EC2 filter for a placeholder's values; None if EC2 has no filter that is sure to find them."""
     if placeholder.startswith("tag:"):
         # Filters are case-sensitive, names are not: each letter is asked for as EC2's wildcard for one character, and
-        # so is everything that EC2 could take for a wildcard. Outside ASCII a lower-case letter may be two characters.
+        # so is all that EC2 could take for a wildcard. Outside ASCII a lower-case letter may be two characters.
         return {placeholder: {re.sub(r"[^0-9._-]", "?", v) if v.isascii() else "*" for v in values}}
     if placeholder == "instance_id":
         return {"instance-id": values}

@@ -1,8 +1,8 @@
 """Orphans: what is left of instances that ended before the inventory knew them.
 
 Chef nodes and Consul nodes carry EC2 ids. An id that neither the inventory nor EC2 knows is an instance that ended
-unseen, or one of another account or region: a Chef or Consul server may serve many. So a node's own account, region and
-time of its last run count as well, and the strictest answer of all nodes and sources wins.
+unseen, or one of another account or region: a Chef or Consul server may serve many. So a node's own account, region
+and time of its last run count as well, and the strictest answer of all nodes and sources wins.
 """
 
 from __future__ import annotations

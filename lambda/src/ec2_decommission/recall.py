@@ -7,12 +7,12 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from .errors import DecommissionError, about
-from .instance import Facts, Instance
+from .instance import Instance
 from .instance_filter import tags_known
 from .inventory import TERMINATED
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from .clients.ec2 import Description, Ec2
     from .inventory import Inventory, Record
@@ -82,7 +82,7 @@ def recall(
 
     Args:
         places: where each instance is, by id.
-        anywhere: ids that were asked for without a place. If their own place does not know them, all places are asked.
+        anywhere: ids that were asked for without a place. If the function's own does not know them, all are asked.
         ec2: EC2 in each served place.
     """
     known = Known(places)
@@ -109,7 +109,8 @@ def recall(
     by_place: dict[Place, set[str]] = {}
     for instance_id, place in places.items():
         by_place.setdefault(place, set()).add(instance_id)
-    jobs = [ask_inventory, *(partial(ask_ec2, place, ids) for place, ids in by_place.items())]
+    jobs: list[Callable[[], None]] = [ask_inventory]
+    jobs += [partial(ask_ec2, place, ids) for place, ids in by_place.items()]
     together(jobs, _PLACES_AT_ONCE)
     for instance_id, record in known.records.items():
         if record.place.account_id and record.place != places[instance_id]:

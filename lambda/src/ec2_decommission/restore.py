@@ -1,12 +1,12 @@
 """Puts back what was removed of an instance and does not exist now, from the audit. Overwrites nothing.
 
-What counts as removed. The audit is written before a removal, so it also holds things that were spared in the end, and
-a run may have ended between a removal and writing it down. So an audited thing counts as removed if
+What counts as removed. The audit is written before a removal, so it also holds things that were spared in the end,
+and a run may have ended between a removal and writing it down. So an audited thing counts as removed if
 
 1. the inventory's history says so; or
 2. the run that audited it never wrote down what it removed (it was killed, or the inventory is off or has expired).
-   Then nobody knows. If the thing is still there, nothing happens. If it is gone, most likely that run removed it, and
-   a thing too many is easier to see and to correct than one that is lost. The report names this case.
+   Then nobody knows. If the thing is still there, nothing happens. If it is gone, most likely that run removed it,
+   and a thing too many is easier to see and to correct than one that is lost. The report names this case.
 
 A run that did write down its removals is believed: what it audited and does not list was spared, and stays as it is
 now, even if somebody else has removed it since.
@@ -279,7 +279,7 @@ def _is_rest_of(there: RecordSet, record: RecordSet) -> bool:
 
 
 def chef_objects(server: ChefServer, gone: Sequence[Gone]) -> Finding:
-    """The clients to create, each with its public key, so that the private key on the instance works again; and nodes."""
+    """The clients and nodes to create. A client gets its public key, so the private key on the instance works again."""
     findings = Findings()
     clients = {str(one.object.get("name")): one for one in gone if one.kept.kind == "chef_client"}
     nodes = {str(one.object.get("name")): one for one in gone if one.kept.kind == "chef_node"}

@@ -42,8 +42,8 @@ _VOLATILE = re.compile(
 def event_id(report: Report) -> str:
     """The id of the event for this report.
 
-    The id of a success depends on the instance only: it ends once. The id of a failure depends on the failed steps and
-    their reasons too. The order of the reasons, durations and request ids in them make no difference.
+    The id of a success depends on the instance only: it ends once. The id of a failure depends on the failed steps
+    and their reasons too. The order of the reasons, durations and request ids in them make no difference.
     """
     parts = ["instance", str(report.place), report.instance_id]
     if report.failed:
@@ -86,7 +86,7 @@ class ResultEvents:
             for (instance_id, _), answer in zip(some, answers, strict=True):
                 if code := answer.get("ErrorCode"):
                     failed[instance_id] = TransientError(
-                        f"event bus {self._event_bus_name} refused a result event: {code}: {answer.get('ErrorMessage')}"
+                        f"event bus {self._event_bus_name} refused an event: {code}: {answer.get('ErrorMessage')}"
                     )
         return failed
 

@@ -1,9 +1,9 @@
 """One run of the steps over a batch of terminated instances: identify, remember, plan, apply, remember.
 
 What an instance was is written to the inventory before anything of it is removed: its Chef node may be the only
-system that knows its address, which another step needs at a later try. What cannot be written down is not removed, and
-the message returns. Once it is written, the steps plan and apply side by side: they wait for other systems most of the
-time.
+place that has its address, which another step needs at a later try. What cannot be written down is not removed, and
+the message returns. Once it is written, the steps plan and apply side by side: they wait for other systems most of
+the time.
 """
 
 from __future__ import annotations

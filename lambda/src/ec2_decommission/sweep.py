@@ -207,8 +207,9 @@ class Sweep:
             # The same as from a wrong account or region.
             going = [i for i in found if i in accepted]
             doubt = TransientError(
-                f"refusing to act on {len(found)} instances that are gone: EC2 in {self._place} returned no instances "
-                f"at all. Is this the right account and region? Confirm them with accept: {', '.join(found[:_TOLD])}"
+                f"refusing to act on {len(found)} instances that are gone: EC2 in {self._place} returned no "
+                "instances at all. Is this the right account and region? Confirm them with accept: "
+                f"{', '.join(found[:_TOLD])}"
             )
             return replace(report, errors=(*report.errors, doubt)), going
         if len(unconfirmed) > report.allowed:
@@ -223,8 +224,9 @@ class Sweep:
             listed += f", and {len(report.found) - _TOLD} more, which the report lists"
         removed = f"only the {going} accepted ones are removed" if going else "nothing is removed"
         return (
-            f"the sweep of {self._place} found {len(report.gone)} of {report.recorded} recorded instances gone{adopted}. "
-            f"{self._limit(report)}. Therefore {removed}. Confirm them with accept, or raise the limit: {listed}"
+            f"the sweep of {self._place} found {len(report.gone)} of {report.recorded} recorded instances gone"
+            f"{adopted}. {self._limit(report)}. Therefore {removed}. Confirm them with accept, or raise the limit: "
+            f"{listed}"
         )
 
     def _limit(self, report: SweepReport) -> str:

@@ -87,7 +87,8 @@ class Template:
 
         Example:
             >>> from ec2_decommission.instance import Instance
-            >>> Template("{tag:Name}.internal").render_all(Instance("i-1", tags={"Name": "b"}, past_tags={"Name": ("a",)}))
+            >>> renamed = Instance("i-1", tags={"Name": "b"}, past_tags={"Name": ("a",)})
+            >>> Template("{tag:Name}.internal").render_all(renamed)
             ('b.internal', 'a.internal')
         """
         values = [self._values(placeholder, instance) for placeholder in self.placeholders]

@@ -129,7 +129,7 @@ class AwsClients:
                     "expiry_time": credentials["Expiration"].isoformat(),
                 }
 
-        session = botocore.session.get_session()
+        session: Any = botocore.session.get_session()
         session._credentials = DeferredRefreshableCredentials(fetch, "assume-role")
         return boto3.Session(botocore_session=session, region_name=self._session(None, None).region_name)
 
@@ -141,7 +141,8 @@ class AwsClients:
             retries={"mode": "standard", "total_max_attempts": 4},
             max_pool_connections=16,
         )
-        client = session.client(service, region_name=region, config=config)
+        maker: Any = session  # its stubs know literal service names only
+        client = maker.client(service, region_name=region, config=config)
         client.meta.events.register("before-send", partial(self._gate, connect + read))
         client.meta.events.register("after-call", _refuse_other_answers)
         return client

@@ -5,9 +5,10 @@ A step handles a batch of instances at once, in three acts:
 1. ``identify`` reads what the step's system has under the instances' ids, and returns what it knows of each instance.
    The other steps use these facts, and a retry the next day does.
 2. ``plan`` observes the system (all the reading, into a frozen snapshot), asks who has the names and addresses in
-   question now, and decides by a pure function: which things go, each with its proof, and which stay, with the reason.
-3. ``apply`` asks again what must be fresh, plans again on it, and carries out what both plans agree on. A dry run ends
-   before it, so both kinds of run choose by the same code.
+   question now, and decides by a pure function: which things go, each with its proof, and which stay, with the
+   reason.
+3. ``apply`` asks again what must be fresh, plans again on it, and carries out what both plans agree on. A dry run
+   ends before it, so both kinds of run choose by the same code.
 
 A step object serves one batch. What it read may be kept on it between the acts.
 """

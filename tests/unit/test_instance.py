@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ec2_decommission.identity import Facts, Instance
+from ec2_decommission.instance import Facts, Instance
 
 texts = st.lists(st.sampled_from("abcd"), max_size=3).map(tuple)
 ipv4 = st.lists(st.sampled_from(["10.0.0.5", "10.0.0.6", "54.0.0.1", "nonsense"]), max_size=3).map(tuple)
@@ -66,6 +66,7 @@ def test_what_is_known_is_kept_and_what_is_new_is_added() -> None:
     assert instance.private_ips == ("10.0.0.5", "10.0.0.6")
     assert instance.private_ip == "10.0.0.5"
     assert instance.tags == {"Name": "web-1", "Role": "db"}
+    assert instance.tag_values("Name") == ("web-1", "other")
     assert instance.names("chef", "node") == ("a", "b")
     assert instance.names("chef", "client") == ("c",)
     assert instance.sources == ("ec2", "inventory")
@@ -94,6 +95,7 @@ def test_learning_forgets_nothing_and_learning_twice_changes_nothing(first: Fact
     assert set(once.addresses) | fit == set(both.addresses)
     assert both.private_ips[: len(once.private_ips)] == once.private_ips
     assert {**second.tags, **first.tags} == both.tags
+    assert all(value in both.tag_values(key) for f in (first, second) for key, value in f.tags.items())
     assert both.learn(second) == both
     assert both.learn(first) == both
     assert len(set(both.private_ips)) == len(both.private_ips)
@@ -109,3 +111,12 @@ def test_what_cannot_be_an_instances_address_is_not_believed(garbage: Any) -> No
         "x", private_ips=(garbage, "10.0.0.5"), public_ips=(garbage,), ipv6_addresses=(garbage, "2001:DB8::5")
     )
     assert Instance("i-1").learn(facts).addresses == ("10.0.0.5", "2001:db8::5")
+
+
+def test_a_value_that_changes_for_ever_does_not_grow_the_record_for_ever() -> None:
+    instance = Instance("i-1")
+    for number in range(300):
+        address = f"54.1.{number // 250}.{number % 250}"
+        instance = instance.learn(Facts("ec2", public_ips=(address,), tags={"backup": str(number)}))
+    assert instance.public_ips[0] == "54.1.0.0"
+    assert (len(instance.public_ips), len(instance.tag_values("backup"))) == (60, 11)

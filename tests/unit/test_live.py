@@ -1,0 +1,210 @@
+"""Who has an address or a name now, asked of every served place in one round."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from ec2_decommission.clients.ec2 import Interface
+from ec2_decommission.errors import AccessError, TransientError
+from ec2_decommission.instance import Facts, Instance
+from ec2_decommission.live import FRESH_SECONDS, Holder, Live, Living, Question, Round, StaleAnswer
+from ec2_decommission.place import Place
+from ec2_decommission.templates import Template
+from tests.fakes.ec2 import ACCOUNT, REGION, VPC, FakeEc2
+
+HOME = Place(ACCOUNT, REGION)
+MEMBER = Place("222222222222", "eu-west-1")
+NAME = Template("{tag:Name}")
+
+
+def bearers(ec2: FakeEc2, template: str, *names: str, gone: tuple[str, ...] = ()) -> dict[str, set[str]]:
+    parsed = Template(template)
+    question = Question(names=frozenset((parsed, name.lower()) for name in names))
+    living = Live({HOME: ec2}).ask(question, gone).living
+    found = {name: living.bearers.get((parsed, name.lower()), ()) for name in names}
+    return {name: {i.instance_id for i in instances} for name, instances in found.items() if instances}
+
+
+TEMPLATES = [
+    "{tag:Name}",
+    "{tag:Name}.example.internal",
+    "WEB-{tag:Name}-x",
+    "{instance_id}.x",
+    "{private_ip}",
+    "n{private_ip_dashed}.x",
+    "{private_dns_name}",
+    "{hostname}.x",
+    "{region}.x",
+    "{account_id}",
+    "{tag:Name}-{tag:Role}.x",
+    "{tag:Name}.{region}.x",
+    "{tag:Name}{tag:Name}",
+    "{hostname}-{tag:Role}",
+    "fixed.x",
+]
+values = st.text(
+    alphabet="aAbBzZ019._-*?[]\\ %\u00c4\u00e4\u0130\u0131\u212a\u017f\u00df", max_size=4
+) | st.sampled_from(["web-1", "Web-1", "a*", "?"])
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    fleet=st.lists(st.tuples(st.none() | values, st.none() | values), min_size=1, max_size=4),
+    template=st.sampled_from(TEMPLATES),
+    picked=st.integers(0, 3),
+    dead=st.booleans(),
+    case=st.sampled_from(["lower", "upper", "swapcase", "__str__"]),
+)
+@example(fleet=[("İ", None)], template="{tag:Name}", picked=0, dead=False, case="__str__")
+@example(fleet=[("\\", None)], template="{tag:Name}", picked=0, dead=False, case="__str__")
+def test_finds_every_living_instance_for_which_the_template_gives_the_name(
+    fleet: list[tuple[str | None, str | None]], template: str, picked: int, dead: bool, case: str
+) -> None:
+    ec2 = FakeEc2()
+    ids = [
+        ec2.launch(name, f"10.0.0.{10 + n}", tags={"Role": role} if role is not None else {})
+        for n, (name, role) in enumerate(fleet)
+    ]
+    if dead:
+        ec2.set_state(ids[-1], "shutting-down")
+    parsed = Template(template)
+    rendered = {i: parsed.render(d.instance()) for i, d in ec2.describe(ids).items()}
+    asked = getattr(rendered[ids[picked % len(ids)]] or "nobody", case)()
+    expected = {
+        i for i, name in rendered.items() if name and name.lower() == asked.lower() and not (dead and i == ids[-1])
+    }
+    assert bearers(ec2, template, asked) == ({asked: expected} if expected else {})
+
+
+def test_the_batchs_own_instances_do_not_count_as_living() -> None:
+    ec2 = FakeEc2()
+    own, other = ec2.launch("web-1", "10.0.0.5"), ec2.launch("WEB-1")
+    assert bearers(ec2, "{tag:Name}", "web-1", gone=(own,)) == {"web-1": {other}}
+    assert Live({HOME: ec2}).ask(Question(frozenset({"10.0.0.5"})), {own}).living.holders == {}
+
+
+def test_a_name_that_the_template_cannot_give_is_not_asked() -> None:
+    ec2 = FakeEc2()
+    ec2.launch("web-1")
+    assert bearers(ec2, "{tag:Name}.a.internal", "web-1.b.internal", ".a.internal", "") == {}
+    assert ec2.calls["DescribeInstances"] == 0
+
+
+def test_hundreds_of_names_take_as_many_calls_as_filters_allow() -> None:
+    ec2 = FakeEc2()
+    owner = ec2.launch("web-450")
+    assert bearers(ec2, "{tag:Name}", *(f"web-{n}" for n in range(500))) == {"web-450": {owner}}
+    assert ec2.calls["DescribeInstances"] == 3
+
+
+def test_a_round_asks_every_place_and_few_calls_each() -> None:
+    here, there = FakeEc2(HOME), FakeEc2(MEMBER)
+    here.launch("web-1", "10.0.0.5")
+    other = there.launch("web-1", "10.0.0.5")
+    there.allocated.add("54.7.8.9")
+    question = Question(frozenset({"10.0.0.5", "54.7.8.9"}), frozenset({(NAME, "web-1")}))
+    living = Live({HOME: here, MEMBER: there}).ask(question).living
+    assert {holder.place for holder in living.holders["10.0.0.5"]} == {HOME, MEMBER}
+    assert {i.place for i in living.bearers[NAME, "web-1"]} == {HOME, MEMBER}
+    assert living.elastic_ips == {"54.7.8.9": MEMBER}
+    assert living.error is None
+    # One call for the interfaces, one for their instances, one for the names, one for Elastic IPs.
+    assert there.calls == {"DescribeNetworkInterfaces": 1, "DescribeInstances": 2, "DescribeAddresses": 1}
+    assert other
+
+
+def test_no_question_asks_nobody() -> None:
+    ec2 = FakeEc2()
+    assert Live({HOME: ec2}).ask(Question()).living == Living()
+    assert ec2.calls.total() == 0
+
+
+def test_a_place_that_fails_is_named_and_the_others_still_answer() -> None:
+    here, there = FakeEc2(HOME), FakeEc2(MEMBER)
+    here.launch("web-1", "10.0.0.5")
+
+    def deny(_: str) -> None:
+        raise AccessError("no ec2:DescribeNetworkInterfaces")
+
+    there.fault = deny
+    living = Live({HOME: here, MEMBER: there}).ask(Question(frozenset({"10.0.0.5"}))).living
+    assert living.holders["10.0.0.5"][0].place == HOME
+    assert isinstance(living.error, AccessError)
+    assert "222222222222/eu-west-1" in str(living.error)
+    assert "ec2:DescribeNetworkInterfaces" in str(living.error)
+
+
+def test_an_answer_is_good_for_less_than_five_seconds_after_the_round_ended() -> None:
+    now = [100.0]
+    ec2 = FakeEc2()
+
+    def slow(_: str) -> None:
+        now[0] += 60
+
+    ec2.fault = slow
+    answer = Live({HOME: ec2}, now=lambda: now[0]).ask(Question(frozenset({"10.0.0.5"})))
+    answer.guard()
+    now[0] += FRESH_SECONDS - 0.01
+    answer.guard()
+    now[0] += 0.01
+    with pytest.raises(StaleAnswer, match=r"5\.0 s old"):
+        answer.guard()
+    assert issubclass(StaleAnswer, TransientError)
+    assert Round(Living(), 0.0, lambda: 4.9).guard() is None
+
+
+# Whose an address is
+
+DEAD = Instance("i-dead").learn(
+    Facts("ec2", vpc_id=VPC, private_ips=("10.0.0.5",), public_ips=("54.7.8.9",), ipv6_addresses=("2600::5",))
+)
+NAMESAKE, OTHER = Instance("i-2", tags={"Name": "web-1"}), Instance("i-3", tags={"Name": "db"})
+
+
+def held(vpc: str | None, instance: Instance | None = None, place: Place = HOME) -> Holder:
+    instance_id = instance.instance_id if instance else None
+    return Holder(place, Interface("eni-1", vpc, instance_id, "NAT"), instance)
+
+
+@pytest.mark.parametrize(
+    ("address", "holders", "vpc", "owner"),
+    [
+        ("10.0.0.5", [], VPC, None),
+        ("10.0.0.5", [held(VPC, OTHER)], VPC, "i-3"),
+        ("10.0.0.5", [held(VPC)], VPC, "eni-1 (NAT)"),
+        ("10.0.0.5", [held(None)], VPC, "eni-1 (NAT)"),
+        ("10.0.0.5", [held("vpc-b", OTHER)], None, "i-3"),
+        # Ranges may overlap: in another VPC the name decides.
+        ("10.0.0.5", [held("vpc-b", OTHER)], VPC, None),
+        ("10.0.0.5", [held("vpc-b", NAMESAKE)], VPC, "i-2"),
+        ("10.0.0.5", [held("vpc-b", NAMESAKE, MEMBER)], VPC, "i-2"),
+        ("10.0.0.5", [held("vpc-b", OTHER), held("vpc-c", NAMESAKE)], VPC, "i-2"),
+        ("10.0.0.5", [held("vpc-b")], VPC, None),
+        # A public address and an IPv6 address are the same everywhere.
+        ("54.7.8.9", [held("vpc-b", OTHER)], VPC, "i-3"),
+        ("54.7.8.9", [held("vpc-b")], VPC, "eni-1 (NAT)"),
+        ("2600::5", [held("vpc-b", OTHER, MEMBER)], VPC, "i-3"),
+        ("54.7.8.9", [], VPC, None),
+    ],
+)
+def test_who_else_has_an_address(address: str, holders: list[Holder], vpc: str | None, owner: str | None) -> None:
+    living = Living(Question(frozenset({address})), {address: tuple(holders)} if holders else {})
+    dead = DEAD if vpc else Instance("i-dead", private_ips=DEAD.private_ips, public_ips=DEAD.public_ips)
+    told = living.owner(dead, address, lambda candidate: candidate.tags.get("Name") == "web-1")
+    assert (told is None) if owner is None else (owner in str(told))
+
+
+def test_an_allocated_elastic_ip_is_somebody_elses_even_on_no_interface() -> None:
+    living = Living(Question(frozenset({"54.7.8.9"})), elastic_ips={"54.7.8.9": MEMBER})
+    assert "allocated as an Elastic IP" in str(living.owner(DEAD, "54.7.8.9", lambda _: False))
+
+
+def test_what_was_not_asked_is_not_answered() -> None:
+    with pytest.raises(LookupError):
+        Living().owner(DEAD, "10.0.0.5", lambda _: False)
+    with pytest.raises(LookupError):
+        Living().bearer(NAME, "web-1")
+    asked = Living(Question(names=frozenset({(NAME, "web-1")})), bearers={(NAME, "web-1"): (NAMESAKE,)})
+    assert "i-2" in str(asked.bearer(NAME, "WEB-1"))
