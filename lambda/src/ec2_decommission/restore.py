@@ -279,7 +279,7 @@ def _is_rest_of(there: RecordSet, record: RecordSet) -> bool:
 
 
 def chef_objects(server: ChefServer, gone: Sequence[Gone]) -> Finding:
-    """The clients and nodes to create. A client gets its public key, so the private key on the instance works again."""
+    """The clients and nodes to create. A client gets its public key, so the instance's private key works again."""
     findings = Findings()
     clients = {str(one.object.get("name")): one for one in gone if one.kept.kind == "chef_client"}
     nodes = {str(one.object.get("name")): one for one in gone if one.kept.kind == "chef_node"}
