@@ -48,7 +48,7 @@ from ec2_decommission.config import (
 from ec2_decommission.deadline import Deadline
 from ec2_decommission.errors import DecommissionError
 from ec2_decommission.handler import Application
-from ec2_decommission.identity import Facts, Instance
+from ec2_decommission.instance import Facts, Instance
 from ec2_decommission.inventory import WRITES_AT_ONCE
 from ec2_decommission.run import Clock, StepFactory
 from ec2_decommission.steps import chef as chef_step

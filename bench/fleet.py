@@ -21,7 +21,7 @@ from moto.ec2.models import ec2_backends
 from bench.door import Door
 from bench.environment import Environment
 from ec2_decommission.chunks import chunks
-from ec2_decommission.identity import Facts, Instance
+from ec2_decommission.instance import Facts, Instance
 from ec2_decommission.inventory import DynamoInventory
 from testbed.aws import Answer, StrictAws
 from testbed.aws_models import lay_out

@@ -29,8 +29,8 @@ class Deployment:
     """One deployed call of the module.
 
     Args:
-        outputs: the module's outputs, as many as are known. ``function_name`` is needed; what the others do not say is
-            read from the function's configuration.
+        outputs: the module's outputs, as many as are known. ``function_name`` is needed; what is missing of the others
+            is read from the function's configuration.
     """
 
     def __init__(self, outputs: Mapping[str, Any], clients: Clients) -> None:
@@ -183,8 +183,8 @@ def _terraform_outputs(directory: str) -> str:
     # Terraform says the same of a root module without outputs and of one that is not applied.
     if done.stdout.strip() == "{}" and not _terraform(directory, "state", "list").stdout.strip():
         raise Problem(
-            f"Nothing is applied in {Path(directory).resolve()}: there is no Terraform state. Apply it, name the root "
-            "module by --chdir, or give --function-name."
+            f"Nothing is applied in {Path(directory).resolve()}: there is no Terraform state. Apply it, name the "
+            "root module by --chdir, or give --function-name."
         )
     return done.stdout
 

@@ -362,8 +362,8 @@ def _plan(found: Deployment, options: argparse.Namespace) -> int:
     print(json.dumps(plan, indent=2))
     number = sum(len(plans.approved(entry)) for entry in plan["instances"])
     print(
-        f"{text.count(number, 'action')} of {text.count(len(plan['instances']), 'instance')}; read the plan, take out "
-        f"what is to stay, then: {_line(options, 'apply', 'plan.json')}",
+        f"{text.count(number, 'action')} of {text.count(len(plan['instances']), 'instance')}; read the plan, take "
+        f"out what is to stay, then: {_line(options, 'apply', 'plan.json')}",
         file=sys.stderr,
     )
     for report in plan["failed"]:
@@ -480,9 +480,8 @@ def _status(found: Deployment, options: argparse.Namespace) -> int:
     ]
     lines = [text.pairs(rows, "")]
     if dead:
-        lines.append(
-            f"\nFix the cause, then send the dead letters back:\n  aws sqs start-message-move-task --source-arn {dead_arn}"
-        )
+        lines.append("\nFix the cause, then send the dead letters back:")
+        lines.append(f"  aws sqs start-message-move-task --source-arn {dead_arn}")
     _print(options, document, "\n".join(lines))
     return 0
 

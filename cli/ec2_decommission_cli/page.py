@@ -28,7 +28,8 @@ body { margin: 0 auto; max-width: 70rem; padding: 1.5rem; background: var(--back
   font: 15px/1.5 system-ui, sans-serif; }
 h1 { font-size: 1.4rem; margin: 0; } h2 { font-size: 1.1rem; margin: 2rem 0 .5rem; }
 h3 { font-size: 1rem; margin: 1rem 0 .2rem; }
-p { margin: .3rem 0; } .dim { color: var(--dim); } .failed { color: var(--failed); } .restored { color: var(--restored); }
+p { margin: .3rem 0; } .dim { color: var(--dim); } .failed { color: var(--failed); }
+.restored { color: var(--restored); }
 .numbers { display: flex; flex-wrap: wrap; gap: .8rem; margin: 1rem 0; }
 .numbers div { background: var(--card); border: 1px solid var(--line); border-radius: .5rem; padding: .5rem 1rem; }
 .numbers b { display: block; font-size: 1.4rem; }

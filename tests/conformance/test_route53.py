@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import threading
-from contextlib import suppress
-from datetime import UTC, datetime, timedelta
-from functools import partial
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
-from botocore.exceptions import ClientError
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from ec2_decommission.clients.route53 import BotoZones, ChangeRefusedError, Zone, canonical
-from ec2_decommission.deadline import Deadline
-from ec2_decommission.errors import AccessError, ConfigurationError, TransientError
-from ec2_decommission.together import side_by_side
+from ec2_decommission.clients.governor import Governor
+from ec2_decommission.clients.route53 import BotoZones, ChangeRefusedError, Zone, canonical, list_names
+from ec2_decommission.deadline import Deadline, until
+from ec2_decommission.errors import AccessError, ConfigurationError, OutOfTime, TransientError
+from ec2_decommission.live import StaleAnswer
 from testbed.aws import StrictAws, throttled
 from testbed.aws_route53 import normalized_name, sort_key
 from tests.fakes.route53 import FakeZones, listed
@@ -24,7 +21,7 @@ from tests.fakes.route53 import FakeZones, listed
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from ec2_decommission.clients.route53 import RecordSet, Zones
+    from ec2_decommission.clients.route53 import Change, Listing, RecordSet, Zones
 
 
 class World(Protocol):
@@ -61,7 +58,7 @@ class AwsWorld:
         self._made = 0
 
     def client(self) -> Zones:
-        return BotoZones(self._client)
+        return boto_zones(self._client)
 
     def zone(self, name: str) -> str:
         self._made += 1
@@ -75,6 +72,17 @@ class AwsWorld:
         self._client.change_resource_record_sets(
             HostedZoneId=zone_id, ChangeBatch={"Changes": [{"Action": "UPSERT", "ResourceRecordSet": raw}]}
         )
+
+
+def boto_zones(client: Any) -> BotoZones:
+    governor = Governor(1000)
+    return BotoZones(lambda _: client, lambda _: governor)
+
+
+@pytest.fixture(autouse=True)
+def enough_time() -> Iterator[None]:
+    with until(Deadline.after(300)):
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -92,9 +100,21 @@ def world(request: pytest.FixtureRequest) -> World:
     return AwsWorld(strict)
 
 
+def listing(world: World, zone_id: str, *names: str) -> Listing:
+    return list_names(world.client(), zone_id, names)
+
+
 def one(world: World, zone_id: str, name: str) -> RecordSet:
-    (record,) = world.client().records(zone_id, [name]).found[name]
+    (record,) = listing(world, zone_id, name).found[name]
     return record
+
+
+def change(world: World, zone_id: str, *changes: Change) -> None:
+    world.client().change(zone_id, changes, lambda: None)
+
+
+def nothing() -> None:
+    """A guard that lets everything pass."""
 
 
 def a(name: str, *values: str, ttl: int = 300, **more: Any) -> dict[str, Any]:
@@ -110,8 +130,8 @@ def test_a_zone_that_does_not_exist_is_an_error_of_the_configuration(world: Worl
     world.zone("example.internal")
     calls: list[Callable[[], object]] = [
         lambda: world.client().zone("ZNONE"),
-        lambda: world.client().records("ZNONE", ["a.example.internal."]),
-        lambda: world.client().change("ZNONE", [("DELETE", a("a.example.internal.", "10.0.0.5"))]),
+        lambda: world.client().page("ZNONE", "a.example.internal."),
+        lambda: change(world, "ZNONE", ("DELETE", a("a.example.internal.", "10.0.0.5"))),
     ]
     for call in calls:
         with pytest.raises(ConfigurationError, match=r"hosted zone ZNONE \(route53:\w+\): the hosted zone does not"):
@@ -125,7 +145,7 @@ def test_lists_record_sets_as_they_are(world: World) -> None:
     world.put(zone_id, "*.example.internal", "A", ["10.0.0.7"])
     world.put(zone_id, "web-10.example.internal", "A", ["10.0.0.8"])
     names = ["web-1.example.internal.", "*.example.internal.", "nobody.example.internal.", "example.internal."]
-    found = world.client().records(zone_id, names).found
+    found = listing(world, zone_id, *names).found
     assert {name: [r.type for r in records] for name, records in found.items()} == {
         "web-1.example.internal.": ["A", "TXT"],
         "*.example.internal.": ["A"],
@@ -145,7 +165,7 @@ def test_lists_weighted_sets_and_aliases(world: World) -> None:
     world.put(zone_id, "w.example.internal.", "A", ["10.0.0.6"], SetIdentifier="two", Weight=0)
     target = {"HostedZoneId": zone_id, "DNSName": "w.example.internal.", "EvaluateTargetHealth": False}
     world.put(zone_id, "z.example.internal.", "A", [], AliasTarget=target)
-    found = world.client().records(zone_id, ["w.example.internal.", "z.example.internal."]).found
+    found = listing(world, zone_id, "w.example.internal.", "z.example.internal.").found
     assert [(r.set_identifier, r.values, r.raw["Weight"]) for r in found["w.example.internal."]] == [
         ("one", ("10.0.0.5",), 10),
         ("two", ("10.0.0.6",), 0),
@@ -159,8 +179,8 @@ def test_what_was_listed_deletes_itself(world: World) -> None:
     world.put(zone_id, "*.example.internal", "A", ["10.0.0.7", "10.0.0.5"], ttl=77)
     world.put(zone_id, "w.example.internal.", "A", ["10.0.0.6"], SetIdentifier="two", Weight=3)
     for name in ("*.example.internal.", "w.example.internal."):
-        world.client().change(zone_id, [("DELETE", one(world, zone_id, name).raw)])
-        assert name not in world.client().records(zone_id, [name]).found
+        change(world, zone_id, ("DELETE", one(world, zone_id, name).raw))
+        assert name not in listing(world, zone_id, name).found
 
 
 WRONG = [
@@ -178,7 +198,7 @@ def test_a_delete_must_match_exactly(world: World, raw: dict[str, Any], message:
     zone_id = world.zone("example.internal")
     world.put(zone_id, "web-1.example.internal", "A", ["10.0.0.5"])
     with pytest.raises(ChangeRefusedError) as refusal:
-        world.client().change(zone_id, [("DELETE", raw)])
+        change(world, zone_id, ("DELETE", raw))
     identifier = ", set identifier='x'" if "SetIdentifier" in raw else ""
     assert str(refusal.value) == (
         f"[Tried to delete resource record set [name='{raw['Name']}', type='{raw['Type']}'{identifier}] {message}]"
@@ -189,14 +209,16 @@ def test_a_delete_must_match_exactly(world: World, raw: dict[str, Any], message:
 def test_the_order_of_values_means_nothing(world: World) -> None:
     zone_id = world.zone("example.internal")
     world.put(zone_id, "web-1.example.internal", "A", ["10.0.0.5", "10.0.0.6"])
-    world.client().change(zone_id, [("DELETE", a("web-1.example.internal.", "10.0.0.6", "10.0.0.5"))])
+    change(world, zone_id, ("DELETE", a("web-1.example.internal.", "10.0.0.6", "10.0.0.5")))
 
 
 def test_one_value_of_several_goes_by_delete_and_create_in_one_batch(world: World) -> None:
     zone_id = world.zone("example.internal")
     world.put(zone_id, "web.example.internal", "A", ["10.0.0.5", "10.0.0.6"], ttl=42)
     record = one(world, zone_id, "web.example.internal.")
-    world.client().change(zone_id, [("DELETE", record.raw), ("CREATE", record.without(["10.0.0.5"]))])
+    rest = record.without(["10.0.0.5"])
+    assert rest is not None
+    change(world, zone_id, ("DELETE", record.raw), ("CREATE", rest.raw))
     left = one(world, zone_id, "web.example.internal.")
     assert (left.values, left.raw["TTL"]) == (("10.0.0.6",), 42)
 
@@ -211,7 +233,7 @@ def test_a_batch_is_all_or_nothing_and_tells_every_fault(world: World) -> None:
         ("DELETE", a("c.example.internal.", "10.0.0.7")),
     ]
     with pytest.raises(ChangeRefusedError, match=r"b\.example.*do not match.*c\.example.*not found"):
-        world.client().change(zone_id, changes)
+        change(world, zone_id, *changes)
     assert one(world, zone_id, "a.example.internal.").values == ("10.0.0.5",)
 
 
@@ -235,33 +257,57 @@ def test_other_changes_that_do_not_fit_are_refused(world: World, changes: list[t
     zone_id = world.zone("example.internal")
     world.put(zone_id, "web-1.example.internal", "A", ["10.0.0.5"])
     with pytest.raises(ChangeRefusedError):
-        world.client().change(zone_id, changes)
+        change(world, zone_id, *changes)
     assert one(world, zone_id, "web-1.example.internal.").values == ("10.0.0.5",)
 
 
 def test_the_zones_own_records_stay(world: World) -> None:
     zone_id = world.zone("example.internal")
-    for record in world.client().records(zone_id, ["example.internal."]).found["example.internal."]:
+    for record in listing(world, zone_id, "example.internal.").found["example.internal."]:
         with pytest.raises(ChangeRefusedError, match="must contain at least one"):
-            world.client().change(zone_id, [("DELETE", record.raw)])
+            change(world, zone_id, ("DELETE", record.raw))
 
 
 def test_at_most_a_thousand_records_in_a_batch(world: World) -> None:
     zone_id = world.zone("example.internal")
     changes = [("CREATE", a(f"h{n}.example.internal.", "10.0.0.5")) for n in range(1001)]
     with pytest.raises(ChangeRefusedError, match="Number of records limit of 1000 exceeded"):
-        world.client().change(zone_id, changes)
-    world.client().change(zone_id, changes[:1000])
+        change(world, zone_id, *changes)
+    change(world, zone_id, *changes[:1000])
 
 
 def test_at_most_32_000_characters_in_a_batch(world: World) -> None:
     zone_id = world.zone("example.internal")
     text = {**a("t.example.internal.", *(f'"{n:03}{"x" * 245}"' for n in range(128))), "Type": "TXT"}
     assert sum(len(r["Value"]) for r in text["ResourceRecords"]) == 32_000
-    world.client().change(zone_id, [("CREATE", text)])
+    change(world, zone_id, ("CREATE", text))
     more = a("h.example.internal.", "1.1.1.1")
     with pytest.raises(ChangeRefusedError, match="Number of characters limit of 32000 exceeded"):
-        world.client().change(zone_id, [("DELETE", text), ("CREATE", more)])
+        change(world, zone_id, ("DELETE", text), ("CREATE", more))
+
+
+def test_nothing_is_sent_if_the_guard_raises(world: World) -> None:
+    zone_id = world.zone("example.internal")
+    world.put(zone_id, "web-1.example.internal", "A", ["10.0.0.5"])
+
+    def stale() -> None:
+        raise StaleAnswer("5.1 s old")
+
+    with pytest.raises(StaleAnswer, match=r"^5\.1 s old$"):
+        world.client().change(zone_id, [("DELETE", a("web-1.example.internal.", "10.0.0.5"))], stale)
+    assert one(world, zone_id, "web-1.example.internal.").values == ("10.0.0.5",)
+
+
+def test_no_request_begins_that_could_not_end_before_the_deadline(world: World) -> None:
+    zone_id = world.zone("example.internal")
+    client = world.client()
+    with until(Deadline.after(7.9)):
+        assert isinstance(
+            list_names(client, zone_id, ["a.example.internal."]).missed["a.example.internal."], OutOfTime
+        )
+        for call in (lambda: client.zone(zone_id), lambda: client.wait(zone_id)):
+            with pytest.raises(OutOfTime):
+                call()
 
 
 def test_zones_of_one_name_are_told_apart_by_id(world: World) -> None:
@@ -278,11 +324,11 @@ def test_zones_of_one_name_are_told_apart_by_id(world: World) -> None:
 def test_each_error_is_of_its_kind(aws: StrictAws) -> None:
     aws.reset()
     zone_id = AwsWorld(aws).zone("example.internal")
-    zones = BotoZones(aws.client("route53"))
+    zones = boto_zones(aws.client("route53"))
     calls: list[Callable[[], object]] = [
         lambda: zones.zone(zone_id),
-        lambda: zones.records(zone_id, ["a.example.internal."]),
-        lambda: zones.change(zone_id, [("DELETE", a("a.example.internal.", "10.0.0.5"))]),
+        lambda: zones.page(zone_id, "a.example.internal."),
+        lambda: zones.change(zone_id, [("DELETE", a("a.example.internal.", "10.0.0.5"))], nothing),
     ]
     for code in ("Throttling", "PriorRequestNotComplete", "ServiceUnavailable"):
         with aws.fault(lambda *_, code=code: throttled(code), everyone=True):
@@ -298,10 +344,15 @@ def test_each_error_is_of_its_kind(aws: StrictAws) -> None:
 def test_a_zones_name_is_asked_once(aws: StrictAws) -> None:
     aws.reset()
     zone_id = AwsWorld(aws).zone("example.internal")
-    zones = BotoZones(aws.client("route53"))
+    zones = boto_zones(aws.client("route53"))
     aws.reset_calls()
     assert zones.zone(zone_id) == zones.zone(zone_id)
     assert aws.calls["route53:GetHostedZone"] == 1
+
+
+def aws_meta() -> SimpleNamespace:
+    """boto3's place for hooks, without the hooks: nothing is sent."""
+    return SimpleNamespace(events=SimpleNamespace(register=lambda *_, **__: None))
 
 
 class PagedRoute53:
@@ -312,6 +363,7 @@ class PagedRoute53:
         self._keys = keys
         self._page = page
         self.calls = 0
+        self.meta = aws_meta()
 
     def list_resource_record_sets(self, **request: Any) -> dict[str, Any]:
         self.calls += 1
@@ -342,7 +394,7 @@ names_in_zone = st.lists(labels, min_size=0, max_size=3).map(lambda parts: ".".j
 @example(there=["a.e.x.", "a-b.e.x.", "b.a.e.x."], asked=["a.e.x.", "a-b.e.x.", "b.a.e.x."], page=2)
 def test_finds_every_record_of_every_name_whatever_the_page(there: list[str], asked: list[str], page: int) -> None:
     client = PagedRoute53(there, page)
-    found = BotoZones(client).records("Z", asked).found
+    found = list_names(boto_zones(client), "Z", asked).found
     assert {name: [r.type for r in records] for name, records in found.items()} == {
         name: ["A", "TXT"] for name in asked if name in there
     }
@@ -352,7 +404,7 @@ def test_finds_every_record_of_every_name_whatever_the_page(there: list[str], as
 def test_a_whole_fleet_is_read_in_pages_not_in_names() -> None:
     names = [f"web-{number}.e.x." for number in range(600)]
     client = PagedRoute53(names, 300)
-    found = BotoZones(client).records("Z", names[:200]).found
+    found = list_names(boto_zones(client), "Z", names[:200]).found
     assert set(found) == set(names[:200])
     assert client.calls <= 6
 
@@ -365,173 +417,3 @@ def test_names_are_compared_as_route_53_writes_them(text: str) -> None:
     assert name.endswith(".")
     if "\\" not in text and "é" not in text:
         assert canonical(listed(text)) == name
-
-
-# What was read for another batch
-
-NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
-
-
-class Hours:
-    """The time, as a test sets it."""
-
-    def __init__(self) -> None:
-        self.now = NOW
-
-    def __call__(self) -> datetime:
-        return self.now
-
-
-def read(zones: BotoZones, client: PagedRoute53, names: Sequence[str], since: datetime | None) -> int:
-    """Reads at these names, which must be found; returns how many requests that took."""
-    before = client.calls
-    assert set(zones.records("Z", names, since=since).found) == set(names)
-    return client.calls - before
-
-
-def test_what_was_read_after_the_end_of_all_is_not_read_again() -> None:
-    names = [f"web-{number}.e.x." for number in range(600)]
-    client, clock = PagedRoute53(names, 300), Hours()
-    zones = BotoZones(client, now=clock)
-    assert read(zones, client, names[::2], NOW) > 0
-    clock.now += timedelta(minutes=4)
-    # What lies between those that were asked for was read with them.
-    assert read(zones, client, names[1::2], NOW) == 0
-    assert read(zones, client, names, NOW) == 0
-    assert read(zones, client, names, NOW + timedelta(microseconds=1)) > 0
-    assert read(zones, client, names, None) > 0
-
-
-def test_what_was_read_is_not_kept_for_long() -> None:
-    client, clock = PagedRoute53(["a.e.x."], 300), Hours()
-    zones = BotoZones(client, now=clock)
-    ended = NOW - timedelta(days=1)
-    assert read(zones, client, ["a.e.x."], ended) == 1
-    clock.now += timedelta(seconds=299)
-    assert read(zones, client, ["a.e.x."], ended) == 0
-    clock.now += timedelta(seconds=1)
-    assert read(zones, client, ["a.e.x."], ended) == 1
-
-
-def test_what_was_read_of_one_zone_says_nothing_of_another() -> None:
-    client = PagedRoute53(["a.e.x."], 300)
-    zones = BotoZones(client, now=Hours())
-    ended = NOW - timedelta(days=1)
-    assert set(zones.records("Z", ["a.e.x."], since=ended).found) == {"a.e.x."}
-    zones.records("Y", ["a.e.x."], since=ended)
-    assert client.calls == 2
-
-
-@pytest.mark.parametrize("refused", [False, True])
-def test_where_the_function_has_changed_something_it_reads_anew(refused: bool) -> None:
-    names = ["a.e.x.", "b.e.x.", "c.e.x."]
-
-    class Changing(PagedRoute53):
-        def change_resource_record_sets(self, **_: Any) -> None:
-            if refused:
-                raise ClientError({"Error": {"Code": "InvalidChangeBatch", "Message": "no"}}, "Change")
-
-    client, clock = Changing(names, 300), Hours()
-    zones = BotoZones(client, now=clock)
-    ended = NOW - timedelta(days=1)
-    read(zones, client, names, ended)
-    clock.now += timedelta(seconds=1)
-    with suppress(ChangeRefusedError):
-        zones.change("Z", [("DELETE", {"Name": "B.e.x", "Type": "A"})])
-    assert read(zones, client, ["a.e.x.", "c.e.x."], ended) == 0
-    assert read(zones, client, ["b.e.x."], ended) == 1
-    assert read(zones, client, names, ended) == 0  # it was read since
-
-
-def test_no_more_is_kept_than_the_memory_is_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ec2_decommission.clients.route53._MOST_KEPT", 8)
-    names = [f"web-{number:02}.e.x." for number in range(8)]  # of two record sets each
-    client = PagedRoute53(names, 4)
-    zones = BotoZones(client, now=Hours())
-    ended = NOW - timedelta(days=1)
-    read(zones, client, names, ended)
-    assert read(zones, client, names[-2:], ended) == 0
-    assert read(zones, client, names[:2], ended) > 0
-
-
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(
-    there=st.lists(names_in_zone, max_size=25),
-    batches=st.lists(st.lists(names_in_zone, min_size=1, max_size=6), min_size=2, max_size=4),
-    page=st.integers(1, 7),
-)
-def test_batches_in_a_row_find_what_each_would_find_alone(
-    there: list[str], batches: list[list[str]], page: int
-) -> None:
-    client = PagedRoute53(there, page)
-    zones = BotoZones(client, now=Hours())
-    for asked in batches:
-        alone = BotoZones(PagedRoute53(there, page)).records("Z", asked).found
-        assert zones.records("Z", asked, since=NOW - timedelta(minutes=1)).found == alone
-
-
-# What is read ahead
-
-
-def test_what_was_read_ahead_is_not_read_again() -> None:
-    names = [f"web-{number}.e.x." for number in range(600)]
-    client = PagedRoute53(names, 300)
-    zones = BotoZones(client, now=Hours())
-    zones.read_ahead("Z", names[::3], Deadline.after(60), NOW)
-    ahead = client.calls
-    assert ahead > 0
-    assert read(zones, client, names[::3], NOW) == 0
-    zones.read_ahead("Z", names[::3], Deadline.after(60), NOW)
-    assert client.calls == ahead
-
-
-def test_no_more_is_read_ahead_than_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ec2_decommission.clients.route53._MOST_KEPT", 308)
-    names = [f"web-{number:03}.e.x." for number in range(400)]  # of two record sets each
-    client = PagedRoute53(names, 4)
-    zones = BotoZones(client, now=Hours())
-    zones.read_ahead("Z", names, Deadline.after(60), NOW)
-    ahead = client.calls
-    assert 1 < ahead < 10
-    assert read(zones, client, names[:ahead], NOW) == 0
-
-
-def test_what_is_asked_for_while_it_is_read_ahead_is_read_once() -> None:
-    begun, ended = threading.Event(), threading.Event()
-    names = [f"web-{number}.e.x." for number in range(40)]
-
-    class Slow(PagedRoute53):
-        def list_resource_record_sets(self, **request: Any) -> Any:
-            begun.set()
-            ended.wait(0.2)
-            return super().list_resource_record_sets(**request)
-
-    client = Slow(names, 300)
-    zones = BotoZones(client, now=Hours())
-    found: list[object] = []
-
-    def ask() -> None:
-        assert begun.wait(10)
-        found.append(set(zones.records("Z", names, since=NOW).found))
-
-    side_by_side([lambda: zones.read_ahead("Z", names, Deadline.after(60), NOW), ask])
-    assert (found, client.calls) == ([set(names)], 1)
-
-
-def test_a_zone_is_asked_for_while_another_is_read() -> None:
-    """Else what was read ahead of one would hold up the other."""
-    meeting = threading.Barrier(2)
-
-    class Meeting(PagedRoute53):
-        def list_resource_record_sets(self, **request: Any) -> Any:
-            meeting.wait(10)
-            return super().list_resource_record_sets(**request)
-
-    zones = BotoZones(Meeting(["a.e.x."], 300), now=Hours())
-    side_by_side([partial(zones.read_ahead, zone_id, ["a.e.x."], Deadline.after(60), NOW) for zone_id in ("Y", "Z")])
-
-
-def test_who_reads_ahead_is_told_what_went_wrong(aws: StrictAws) -> None:
-    zones = BotoZones(aws.client("route53"))
-    with pytest.raises(ConfigurationError, match="does not exist"):
-        zones.read_ahead("Z00000000000000000000", ["a.example.internal."], Deadline.after(60), NOW)

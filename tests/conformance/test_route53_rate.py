@@ -1,29 +1,39 @@
-"""The rate of requests to Route 53, against its limits."""
+"""The real client against Route 53's limits and faults: what is sent again, what is not, and how often."""
 
 from __future__ import annotations
 
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from contextvars import copy_context
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import boto3
 import pytest
 
-from ec2_decommission.clients.aws import AwsClients
+from ec2_decommission.clients.aws import AwsClients, ThrottledError
 from ec2_decommission.clients.governor import Governor
-from ec2_decommission.clients.route53 import BotoZones
-from ec2_decommission.deadline import Deadline
-from ec2_decommission.errors import OutOfTime
-from testbed.aws import StrictAws, throttled
+from ec2_decommission.clients.route53 import BotoZones, ChangeRefusedError, list_names
+from ec2_decommission.deadline import Deadline, current, until
+from ec2_decommission.errors import OutOfTime, TransientError
+from testbed.aws import Drop, StrictAws, throttled, unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+RAW = {"Name": "a.example.internal.", "Type": "A", "TTL": 60, "ResourceRecords": [{"Value": "10.0.0.1"}]}
 
 
 @pytest.fixture(scope="module")
 def strict() -> Iterator[StrictAws]:
     with StrictAws() as aws:
         yield aws
+
+
+@pytest.fixture(autouse=True)
+def enough_time() -> Iterator[None]:
+    with until(Deadline.after(60)):
+        yield
 
 
 @pytest.fixture
@@ -44,18 +54,23 @@ def zone_id(strict: StrictAws, monkeypatch: pytest.MonkeyPatch) -> str:
     return str(made["HostedZone"]["Id"]).rpartition("/")[2]
 
 
-def zones(per_second: float, deadline: Deadline) -> BotoZones:
-    """As in an invocation of its own."""
-    return BotoZones(AwsClients(lambda: deadline)("route53"), Governor(per_second, lambda: deadline, 8.0))
+def zones(per_second: float) -> BotoZones:
+    """As in an execution environment of its own."""
+    aws, governor = AwsClients(current), Governor(per_second)
+    return BotoZones(lambda _: aws("route53"), lambda _: governor)
 
 
 def ask(of: BotoZones, zone_id: str, number: int) -> None:
     for n in range(number):
-        assert of.records(zone_id, [f"nobody-{n}.example.internal."]).found == {}
+        of.page(zone_id, f"nobody-{n}.example.internal.")
 
 
-def test_two_invocations_together_stay_below_their_limit(strict: StrictAws, zone_id: str) -> None:
-    two = [zones(5, Deadline.after(60)) for _ in range(2)]
+def nothing() -> None:
+    """A guard that lets everything pass."""
+
+
+def test_two_environments_together_stay_below_their_limit(strict: StrictAws, zone_id: str) -> None:
+    two = [zones(5) for _ in range(2)]
     for one in two:
         # Connected: a first call that takes longer than the others would set the limit's clock back against theirs.
         ask(one, zone_id, 1)
@@ -66,42 +81,92 @@ def test_two_invocations_together_stay_below_their_limit(strict: StrictAws, zone
     strict.limit_route53(burst=51, rate=10)
     begin = time.monotonic()
     with ThreadPoolExecutor(2) as pool:
-        list(pool.map(lambda of: ask(of, zone_id, 35), two))
-    took = time.monotonic() - begin
+        running = [pool.submit(copy_context().run, partial(ask, one, zone_id, 35)) for one in two]
+    assert all(job.result() is None for job in running)
     assert strict.calls["route53:ListResourceRecordSets"] == 70
-    assert took > 1.9
+    assert time.monotonic() - begin > 1.9
 
 
-def test_throttling_by_what_others_use_up_surfaces_nowhere(strict: StrictAws, zone_id: str) -> None:
-    of = zones(20, Deadline.after(60))
+def test_reads_that_are_throttled_are_sent_again(strict: StrictAws, zone_id: str) -> None:
+    of = zones(20)
     strict.limit_route53(burst=2, rate=5)
     strict.reset_calls()
     ask(of, zone_id, 20)
-    tries = strict.calls["route53:ListResourceRecordSets"]
-    assert 20 < tries < 60
+    assert 20 < strict.calls["route53:ListResourceRecordSets"] < 60
 
 
-def test_a_throttling_that_does_not_end_hands_back_within_the_time(strict: StrictAws, zone_id: str) -> None:
-    of = zones(10, Deadline.after(10))
+def test_throttling_that_does_not_end_hands_back_within_the_time(strict: StrictAws, zone_id: str) -> None:
+    of = zones(10)
     begin = time.monotonic()
     with (
         strict.fault(lambda *_: throttled("Throttling")),
+        until(Deadline.after(10)),
         pytest.raises(OutOfTime, match="are left of this invocation"),
     ):
         ask(of, zone_id, 1)
     assert time.monotonic() - begin < 10
 
 
-def test_a_change_that_another_hinders_is_made_when_it_is_done(strict: StrictAws, zone_id: str) -> None:
-    of = zones(50, Deadline.after(60))
-    hindered = iter(range(6))  # more than botocore tries by itself
+@pytest.mark.parametrize(
+    ("fault", "kind", "message"),
+    [
+        (throttled("Throttling"), ThrottledError, r"could not change .*: Throttling: Rate exceeded"),
+        (throttled("PriorRequestNotComplete"), ThrottledError, r"could not change .*: PriorRequestNotComplete"),
+        (unavailable(503), TransientError, r"could not change .*: ServiceUnavailable"),
+        (Drop(), TransientError, r"could not change .*: Connection was closed"),
+    ],
+)
+def test_botocore_does_not_send_a_change_again(
+    strict: StrictAws, zone_id: str, fault: Any, kind: type[Exception], message: str
+) -> None:
+    """Its second attempt would rest on the answer about the living that the first one had."""
+    of = zones(50)
+    guarded: list[None] = []
+    strict.reset_calls()
+    change = "ChangeResourceRecordSets"
+    with (
+        strict.fault(lambda _service, operation, _params: fault if operation == change else None),
+        pytest.raises(kind, match=message),
+    ):
+        of.change(zone_id, [("CREATE", RAW)], lambda: guarded.append(None))
+    assert (strict.calls[f"route53:{change}"], len(guarded)) == (1, 1)
+    of.change(zone_id, [("CREATE", RAW)], nothing)
+    assert list(list_names(of, zone_id, ["a.example.internal."]).found) == ["a.example.internal."]
 
-    def busy(_service: str, operation: str, _params: object) -> object:
-        if operation == "ChangeResourceRecordSets" and next(hindered, None) is not None:
-            return throttled("PriorRequestNotComplete")
-        return None
 
-    raw = {"Name": "a.example.internal.", "Type": "A", "TTL": 60, "ResourceRecords": [{"Value": "10.0.0.1"}]}
-    with strict.fault(busy):
-        of.change(zone_id, [("CREATE", raw)])
-    assert list(of.records(zone_id, ["a.example.internal."]).found) == ["a.example.internal."]
+def test_a_change_that_took_effect_without_an_answer_is_refused_the_next_time(
+    strict: StrictAws, zone_id: str
+) -> None:
+    of = zones(50)
+    with (
+        strict.fault(lambda _, operation, __: Drop(after=True) if operation.startswith("Change") else None),
+        pytest.raises(TransientError, match="Connection was closed"),
+    ):
+        of.change(zone_id, [("CREATE", RAW)], nothing)
+    with pytest.raises(ChangeRefusedError, match="already exists"):
+        of.change(zone_id, [("CREATE", RAW)], nothing)
+
+
+def test_the_wait_before_a_change_is_the_only_one(strict: StrictAws, zone_id: str) -> None:
+    """`change` itself does not wait: the answer about the living would grow old."""
+    aws = AwsClients(current)
+    slept: list[float] = []
+    governor = Governor(0.2, now=lambda: 0.0, sleep=slept.append)
+    of = BotoZones(lambda _: aws("route53"), lambda _: governor)
+    of.wait(zone_id)
+    of.change(zone_id, [("CREATE", RAW)], nothing)
+    assert slept == []
+    with until(Deadline.after(1000)):
+        of.wait(zone_id)
+    assert [round(seconds) for seconds in slept] == [5]
+
+
+def test_throttled_changes_slow_the_governor_down(strict: StrictAws, zone_id: str) -> None:
+    aws = AwsClients(current)
+    slept: list[float] = []
+    governor = Governor(1, now=lambda: 0.0, sleep=slept.append)
+    of = BotoZones(lambda _: aws("route53"), lambda _: governor)
+    with strict.fault(lambda *_: throttled("Throttling")), pytest.raises(ThrottledError):
+        of.change(zone_id, [("CREATE", RAW)], nothing)
+    of.wait(zone_id)
+    assert [round(seconds) for seconds in slept] == [2]

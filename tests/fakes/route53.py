@@ -7,14 +7,13 @@ import re
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from ec2_decommission.clients.route53 import ChangeRefusedError, Listing, RecordSet, Zone, canonical
-from ec2_decommission.errors import ConfigurationError, OutOfTime
+from ec2_decommission.clients.aws import CALL_SECONDS
+from ec2_decommission.clients.route53 import PAGE, ChangeRefusedError, Page, Zone, canonical
+from ec2_decommission.deadline import current
+from ec2_decommission.errors import ConfigurationError, TransientError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
-    from datetime import datetime
-
-    from ec2_decommission.deadline import Deadline
 
 MAX_RECORDS = 1000
 MAX_CHARACTERS = 32_000
@@ -32,31 +31,27 @@ class FakeZones:
     Attributes:
         fault: called with operation and zone id before each request, to raise what is to go wrong, or to change a
             record behind the caller's back.
-        calls: requests by operation.
+        calls: requests by operation; ``wait`` counts the waits for a change.
         changes: every change batch that was accepted: zone id, and its changes.
-        names_a_page: how many of the names that are asked for one request answers.
-        sinces: the moment from which on an earlier reading would do, by each reading.
-        ahead: what was read ahead: zone id and name.
+        page_size: how many record sets one request returns.
+        lost: how many of the next changes take effect without an answer.
     """
 
     def __init__(self) -> None:
         self.fault: Callable[[str, str], None] = lambda *_: None
         self.calls: Counter[str] = Counter()
         self.changes: list[tuple[str, list[tuple[str, Raw]]]] = []
-        self.names_a_page = 10_000
-        self.sinces: list[datetime | None] = []
-        self.ahead: set[tuple[str, str]] = set()
-        self._frozen: dict[str, _Content] = {}
-        self._own: set[tuple[str, str]] = set()
+        self.page_size = PAGE
+        self.lost = 0
         self._known: set[str] = set()
         self._zones: dict[str, Zone] = {}
         self._content: dict[str, _Content] = {}
 
     # The world
 
-    def add_zone(self, zone_id: str, name: str, record_sets: int = 0) -> None:
+    def add_zone(self, zone_id: str, name: str, record_sets: int = 0, managed_by: str | None = None) -> None:
         """A hosted zone with the NS and SOA records that each has; it may say that it holds very many more."""
-        self._zones[zone_id] = Zone(zone_id, canonical(name), record_sets)
+        self._zones[zone_id] = Zone(zone_id, canonical(name), record_sets, managed_by)
         self._content[zone_id] = {}
         self.put(zone_id, name, "NS", ["ns-1.awsdns-01.org."], ttl=172_800)
         soa = "ns-1.awsdns-01.org. awsdns-hostmaster.amazon.com. 1 7200 900 1209600 86400"
@@ -96,10 +91,6 @@ class FakeZones:
             for (kind, identifier), raw in sets.items()
         }
 
-    def freeze(self) -> None:
-        """From now on a reading that may be an earlier one shows what is there now."""
-        self._frozen, self._own = copy.deepcopy(self._content), set()
-
     # The Zones protocol
 
     def zone(self, zone_id: str) -> Zone:
@@ -108,45 +99,36 @@ class FakeZones:
             self._known.add(zone_id)
         return self._zones[zone_id]
 
-    def records(
-        self,
-        zone_id: str,
-        names: Iterable[str],
-        until: Deadline | None = None,
-        since: datetime | None = None,
-    ) -> Listing:
-        self.sinces.append(since)
+    def page(self, zone_id: str, name: str) -> Page:
         doing = f"list hosted zone {zone_id} (route53:ListResourceRecordSets)"
-        found: dict[str, Sequence[RecordSet]] = {}
-        asked = sorted(dict.fromkeys(names), key=lambda name: name.split(".")[::-1])
-        pages = [asked[start : start + self.names_a_page] for start in range(0, len(asked), self.names_a_page)]
-        for number, page in enumerate(pages):
-            try:
-                if until:
-                    until.check(1.0, f"a look at {page[0]} in hosted zone {zone_id}")
-                if since is None or not self.ahead.issuperset((zone_id, name) for name in page):
-                    self._request("ListResourceRecordSets", zone_id, doing)
-            except OutOfTime as error:
-                return Listing(found, {name: error for rest in pages[number:] for name in rest})
-            for name in page:
-                old = since is not None and (zone_id, name) not in self._own
-                content = self._frozen.get(zone_id, self._content[zone_id]) if old else self._content[zone_id]
-                if content.get(name):
-                    sets = sorted(content[name].items(), key=_order)
-                    found[name] = [_record_set(zone_id, name, raw) for _, raw in sets]
-        return Listing(found)
+        self._request("ListResourceRecordSets", zone_id, doing)
+        order = sorted((_by_labels(n), n) for n in self._content[zone_id])
+        raw: list[Raw] = []
+        for position, (labels, there) in enumerate(order):
+            if labels < _by_labels(name):
+                continue
+            raw += [copy.deepcopy(record) for _, record in sorted(self._content[zone_id][there].items(), key=_order)]
+            if len(raw) >= self.page_size:
+                end = order[position + 1][1] if position + 1 < len(order) else None
+                return Page(zone_id, name, end, tuple(raw))
+        return Page(zone_id, name, None, tuple(raw))
 
-    def read_ahead(self, zone_id: str, names: Iterable[str], until: Deadline, since: datetime) -> None:
-        if not self.records(zone_id, names, until, since).missed:
-            self.ahead |= {(zone_id, name) for name in names}
+    def forget(self, zone_id: str, names: Iterable[str]) -> None:
+        """Nothing is kept."""
 
-    def change(self, zone_id: str, changes: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
+    def wait(self, zone_id: str) -> None:
+        current().check(CALL_SECONDS)
+        self.calls["wait"] += 1
+        self.fault("wait", zone_id)
+
+    def change(
+        self, zone_id: str, changes: Sequence[tuple[str, Mapping[str, Any]]], guard: Callable[[], None]
+    ) -> None:
         doing = f"change hosted zone {zone_id} (route53:ChangeResourceRecordSets)"
-        self._request("ChangeResourceRecordSets", zone_id, doing)
+        self._request("ChangeResourceRecordSets", zone_id, doing, guard)
         _check_limits(changes)
         content = self._content[zone_id]
         names = {canonical(raw["Name"]) for _, raw in changes}
-        self._own |= {(zone_id, name) for name in names}
         trial: _Content = {name: dict(content.get(name, {})) for name in names}
         done: dict[tuple[str, _Key], list[str]] = {}
         errors: list[str] = []
@@ -170,8 +152,13 @@ class FakeZones:
             else:
                 content.pop(name, None)
         self.changes.append((zone_id, [(action, copy.deepcopy(dict(raw))) for action, raw in changes]))
+        if self.lost:
+            self.lost -= 1
+            raise TransientError(f"could not {doing}: Connection was closed before we received a valid response")
 
-    def _request(self, operation: str, zone_id: str, doing: str) -> None:
+    def _request(self, operation: str, zone_id: str, doing: str, guard: Callable[[], None] = lambda: None) -> None:
+        current().check(CALL_SECONDS)
+        guard()
         self.calls[operation] += 1
         self.fault(operation, zone_id)
         if zone_id not in self._zones:
@@ -198,17 +185,8 @@ def _values(raw: Mapping[str, Any]) -> list[str]:
     return [record["Value"] for record in raw.get("ResourceRecords") or ()]
 
 
-def _record_set(zone_id: str, name: str, raw: Raw) -> RecordSet:
-    return RecordSet(
-        zone_id=zone_id,
-        name=name,
-        type=raw["Type"],
-        values=tuple(_values(raw)),
-        set_identifier=raw.get("SetIdentifier"),
-        alias="AliasTarget" in raw,
-        traffic_policy="TrafficPolicyInstanceId" in raw,
-        raw=copy.deepcopy(raw),
-    )
+def _by_labels(name: str) -> list[str]:
+    return name.split(".")[::-1]
 
 
 def _check_limits(changes: Sequence[tuple[str, Mapping[str, Any]]]) -> None:

@@ -56,4 +56,4 @@ class FakeStep:
 
 def factory(step: FakeStep, name: str = "fake") -> StepFactory:
     """Gives the same step to every batch."""
-    return StepFactory(name, lambda: step)
+    return StepFactory(name, lambda _: step)

@@ -206,17 +206,17 @@ class World:
         route53, chef, consul = self.config.route53, self.config.chef, self.config.consul
         steps = []
         if route53:
-            steps.append(StepFactory("route53", lambda: Route53Step(route53, self.zones)))
+            steps.append(StepFactory("route53", lambda _: Route53Step(route53, self.zones)))
         if chef:
 
-            def chef_step() -> Step:
+            def chef_step(_: float | None) -> Step:
                 step: Step = import_module("ec2_decommission.steps.chef").ChefStep(chef, self.chef)
                 return step
 
             steps.append(StepFactory("chef", chef_step))
         if consul:
 
-            def consul_step() -> Step:
+            def consul_step(_: float | None) -> Step:
                 step: Step = import_module("ec2_decommission.steps.consul").ConsulStep(consul, self.consul)
                 return step
 

@@ -10,7 +10,7 @@ from ec2_decommission.clients.chef import PyChefServer
 from ec2_decommission.config import ChefSettings
 from ec2_decommission.deadline import Deadline
 from ec2_decommission.errors import ConfigurationError, TransientError
-from ec2_decommission.identity import Instance
+from ec2_decommission.instance import Instance
 from ec2_decommission.steps.base import Batch, Finding, Left, Outcome
 from ec2_decommission.steps.chef import ChefStep
 from ec2_decommission.templates import Template

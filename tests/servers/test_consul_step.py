@@ -24,7 +24,7 @@ from ec2_decommission.errors import (
     OutOfTime,
     TransientError,
 )
-from ec2_decommission.identity import Instance
+from ec2_decommission.instance import Instance
 from ec2_decommission.steps.base import Batch, Finding, Interface, Left, Outcome
 from ec2_decommission.steps.consul import ConsulStep
 from ec2_decommission.steps.consul_removal import SEMAPHORE_FLAGS

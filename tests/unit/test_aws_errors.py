@@ -150,28 +150,6 @@ def test_an_answer_that_is_not_awss_is_transient(environment: StrictAws, answer:
         ask(AwsClients(lambda: Deadline.after(60)))
 
 
-@pytest.mark.parametrize(
-    ("service", "operation", "arguments"),
-    [
-        ("ec2", "describe_instances", {"InstanceIds": "i-1"}),
-        ("dynamodb", "update_item", {"TableName": "t", "Key": {"instance_id": {"S": 1}}}),
-        ("sqs", "send_message_batch", {"QueueUrl": "q"}),
-    ],
-)
-def test_an_unchecked_wrong_request_is_refused_by_aws_and_an_error_of_ours(
-    environment: StrictAws, service: str, operation: str, arguments: dict[str, object]
-) -> None:
-    def ask_wrongly(clients: AwsClients) -> None:
-        with aws_errors("ask"):
-            getattr(clients(service), operation)(**arguments)
-
-    with pytest.raises(DecommissionError, match="could not ask: Parameter validation failed"):
-        ask_wrongly(AwsClients(lambda: Deadline.after(60)))
-    assert environment.calls.total() == 0
-    with pytest.raises(DecommissionError, match=r"could not ask: "):
-        ask_wrongly(AwsClients(lambda: Deadline.after(60), check_parameters=False))
-    assert environment.calls[f"{service}:{operation.title().replace('_', '')}"] == 1
-
 
 LOG_IN = Answer(200, b"<!DOCTYPE html><html><body>Please log in.</body></html>", {"Content-Type": "text/html"})
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from ec2_decommission.config import ChefSettings
 from ec2_decommission.deadline import Deadline
 from ec2_decommission.errors import AccessError, ConfigurationError, TransientError
-from ec2_decommission.identity import Instance
+from ec2_decommission.instance import Instance
 from ec2_decommission.steps import chef as module
 from ec2_decommission.steps.base import Batch, Finding, Left, Outcome
 from ec2_decommission.steps.chef import ChefStep

@@ -21,7 +21,7 @@ FULL: dict[str, Any] = {
     "dry_run": True,
     "instance_filter": {"include_tags": {"k": ["v", "w*"]}, "exclude_tags": {}},
     "route53": {
-        "zones": [{"id": "Z1"}, {"id": "Z2", "role_arn": "arn:aws:iam::3:role/dns", "external_id": "x"}],
+        "zones": [{"id": "Z1"}, {"id": "Z2", "role_arn": "arn:aws:iam::333333333333:role/dns", "external_id": "x"}],
         "record_names": ["{tag:Name}.example.internal"],
         "external_dns": {"txt_prefix": "xdns-", "txt_suffix": None, "wildcard_replacement": "any"},
         "keep_names": ["www.*"],
@@ -72,7 +72,7 @@ def test_reads_all_of_it() -> None:
     assert config.route53.requests_per_second == 0.5
     assert [(zone.zone_id, zone.role_arn, zone.external_id) for zone in config.route53.zones] == [
         ("Z1", None, None),
-        ("Z2", "arn:aws:iam::3:role/dns", "x"),
+        ("Z2", "arn:aws:iam::333333333333:role/dns", "x"),
     ]
     assert config.route53.keep_names == ("www.*",)
     assert config.route53.record_names == (Template("{tag:Name}.example.internal"),)
@@ -110,7 +110,7 @@ def test_what_is_off_is_null_or_absent() -> None:
     ("changed", "message"),
     [
         ({"name": ""}, "name: expected a text that is not empty"),
-        ({"nme": "x"}, "the document: unknown key nme; known are chef, consul"),
+        ({"nme": "x"}, "the document: unknown key nme; known are account_id, audit, chef, consul"),
         ({"dry_run": "true"}, "dry_run: expected true or false, found"),
         ({"route53": []}, "route53: expected a JSON object, found []"),
         ({"route53": {"zones": [], "record_names": ["a"]}}, "route53.zones: expected at least 1 entry"),
@@ -124,14 +124,14 @@ def test_what_is_off_is_null_or_absent() -> None:
             {"route53": {**FULL["route53"], "zone_ids": []}},
             "route53: unknown key zone_ids; known are external_dns, keep_names, record_names, requests_per_second, z",
         ),
-        (
-            {"route53": {**FULL["route53"], "max_requests_per_second": 0.4}},
-            "route53.max_requests_per_second: expected a number from 0.5 to 1000, found 0.4",
-        ),
-        (
-            {"route53": {**FULL["route53"], "max_requests_per_second": "5"}},
-            'route53.max_requests_per_second: expected a number from 0.5 to 1000, found "5"',
-        ),
+        ({"route53": {**FULL["route53"], "requests_per_second": 0}}, "expected a number from 0.05 to 1000, found 0"),
+        ({"route53": {**FULL["route53"], "requests_per_second": "5"}}, 'from 0.05 to 1000, found "5"'),
+        ({"route53": {**FULL["route53"], "zones": [{"id": "Z", "role": "x"}]}}, "route53.zones[0]: unknown key role"),
+        ({"account_id": "1234"}, 'account_id: expected 12 digits, found "1234"'),
+        ({"organization": {"members": {"1": []}, "role_name": "r"}}, "organization.members: expected account ids of 12"),
+        ({"organization": {"members": {}}}, "organization.role_name: expected a text"),
+        ({"audit": {"prefix": "x"}}, "audit.bucket: expected a text"),
+        ({"result_events": {}}, "result_events.event_bus_name: expected a text"),
         ({"chef": {**FULL["chef"], "server_url": "chef"}}, "chef.server_url: expected a URL that begins with http"),
         ({"chef": {**FULL["chef"], "server_url": "ftp://x"}}, "chef.server_url: expected a URL"),
         ({"chef": {**FULL["chef"], "server_url": "https://"}}, "chef.server_url: expected a URL"),

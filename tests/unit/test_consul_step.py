@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from ec2_decommission.config import ConsulSettings
 from ec2_decommission.deadline import Deadline
 from ec2_decommission.errors import AccessError, ConfigurationError, TransientError
-from ec2_decommission.identity import Instance
+from ec2_decommission.instance import Instance
 from ec2_decommission.steps.base import Batch, Finding, Interface, Left, Outcome
 from ec2_decommission.steps.consul import ConsulStep
 from ec2_decommission.steps.consul_removal import SEMAPHORE_FLAGS

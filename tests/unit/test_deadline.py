@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import pytest
 
-from ec2_decommission.deadline import Deadline
+from ec2_decommission.deadline import Deadline, current, until
 from ec2_decommission.errors import OutOfTime, TransientError
 
 
@@ -45,3 +47,14 @@ def test_a_share_is_the_earlier_of_the_two() -> None:
     share = Deadline(lambda: whole[0]).share(2)
     whole[0] = 3.0
     assert share.remaining() == 3.0
+
+
+def test_the_innermost_deadline_is_the_current_one() -> None:
+    assert current().remaining() == 0
+    with until(left(10)):
+        with until(left(5)):
+            assert current().remaining() == 5
+        with suppress(ValueError), until(left(5)):
+            raise ValueError
+        assert current().remaining() == 10
+    assert current().remaining() == 0

@@ -32,8 +32,8 @@ class Failing(FakeStep):
 
     errors: Mapping[str, DecommissionError] = {}
 
-    def find(self, batch: Batch) -> Mapping[str, Finding]:
-        found = super().find(batch)
+    def plan(self, batch: Batch) -> Mapping[str, Finding]:
+        found = super().plan(batch)
         return {i: Finding(errors=(self.errors[i],)) if i in self.errors else found[i] for i in found}
 
 
@@ -233,6 +233,8 @@ def test_a_service_name_in_the_environment_is_no_dimension(monkeypatch: pytest.M
 class Context:
     """Lambda's, as far as it is used."""
 
+    aws_request_id = "request-1"
+
     def get_remaining_time_in_millis(self) -> int:
         return 300_000
 
@@ -241,7 +243,7 @@ class Context:
 def test_a_function_that_cannot_start_says_so_in_its_metrics(
     event: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(entry, "_application", None)
+    entry._start.cache_clear()
     monkeypatch.setenv("DECOMMISSION_CONFIG", "{}")
     monkeypatch.setenv("AWS_LAMBDA_FUNCTION_NAME", "mine")
     if "Records" in event:

@@ -14,11 +14,13 @@ from ec2_decommission.errors import (
     TransientError,
     about,
 )
+from ec2_decommission.place import Place
 from ec2_decommission.report import Report, StepReport
 from ec2_decommission.steps.base import Finding, Left, Outcome, Removal
 
 A, B = Removal("delete", "A x", "p", handle=object()), Removal("delete", "A y", "q")
 LEFT = Left("A z", "somebody's")
+PLACE = Place("111111111111", "eu-west-1")
 NO, E, F = TransientError("no"), TransientError("e"), TransientError("f")
 
 
@@ -86,7 +88,7 @@ def test_a_failure_tells_its_kind(error: DecommissionError, kind: str) -> None:
 
 def test_only_a_failure_has_a_kind() -> None:
     assert "error_kind" not in StepReport.of("chef", Finding((A,)), Outcome((A,))).document()
-    assert "error_kind" not in Report("i", "t", dry_run=False).document()
+    assert "error_kind" not in Report("i", PLACE, "t", dry_run=False).document()
 
 
 @pytest.mark.parametrize(
@@ -105,7 +107,7 @@ def test_the_kind_of_several_is_that_of_which_something_can_be_done(
         StepReport.of("chef", Finding(errors=tuple(errors[:1])), Outcome(errors=tuple(errors[1:]))).error_kind == kind
     )
     steps = tuple(StepReport.failed(f"s{n}", error) for n, error in enumerate(errors[1:]))
-    report = Report("i", "t", dry_run=False, steps=steps, errors=tuple(errors[:1]))
+    report = Report("i", PLACE, "t", dry_run=False, steps=steps, errors=tuple(errors[:1]))
     assert report.document()["error_kind"] == kind
     assert report.permanent is (kind == "permanent")
     assert set(report.error_kinds) == {error.kind for error in errors}
@@ -129,18 +131,21 @@ def test_what_is_remembered_reads_as_it_was_written() -> None:
 
 def test_the_document_is_the_contracts_and_holds_nothing_empty() -> None:
     step = StepReport.skipped("chef", "why")
-    assert Report("i-1", "terminated", dry_run=True, steps=(step,)).document() == {
+    assert Report("i-1", PLACE, "terminated", dry_run=True, steps=(step,)).document() == {
         "instance_id": "i-1",
+        "account_id": "111111111111",
+        "region": "eu-west-1",
+        "request_id": "",
         "state": "terminated",
         "dry_run": True,
         "steps": [{"step": "chef", "status": "skipped", "actions": [], "reason": "why"}],
     }
-    full = Report("i-1", "x", dry_run=False, identity={"a": 1}, errors=(E,), note="n").document()
+    full = Report("i-1", PLACE, "x", dry_run=False, identity={"a": 1}, errors=(E,), note="n").document()
     assert (full["identity"], full["errors"], full["note"]) == ({"a": 1}, ["e"], "n")
 
 
 def test_what_fails() -> None:
     failed, skipped = StepReport.failed("chef", NO), StepReport.skipped("consul", "x")
-    assert not Report("i", "t", dry_run=False, steps=(skipped,)).failed
-    assert Report("i", "t", dry_run=False, steps=(skipped, failed)).failed
-    assert Report("i", "t", dry_run=False, errors=(E,), steps=(failed,)).failures == "e; chef: no"
+    assert not Report("i", PLACE, "t", dry_run=False, steps=(skipped,)).failed
+    assert Report("i", PLACE, "t", dry_run=False, steps=(skipped, failed)).failed
+    assert Report("i", PLACE, "t", dry_run=False, errors=(E,), steps=(failed,)).failures == "e; chef: no"

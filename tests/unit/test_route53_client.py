@@ -1,17 +1,52 @@
-"""Route 53's names and record sets, and its paging of one name."""
+"""Route 53's names, record sets and pages; one request for each page."""
 
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from botocore.exceptions import ClientError
 
+from ec2_decommission.clients.aws import ThrottledError
 from ec2_decommission.clients.governor import Governor
-from ec2_decommission.clients.route53 import BotoZones, ChangeRefusedError, RecordSet, Zone, canonical
-from ec2_decommission.deadline import Deadline
-from ec2_decommission.errors import TransientError
+from ec2_decommission.clients.route53 import (
+    BotoZones,
+    ChangeRefusedError,
+    Page,
+    RecordSet,
+    Zone,
+    canonical,
+    is_record_name,
+    list_names,
+)
+from ec2_decommission.deadline import Deadline, until
+from ec2_decommission.errors import AccessError, TransientError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+
+@pytest.fixture(autouse=True)
+def enough_time() -> Iterator[None]:
+    with until(Deadline.after(1000)):
+        yield
+
+
+class Client:
+    """A boto3 client that answers as the test says. Nothing is sent, so the hooks are only collected."""
+
+    def __init__(self, **operations: Callable[..., Any]) -> None:
+        self.hooks: list[tuple[str, Any]] = []
+        self.meta = SimpleNamespace(
+            events=SimpleNamespace(register=lambda at, hook, **_: self.hooks.append((at, hook)))
+        )
+        for name, operation in operations.items():
+            setattr(self, name, operation)
+
+    def zones(self, governor: Governor | None = None) -> BotoZones:
+        governor = governor or Governor(1000)
+        return BotoZones(lambda _: self, lambda _: governor)
 
 
 @pytest.mark.parametrize(
@@ -38,15 +73,40 @@ def test_what_lies_in_a_zone(name: str, held: bool) -> None:
     assert Zone("Z", "x.").holds(name) is held
 
 
+@pytest.mark.parametrize(
+    ("name", "fine"),
+    [
+        ("a.x.", True),
+        ("*.x.", True),
+        ("a..x.", False),
+        (f"{'a' * 63}.x.", True),
+        (f"{'a' * 64}.x.", False),
+        ("é.x.", False),
+        ("a." * 127 + "x.", False),
+        ("a." * 126 + "x.", True),
+    ],
+)
+def test_names_that_route_53_can_hold(name: str, fine: bool) -> None:
+    assert is_record_name(name) is fine
+
+
 def test_a_record_set_less_some_values_keeps_all_else() -> None:
     raw = {"Name": "x", "Type": "A", "TTL": 5, "Weight": 1, "ResourceRecords": [{"Value": "1"}, {"Value": "2"}]}
-    record = RecordSet("Z", "x.", "A", ("1", "2"), "one", raw=raw)
-    assert record.without(["1"]) == {**raw, "ResourceRecords": [{"Value": "2"}]}
-    assert record.without(["3"]) == raw
-    assert record.without(["1", "2"])["ResourceRecords"] == []
+    record = RecordSet.listed("Z", {**raw, "SetIdentifier": "one"})
+    less = record.without(["1"])
+    assert less is not None
+    assert less.raw == {**raw, "SetIdentifier": "one", "ResourceRecords": [{"Value": "2"}]}
+    assert (less.values, less.key) == (("2",), record.key)
+    assert record.without(["1", "2"]) is None
     assert record.key == ("Z", "x.", "A", "one")
     assert record == RecordSet("Z", "x.", "A", ("1", "2"), "one", raw={})
     assert "TTL" not in repr(record)
+
+
+def test_a_page_shows_what_lies_between_its_ends() -> None:
+    page = Page("Z", "b.x.", "d.x.", (), frozenset({"bb.x."}))
+    shown = [name for name in ("a.x.", "b.x.", "bb.x.", "c.x.", "d.x.", "e.x.") if page.shows(name)]
+    assert shown == ["b.x.", "c.x."]
 
 
 def raw_set(name: str, identifier: str) -> dict[str, Any]:
@@ -61,30 +121,61 @@ def test_all_sets_of_a_name_that_goes_over_several_pages() -> None:
         "3": ([raw_set("a.x.", "3"), raw_set("b.x.", "1")], ("b.x.", "A", "2")),
     }
 
-    class Client:
-        def list_resource_record_sets(self, **request: Any) -> dict[str, Any]:
-            asked.append(request)
-            records, (name, kind, identifier) = pages[request.get("StartRecordIdentifier")]
-            return {
-                "ResourceRecordSets": records,
-                "IsTruncated": True,
-                "NextRecordName": name,
-                "NextRecordType": kind,
-                "NextRecordIdentifier": identifier,
-            }
+    def list_resource_record_sets(**request: Any) -> dict[str, Any]:
+        asked.append(request)
+        records, (name, kind, identifier) = pages[request.get("StartRecordIdentifier")]
+        return {
+            "ResourceRecordSets": records,
+            "IsTruncated": True,
+            "NextRecordName": name,
+            "NextRecordType": kind,
+            "NextRecordIdentifier": identifier,
+        }
 
-    found = BotoZones(Client()).records("Z", ["a.x."]).found
+    zones = Client(list_resource_record_sets=list_resource_record_sets).zones()
+    found = list_names(zones, "Z", ["a.x."]).found
     assert [r.set_identifier for r in found["a.x."]] == ["1", "2", "3"]
     assert len(asked) == 3
     assert asked[0] == {"HostedZoneId": "Z", "MaxItems": "300", "StartRecordName": "a.x."}
 
 
 def test_what_is_listed_in_place_of_a_record_that_is_gone_is_not_taken_for_it() -> None:
-    class Client:
-        def list_resource_record_sets(self, **request: Any) -> dict[str, Any]:
-            return {"ResourceRecordSets": [raw_set("web-2.x.", "1")], "IsTruncated": False}
+    answer = {"ResourceRecordSets": [raw_set("web-2.x.", "1")], "IsTruncated": False}
+    zones = Client(list_resource_record_sets=lambda **_: answer).zones()
+    assert list_names(zones, "Z", ["web-1.x."]).found == {}
 
-    assert dict(BotoZones(Client()).records("Z", ["web-1.x."]).found) == {}
+
+def test_names_after_a_failed_request_are_missed_and_the_others_stay() -> None:
+    names = [f"web-{n}.x." for n in range(3)]
+
+    def list_resource_record_sets(StartRecordName: str, **_: Any) -> dict[str, Any]:  # noqa: N803  # boto3's own name
+        if StartRecordName == names[1]:
+            raise ClientError({"Error": {"Code": "AccessDenied", "Message": "no"}}, "ListResourceRecordSets")
+        return {
+            "ResourceRecordSets": [raw_set(StartRecordName, "1")],
+            "IsTruncated": True,
+            "NextRecordName": names[1],
+            "NextRecordType": "A",
+        }
+
+    listing = list_names(Client(list_resource_record_sets=list_resource_record_sets).zones(), "Z", names)
+    assert set(listing.found) == {names[0]}
+    assert {name: type(error) for name, error in listing.missed.items()} == dict.fromkeys(names[1:], AccessError)
+
+
+@pytest.mark.parametrize(
+    ("linked", "managed_by"),
+    [
+        (None, None),
+        ({"ServicePrincipal": "servicediscovery.amazonaws.com", "Description": "Cloud Map"}, "Cloud Map"),
+        ({"ServicePrincipal": "servicediscovery.amazonaws.com"}, "servicediscovery.amazonaws.com"),
+        ({"Unknown": "?"}, "another AWS service"),
+    ],
+)
+def test_a_zone_says_which_service_manages_it(linked: dict[str, str] | None, managed_by: str | None) -> None:
+    raw = {"Name": "X.", "ResourceRecordSetCount": 7, **({"LinkedService": linked} if linked else {})}
+    zone = Client(get_hosted_zone=lambda **_: {"HostedZone": raw}).zones().zone("Z")
+    assert (zone.name, zone.record_sets, zone.managed_by) == ("x.", 7, managed_by)
 
 
 @pytest.mark.parametrize(
@@ -92,46 +183,76 @@ def test_what_is_listed_in_place_of_a_record_that_is_gone_is_not_taken_for_it() 
     [
         ("InvalidChangeBatch", ChangeRefusedError),
         ("InvalidInput", ChangeRefusedError),
-        ("PriorRequestNotComplete", TransientError),
-        ("Throttling", TransientError),
+        ("PriorRequestNotComplete", ThrottledError),
+        ("Throttling", ThrottledError),
+        ("AccessDenied", AccessError),
+        ("ServiceUnavailable", TransientError),
     ],
 )
 def test_what_a_change_may_be_answered_with(code: str, kind: type[Exception]) -> None:
-    class Client:
-        def change_resource_record_sets(self, **request: Any) -> None:
-            assert request == {
-                "HostedZoneId": "Z",
-                "ChangeBatch": {"Changes": [{"Action": "DELETE", "ResourceRecordSet": {"Name": "x"}}]},
-            }
-            raise ClientError({"Error": {"Code": code, "Message": "why"}}, "Op")
+    def change_resource_record_sets(**request: Any) -> None:
+        assert request == {
+            "HostedZoneId": "Z",
+            "ChangeBatch": {"Changes": [{"Action": "DELETE", "ResourceRecordSet": {"Name": "x"}}]},
+        }
+        raise ClientError({"Error": {"Code": code, "Message": "why"}}, "Op")
 
+    zones = Client(change_resource_record_sets=change_resource_record_sets).zones()
     with pytest.raises(kind, match="why"):
-        BotoZones(Client()).change("Z", [("DELETE", {"Name": "x"})])
+        zones.change("Z", [("DELETE", {"Name": "x"})], lambda: None)
 
 
 @pytest.mark.parametrize(("throttled", "made"), [(3, True), (4, False)])
-def test_a_call_is_made_again_while_it_is_throttled_but_not_for_ever(throttled: int, made: bool) -> None:
+def test_a_read_is_made_again_while_it_is_throttled_but_not_for_ever(throttled: int, made: bool) -> None:
     slept: list[float] = []
+    governor = Governor(5, now=lambda: 0.0, sleep=slept.append)
+    calls = 0
 
-    class Client:
-        meta = SimpleNamespace(events=SimpleNamespace(register=lambda *_: None))
-        calls = 0
+    def get_hosted_zone(**_: Any) -> Any:
+        nonlocal calls
+        hooks = dict(client.hooks[-2:])
+        hooks["before-send"](request=None)
+        calls += 1
+        if calls <= throttled:
+            error = {"Error": {"Code": "Throttling", "Message": "Rate exceeded"}}
+            hooks["response-received"](parsed_response=error, exception=None)
+            raise ClientError(error, "GetHostedZone")  # type: ignore[arg-type]
+        return {"HostedZone": {"Name": "example.internal."}}
 
-        def get_hosted_zone(self, **_: Any) -> Any:
-            governor.wait()  # what botocore does before it sends
-            self.calls += 1
-            if self.calls <= throttled:
-                governor.throttled()
-                raise ClientError({"Error": {"Code": "Throttling", "Message": "Rate exceeded"}}, "GetHostedZone")
-            return {"HostedZone": {"Name": "example.internal."}}
-
-    governor = Governor(5, lambda: Deadline.after(1000), 8.0, sleep=slept.append)
-    zones = BotoZones(client := Client(), governor)
+    client = Client(get_hosted_zone=get_hosted_zone)
+    zones = client.zones(governor)
     if made:
         assert zones.zone("Z").name == "example.internal."
+        assert zones.zone("Z").name == "example.internal."  # not read again
     else:
-        with pytest.raises(TransientError, match="Rate exceeded"):
+        with pytest.raises(ThrottledError, match="Rate exceeded"):
             zones.zone("Z")
-    assert client.calls == 4
-    assert slept == sorted(slept)
+    assert calls == 4
     assert len(slept) == 3
+    assert slept == sorted(slept)
+
+
+def test_each_zone_has_its_own_client_and_governor() -> None:
+    names = {"Z1": "one.", "Z2": "two."}
+    slept: dict[str, list[float]] = {"Z1": [], "Z2": []}
+    clients = {
+        zone_id: Client(get_hosted_zone=lambda Id: {"HostedZone": {"Name": names[Id]}})  # noqa: N803
+        for zone_id in names
+    }
+    governors = {zone_id: Governor(0.2, now=lambda: 0.0, sleep=slept[zone_id].append) for zone_id in names}
+    zones = BotoZones(clients.__getitem__, governors.__getitem__)
+    assert [zones.zone(zone_id).name for zone_id in names] == ["one.", "two."]
+    for zone_id in ("Z1", "Z1", "Z2"):
+        zones.wait(zone_id)
+    assert slept == {"Z1": [5.0], "Z2": []}
+
+
+def test_a_role_that_cannot_be_assumed_is_the_error_of_its_zone() -> None:
+    def client(zone_id: str) -> Any:
+        raise AccessError(f"AWS denies the role of {zone_id}")
+
+    zones = BotoZones(client, lambda _: Governor(5))
+    with pytest.raises(AccessError, match=r"^AWS denies the role of Z$"):
+        zones.zone("Z")
+    with pytest.raises(AccessError, match=r"^AWS denies the role of Z$"):
+        zones.change("Z", [("DELETE", {"Name": "x"})], lambda: None)

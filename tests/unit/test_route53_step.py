@@ -11,7 +11,7 @@ from ec2_decommission.clients.route53 import ChangeRefusedError
 from ec2_decommission.config import Route53Settings
 from ec2_decommission.deadline import Deadline
 from ec2_decommission.errors import AccessError, ConfigurationError, PermanentError, TransientError
-from ec2_decommission.identity import Facts, Instance
+from ec2_decommission.instance import Facts, Instance
 from ec2_decommission.steps.base import Batch, Left, Outcome
 from ec2_decommission.steps.route53 import Route53Step
 from ec2_decommission.templates import Template

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ec2_decommission.errors import ConfigurationError
-from ec2_decommission.identity import Instance
+from ec2_decommission.instance import Instance
 from ec2_decommission.templates import PLACEHOLDERS, Template
 
 FULL = Instance(

@@ -29,10 +29,18 @@ from .secret_bundle import FILE_NAME, SecretBundle
 from .together import side_by_side
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
-    from .config import CustomStepSettings
+    from .audit import S3Audit
+    from .clients.route53 import Zones
+    from .clients.zone_cache import KeptPage
+    from .config import CustomStepSettings, Route53Settings
+    from .errors import DecommissionError
+    from .events import RestoreRequest
+    from .handler import Restore
     from .inventory import Inventory
+    from .report import StepReport
+    from .restore import System
     from .steps.base import Step
     from .sweep import Sweep
 
@@ -61,6 +69,7 @@ def make_application() -> Application:
         inventory = DynamoInventory(aws("dynamodb"), kept.table_name, kept.retention_days, together=side_by_side)
     systems = _Systems(config, aws)
     live = Live(ec2, side_by_side)
+    audit = _audit(config, aws)
     tools = Tools(
         live,
         inventory,
@@ -69,13 +78,15 @@ def make_application() -> Application:
         lambda: datetime.now(UTC),
         Metrics(config.name),
         side_by_side,
+        audit,
     )
     queue = SqsQueue(lambda: aws("sqs"), config.queue.url) if config.queue else None
     results = None
     if config.result_events:
         results = ResultEvents(lambda: aws("events"), config.result_events.event_bus_name)
     sweep = _sweep(config, served, ec2, inventory, queue, systems)
-    return Application(config, served, ec2, tools, queue, sweep, results=results)
+    restore = _restore(config, tools, audit, systems)
+    return Application(config, served, ec2, tools, queue, sweep, restore, results)
 
 
 def served_places(config: Config) -> Served:
@@ -124,6 +135,7 @@ class _Systems:
             return PyConsulCatalog(config.consul, token, current, tls())
 
         self.secrets = secrets
+        self.zones = once(lambda: _zones(config, aws))
         self.chef = once(chef)
         self.consul = once(consul)
 
@@ -132,6 +144,93 @@ class _Systems:
         from .clients.tls import context  # noqa: PLC0415  # not needed without Chef, Consul and HTTP steps
 
         return context(package_file("ca_bundle.pem"))
+
+
+def _steps(config: Config, aws: AwsClients, systems: _Systems) -> list[StepFactory]:
+    """The steps that are on. What a step needs is imported and connected when the step first runs."""
+    steps: list[StepFactory] = []
+    if config.route53:
+        steps.append(StepFactory("route53", _route53_step(config.route53, systems)))
+    if config.chef:
+        chef, audit = config.chef, config.audit is not None
+
+        def chef_step(_: float | None) -> Step:
+            from .steps.chef import ChefStep  # noqa: PLC0415  # in the package only with the step
+
+            return ChefStep(chef, systems.chef(), audit=audit)
+
+        steps.append(StepFactory("chef", chef_step))
+    if config.consul:
+        consul, audit = config.consul, config.audit is not None
+
+        def consul_step(_: float | None) -> Step:
+            from .steps.consul import ConsulStep  # noqa: PLC0415  # in the package only with the step
+
+            return ConsulStep(consul, systems.consul(), audit=audit)
+
+        steps.append(StepFactory("consul", consul_step))
+    own = config.custom_steps.items()
+    steps += [_custom_step(name, settings, systems.secrets, aws) for name, settings in own]
+    _check_package([step.name for step in steps])
+    return steps
+
+
+def _zones(config: Config, aws: AwsClients) -> Zones:
+    from .clients.governor import governors  # noqa: PLC0415  # by the first event that needs it
+    from .clients.route53 import BotoZones  # noqa: PLC0415
+
+    settings = config.route53
+    if settings is None:
+        raise ConfigurationError("route53: the step is off")
+    by_id = {zone.zone_id: zone for zone in settings.zones}
+
+    def client(zone_id: str) -> Any:
+        return aws("route53", by_id[zone_id].role_arn, by_id[zone_id].external_id)
+
+    return BotoZones(client, governors(settings.zones, settings.requests_per_second, config.account_id))
+
+
+def _route53_step(settings: Route53Settings, systems: _Systems) -> Callable[[float | None], Step]:
+    kept: list[KeptPage] = []
+
+    def step(ended_at: float | None) -> Step:
+        from .clients.zone_cache import CachedZones  # noqa: PLC0415  # by the first event that needs it
+        from .steps.route53 import Route53Step  # noqa: PLC0415
+
+        return Route53Step(settings, CachedZones(systems.zones(), kept, ended_at))
+
+    return step
+
+
+def _audit(config: Config, aws: AwsClients) -> S3Audit | None:
+    if config.audit is None:
+        return None
+    from .audit import S3Audit  # noqa: PLC0415  # not needed without audit
+    from .clients.s3 import S3Bucket  # noqa: PLC0415
+
+    return S3Audit(S3Bucket(lambda: aws("s3"), config.audit.bucket), config.audit.prefix)
+
+
+def _restore(config: Config, tools: Tools, audit: S3Audit | None, systems: _Systems) -> Restore | None:
+    if audit is None:
+        return None
+    route53, chef, consul = config.route53, config.chef, config.consul
+
+    def restore(request: RestoreRequest, *, dry_run: bool) -> tuple[Sequence[StepReport], DecommissionError | None]:
+        from .restore import Restorer, chef_objects, consul_objects, record_sets  # noqa: PLC0415  # not needed by an event
+
+        able: dict[str, System] = {}
+        if route53:
+            ids = [zone.zone_id for zone in route53.zones]
+            able["route53"] = lambda gone: record_sets(systems.zones(), ids, gone)
+        if chef:
+            able["chef"] = lambda gone: chef_objects(systems.chef(), gone)
+        if consul:
+            able["consul"] = lambda gone: consul_objects(systems.consul(), consul, gone)
+        names = [step.name for step in tools.steps]
+        return Restorer(audit, tools.inventory, able, names, tools.now)(request, dry_run=dry_run)
+
+    return restore
 
 
 def _sweep(
@@ -162,7 +261,7 @@ def _sweep(
 def _custom_step(name: str, settings: CustomStepSettings, secrets: SecretBundle, aws: AwsClients) -> StepFactory:
     """A user's own step: the package ``custom_steps.<name>`` and its ``make_step(tools)``."""
 
-    def make() -> Step:
+    def make(_: float | None) -> Step:
         from .custom_step import OwnSecrets, StepTools  # noqa: PLC0415  # not needed without one
         from .steps.custom import load  # noqa: PLC0415
 
@@ -186,13 +285,13 @@ def once(make: Callable[[], T]) -> Callable[[], T]:
     return get
 
 
-def _check_package(steps: list[str], more: list[str]) -> None:
+def _check_package(steps: list[str]) -> None:
     """A prebuilt package may have been built for other steps than those that are on."""
     try:
         info = json.loads((PACKAGE_ROOT / "build_info.json").read_text())
     except FileNotFoundError:
         return  # not a package: a checkout
-    lacking = sorted({*steps, *more} - {*info.get("features", ()), *info.get("custom_steps", ())})
+    lacking = sorted(set(steps) - {*info.get("features", ()), *info.get("custom_steps", ())})
     if lacking:
         raise ConfigurationError(
             f"the package was built without {', '.join(lacking)}, which the module switches on: build it again"

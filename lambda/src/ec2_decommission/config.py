@@ -24,6 +24,8 @@ VARIABLE = "DECOMMISSION_CONFIG"
 SETTINGS_FILE = "settings.json"
 ADOPTS = ("chef", "consul")  # the systems whose nodes carry EC2 ids
 _ACCOUNT_ID = re.compile(r"[0-9]{12}")
+_ROLE_ARN = re.compile(r"arn:[a-z-]+:iam::[0-9]{12}:role/.+")
+_EXTERNAL_DNS = ("txt_prefix", "txt_suffix", "wildcard_replacement")
 
 
 @dataclass(frozen=True)
@@ -35,19 +37,39 @@ class InstanceFilter:
 
 
 @dataclass(frozen=True)
+class ZoneSettings:
+    """A hosted zone: its bare id, and the role to use it with. Without a role, the function's own role is used."""
+
+    zone_id: str
+    role_arn: str | None = None
+    external_id: str | None = None
+
+
+@dataclass(frozen=True)
+class ExternalDns:
+    """The flags that external-dns runs with, in lower case. Affixes may contain ``%{record_type}``."""
+
+    txt_prefix: str = ""
+    txt_suffix: str = ""
+    wildcard_replacement: str = ""
+
+
+@dataclass(frozen=True)
 class Route53Settings:
     """The step ``route53``.
 
     Attributes:
-        zone_ids: bare ids, without ``/hostedzone/``.
-        requests_per_second: this invocation's share of what the module may ask of Route 53.
-        max_requests_per_second: all of it, which invocations share by the inventory; None leaves each its share.
+        record_names: whole names, zone included.
+        external_dns: None if external-dns marks its records under its default names.
+        keep_names: glob patterns of names that are never touched.
+        requests_per_second: this execution environment's share of the rate of each account that owns zones.
     """
 
-    zone_ids: tuple[str, ...]
+    zones: tuple[ZoneSettings, ...]
     record_names: tuple[Template, ...]
+    external_dns: ExternalDns | None = None
+    keep_names: tuple[str, ...] = ()
     requests_per_second: float = 2.5
-    max_requests_per_second: float | None = None
 
 
 @dataclass(frozen=True)
@@ -298,11 +320,33 @@ def _instance_filter(section: Section) -> InstanceFilter:
 
 def _route53(section: Section) -> Route53Settings:
     return Route53Settings(
-        zone_ids=tuple(dict.fromkeys(section.texts("zone_ids", at_least=1))),
+        zones=_zones(section),
         record_names=templates(section, "record_names"),
+        external_dns=section.section("external_dns", _external_dns),
+        keep_names=section.texts("keep_names"),
         requests_per_second=section.number("requests_per_second", default=2.5, least=0.05, most=1000),
-        max_requests_per_second=section.number("max_requests_per_second", default=0, least=0.5, most=1000) or None,
     )
+
+
+def _zones(section: Section) -> tuple[ZoneSettings, ...]:
+    read: tuple[ZoneSettings, ...] = section.sections("zones", _zone, at_least=1)
+    zones: dict[str, ZoneSettings] = {}
+    for zone in read:
+        if zones.setdefault(zone.zone_id, zone) != zone:
+            section.wrong("zones", "each zone once, or with the same role", zone.zone_id)
+    return tuple(zones.values())
+
+
+def _zone(section: Section) -> ZoneSettings:
+    zone = ZoneSettings(section.text("id"), section.optional_text("role_arn"), section.optional_text("external_id"))
+    if zone.role_arn and not _ROLE_ARN.fullmatch(zone.role_arn):
+        section.wrong("role_arn", "the ARN of an IAM role or null", zone.role_arn)
+    return zone
+
+
+def _external_dns(section: Section) -> ExternalDns:
+    flags = {key: (section.optional_text(key) or "").lower() for key in _EXTERNAL_DNS}
+    return ExternalDns(**flags)
 
 
 def _chef(section: Section) -> ChefSettings:

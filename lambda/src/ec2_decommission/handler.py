@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 
 # DescribeInstances may not know an instance yet that has just entered `running`.
 _YOUNG = timedelta(minutes=10)
+_CLOCKS = timedelta(seconds=5)  # by which EC2's clock, which dates an event, may differ from the function's
 # A sweep that fails is tried this often. The next scheduled one makes up for it: sweeps that pile up in the queue, or
 # as dead letters, would say nothing that the alarms do not.
 _SWEEP_TRIES = 3
@@ -339,13 +340,13 @@ class Application:
         if self._inventory and left and not dry_run and not known.inventory_error:
             for instance_id, error in self._inventory.remember_excluded(left).items():
                 reports[instance_id] = replace(reports[instance_id], errors=(about("inventory", error),))
-        refused = {i: r for i, r in reports.items() if i not in instances and r.failed}
-        if refused and not dry_run:
-            announced = self._announce(requests, refused, known)
+        refusals = {i: r for i, r in reports.items() if i not in instances and r.failed}
+        if refusals and not dry_run:
+            announced = self._announce(requests, refusals, known)
             if self._inventory and announced and not known.inventory_error:
                 # If this cannot be written, the next try sends the event once more. Its id is the same.
                 self._inventory.remember_announced(announced)
-            reports |= refused
+            reports |= refusals
         if instances:
             reports |= self._run(requests, reports, instances, known, dry_run=dry_run)
         return reports
@@ -363,7 +364,8 @@ class Application:
         retries = [i for i in instances if isinstance(requests[i], Terminated)]
         calls = {i: request.only for i, request in requests.items() if isinstance(request, OperatorCall)}
         only = {i: approved for i, approved in calls.items() if approved is not None}
-        run = Run(self._tools, instances, known, retries, only, dry_run=dry_run)
+        ended_at = self._ended_at([requests[i] for i in instances])
+        run = Run(self._tools, instances, known, retries, only, dry_run=dry_run, ended_at=ended_at)
         done = run.carry_out()
         told = {
             i: replace(
@@ -391,6 +393,14 @@ class Application:
             failed = (*told[instance_id].errors, about("inventory", error))
             told[instance_id] = replace(told[instance_id], errors=failed)
         return told
+
+    def _ended_at(self, requests: Iterable[Terminated | OperatorCall]) -> float | None:
+        """When all had ended, by the times in the events; None if an event has no time."""
+        times = [request.time if isinstance(request, Terminated) else None for request in requests]
+        known = [time for time in times if time is not None]
+        if len(known) < len(times):
+            return None
+        return min(max(known) + _CLOCKS, self._tools.now()).timestamp()
 
     def _announce(
         self, requests: Mapping[str, Terminated | OperatorCall], reports: dict[str, Report], known: Known

@@ -57,10 +57,15 @@ class Audit(Protocol):
 
 @dataclass(frozen=True)
 class StepFactory:
-    """Makes a step for one batch. Making it may open a secret, and so may fail like the step itself."""
+    """Makes a step for one batch. Making it may open a secret, and so may fail like the step itself.
+
+    Attributes:
+        make: takes the time by which all instances of the batch had ended (seconds since 1970; None if unknown). What
+            a system showed from then on is all that they ever made there, so an earlier reading may serve again.
+    """
 
     name: str
-    make: Callable[[], Step]
+    make: Callable[[float | None], Step]
 
 
 @dataclass(frozen=True)
@@ -98,6 +103,7 @@ class Run:
         instances: by id, all that is known of them.
         retries: ids of instances whose settled steps are taken from the inventory. All others run every step.
         only: the actions that an operator has approved, by instance id. Nothing else of these instances goes.
+        ended_at: when all instances had ended, in seconds since 1970; None if that is not known of each.
     """
 
     def __init__(
@@ -109,8 +115,10 @@ class Run:
         only: Mapping[str, frozenset[Approved]] | None = None,
         *,
         dry_run: bool,
+        ended_at: float | None = None,
     ) -> None:
         self._tools = tools
+        self._ended_at = ended_at
         self._instances = dict(instances)
         self._known = known
         self._only = only or {}
@@ -171,7 +179,7 @@ class Run:
             if not due:
                 return
             with self._guard(factory.name, due):
-                step = factory.make()
+                step = factory.make(self._ended_at)
                 facts[factory.name] = step.identify(self._batch(factory.name, due))
                 made[factory.name] = step
                 return

@@ -125,13 +125,15 @@ class Section:
         inner.end()
         return result
 
-    def sections(self, key: str, read: Callable[[Section], Any]) -> tuple[Any, ...]:
+    def sections(self, key: str, read: Callable[[Section], Any], *, at_least: int = 0) -> tuple[Any, ...]:
         """A list of objects, each read by ``read``."""
         value = self.get(key)
         value = [] if value is None else value
         if not isinstance(value, list):
             self.wrong(key, "a list of objects", value)
             return ()
+        if len(value) < at_least:
+            self.wrong(key, f"at least {at_least} entry", value)
         found = []
         for number, item in enumerate(value):
             inner = Section(f"{'.'.join(filter(None, (self.path, key)))}[{number}]", item, self.errors)

@@ -1,67 +1,71 @@
-"""Route 53: record sets as they are listed, and changes that are refused when the record set has changed since."""
+"""Route 53: record sets as they are listed, and changes that fail if a record set has changed since."""
 
 from __future__ import annotations
 
-import json
 import re
 import threading
-import zlib
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 from functools import lru_cache, partial
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from botocore.exceptions import ClientError
 
-from ..errors import DecommissionError, OutOfTime
-from .aws import ThrottledError, aws_errors
+from ..errors import DecommissionError, TransientError
+from .aws import THROTTLED, ThrottledError, aws_errors
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
-    from contextlib import AbstractContextManager
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-    from ..deadline import Deadline
     from .governor import Governor
 
 T = TypeVar("T")
+Key = tuple[str, str, str, str | None]  # zone id, name, type, set identifier
+Change = tuple[str, "Mapping[str, Any]"]  # DELETE or CREATE, and the raw record set
 
-_THROTTLED_CALLS = 4  # each of botocore's four tries
-PAGE = 300  # the most record sets that ListResourceRecordSets gives at once
-# What was read of a zone serves other batches for so long, and no more of it is kept than so many record sets.
-_KEPT = timedelta(minutes=5)
-_MOST_KEPT = 60_000
+PAGE = 300  # the most record sets that ListResourceRecordSets returns
+_THROTTLED_CALLS = 4  # each of botocore's four attempts
 _MANY = 8  # of the names on one page
+_HOOKS = "ec2-decommission-governor"
 _ESCAPE = re.compile(r"\\([0-7]{3})")
 _UNUSUAL = re.compile(r"[^a-z0-9_.*-]")
 
 
 def canonical(name: str) -> str:
-    """A DNS name as this package compares it: lower case, with the trailing dot, escapes resolved.
+    r"""A DNS name as this package compares it: lower case, with the trailing dot, escapes resolved.
 
-    Route 53 lists ``*.example.com`` as ``\\052.example.com.``, and every other unusual character likewise.
+    Route 53 lists ``*.example.com`` as ``\052.example.com.``.
     https://docs.aws.amazon.com/Route53/latest/DeveloperGuide/DomainNameFormat.html
+
+    Example:
+        >>> canonical("Web-1.Example.com")
+        'web-1.example.com.'
     """
     plain = (_ESCAPE.sub(lambda m: chr(int(m[1], 8)), name) if "\\" in name else name).lower()
     return plain if plain.endswith(".") else plain + "."
 
 
 def is_record_name(name: str) -> bool:
-    """Whether Route 53 can hold a record of that canonical name; asked for another, it refuses the request."""
+    """Whether Route 53 can hold a record of that canonical name. It refuses requests with any other name."""
     return len(name) <= 255 and name.isascii() and all(0 < len(label) < 64 for label in name[:-1].split("."))
 
 
 @dataclass(frozen=True)
 class Zone:
-    """A hosted zone; ``name`` is canonical.
+    """A hosted zone.
 
     Attributes:
-        record_sets: how many it held when it was first read: so a zone's size is known, and not more.
+        name: canonical.
+        record_sets: the number of record sets when the zone was first read.
+        managed_by: the AWS service that made the zone, in words (Cloud Map, for example). None for all other zones.
     """
 
     zone_id: str
     name: str
     record_sets: int = field(default=0, compare=False)
+    managed_by: str | None = None
 
     def holds(self, name: str) -> bool:
         """Whether a canonical name lies in the zone."""
@@ -81,184 +85,166 @@ class RecordSet:
     traffic_policy: bool = False
     raw: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False, hash=False)
 
+    @classmethod
+    def listed(cls, zone_id: str, raw: Mapping[str, Any]) -> RecordSet:
+        """The record set as ListResourceRecordSets returns it."""
+        return cls(
+            zone_id=zone_id,
+            name=canonical(raw["Name"]),
+            type=raw["Type"],
+            values=tuple(r["Value"] for r in raw.get("ResourceRecords") or ()),
+            set_identifier=raw.get("SetIdentifier"),
+            alias=bool(raw.get("AliasTarget")),
+            traffic_policy=bool(raw.get("TrafficPolicyInstanceId")),
+            raw=raw,
+        )
+
     @property
-    def key(self) -> tuple[str, str, str, str | None]:
-        """What Route 53 knows the record set by."""
+    def key(self) -> Key:
+        """The identity of the record set in Route 53."""
         return (self.zone_id, self.name, self.type, self.set_identifier)
 
-    def without(self, values: Iterable[str]) -> dict[str, Any]:
-        """The raw record set less these values."""
+    def without(self, values: Iterable[str]) -> RecordSet | None:
+        """The record set less these values; None if no value is left."""
         gone = set(values)
         kept = [r for r in self.raw["ResourceRecords"] if r["Value"] not in gone]
-        return {**self.raw, "ResourceRecords": kept}
+        return RecordSet.listed(self.zone_id, {**self.raw, "ResourceRecords": kept}) if kept else None
+
+
+@dataclass(frozen=True)
+class Page:
+    """Consecutive names of a zone, with all record sets at each of them.
+
+    Attributes:
+        start: the first canonical name that the page shows.
+        end: the first name after it that the page does not show, or not completely. None at the end of the zone.
+        raw: the record sets as they were listed.
+        changed: names whose record sets were changed after the page was read.
+    """
+
+    zone_id: str
+    start: str
+    end: str | None
+    raw: Sequence[Mapping[str, Any]] = field(repr=False)
+    changed: frozenset[str] = frozenset()
+
+    def shows(self, name: str) -> bool:
+        """Whether the page shows every record set at that name."""
+        return name not in self.changed and (name == self.start or _between(self.start, name, self.end))
 
 
 @dataclass(frozen=True)
 class Listing:
-    """What was read of a zone.
+    """The record sets at some names of a zone.
 
     Attributes:
-        found: all record sets at each name; no entry for a name that has none.
-        missed: the names that were not reached in time.
+        found: all record sets at each name; no entry for a name without record sets.
+        missed: the names that could not be read, with the reason.
     """
 
-    found: Mapping[str, Sequence[RecordSet]]
-    missed: Mapping[str, OutOfTime] = field(default_factory=dict)
+    found: Mapping[str, tuple[RecordSet, ...]] = field(default_factory=dict)
+    missed: Mapping[str, DecommissionError] = field(default_factory=dict)
 
 
 class ChangeRefusedError(DecommissionError):
-    """InvalidChangeBatch: something in the batch no longer is as it was listed; nothing was changed."""
+    """InvalidChangeBatch: a change does not fit the zone as it is now. Nothing was changed."""
 
 
 class Zones(Protocol):
-    """What the step asks of Route 53. Every call may raise TransientError, AccessError or ConfigurationError."""
+    """Route 53, as the step uses it. Every call may raise a DecommissionError."""
 
     def zone(self, zone_id: str) -> Zone:
-        """The hosted zone of that id."""
+        """The hosted zone with that id."""
 
-    def records(
-        self, zone_id: str, names: Iterable[str], until: Deadline | None = None, since: datetime | None = None
-    ) -> Listing:
-        """All record sets at these canonical names, as many as can be read before ``until``.
+    def page(self, zone_id: str, name: str) -> Page:
+        """The names of the zone from that canonical name on."""
+
+    def forget(self, zone_id: str, names: Iterable[str]) -> None:
+        """Whatever was kept of these names is out of date: the next ``page`` reads them again."""
+
+    def wait(self, zone_id: str) -> None:
+        """Waits until the rate allows one change of the zone. ``change`` itself does not wait."""
+
+    def change(self, zone_id: str, changes: Sequence[Change], guard: Callable[[], None]) -> None:
+        """Makes all the changes, or none. Sends one request; if it fails, the caller decides about another.
 
         Args:
-            since: what was read from that moment on is as good as what is read now. None: nothing is.
-        """
-
-    def read_ahead(self, zone_id: str, names: Iterable[str], until: Deadline, since: datetime) -> None:
-        """Reads what ``records`` will be asked for, as much of it as is kept until then."""
-
-    def change(self, zone_id: str, changes: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
-        """Makes all the changes (``DELETE`` or ``CREATE``, raw record set), or none.
+            guard: called right before the request is sent; if it raises, nothing is sent.
 
         Raises:
-            ChangeRefusedError: one of them does not fit the zone as it is now.
+            ChangeRefusedError: one of the changes does not fit the zone as it is now.
+            TransientError: Route 53 did not say whether the changes were made.
         """
+
+
+def list_names(zones: Zones, zone_id: str, names: Iterable[str]) -> Listing:
+    """All record sets at these canonical names.
+
+    Goes through the zone in its own order and skips what nobody asked for: at most one request for each name, and
+    about one for each page of the zone, whichever is less.
+    """
+    asked = sorted(dict.fromkeys(names), key=_by_labels)
+    found: dict[str, tuple[RecordSet, ...]] = {}
+    position = 0
+    gapless_from: str | None = None
+    while position < len(asked):
+        try:
+            page = zones.page(zone_id, gapless_from or asked[position])
+            if not page.shows(asked[position]):
+                page = zones.page(zone_id, asked[position])
+        except DecommissionError as error:
+            return Listing(found, dict.fromkeys(asked[position:], error))
+        shown = {asked[position], *takewhile(page.shows, asked[position + 1 :])}
+        for raw in page.raw:
+            if canonical(raw["Name"]) in shown:
+                record = RecordSet.listed(zone_id, raw)
+                found[record.name] = (*found.get(record.name, ()), record)
+        position += len(shown)
+        # If many names of a page were asked for, the next page begins at its end, not a few names later: the names
+        # between may be asked for next.
+        gapless_from = page.end if len(shown) >= _MANY else None
+    return Listing(found)
 
 
 class BotoZones:
     """Route 53 through boto3.
 
     Args:
-        client: a boto3 ``route53`` client.
-        governor: keeps the calls to the module's share of the account's rate; with it a call that is throttled is
-            made again, later each time. None leaves the calls to botocore's own retries.
-        now: the time.
-        lock: makes what a reading of a zone waits at while another is under way.
+        client: returns the boto3 ``route53`` client for a zone id. It may raise what assuming the zone's role raises.
+        governor: returns the governor of the account that owns the zone. Every request of the client waits for it,
+            botocore's own retries included, and also those that others send through the same client.
     """
 
-    def __init__(
-        self,
-        client: Any,
-        governor: Governor | None = None,
-        now: Callable[[], datetime] = lambda: datetime.now(UTC),
-        lock: Callable[[], AbstractContextManager[object]] = threading.Lock,
-    ) -> None:
-        self._client = client
+    def __init__(self, client: Callable[[str], Any], governor: Callable[[str], Governor]) -> None:
+        self._make_client = client
         self._governor = governor
-        self._now = now
         self._zones: dict[str, Zone] = {}
-        self._pages: list[_Page] = []  # the newest last
-        self._changed: dict[tuple[str, str], datetime] = {}  # when, by zone id and canonical name
-        self._lock = lock
-        self._asking, self._keeping = lock(), threading.Lock()
-        self._reading: dict[str, AbstractContextManager[object]] = {}  # by zone id
-        if governor:
-            governor.govern(client)
+        self._asking = threading.Lock()
 
     def zone(self, zone_id: str) -> Zone:
-        # A zone's name never changes, so it is asked once for as long as the function stays warm.
+        # The name of a zone never changes: it is read once while the function stays warm.
         with self._asking:
             if zone_id not in self._zones:
                 answer = self._call(
+                    zone_id,
                     f"read hosted zone {zone_id} (route53:GetHostedZone)",
-                    lambda: self._client.get_hosted_zone(Id=zone_id),
+                    lambda client: client.get_hosted_zone(Id=zone_id),
                 )
-                raw = answer["HostedZone"]
-                size = int(raw.get("ResourceRecordSetCount") or 0)
-                self._zones[zone_id] = Zone(zone_id, canonical(raw["Name"]), size)
+                self._zones[zone_id] = _zone(zone_id, answer["HostedZone"])
             return self._zones[zone_id]
 
-    def records(
-        self, zone_id: str, names: Iterable[str], until: Deadline | None = None, since: datetime | None = None
-    ) -> Listing:
-        found: dict[str, list[RecordSet]] = {}
-        asked = sorted(dict.fromkeys(names), key=_by_labels)
-        position = 0
-        with self._reading_of(zone_id):
-            try:
-                for page, covered in self._walk(zone_id, asked, until, since):
-                    for record in page.records(set(covered)):
-                        found.setdefault(record.name, []).append(record)
-                    position += len(covered)
-            except OutOfTime as error:
-                if until is None:
-                    raise
-                return Listing(found, dict.fromkeys(asked[position:], error))
-        return Listing(found)
-
-    def read_ahead(self, zone_id: str, names: Iterable[str], until: Deadline, since: datetime) -> None:
-        with self._reading_of(zone_id):
-            for _ in self._walk(zone_id, sorted(dict.fromkeys(names), key=_by_labels), until, since):
-                # What does not fit in would be read twice.
-                if sum(page.record_sets for page in list(self._pages) if page.read_at >= since) > _MOST_KEPT - PAGE:
-                    return
-
-    def _reading_of(self, zone_id: str) -> AbstractContextManager[object]:
-        return self._reading.setdefault(zone_id, self._lock())
-
-    def _walk(
-        self, zone_id: str, asked: Sequence[str], until: Deadline | None, since: datetime | None
-    ) -> Iterator[tuple[_Page, Sequence[str]]]:
-        """The pages that show all that is at these names, and which of them each shows.
-
-        Goes through the zone in its own order and skips what nobody asked for: at most one call for each name, and
-        about one for each page of the zone, whichever is less.
-        """
-        self._forget()
-        position = 0
-        gapless_from: str | None = None
-        while position < len(asked):
-            page = self._kept(zone_id, asked[position], since)
-            if page is None and gapless_from is not None:
-                page = self._read(zone_id, gapless_from, until)
-            if page is None or not page.covers(asked[position]):
-                page = self._read(zone_id, asked[position], until)
-            covered = [asked[position], *takewhile(partial(self._shows, page), asked[position + 1 :])]
-            yield page, covered
-            position += len(covered)
-            # Where many of a page were asked for, the next begins where it ends and not a few names later, which
-            # would leave out names that another batch may ask for.
-            gapless_from = page.end if len(covered) >= _MANY else None
-
-    def _kept(self, zone_id: str, name: str, since: datetime | None) -> _Page | None:
-        """The newest page that shows what is at the name, if one was read late enough for ``since``."""
-        if since is None:
-            return None
-        late = (page for page in reversed(list(self._pages)) if page.read_at >= since)
-        return next((page for page in late if page.zone_id == zone_id and self._shows(page, name)), None)
-
-    def _forget(self) -> None:
-        oldest = self._now() - _KEPT
-        with self._keeping:
-            self._pages = [page for page in self._pages if page.read_at > oldest]
-            self._changed = {at: changed_at for at, changed_at in self._changed.items() if changed_at > oldest}
-
-    def _shows(self, page: _Page, name: str) -> bool:
-        """Whether a page shows all there is at that name, and the function itself has changed nothing there since."""
-        changed_at = self._changed.get((page.zone_id, name))
-        return page.covers(name) and (changed_at is None or page.read_at >= changed_at)
-
-    def _read(self, zone_id: str, name: str, until: Deadline | None) -> _Page:
-        """The page from that name on: all that is at that name, and what else came."""
-        if until:
-            until.check(1.0, f"a look at {name} in hosted zone {zone_id}")
-        read_at = self._now()
+    def page(self, zone_id: str, name: str) -> Page:
         raw: list[Mapping[str, Any]] = []
         # https://docs.aws.amazon.com/Route53/latest/DeveloperGuide/DomainNameFormat.html
         start = {"StartRecordName": _UNUSUAL.sub(lambda m: f"\\{ord(m[0]):03o}", name)}
         while True:
-            answer = self._page(zone_id, start)
+            answer = self._call(
+                zone_id,
+                f"list hosted zone {zone_id} (route53:ListResourceRecordSets)",
+                lambda client, start=start: client.list_resource_record_sets(  # type: ignore[misc]
+                    HostedZoneId=zone_id, MaxItems=str(PAGE), **start
+                ),
+            )
             raw += answer["ResourceRecordSets"]
             more = answer.get("IsTruncated")
             if not more or canonical(answer["NextRecordName"]) != name:
@@ -267,92 +253,109 @@ class BotoZones:
             if answer.get("NextRecordIdentifier"):
                 start["StartRecordIdentifier"] = answer["NextRecordIdentifier"]
         end = canonical(raw[-1]["Name"] if raw else name) if more else None
-        page = _Page(zone_id, name, end, read_at, len(raw), zlib.compress(json.dumps(raw).encode(), 1))
-        with self._keeping:
-            self._pages.append(page)
-            while sum(page.record_sets for page in self._pages) > _MOST_KEPT:
-                del self._pages[0]
-        return page
+        return Page(zone_id, name, end, tuple(raw))
 
-    def _page(self, zone_id: str, start: Mapping[str, str]) -> Any:
-        return self._call(
-            f"list hosted zone {zone_id} (route53:ListResourceRecordSets)",
-            lambda: self._client.list_resource_record_sets(HostedZoneId=zone_id, MaxItems=str(PAGE), **start),
-        )
+    def forget(self, zone_id: str, names: Iterable[str]) -> None:
+        """Does nothing: nothing is kept here."""
 
-    def change(self, zone_id: str, changes: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
+    def wait(self, zone_id: str) -> None:
+        self._governor(zone_id).wait()
+
+    def change(self, zone_id: str, changes: Sequence[Change], guard: Callable[[], None]) -> None:
+        doing = f"change hosted zone {zone_id} (route53:ChangeResourceRecordSets)"
         batch = {"Changes": [{"Action": action, "ResourceRecordSet": dict(raw)} for action, raw in changes]}
-
-        def change() -> None:
+        with aws_errors(doing), _sent_once(_OneAttempt(doing, guard)):
+            client = self._client(zone_id)
             try:
-                self._client.change_resource_record_sets(HostedZoneId=zone_id, ChangeBatch=batch)
+                client.change_resource_record_sets(HostedZoneId=zone_id, ChangeBatch=batch)
             except ClientError as error:
                 if error.response.get("Error", {}).get("Code") in ("InvalidChangeBatch", "InvalidInput"):
                     raise ChangeRefusedError(error.response["Error"].get("Message", "")) from None
                 raise
 
-        try:
-            self._call(f"change hosted zone {zone_id} (route53:ChangeResourceRecordSets)", change)
-        finally:
-            now = self._now()
-            with self._keeping:
-                self._changed.update({(zone_id, canonical(raw["Name"])): now for _, raw in changes})
+    def _client(self, zone_id: str) -> Any:
+        client, governor = self._make_client(zone_id), self._governor(zone_id)
+        client.meta.events.register("before-send", partial(_before_send, governor), unique_id=_HOOKS)
+        client.meta.events.register("response-received", partial(_received, governor), unique_id=f"{_HOOKS}-answer")
+        return client
 
-    def _call(self, doing: str, call: Callable[[], T]) -> T:
-        left = _THROTTLED_CALLS if self._governor else 1
+    def _call(self, zone_id: str, doing: str, call: Callable[[Any], T]) -> T:
+        left = _THROTTLED_CALLS
         while True:
             left -= 1
             try:
                 with aws_errors(doing):
-                    return call()
+                    return call(self._client(zone_id))
             except ThrottledError:
-                # The governor waits longer after each. What does not end is left to the queue, which waits for less.
+                # The governor waits longer each time. Throttling that does not end is left to the queue.
                 if not left:
                     raise
 
 
-@dataclass(frozen=True)
-class _Page:
-    """What was read of a zone in one go.
+class _OneAttempt:
+    """A change request that is sent once, right after ``guard``; botocore's own retry becomes an error.
 
-    Attributes:
-        start: the first canonical name that it shows.
-        end: the first name after it that it does not show, or not all of; None where the zone ends with it.
-        read_at: when the reading began.
-        packed: the record sets as they were listed, in a tenth of the memory.
+    A retry would rest on the same answer about the living as the first attempt.
     """
 
-    zone_id: str
-    start: str
-    end: str | None
-    read_at: datetime
-    record_sets: int
-    packed: bytes
+    def __init__(self, doing: str, guard: Callable[[], None]) -> None:
+        self._doing = doing
+        self._guard = guard
+        self._failure: DecommissionError | None = None
 
-    def covers(self, name: str) -> bool:
-        """Whether it shows all there is at that name."""
-        return name == self.start or _between(self.start, name, self.end)
+    def before_send(self) -> None:
+        if self._failure:
+            raise self._failure
+        self._guard()
 
-    def records(self, names: Set[str]) -> Iterator[RecordSet]:
-        """The record sets at these names; they may be few of many."""
-        listed = json.loads(zlib.decompress(self.packed))
-        return (_record_set(self.zone_id, raw) for raw in listed if canonical(raw["Name"]) in names)
+    def received(self, code: str | None, message: object) -> None:
+        kind = ThrottledError if code in THROTTLED else TransientError
+        self._failure = kind(f"could not {self._doing}: {f'{code}: ' if code else ''}{message}")
 
 
-def _record_set(zone_id: str, raw: Mapping[str, Any]) -> RecordSet:
-    return RecordSet(
-        zone_id=zone_id,
-        name=canonical(raw["Name"]),
-        type=raw["Type"],
-        values=tuple(r["Value"] for r in raw.get("ResourceRecords") or ()),
-        set_identifier=raw.get("SetIdentifier"),
-        alias=bool(raw.get("AliasTarget")),
-        traffic_policy=bool(raw.get("TrafficPolicyInstanceId")),
-        raw=raw,
+_attempt: ContextVar[_OneAttempt | None] = ContextVar("attempt", default=None)
+
+
+@contextmanager
+def _sent_once(attempt: _OneAttempt) -> Iterator[None]:
+    token = _attempt.set(attempt)
+    try:
+        yield
+    finally:
+        _attempt.reset(token)
+
+
+# boto3's hooks, called around each attempt of a request
+
+
+def _before_send(governor: Governor, **_: object) -> None:
+    if attempt := _attempt.get():
+        attempt.before_send()  # the caller of `change` has waited already
+    else:
+        governor.wait()
+
+
+def _received(governor: Governor, parsed_response: Any = None, exception: object = None, **_: object) -> None:
+    error = (parsed_response or {}).get("Error") or {}
+    if attempt := _attempt.get():
+        attempt.received(error.get("Code"), error.get("Message") or exception or "no answer")
+    if error.get("Code") in THROTTLED:
+        governor.throttled()
+    elif parsed_response is not None:  # without an answer, nothing is learned about the rate
+        governor.answered()
+
+
+def _zone(zone_id: str, raw: Mapping[str, Any]) -> Zone:
+    linked = raw.get("LinkedService") or {}
+    return Zone(
+        zone_id,
+        canonical(raw["Name"]),
+        int(raw.get("ResourceRecordSetCount") or 0),
+        (linked.get("Description") or linked.get("ServicePrincipal") or "another AWS service") if linked else None,
     )
 
 
-# Where a page begins and ends is compared with each name that is looked for.
+# The start and end of a page are compared with each name that is looked for.
 @lru_cache(maxsize=4096)
 def _by_labels(name: str) -> tuple[str, ...]:
     return tuple(reversed(name.split(".")))
@@ -365,9 +368,9 @@ def _by_text(name: str) -> str:
 
 
 def _between(start: str, name: str, end: str | None) -> bool:
-    """Whether a page from ``start`` to ``end`` (None: of the zone) holds all there is at ``name``.
+    """Whether a page from ``start`` to ``end`` (None: the end of the zone) holds everything at ``name``.
 
-    Route 53's order is documented for plain names only, so both readings of it must agree.
+    Route 53 documents its order for plain names only, so both readings of it must agree.
     """
     labels, text = _by_labels, _by_text
     return (

@@ -1,0 +1,447 @@
+"""What the step deletes, and on what proof. Pure: a snapshot and an answer about the living in, findings out.
+
+A value of a record set goes if the record set may be touched at all (``untouchable``) and one of these proofs holds:
+
+- ``by_name_with_id``: the record's name contains the instance id.
+- ``by_target_with_id``: the value is EC2's own name for this instance id.
+- ``by_recorded_value``: the value is an address, or EC2's DNS name for one, that was recorded for the instance, and
+  nobody else has the address now.
+- ``by_own_name``: a CNAME points to another record name of the instance, and nothing remains at that name.
+- ``by_pointer``: a PTR record at a recorded address points to a name of the instance, and that name contains its id
+  or nobody else has the address now.
+
+These are the rules of "What counts as proof" in docs/proof.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+from ...clients.route53 import Key, canonical
+from ...errors import DecommissionError
+from ...live import Question
+from ..base import Finding, Findings, Removal
+from .names import (
+    FORWARD,
+    address_of,
+    concerns_classless,
+    ec2_name_of_id,
+    is_kept,
+    is_mark,
+    mark_names,
+    name_questions,
+    own_names,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+
+    from ...clients.route53 import RecordSet
+    from ...config import Route53Settings
+    from ...instance import Instance
+    from ...live import Living
+    from ...templates import Template
+    from .names import OwnNames
+    from .observe import Snapshot, ZoneRecords
+
+Only: TypeAlias = "Mapping[Key, Set[str]] | None"  # the values, by record set, to which a second plan is limited
+Claims: TypeAlias = dict[Key, dict[str, str]]  # the values that go, by record set, each with its instance id
+
+
+@dataclass(frozen=True)
+class Handle:
+    """What ``apply`` needs to remove one value of one record set.
+
+    Attributes:
+        target: the record name on which the proof of a CNAME rests, if it rests on one.
+        needs: the record sets at ``target``, which must go together with the CNAME or before it.
+    """
+
+    record: RecordSet
+    value: str
+    target: str | None = None
+    needs: frozenset[Key] = frozenset()
+
+
+@dataclass(frozen=True)
+class Goes:
+    """The value is provably the instance's. ``target`` and ``needs`` as in ``Handle``."""
+
+    proof: str
+    target: str | None = None
+    needs: frozenset[Key] = frozenset()
+
+
+@dataclass(frozen=True)
+class Stays:
+    """The value has to do with the instance, and stays."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Unknown:
+    """Nobody can say now whether the value may go."""
+
+    error: DecommissionError
+
+
+Verdict: TypeAlias = Goes | Stays | Unknown
+
+
+def question(
+    settings: Route53Settings, instances: Mapping[str, Instance], snapshot: Snapshot, only: Only = None
+) -> Question:
+    """Everything that ``plan`` has to know about the living."""
+    addresses: set[str] = set()
+    names: set[tuple[Template, str]] = set()
+    for instance in instances.values():
+        own = own_names(settings.record_names, instance)
+        for zone, record in _record_sets(own, snapshot, only):
+            if untouchable(settings, zone, record) or by_name_with_id(own, record.name):
+                continue
+            if record.type == "PTR":
+                addresses.add(own.pointers[record.name])
+                continue
+            addresses.update(filter(None, map(address_of, record.values)))
+            for target in map(canonical, record.values if record.type == "CNAME" else ()):
+                if target in own.forward and not by_name_with_id(own, target):
+                    names.update(name_questions(settings.record_names, target))
+    return Question(frozenset(addresses), frozenset(names))
+
+
+def plan(
+    settings: Route53Settings,
+    instances: Mapping[str, Instance],
+    snapshot: Snapshot,
+    living: Living,
+    only: Only = None,
+) -> Mapping[str, Finding]:
+    """Decides for each instance what goes and what stays.
+
+    Args:
+        living: the answer to ``question`` with the same arguments.
+        only: limits a second plan to what the first one chose.
+    """
+    findings = {instance_id: Findings() for instance_id in instances}
+    claims: Claims = {}
+    waiting: list[tuple[OwnNames, RecordSet, str]] = []
+    for instance_id, instance in instances.items():
+        own, found = own_names(settings.record_names, instance), findings[instance_id]
+        if only is None:
+            _report_what_was_not_read(own, snapshot, found)
+        found.errors.extend(zone.missed[name] for zone, name in _places(own, snapshot, only) if name in zone.missed)
+        for zone, record in _record_sets(own, snapshot, only):
+            if reason := untouchable(settings, zone, record):
+                found.stays(_target(record), reason)
+                continue
+            if error := _unread_mark(settings, zone, record):
+                found.errors.append(error)
+                continue
+            connected = False
+            for value in record.values:
+                verdict = judge(settings, own, record, value, living)
+                if verdict is not None:
+                    _carry_out(verdict, instance_id, record, value, found, claims, only)
+                elif record.type == "CNAME" and canonical(value) in own.forward:
+                    waiting.append((own, record, value))
+                else:
+                    continue
+                connected = True
+            if not connected:
+                found.stays(_target(record), _not_its_own(settings, own, record, living))
+    _settle_own_names(settings, waiting, snapshot, living, findings, claims, only)
+    for found in findings.values():
+        _note_what_stays_behind(found, snapshot, claims)
+    return {instance_id: found.finding() for instance_id, found in findings.items()}
+
+
+# What is never touched
+
+
+def untouchable(settings: Route53Settings, zone: ZoneRecords, record: RecordSet) -> str | None:
+    """Why no proof makes this record set an instance's; None if one may."""
+    if record.alias:
+        return "an alias record points to an AWS resource, not to an instance"
+    if record.traffic_policy:
+        return "a traffic policy created it"
+    if record.name == zone.zone.name:
+        return "it is the zone's own name (the apex)"
+    for name in (record.name, *(record.values if record.type == "PTR" else ())):
+        if is_kept(settings.keep_names, name):
+            return f"keep_names matches {canonical(name)}"
+    for mark in _marks(settings, zone, record):
+        if any(r.type == "TXT" and any(map(is_mark, r.values)) for r in zone.found.get(mark, ())):
+            return f"external-dns owns the name (TXT {mark})"
+    return None
+
+
+def _unread_mark(settings: Route53Settings, zone: ZoneRecords, record: RecordSet) -> DecommissionError | None:
+    """Why it is not known whether external-dns owns the name; None if it is known."""
+    return next((zone.missed[mark] for mark in _marks(settings, zone, record) if mark in zone.missed), None)
+
+
+def _marks(settings: Route53Settings, zone: ZoneRecords, record: RecordSet) -> tuple[str, ...]:
+    if record.type == "PTR":
+        return (record.name,)
+    return mark_names(settings.external_dns, zone.zone, record.name)
+
+
+# The proofs
+
+
+def judge(settings: Route53Settings, own: OwnNames, record: RecordSet, value: str, living: Living) -> Verdict | None:
+    """The first proof that applies to one value; None if nothing connects the value to the instance."""
+    if record.type == "PTR":
+        return by_pointer(settings, own, record, value, living)
+    if record.type == "CNAME":
+        recorded = canonical(value) in map(canonical, own.instance.dns_names)
+    else:
+        recorded = address_of(value) in own.instance.addresses
+    return (
+        by_name_with_id(own, record.name)
+        or by_target_with_id(own.instance, value)
+        or (by_recorded_value(own.instance, value, _has_name(settings, record.name), living) if recorded else None)
+    )
+
+
+def by_name_with_id(own: OwnNames, name: str) -> Goes | None:
+    """Rule 1: the name comes from a template that contains {instance_id}."""
+    template = own.forward.get(name)
+    if template is None or not template.by_id:
+        return None
+    return Goes(f"the name {name} contains the id {own.instance.instance_id}")
+
+
+def by_target_with_id(instance: Instance, value: str) -> Goes | Stays | None:
+    """Rule 1: the value is EC2's own name for this instance id, and its region is the instance's."""
+    named = ec2_name_of_id(canonical(value))
+    if named is None or named[0] != instance.instance_id:
+        return None
+    if named[1] != instance.region:
+        return Stays(f"{value} is an instance in {named[1]}, and {instance.instance_id} ran in {instance.region}")
+    return Goes(f"{value} is EC2's own name for {instance.instance_id}")
+
+
+def by_recorded_value(
+    instance: Instance, value: str, has_name: Callable[[Instance], bool], living: Living
+) -> Verdict:
+    """Rule 2: the value was recorded for the instance, and nobody else has its address now."""
+    address = address_of(value)
+    if address is None:
+        return Stays(f"{value} contains no address, so nobody can be asked who has it now")
+    if owner := living.owner(instance, address, has_name):
+        return Stays(f"{value} now belongs to {owner}")
+    if living.error:
+        return Unknown(living.error)
+    return Goes(f"{value} was recorded for {instance.instance_id}, and nobody else has it now")
+
+
+def by_pointer(
+    settings: Route53Settings, own: OwnNames, record: RecordSet, value: str, living: Living
+) -> Verdict | None:
+    """A PTR record at a recorded address that points to one of the instance's names: rules 1 and 2."""
+    name = canonical(value)
+    if proof := by_name_with_id(own, name) or by_target_with_id(own.instance, value):
+        return proof
+    if name not in own.forward and name not in map(canonical, own.instance.dns_names):
+        return None
+    address, has_record_name = own.pointers[record.name], _has_name(settings, name)
+    verdict = by_recorded_value(
+        own.instance,
+        address,
+        lambda other: has_record_name(other) or name in map(canonical, other.dns_names),
+        living,
+    )
+    return Goes(f"{verdict.proof}; {value} is its name") if isinstance(verdict, Goes) else verdict
+
+
+def by_own_name(
+    settings: Route53Settings, own: OwnNames, target: str, snapshot: Snapshot, living: Living, claims: Claims
+) -> Verdict:
+    """Rules 1 and 2 for a CNAME to another record name of the instance: it goes if nothing remains at that name."""
+    zones = [zone for zone in snapshot.zones if zone.zone.holds(target)]
+    if not zones or any(zone.unusable for zone in zones):
+        return Stays(f"its target {target} lies in no zone that this step handles")
+    if error := next((zone.missed[target] for zone in zones if target in zone.missed), None):
+        return Unknown(error)
+    there = _at(snapshot, target)
+    if not all(_goes_wholly(record, claims) for record in there):
+        return Stays(f"its target {target} stays")
+    if not there and snapshot.unreadable:  # it may lie there
+        return Unknown(next(iter(snapshot.unreadable.values())))
+    proof = f"its target {target} is a record name of {own.instance.instance_id}"
+    if not by_name_with_id(own, target):
+        for template, name in name_questions(settings.record_names, target):
+            if bearer := living.bearer(template, name):
+                return Stays(f"its target {target} is the name of {bearer}")
+        if living.error:
+            return Unknown(living.error)
+        proof += ", no living instance has that name"
+    proof += ", and its records go as well" if there else ", and it does not exist"
+    return Goes(proof, target, frozenset(record.key for record in there))
+
+
+def _settle_own_names(
+    settings: Route53Settings,
+    waiting: list[tuple[OwnNames, RecordSet, str]],
+    snapshot: Snapshot,
+    living: Living,
+    findings: Mapping[str, Findings],
+    claims: Claims,
+    only: Only,
+) -> None:
+    """Decides CNAMEs to own record names. Each that goes may free another that points to it."""
+    while True:
+        left = []
+        for own, record, value in waiting:
+            verdict = by_own_name(settings, own, canonical(value), snapshot, living, claims)
+            if isinstance(verdict, Goes):
+                instance_id = own.instance.instance_id
+                _carry_out(verdict, instance_id, record, value, findings[instance_id], claims, only)
+            else:
+                left.append((own, record, value, verdict))
+        if len(left) == len(waiting):
+            break
+        waiting = [entry[:3] for entry in left]
+    for own, record, value, verdict in left:
+        instance_id = own.instance.instance_id
+        _carry_out(verdict, instance_id, record, value, findings[instance_id], claims, only)
+
+
+def _carry_out(
+    verdict: Verdict,
+    instance_id: str,
+    record: RecordSet,
+    value: str,
+    found: Findings,
+    claims: Claims,
+    only: Only,
+) -> None:
+    """Writes a verdict into the finding. Every value goes once, with the first instance that it is proven to be."""
+    target = _target(record, value)
+    if isinstance(verdict, Stays):
+        found.stays(target, verdict.reason)
+    elif isinstance(verdict, Unknown):
+        found.errors.append(verdict.error)
+    elif only is None or value in only[record.key]:
+        first = claims.setdefault(record.key, {}).setdefault(value, instance_id)
+        if first != instance_id:
+            found.stays(target, f"goes with {first}, which had the same name and address")
+            return
+        handle = Handle(record, value, verdict.target, verdict.needs)
+        whole = {"zone_id": record.zone_id, "record_set": record.raw}
+        found.removals.append(Removal("delete", target, verdict.proof, "record_set", whole, handle))
+
+
+# What was looked at
+
+
+def _places(own: OwnNames, snapshot: Snapshot, only: Only) -> Iterator[tuple[ZoneRecords, str]]:
+    """The zones that hold each name of the instance: forward names first."""
+    wanted = None if only is None else {key[:2] for key in only}
+    for name in (*own.forward, *own.pointers):
+        for zone in snapshot.zones:
+            here = zone.zone.holds(name) and not zone.unusable
+            if here and (wanted is None or (zone.zone.zone_id, name) in wanted):
+                yield zone, name
+
+
+def _record_sets(own: OwnNames, snapshot: Snapshot, only: Only) -> Iterator[tuple[ZoneRecords, RecordSet]]:
+    """A, AAAA and CNAME record sets at the instance's names, and PTR record sets at its recorded addresses."""
+    for zone, name in _places(own, snapshot, only):
+        types = (*(FORWARD if name in own.forward else ()), *(("PTR",) if name in own.pointers else ()))
+        for record in zone.found.get(name, ()):
+            if record.type in types and (only is None or record.key in only):
+                yield zone, record
+
+
+def _at(snapshot: Snapshot, name: str) -> list[RecordSet]:
+    """All A, AAAA and CNAME record sets at a name, aliases included."""
+    return [r for zone in snapshot.zones for r in zone.found.get(name, ()) if r.type in FORWARD]
+
+
+def _goes_wholly(record: RecordSet, claims: Claims) -> bool:
+    """Whether all values of a record set go. An alias has no values, and stays."""
+    return bool(record.values) and claims.get(record.key, {}).keys() >= set(record.values)
+
+
+def _has_name(settings: Route53Settings, name: str) -> Callable[[Instance], bool]:
+    """Whether a record name of a living instance is this one."""
+
+    def has_name(instance: Instance) -> bool:
+        names = (template.render(instance) for template in settings.record_names)
+        return any(canonical(rendered) == name for rendered in names if rendered)
+
+    return has_name
+
+
+# What the report says beside removals
+
+
+def _report_what_was_not_read(own: OwnNames, snapshot: Snapshot, found: Findings) -> None:
+    notes = [*own.notes, *_outside(own, snapshot)]
+    if own.forward or own.pointers:
+        found.errors.extend(snapshot.unreadable.values())
+    if snapshot.unreadable or any(_places(own, snapshot, None)):
+        found.notes.extend(notes)
+    else:
+        # Nothing could be looked for at all: that is not the same as having looked.
+        for note in notes or ["none of its names and addresses lies in the zones"]:
+            found.stays("its DNS records", note)
+
+
+def _outside(own: OwnNames, snapshot: Snapshot) -> Iterator[str]:
+    """Names that lie in no zone that is read."""
+    known = ", ".join(zone.zone.name for zone in snapshot.zones)
+    for name in own.forward:
+        holding = [zone for zone in snapshot.zones if zone.zone.holds(name)]
+        if not holding and not snapshot.unreadable:
+            yield f"record name {name} lies in none of the zones {known}"
+        yield from _unusable(zone for zone in holding)
+    for name in own.pointers:
+        yield from _unusable(
+            zone for zone in snapshot.zones if zone.zone.holds(name) or concerns_classless(zone.zone.name, name)
+        )
+
+
+def _unusable(zones: Iterable[ZoneRecords]) -> Iterator[str]:
+    for zone in zones:
+        if zone.unusable:
+            yield f"hosted zone {zone.zone.zone_id} ({zone.zone.name}) is not looked at: {zone.unusable}"
+
+
+def _not_its_own(settings: Route53Settings, own: OwnNames, record: RecordSet, living: Living) -> str:
+    instance = own.instance
+    if record.type == "PTR":
+        return f"it does not point to a name of {instance.instance_id}"
+    if not instance.addresses and not instance.dns_names:
+        return f"no address was recorded for {instance.instance_id}, so only what contains its id may go"
+    has_name = _has_name(settings, record.name)
+    addresses = [a for a in map(address_of, record.values) if a in living.asked.addresses]
+    owners = [f"{a} belongs to {owner}" for a in addresses if a and (owner := living.owner(instance, a, has_name))]
+    reason = f"not an address or DNS name recorded for {instance.instance_id}"
+    return f"{reason} ({'; '.join(owners)})" if owners else reason
+
+
+def _note_what_stays_behind(found: Findings, snapshot: Snapshot, claims: Claims) -> None:
+    """Health checks of removed record sets, and record sets of other types at names that are left without address."""
+    for record in dict.fromkeys(removal.handle.record for removal in found.removals):
+        if not _goes_wholly(record, claims):
+            continue
+        if health_check := record.raw.get("HealthCheckId"):
+            found.notes.append(f"health check {health_check} of {record.type} {record.name} is not deleted")
+        if record.type in FORWARD:
+            (zone,) = (zone for zone in snapshot.zones if zone.zone.zone_id == record.zone_id)
+            siblings = zone.found.get(record.name, ())
+            if all(_goes_wholly(r, claims) for r in siblings if r.type in FORWARD):
+                others = dict.fromkeys(r.type for r in siblings if r.type not in FORWARD)
+                found.notes.extend(f"{kind} {record.name} is not deleted" for kind in others)
+
+
+def _target(record: RecordSet, value: str | None = None) -> str:
+    words = [record.type, record.name, ",".join(record.values) if value is None else value]
+    if record.set_identifier:
+        words.append(f"[{record.set_identifier}]")
+    return " ".join(word for word in words if word)
