@@ -29,8 +29,8 @@ class Deployment:
     """One deployed call of the module.
 
     Args:
-        outputs: the module's outputs, as many as are known. ``function_name`` is needed; what is missing of the others
-            is read from the function's configuration.
+        outputs: the module's outputs, as many as are known. ``function_name`` is needed; the function's configuration
+            has the rest.
     """
 
     def __init__(self, outputs: Mapping[str, Any], clients: Clients) -> None:

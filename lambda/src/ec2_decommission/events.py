@@ -98,11 +98,10 @@ class SweepRequest:
 
 @dataclass(frozen=True)
 class RestoreRequest:
-    """An operator asks to put back what was removed of an instance. ``place_given`` as in ``OperatorCall``."""
+    """An operator asks to put back what was removed of an instance."""
 
     instance_id: str
     place: Place
-    place_given: bool = False
     dry_run: bool | None = None
     delivery: None = None
 
@@ -232,7 +231,7 @@ def _operator_call(payload: dict[str, Any], served: Served) -> Request:
     only = _only(payload["only"]) if "only" in payload else None
     if place not in served:
         return Foreign(place, instance_id)
-    return OperatorCall(instance_id, place, _names_place(payload), dry_run, only)
+    return OperatorCall(instance_id, place, bool({"account_id", "region"} & set(payload)), dry_run, only)
 
 
 def _only(value: Any) -> frozenset[Approved]:
@@ -251,9 +250,7 @@ def _only(value: Any) -> frozenset[Approved]:
 def _restore(payload: dict[str, Any], served: Served) -> Request:
     dry_run = _dry_run(payload, {"restore", "account_id", "region", "dry_run"})
     instance_id, place = _instance_id(payload["restore"]), _place(payload, served.own, "account_id")
-    if place not in served:
-        return Foreign(place, instance_id)
-    return RestoreRequest(instance_id, place, _names_place(payload), dry_run)
+    return RestoreRequest(instance_id, place, dry_run) if place in served else Foreign(place, instance_id)
 
 
 def _operator_sweep(payload: dict[str, Any], served: Served) -> Request:
@@ -274,10 +271,6 @@ def _place(holder: dict[str, Any], own: Place | None, account_key: str) -> Place
     if not isinstance(region, str) or not _REGION.fullmatch(region):
         raise MalformedEvent(f"region: expected a region such as eu-west-1, found {_shown(region)}")
     return Place(account_id, region)
-
-
-def _names_place(payload: dict[str, Any]) -> bool:
-    return bool({"account_id", "region"} & set(payload))
 
 
 def _dry_run(payload: dict[str, Any], known: set[str]) -> bool | None:
