@@ -342,6 +342,9 @@ def _logs(call: Call) -> Iterator[str]:
 
 
 def _lambda(call: Call) -> Iterator[str]:
+    # https://docs.aws.amazon.com/service-authorization/latest/reference/list_awslambda.html
+    if call.operation == "ListEventSourceMappings":
+        return
     if name := call.params.get("FunctionName"):
         yield name if name.startswith("arn:") else _arn("lambda", call.region, f"function:{name}")
 
@@ -354,6 +357,18 @@ def _sts(call: Call) -> Iterator[str]:
 def _sns(call: Call) -> Iterator[str]:
     if arn := call.params.get("TopicArn"):
         yield arn
+
+
+def _s3(call: Call) -> Iterator[str]:
+    if bucket := call.params.get("Bucket"):
+        key = call.params.get("Key")
+        yield f"arn:{_PARTITION}:s3:::{bucket}/{key}" if key else f"arn:{_PARTITION}:s3:::{bucket}"
+
+
+def _events(call: Call) -> Iterator[str]:
+    if call.operation == "PutEvents":
+        for name in sorted({str(entry.get("EventBusName") or "default") for entry in call.params.get("Entries", ())}):
+            yield name if name.startswith("arn:") else _arn("events", call.region, f"event-bus/{name}")
 
 
 def _cloudwatch(call: Call) -> Iterator[str]:
@@ -374,6 +389,8 @@ _RESOURCES = {
     "lambda": _lambda,
     "sts": _sts,
     "sns": _sns,
+    "s3": _s3,
+    "events": _events,
 }
 
 
@@ -403,6 +420,8 @@ def _context(principal: Principal, call: Call) -> Context:
         context[f"{prefix}NormalizedRecordNames"] = [normalized_name(item["Name"]).rstrip(".") for item in sets]
         context[f"{prefix}RecordTypes"] = [item["Type"] for item in sets]
         context[f"{prefix}Actions"] = [change["Action"] for change in changes]
+    if call.service == "s3" and "Prefix" in call.params:
+        context["s3:prefix"] = [str(call.params["Prefix"])]
     if call.name == "cloudwatch:PutMetricData" and "Namespace" in call.params:
         context["cloudwatch:namespace"] = [call.params["Namespace"]]
     return context

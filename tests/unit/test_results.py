@@ -244,7 +244,10 @@ def test_the_id_of_an_end_depends_on_the_instance_only() -> None:
         ("no answer within 10.5 seconds", "no answer within 7 seconds"),
         ("what EC2 said is 5.2 s old", "what EC2 said is 6.0 s old"),
         ("Request ID: 0f3e0f3e-1a2b-3c4d-5e6f-0a1b2c3d4e5f", "Request ID: ffffffff-1a2b-3c4d-5e6f-0a1b2c3d4e5f"),
-        ("Encoded authorization failure message: " + "aB3_-" * 60, "Encoded authorization failure message: " + "z" * 300),
+        (
+            "Encoded authorization failure message: " + "aB3_-" * 60,
+            "Encoded authorization failure message: " + "z" * 300,
+        ),
         ("since 2026-03-01T12:00:00Z", "since 2026-03-02T09:30:00.123456+00:00"),
         ("a; b", "b; a"),
     ],
