@@ -1,4 +1,4 @@
-"""Restore: what was removed comes back, nothing is overwritten. Chef and Consul are in tests/servers/test_restore.py."""
+"""Restore: what was removed comes back, nothing is overwritten. Chef and Consul: tests/servers/test_restore.py."""
 
 from __future__ import annotations
 
