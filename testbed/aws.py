@@ -178,7 +178,8 @@ class StrictAws:
         self._route53_rate = route53_rate
         self._limits: dict[str, RateLimit] = {}
         self._faults: list[Fault] = []
-        self._subnet: str | None = None
+        self._subnets: dict[tuple[str, str], str] = {}
+        self._admins: dict[str, Credentials] = {}
         self._stopping = threading.Event()
         self._stack = ExitStack()
         self._server: BaseWSGIServer | None = None
@@ -218,11 +219,12 @@ class StrictAws:
         """An empty account again, with a new administrator."""
         moto_api_backend.reset()
         self._faults.clear()
-        self._subnet = None
+        self._subnets.clear()
         self.undelivered.clear()
         self.reset_calls()
         self.limit_route53(*(self._route53_rate or (None, None)))
-        self.credentials = self._make_admin()
+        self._admins.clear()
+        self.credentials = self._make_admin(self.account)
 
     def __enter__(self) -> Self:
         return self.start()
@@ -257,13 +259,20 @@ class StrictAws:
             variables["AWS_SESSION_TOKEN"] = credentials.session_token
         return variables
 
-    def client(self, service: str, credentials: Credentials | None = None, *, retries: int = 0) -> Any:
+    def client(
+        self,
+        service: str,
+        credentials: Credentials | None = None,
+        *,
+        retries: int = 0,
+        region: str | None = None,
+    ) -> Any:
         """A boto3 client, by default the administrator's; it does not retry unless told to."""
         credentials = credentials or self.credentials
         with self._session_lock:  # making clients is not safe for threads, using them is
             return self._session.client(
                 service,  # type: ignore[call-overload]  # any service by its name
-                region_name=self.region,
+                region_name=region or self.region,
                 endpoint_url=self.endpoint,
                 aws_access_key_id=credentials.access_key,
                 aws_secret_access_key=credentials.secret_key,
@@ -278,7 +287,7 @@ class StrictAws:
 
         `source_function_arn` marks the session as that of a Lambda function's own code.
         """
-        session = sts_backends[self.account]["aws"].assume_role(
+        session = sts_backends[role_arn.split(":")[4]]["aws"].assume_role(
             region_name=self.region,
             role_session_name=session_name,
             role_arn=role_arn,
@@ -289,8 +298,16 @@ class StrictAws:
         session.source_function_arn = source_function_arn  # type: ignore[attr-defined]  # ours
         return Credentials(session.access_key_id, session.secret_access_key, session.session_token)
 
-    def _make_admin(self) -> Credentials:
-        iam = iam_backends[self.account]["aws"]
+    def admin_of(self, account: str) -> Credentials:
+        """An administrator of another account, which begins to exist with it."""
+        if account == self.account:
+            return self.credentials
+        if account not in self._admins:
+            self._admins[account] = self._make_admin(account)
+        return self._admins[account]
+
+    def _make_admin(self, account: str) -> Credentials:
+        iam = iam_backends[account]["aws"]
         iam.create_user(self.region, ADMIN)
         everything = {"Effect": "Allow", "Action": "*", "Resource": "*"}
         iam.put_user_policy(ADMIN, "all", json.dumps({"Version": "2012-10-17", "Statement": [everything]}))
@@ -329,14 +346,18 @@ class StrictAws:
     @property
     def subnet_id(self) -> str:
         """A subnet 10.0.0.0/16, in a VPC with DNS names; made when first asked for."""
+        return self.subnet_in(self.account, self.region)
+
+    def subnet_in(self, account: str, region: str) -> str:
+        """The same in another account or region: its range is the same too."""
         with self._subnet_lock:
-            if self._subnet is None:
-                ec2 = self.client("ec2")
+            if (account, region) not in self._subnets:
+                ec2 = self.client("ec2", self.admin_of(account), region=region)
                 vpc = ec2.create_vpc(CidrBlock="10.0.0.0/16")["Vpc"]["VpcId"]
                 ec2.modify_vpc_attribute(VpcId=vpc, EnableDnsHostnames={"Value": True})
                 subnet = ec2.create_subnet(VpcId=vpc, CidrBlock="10.0.0.0/16")
-                self._subnet = str(subnet["Subnet"]["SubnetId"])
-            return self._subnet
+                self._subnets[account, region] = str(subnet["Subnet"]["SubnetId"])
+            return self._subnets[account, region]
 
     @property
     def security_group_id(self) -> str:
@@ -354,19 +375,22 @@ class StrictAws:
         *,
         subnet_id: str | None = None,
         emit: bool = True,
+        account: str | None = None,
+        region: str | None = None,
         **run_instances: Any,
     ) -> LaunchedInstance:
         """Launches an instance (`name` is its Name tag) and emits its `pending` and `running` events.
 
         `run_instances` goes to RunInstances as it is.
         """
+        account, region = account or self.account, region or self.region
         all_tags = {**({"Name": name} if name is not None else {}), **(tags or {})}
         request: dict[str, Any] = {
             "ImageId": "ami-12c6146b",
             "InstanceType": "t3.micro",
             "MinCount": 1,
             "MaxCount": 1,
-            "SubnetId": subnet_id or self.subnet_id,
+            "SubnetId": subnet_id or self.subnet_in(account, region),
             **run_instances,
         }
         if private_ip is not None:
@@ -374,10 +398,10 @@ class StrictAws:
         if all_tags:
             tag_list = [{"Key": key, "Value": value} for key, value in all_tags.items()]
             request["TagSpecifications"] = [{"ResourceType": "instance", "Tags": tag_list}]
-        instance = self.client("ec2").run_instances(**request)["Instances"][0]
-        if emit:
-            self.emit(self.state_change(instance["InstanceId"], "pending"))
-            self.emit(self.state_change(instance["InstanceId"], "running"))
+        ec2 = self.client("ec2", self.admin_of(account), region=region)
+        instance = ec2.run_instances(**request)["Instances"][0]
+        for state in ("pending", "running") if emit else ():
+            self.emit(self.state_change(instance["InstanceId"], state, account=account, region=region))
         return LaunchedInstance(
             id=instance["InstanceId"],
             name=name or "",
@@ -386,46 +410,58 @@ class StrictAws:
             launch_time=instance["LaunchTime"],
         )
 
-    def terminate(self, instance_id: str, *, emit: bool = True) -> dict[str, Any]:
+    def terminate(
+        self, instance_id: str, *, emit: bool = True, account: str | None = None, region: str | None = None
+    ) -> dict[str, Any]:
         """Terminates the instance, emits `shutting-down` and `terminated`, and gives the latter event."""
-        self.client("ec2").terminate_instances(InstanceIds=[instance_id])
-        event = self.state_change(instance_id, "terminated")
+        ec2 = self.client("ec2", self.admin_of(account or self.account), region=region)
+        ec2.terminate_instances(InstanceIds=[instance_id])
+        event = self.state_change(instance_id, "terminated", account=account, region=region)
         if emit:
-            self.emit(self.state_change(instance_id, "shutting-down"))
+            self.emit(self.state_change(instance_id, "shutting-down", account=account, region=region))
             self.emit(event)
         return event
 
-    def forget_tags(self, instance_id: str) -> None:
+    def forget_tags(self, instance_id: str, *, account: str | None = None, region: str | None = None) -> None:
         """As AWS does some time after the termination."""
-        aws_patches.forget_instance_tags(self.account, self.region, instance_id)
+        aws_patches.forget_instance_tags(account or self.account, region or self.region, instance_id)
 
-    def forget(self, instance_id: str) -> None:
+    def forget(self, instance_id: str, *, account: str | None = None, region: str | None = None) -> None:
         """As AWS does about an hour after the termination: the id becomes an error."""
-        aws_patches.forget_instance(self.account, self.region, instance_id)
+        aws_patches.forget_instance(account or self.account, region or self.region, instance_id)
 
     # ------------------------------------------------------------ EventBridge
 
-    def state_change(self, instance_id: str, state: str, *, at: datetime | None = None) -> dict[str, Any]:
+    def state_change(
+        self,
+        instance_id: str,
+        state: str,
+        *,
+        at: datetime | None = None,
+        account: str | None = None,
+        region: str | None = None,
+    ) -> dict[str, Any]:
         """An `EC2 Instance State-change Notification`, as AWS writes it."""
+        account, region = account or self.account, region or self.region
         return {
             "version": "0",
             "id": str(uuid4()),
             "detail-type": "EC2 Instance State-change Notification",
             "source": "aws.ec2",
-            "account": self.account,
+            "account": account,
             "time": (at or datetime.now(UTC)).strftime("%Y-%m-%dT%H:%M:%SZ"),
-            "region": self.region,
-            "resources": [f"arn:aws:ec2:{self.region}:{self.account}:instance/{instance_id}"],
+            "region": region,
+            "resources": [f"arn:aws:ec2:{region}:{account}:instance/{instance_id}"],
             "detail": {"instance-id": instance_id, "state": state},
         }
 
     def emit(self, event: Mapping[str, Any]) -> list[str]:
-        """Puts a whole event (id and time included) on the default bus, as an AWS service does.
+        """Puts a whole event (id and time included) on the default bus of its place, as an AWS service does.
 
         The deployed rules' own patterns decide where it goes; gives the names of the rules that took it.
         """
         taken = []
-        for rule in self._rules():
+        for rule in self._rules(str(event.get("account", self.account)), str(event.get("region", self.region))):
             pattern = rule.event_pattern
             if rule.state == "ENABLED" and pattern.get_pattern() and pattern.matches_event(dict(event)):
                 aws_patches.deliver(self, rule, dict(event))
@@ -434,7 +470,7 @@ class StrictAws:
 
     def fire_schedule(self, name: str) -> None:
         """Does what the deployed scheduled rule, or EventBridge Scheduler's schedule, of that name does when due."""
-        for rule in self._rules():
+        for rule in self._rules(self.account, self.region):
             if rule.name == name and rule.scheduled_expression:
                 event = {
                     **self.state_change("-", "-"),
@@ -447,8 +483,8 @@ class StrictAws:
                 return
         raise LookupError(f"no scheduled rule {name} is deployed")
 
-    def _rules(self) -> Iterator[Any]:
-        bus = events_backends[self.account][self.region].describe_event_bus(_EVENTS_BUS)
+    def _rules(self, account: str, region: str) -> Iterator[Any]:
+        bus = events_backends[account][region].describe_event_bus(_EVENTS_BUS)
         yield from list(bus.rules.values())
 
     # ------------------------------------------------------------ answering

@@ -46,6 +46,7 @@ class Principal:
     policies: list[dict[str, Any]]
     boundary: dict[str, Any] | None = None
     role_arn: str | None = None
+    account: str = ACCOUNT
     source_function_arn: str | None = None
     """The Lambda function whose code holds the credentials, which AWS tells apart from what Lambda does for it."""
 
@@ -57,22 +58,25 @@ class Principal:
 
 def principal_of(call: Call) -> Principal:
     """The owner of the call's credentials; raises the AwsError that AWS answers unknown ones with."""
-    for role in sts_backends[ACCOUNT][_PARTITION].assumed_roles:
-        if role.access_key_id == call.access_key:
-            if role.session_token != call.session_token:
-                raise _invalid_token(call)
-            return _session(role, call)
-    for user in list(iam_backends[ACCOUNT][_PARTITION].users.values()):
-        if any(key.access_key_id == call.access_key for key in user.access_keys):
-            return _user(user)
+    for account in list(sts_backends):
+        for role in sts_backends[account][_PARTITION].assumed_roles:
+            if role.access_key_id == call.access_key:
+                if role.session_token != call.session_token:
+                    raise _invalid_token(call)
+                return _session(role, call)
+    for account in list(iam_backends):
+        for user in list(iam_backends[account][_PARTITION].users.values()):
+            if any(key.access_key_id == call.access_key for key in user.access_keys):
+                return replace(_user(user), account=account)
     raise _invalid_token(call)
 
 
 def role_principal(role_arn: str, session_name: str) -> Principal:
     """A session of the role, without credentials: to ask what the role may do."""
-    role = iam_backends[ACCOUNT][_PARTITION].get_role_by_arn(role_arn)
-    arn = f"arn:{_PARTITION}:sts::{ACCOUNT}:assumed-role/{role.name}/{session_name}"
-    return Principal(arn, _policies(role), _boundary(role.permissions_boundary_arn), role.arn)
+    account = role_arn.split(":")[4]
+    role = iam_backends[account][_PARTITION].get_role_by_arn(role_arn)
+    arn = f"arn:{_PARTITION}:sts::{account}:assumed-role/{role.name}/{session_name}"
+    return Principal(arn, _policies(role), _boundary(role.permissions_boundary_arn), role.arn, account)
 
 
 def authorize(principal: Principal, call: Call) -> None:
@@ -80,8 +84,11 @@ def authorize(principal: Principal, call: Call) -> None:
     if call.name == "sts:GetCallerIdentity":  # AWS allows it always
         return
     context = _context(principal, call)
-    for action, resource in _needed(call):
+    for action, resource in _needed(call, principal.account):
         if reason := denial(principal, action, resource, context):
+            raise _access_denied(call, principal, action, resource, reason)
+        if call.name == "sts:AssumeRole" and not _trusts(resource, principal, context):
+            reason = "because no resource-based policy allows the sts:AssumeRole action"
             raise _access_denied(call, principal, action, resource, reason)
 
 
@@ -108,9 +115,35 @@ def denial(principal: Principal, action: str, resource: str, context: Context) -
     return f"because no identity-based policy allows the {action} action"
 
 
+def _trusts(role_arn: str, principal: Principal, context: Context) -> bool:
+    """Whether the role's trust policy lets the principal, or its whole account, assume the role."""
+    try:
+        role = iam_backends[role_arn.split(":")[4]][_PARTITION].get_role_by_arn(role_arn)
+    except Exception:  # AWS says the same of a role that does not exist
+        return False
+    trust = [json.loads(role.assume_role_policy_document)]
+    root = Principal(f"arn:{_PARTITION}:iam::{principal.account}:root", [], account=principal.account)
+    return "Allow" in {
+        _decision(trust, "sts:AssumeRole", role_arn, context, principal=one) for one in (principal, root)
+    }
+
+
 def service_may(policy: dict[str, Any] | None, service: str, action: str, resource: str, context: Context) -> bool:
     """Whether a resource's policy lets an AWS service, such as events.amazonaws.com, do the action."""
     return policy is not None and _decision([policy], action, resource, context, service=service) == "Allow"
+
+
+def account_may(
+    policy: dict[str, Any] | None, principal: Principal, action: str, resource: str, context: Context
+) -> bool:
+    """Whether a resource's policy lets a principal of another account, or all of its account, do the action."""
+    root = Principal(f"arn:{_PARTITION}:iam::{principal.account}:root", [], account=principal.account)
+    allowed = (
+        {_decision([policy], action, resource, context, principal=one) for one in (principal, root)}
+        if policy
+        else set()
+    )
+    return "Allow" in allowed and "Deny" not in allowed
 
 
 # ---------------------------------------------------------------- policies
@@ -144,7 +177,7 @@ def _document(policy: ManagedPolicy) -> dict[str, Any]:
 def _boundary(arn: str | None) -> dict[str, Any] | None:
     if not arn:
         return None
-    policy = iam_backends[ACCOUNT][_PARTITION].managed_policies.get(arn)
+    policy = iam_backends[arn.split(":")[4]][_PARTITION].managed_policies.get(arn)
     # A boundary that does not exist allows nothing.
     return _document(policy) if policy else {"Statement": []}
 
@@ -153,11 +186,11 @@ def _resource_policy(resource: str) -> dict[str, Any] | None:
     parts = resource.split(":", 5)
     if len(parts) < 6:
         return None
-    service, region, name = parts[2], parts[3], parts[5]
+    service, region, account, name = parts[2], parts[3], parts[4], parts[5]
     document: Any = None
-    if service == "sqs" and (queue := sqs_backends[ACCOUNT][region].queues.get(name)):
+    if service == "sqs" and (queue := sqs_backends[account][region].queues.get(name)):
         document = queue.policy
-    elif service == "kms" and (key := kms_backends[ACCOUNT][region].keys.get(name.removeprefix("key/"))):
+    elif service == "kms" and (key := kms_backends[account][region].keys.get(name.removeprefix("key/"))):
         document = key.policy
     return json.loads(document) if document else None
 
@@ -213,7 +246,7 @@ def _names_principal(statement: Statement, principal: Principal | None, service:
     for arn in _as_list(named.get("AWS", [])):
         if arn == "*" or arn in principal.identities:
             return True
-        if arn == ACCOUNT and principal is _ROOT:
+        if arn == principal.account and principal.arn.endswith(":root"):
             return True
     return False
 
@@ -270,28 +303,31 @@ def _as_list(value: Any) -> list[Any]:
 # ---------------------------------------------------------------- what a call touches
 
 
-def _arn(service: str, region: str, name: str) -> str:
-    return f"arn:{_PARTITION}:{service}:{region}:{ACCOUNT}:{name}"
+def _arn(service: str, call: Call, account: str, name: str) -> str:
+    return f"arn:{_PARTITION}:{service}:{call.region}:{account}:{name}"
 
 
-def _needed(call: Call) -> list[tuple[str, str]]:
+def _needed(call: Call, account: str) -> list[tuple[str, str]]:
     """The actions and the ARNs that they need; `*` where AWS has no narrower one, or none is worked out here."""
     if call.service == "dynamodb" and "TransactItems" in call.params:
         # A transaction has no right of its own.
         return [
-            (f"dynamodb:{_TRANSACTION_ACTIONS.get(kind, kind + 'Item')}", _table_arn(call, operation["TableName"]))
+            (
+                f"dynamodb:{_TRANSACTION_ACTIONS.get(kind, kind + 'Item')}",
+                _table_arn(call, account, operation["TableName"]),
+            )
             for item in call.params["TransactItems"]
             for kind, operation in item.items()
         ]
-    resources = list(_RESOURCES.get(call.service, _no_resources)(call)) or ["*"]
+    resources = list(_RESOURCES.get(call.service, _no_resources)(call, account)) or ["*"]
     return [(_ACTIONS.get(call.name, call.name), resource) for resource in resources]
 
 
-def _no_resources(_call: Call) -> Iterator[str]:
+def _no_resources(_call: Call, _account: str) -> Iterator[str]:
     yield from ()
 
 
-def _route53(call: Call) -> Iterator[str]:
+def _route53(call: Call, _account: str) -> Iterator[str]:
     zone = call.params.get("HostedZoneId") or (call.params.get("Id") if "HostedZone" in call.operation else None)
     if zone:
         yield f"arn:{_PARTITION}:route53:::hostedzone/{str(zone).removeprefix('/').removeprefix('hostedzone/')}"
@@ -299,32 +335,32 @@ def _route53(call: Call) -> Iterator[str]:
         yield f"arn:{_PARTITION}:route53:::change/{str(call.params.get('Id')).rpartition('/')[2]}"
 
 
-def _dynamodb(call: Call) -> Iterator[str]:
+def _dynamodb(call: Call, account: str) -> Iterator[str]:
     for table in sorted({*call.params.get("RequestItems", {}), call.params.get("TableName", "")} - {""}):
-        arn = _table_arn(call, table)
+        arn = _table_arn(call, account, table)
         # A query of an index needs the right on the index, not on the table.
         yield f"{arn}/index/{call.params['IndexName']}" if "IndexName" in call.params else arn
 
 
-def _table_arn(call: Call, table: str) -> str:
-    return table if table.startswith("arn:") else _arn("dynamodb", call.region, f"table/{table}")
+def _table_arn(call: Call, account: str, table: str) -> str:
+    return table if table.startswith("arn:") else _arn("dynamodb", call, account, f"table/{table}")
 
 
-def _sqs(call: Call) -> Iterator[str]:
+def _sqs(call: Call, account: str) -> Iterator[str]:
     if url := call.params.get("QueueUrl"):
-        yield _arn("sqs", call.region, str(url).rpartition("/")[2])
+        yield _arn("sqs", call, account, str(url).rpartition("/")[2])
     elif name := call.params.get("QueueName"):
-        yield _arn("sqs", call.region, name)
+        yield _arn("sqs", call, account, name)
 
 
-def _kms(call: Call) -> Iterator[str]:
+def _kms(call: Call, account: str) -> Iterator[str]:
     key_id = call.params.get("KeyId")
     if not key_id and call.operation == "Decrypt":
         key_id = _key_of_ciphertext(call.params.get("CiphertextBlob"))
     if key_id:
-        backend = kms_backends[ACCOUNT][call.region]
+        backend = kms_backends[account][call.region]
         known = str(backend.any_id_to_key_id(key_id))
-        yield _arn("kms", call.region, f"key/{known}")
+        yield _arn("kms", call, account, f"key/{known}")
 
 
 def _key_of_ciphertext(blob: Any) -> str | None:
@@ -333,56 +369,58 @@ def _key_of_ciphertext(blob: Any) -> str | None:
     return struct.unpack("36s", blob[:36])[0].decode(errors="replace").rstrip("\0") or None
 
 
-def _logs(call: Call) -> Iterator[str]:
+def _logs(call: Call, account: str) -> Iterator[str]:
     if group := call.params.get("logGroupName"):
-        resource = _arn("logs", call.region, f"log-group:{group}")
+        resource = _arn("logs", call, account, f"log-group:{group}")
         if call.operation in ("CreateLogStream", "PutLogEvents", "GetLogEvents", "DeleteLogStream"):
             resource += f":log-stream:{call.params.get('logStreamName', '')}"
         yield resource
 
 
-def _lambda(call: Call) -> Iterator[str]:
+def _lambda(call: Call, account: str) -> Iterator[str]:
     # https://docs.aws.amazon.com/service-authorization/latest/reference/list_awslambda.html
     if call.operation == "ListEventSourceMappings":
         return
     if name := call.params.get("FunctionName"):
-        yield name if name.startswith("arn:") else _arn("lambda", call.region, f"function:{name}")
+        yield name if name.startswith("arn:") else _arn("lambda", call, account, f"function:{name}")
 
 
-def _sts(call: Call) -> Iterator[str]:
+def _sts(call: Call, _account: str) -> Iterator[str]:
     if arn := call.params.get("RoleArn"):
         yield arn
 
 
-def _sns(call: Call) -> Iterator[str]:
+def _sns(call: Call, _account: str) -> Iterator[str]:
     if arn := call.params.get("TopicArn"):
         yield arn
 
 
-def _s3(call: Call) -> Iterator[str]:
-    if bucket := call.params.get("Bucket"):
-        key = call.params.get("Key")
-        yield f"arn:{_PARTITION}:s3:::{bucket}/{key}" if key else f"arn:{_PARTITION}:s3:::{bucket}"
-
-
-def _events(call: Call) -> Iterator[str]:
-    if call.operation == "PutEvents":
-        for name in sorted({str(entry.get("EventBusName") or "default") for entry in call.params.get("Entries", ())}):
-            yield name if name.startswith("arn:") else _arn("events", call.region, f"event-bus/{name}")
-
-
-def _cloudwatch(call: Call) -> Iterator[str]:
+def _cloudwatch(call: Call, account: str) -> Iterator[str]:
     if call.operation == "DescribeAlarms":  # reads them all, whatever it is asked to show
-        yield _arn("cloudwatch", call.region, "alarm:*")
+        yield _arn("cloudwatch", call, account, "alarm:*")
     for name in [*(call.params.get("AlarmNames") or []), call.params.get("AlarmName")]:
         if name and call.operation != "DescribeAlarms":
-            yield _arn("cloudwatch", call.region, f"alarm:{name}")
+            yield _arn("cloudwatch", call, account, f"alarm:{name}")
+
+
+def _events(call: Call, account: str) -> Iterator[str]:
+    for entry in call.params.get("Entries") or []:
+        bus = str(entry.get("EventBusName") or "default")
+        yield bus if bus.startswith("arn:") else _arn("events", call, account, f"event-bus/{bus}")
+
+
+def _s3(call: Call, _account: str) -> Iterator[str]:
+    if bucket := call.params.get("Bucket"):
+        key = call.params.get("Key")
+        yield f"arn:{_PARTITION}:s3:::{bucket}" + (f"/{key}" if key else "")
 
 
 _RESOURCES = {
     "cloudwatch": _cloudwatch,
     "route53": _route53,
     "dynamodb": _dynamodb,
+    "events": _events,
+    "s3": _s3,
     "sqs": _sqs,
     "kms": _kms,
     "logs": _logs,
@@ -398,7 +436,7 @@ def _context(principal: Principal, call: Call) -> Context:
     """The condition keys of the call. The loopback is taken for TLS, or policies that demand TLS refuse all."""
     context = {
         "aws:PrincipalArn": [principal.role_arn or principal.arn],
-        "aws:PrincipalAccount": [ACCOUNT],
+        "aws:PrincipalAccount": [principal.account],
         "aws:RequestedRegion": [call.region],
         "aws:SecureTransport": ["true"],
     }
@@ -411,7 +449,7 @@ def _context(principal: Principal, call: Call) -> Context:
             context[f"kms:EncryptionContext:{key}"] = [str(value)]
         if encryption_context:
             context["kms:EncryptionContextKeys"] = list(encryption_context)
-        context["kms:CallerAccount"] = [ACCOUNT]
+        context["kms:CallerAccount"] = [principal.account]
     if call.name == "route53:ChangeResourceRecordSets":
         changes = (call.params.get("ChangeBatch") or {}).get("Changes") or []
         sets = [change["ResourceRecordSet"] for change in changes]
@@ -422,6 +460,10 @@ def _context(principal: Principal, call: Call) -> Context:
         context[f"{prefix}Actions"] = [change["Action"] for change in changes]
     if call.service == "s3" and "Prefix" in call.params:
         context["s3:prefix"] = [str(call.params["Prefix"])]
+    if call.name == "sts:AssumeRole" and call.params.get("ExternalId"):
+        context["sts:ExternalId"] = [str(call.params["ExternalId"])]
+    if call.name == "s3:ListObjectsV2":
+        context["s3:prefix"] = [str(call.params.get("Prefix") or "")]
     if call.name == "cloudwatch:PutMetricData" and "Namespace" in call.params:
         context["cloudwatch:namespace"] = [call.params["Namespace"]]
     return context

@@ -23,7 +23,7 @@ from moto.ec2.models import ec2_backends
 from moto.ec2.models.elastic_network_interfaces import NetworkInterface
 from moto.ec2.models.instances import Instance, InstanceBackend
 from moto.ec2.models.subnets import Subnet
-from moto.events.models import EventsBackend, Rule
+from moto.events.models import EventsBackend, Rule, events_backends
 from moto.iam.models import iam_backends
 from moto.route53.responses import Route53
 from moto.sqs.exceptions import InvalidParameterValue, ReceiptHandleIsInvalid
@@ -33,6 +33,7 @@ from testbed import aws_iam, aws_route53
 
 _LAMBDA_ENVIRONMENT_LIMIT = 4096
 _VISIBILITY_LIMIT_SECONDS = 43_200
+ORGANIZATION = "o-testbed"  # every account of the testbed belongs to it
 
 
 class Invoker(Protocol):
@@ -300,13 +301,51 @@ def deliver(aws: Patched, rule: Rule, event: dict[str, Any]) -> None:
     """Gives the event to the rule's targets: SQS queues whose policy admits the rule, and Lambda functions."""
     for target in rule.targets:
         body = _target_input(target, event)
-        failure = send_to_target(aws, rule.arn, target["Arn"], body)
+        if target["Arn"].split(":")[2] == "events":
+            failure = _send_to_bus(aws, rule, target, event)
+        else:
+            failure = send_to_target(aws, rule.arn, target["Arn"], body)
         if failure is None:
             continue
         aws.undelivered.append((rule.arn, target["Arn"], failure))
         dead_letters = target.get("DeadLetterConfig", {}).get("Arn")
         if dead_letters and (failure := send_to_target(aws, rule.arn, dead_letters, body)):
             aws.undelivered.append((rule.arn, dead_letters, failure))
+
+
+def _send_to_bus(aws: Patched, rule: Rule, target: dict[str, Any], event: dict[str, Any]) -> str | None:
+    """Puts the event on another bus, in any account, and says why it could not."""
+    _, _, _, region, account, name = target["Arn"].split(":", 5)
+    role_arn, sender = target.get("RoleArn"), rule.arn.split(":")[4]
+    if role_arn is None:
+        return "a bus of another account needs a role on the target"
+    role = _role(role_arn)
+    trust = json.loads(role.assume_role_policy_document)
+    if not aws_iam.service_may(trust, "events.amazonaws.com", "sts:AssumeRole", role_arn, {}):
+        return "the target's role does not trust EventBridge"
+    principal = aws_iam.role_principal(role_arn, "events")
+    context = {
+        "events:source": [str(event.get("source"))],
+        "events:detail-type": [str(event.get("detail-type"))],
+        "aws:PrincipalAccount": [sender],
+        "aws:PrincipalArn": [role_arn],
+        "aws:PrincipalOrgID": [ORGANIZATION],
+        "aws:SourceArn": [rule.arn],
+        "aws:SecureTransport": ["true"],
+    }
+    if aws_iam.denial(principal, "events:PutEvents", target["Arn"], context):
+        return "the target's role may not put events on the bus"
+    bus = events_backends[account][region].event_buses.get(name.removeprefix("event-bus/"))
+    if bus is None:
+        return "the event bus does not exist"
+    policy = json.loads(bus.policy) if isinstance(bus.policy, str) and bus.policy else bus.policy
+    if sender != account and not aws_iam.account_may(policy, principal, "events:PutEvents", target["Arn"], context):
+        return "the policy of the event bus does not admit the account"
+    for rule_there in list(bus.rules.values()):
+        pattern = rule_there.event_pattern
+        if rule_there.state == "ENABLED" and pattern.get_pattern() and pattern.matches_event(dict(event)):
+            deliver(aws, rule_there, event)
+    return None
 
 
 def _target_input(target: dict[str, Any], event: dict[str, Any]) -> str:
@@ -320,16 +359,17 @@ def _target_input(target: dict[str, Any], event: dict[str, Any]) -> str:
 def send_to_target(aws: Patched, source_arn: str, target_arn: str, body: str) -> str | None:
     """Sends as EventBridge does, and says why it could not."""
     service, region, name = target_arn.split(":")[2], target_arn.split(":")[3], target_arn.split(":", 5)[5]
-    context = {"aws:SourceArn": [source_arn], "aws:SourceAccount": [aws_iam.ACCOUNT], "aws:SecureTransport": ["true"]}
+    account, source_account = target_arn.split(":")[4], source_arn.split(":")[4]
+    context = {"aws:SourceArn": [source_arn], "aws:SourceAccount": [source_account], "aws:SecureTransport": ["true"]}
     if service == "sqs":
-        queue = sqs_backends[aws_iam.ACCOUNT][region].queues.get(name)
+        queue = sqs_backends[account][region].queues.get(name)
         if queue is None:
             return "the queue does not exist"
         policy = json.loads(queue.policy) if queue.policy else None
         # moto delivers whatever the queue's policy says.
         if not aws_iam.service_may(policy, "events.amazonaws.com", "sqs:SendMessage", target_arn, context):
             return "the queue's policy does not let EventBridge send for this rule"
-        sqs_backends[aws_iam.ACCOUNT][region].send_message(name, body)
+        sqs_backends[account][region].send_message(name, body)
         return None
     if service == "lambda" and aws.invoker is not None:
         function = _function(target_arn)
@@ -476,7 +516,7 @@ def _check_mapping(spec: dict[str, Any], function: LambdaFunction) -> None:
 
 def _role(arn: str) -> Any:
     try:
-        return iam_backends[aws_iam.ACCOUNT]["aws"].get_role_by_arn(arn)
+        return iam_backends[arn.split(":")[4]]["aws"].get_role_by_arn(arn)
     except Exception as error:
         raise InvalidParameterValueException(
             "The role defined for the function cannot be assumed by Lambda."

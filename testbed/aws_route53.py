@@ -15,7 +15,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from moto.core.models import DEFAULT_ACCOUNT_ID
 from moto.core.responses import ActionResult
 from moto.core.utils import utcnow
 from moto.route53.exceptions import InvalidInput, Route53ClientError
@@ -102,16 +101,22 @@ def list_resource_record_sets(self: Route53) -> ActionResult:
     )
 
 
+def _zone(zone_id: str) -> Any:
+    """The hosted zone of that id, whichever account owns it."""
+    backends = [route53_backends[account]["aws"] for account in list(route53_backends)]
+    return next(backend.zones[zone_id] for backend in backends if zone_id in backend.zones)
+
+
 def fill(zone_id: str, record_sets: Iterable[dict[str, Any]]) -> None:
     """Puts record sets that the zone does not hold into it, unchecked: thousands would take the API long."""
-    zone = route53_backends[DEFAULT_ACCOUNT_ID]["aws"].get_hosted_zone(zone_id)
+    zone = _zone(zone_id)
     with _lock:
         zone.rrsets = [*zone.rrsets, *(_to_moto(_canonical(record_set)) for record_set in record_sets)]
 
 
 def record_sets(zone_id: str) -> list[dict[str, Any]]:
     """All that the zone holds, as the API lists it."""
-    zone = route53_backends[DEFAULT_ACCOUNT_ID]["aws"].get_hosted_zone(zone_id)
+    zone = _zone(zone_id)
     with _lock:
         contents = _contents(zone)
     return [contents.record_sets[key] for _, key in contents.order]

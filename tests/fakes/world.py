@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from ec2_decommission.config import ChefSettings, ConsulSettings, SweepSettings
     from ec2_decommission.handler import Restore
     from ec2_decommission.results import ResultEvents
-    from ec2_decommission.run import Audit
+    from ec2_decommission.run import Audit, Circumstances
     from ec2_decommission.steps.base import Step
     from ec2_decommission.together import Together
 
@@ -212,14 +212,14 @@ class World:
             steps.append(StepFactory("route53", lambda _: Route53Step(route53, self.zones)))
         if chef:
 
-            def chef_step(_: float | None) -> Step:
+            def chef_step(_: Circumstances) -> Step:
                 step: Step = import_module("ec2_decommission.steps.chef").ChefStep(chef, self.chef)
                 return step
 
             steps.append(StepFactory("chef", chef_step))
         if consul:
 
-            def consul_step(_: float | None) -> Step:
+            def consul_step(_: Circumstances) -> Step:
                 step: Step = import_module("ec2_decommission.steps.consul").ConsulStep(consul, self.consul)
                 return step
 

@@ -95,6 +95,18 @@ def test_other_accounts_are_asked_with_their_role_and_other_regions_with_the_fun
 ) -> None:
     make_inventory_table(environment.client("dynamodb"), "t")
     settings = member_of(environment, external_id="secret-word")
+    trust: dict[str, Any] = {"Effect": "Allow", "Principal": {"AWS": "123456789012"}, "Action": "sts:AssumeRole"}
+    trust["Condition"] = {"StringEquals": {"sts:ExternalId": "secret-word"}}
+    iam = environment.client("iam", environment.admin_of("222222222222"))
+    iam.create_role(
+        RoleName="reader", AssumeRolePolicyDocument=json.dumps({"Version": "2012-10-17", "Statement": [trust]})
+    )
+    read = {"Effect": "Allow", "Action": "ec2:Describe*", "Resource": "*"}
+    iam.put_role_policy(
+        RoleName="reader",
+        PolicyName="read",
+        PolicyDocument=json.dumps({"Version": "2012-10-17", "Statement": [read]}),
+    )
     (tmp_path / "settings.json").write_text(json.dumps({"organization": settings["organization"]}))
     configure(monkeypatch, chef=None, route53=None, inventory={"table_name": "t"}, settings_file=True)
     environment.reset_calls()

@@ -150,7 +150,6 @@ def test_an_answer_that_is_not_awss_is_transient(environment: StrictAws, answer:
         ask(AwsClients(lambda: Deadline.after(60)))
 
 
-
 LOG_IN = Answer(200, b"<!DOCTYPE html><html><body>Please log in.</body></html>", {"Content-Type": "text/html"})
 
 

@@ -128,7 +128,10 @@ def test_what_is_off_is_null_or_absent() -> None:
         ({"route53": {**FULL["route53"], "requests_per_second": "5"}}, 'from 0.05 to 1000, found "5"'),
         ({"route53": {**FULL["route53"], "zones": [{"id": "Z", "role": "x"}]}}, "route53.zones[0]: unknown key role"),
         ({"account_id": "1234"}, 'account_id: expected 12 digits, found "1234"'),
-        ({"organization": {"members": {"1": []}, "role_name": "r"}}, "organization.members: expected account ids of 12"),
+        (
+            {"organization": {"members": {"1": []}, "role_name": "r"}},
+            "organization.members: expected account ids of 12",
+        ),
         ({"organization": {"members": {}}}, "organization.role_name: expected a text"),
         ({"audit": {"prefix": "x"}}, "audit.bucket: expected a text"),
         ({"result_events": {}}, "result_events.event_bus_name: expected a text"),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from botocore.exceptions import ClientError
 
-from ec2_decommission import custom_step, wiring
+from ec2_decommission import application, custom_step
 from ec2_decommission.clients.aws import AwsClients
 from ec2_decommission.config import Config
 from ec2_decommission.custom_step import (
@@ -30,7 +30,7 @@ from ec2_decommission.custom_step import (
     StepTools,
     TransientError,
 )
-from ec2_decommission.run import Clock, StepFactory
+from ec2_decommission.run import Circumstances, StepFactory
 from ec2_decommission.steps.custom import CheckedStep, load
 from tests.fakes.log import FakeLog
 from tests.fakes.world import World, step_of
@@ -66,10 +66,10 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def factory() -> StepFactory:
     step = {"settings": {"topic": "gone"}, "secrets": ["token"]}
-    document = {"name": "x", "custom_steps": {"audit": step}, "encryption_context": {"FunctionName": "x"}}
-    clock = Clock()
-    config, aws = Config.parse(json.dumps(document)), AwsClients(lambda: clock.deadline)
-    [only] = wiring._steps(config, aws, clock, wiring._Systems(config, aws, clock))
+    own = {"name": "x", "account_id": "111111111111", "region": "us-east-1"}
+    document = {**own, "custom_steps": {"audit": step}, "encryption_context": {"FunctionName": "x"}}
+    config, aws = Config.parse(json.dumps(document)), AwsClients()
+    [only] = application._steps(config, aws, application._Systems(config, aws))
     return only
 
 
@@ -83,7 +83,7 @@ def tools_of(step: Any) -> StepTools:
 
 def test_a_custom_step_is_given_its_settings_and_the_names_of_its_secrets(package: Path) -> None:
     (package / "__init__.py").write_text(MODULE)
-    tools = tools_of(factory().make(True))
+    tools = tools_of(factory().make(Circumstances(dry_run=True)))
     assert (tools.name, tools.settings, list(tools.secrets), tools.dry_run) == (
         "audit",
         {"topic": "gone"},
@@ -98,7 +98,7 @@ def test_a_custom_steps_aws_client_keeps_to_the_deadline(package: Path, monkeypa
     monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-1")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
     (package / "__init__.py").write_text(MODULE)
-    tools = tools_of(factory().make(False))
+    tools = tools_of(factory().make(Circumstances(dry_run=False)))
     assert tools.deadline.remaining() == 0
     with pytest.raises(OutOfTime):
         tools.aws("cloudwatch").describe_alarms()
@@ -106,7 +106,7 @@ def test_a_custom_steps_aws_client_keeps_to_the_deadline(package: Path, monkeypa
 
 def test_a_custom_step_that_is_not_in_the_package_is_named() -> None:
     with pytest.raises(ConfigurationError, match="custom step audit: the package does not hold it"):
-        factory().make(False)
+        factory().make(Circumstances(dry_run=False))
 
 
 @pytest.mark.parametrize(
@@ -125,13 +125,13 @@ def test_a_custom_step_that_is_not_in_the_package_is_named() -> None:
 def test_what_is_wrong_with_a_custom_step_is_told(package: Path, source: str, sentence: str) -> None:
     (package / "__init__.py").write_text(source)
     with pytest.raises(DecommissionError, match=sentence):
-        factory().make(False)
+        factory().make(Circumstances(dry_run=False))
 
 
 def test_a_secret_that_is_not_in_the_bundle_is_told_by_its_whole_name(package: Path) -> None:
     (package / "__init__.py").write_text("make_step = lambda tools: tools.secret('token')")
     with pytest.raises(ConfigurationError, match=r"the package holds no sealed_secrets\.json"):
-        factory().make(False)
+        factory().make(Circumstances(dry_run=False))
 
 
 # The rules, whatever the user's code does
@@ -165,8 +165,8 @@ REMOVAL = Removal("delete", "thing 1", "it says so")
 
 
 def world_with(step: Any, tools: StepTools | None = None) -> World:
-    def make(dry_run: bool) -> CheckedStep:
-        return CheckedStep(tools or StepTools("mine", dry_run=dry_run, log=FakeLog()), step)
+    def make(circumstances: Circumstances) -> CheckedStep:
+        return CheckedStep(tools or StepTools("mine", dry_run=circumstances.dry_run, log=FakeLog()), step)
 
     return World(zones=False, more_steps=[StepFactory("mine", make)])
 
@@ -432,7 +432,7 @@ def test_tools_without_aws_say_so() -> None:
 def test_version_1_of_the_interface_keeps_its_names() -> None:
     promised = {
         *("InstanceStep", "StepTools", "Removal", "Left", "Note", "Finding", "Outcome", "Facts", "Instance"),
-        *("Batch", "Living", "Interface", "Template", "Deadline", "Step", "owner_in", "API_VERSION"),
+        *("Batch", "Living", "Interface", "Template", "Deadline", "API_VERSION"),
         *("DecommissionError", "ConfigurationError", "AccessError", "TransientError", "PermanentError"),
         *("OutOfTime", "StillAlive"),
     }

@@ -25,7 +25,7 @@ from ec2_decommission.errors import (
 from ec2_decommission.handler import FailedError
 from ec2_decommission.instance import Facts
 from ec2_decommission.place import Place
-from ec2_decommission.run import StepFactory
+from ec2_decommission.run import Circumstances, StepFactory
 from ec2_decommission.steps.base import Finding
 from tests.fakes.ec2 import ACCOUNT
 from tests.fakes.steps import FakeStep, factory
@@ -417,7 +417,7 @@ def test_one_steps_failure_in_any_act_stops_no_other(fault: Callable[..., None],
 
 
 def test_a_step_that_cannot_be_made_fails_like_any_other() -> None:
-    def make(_: float | None) -> Step:
+    def make(_: Circumstances) -> Step:
         raise ConfigurationError("the package holds no secret chef_client_key")
 
     last = FakeStep()

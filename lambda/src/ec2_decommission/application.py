@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from .inventory import Inventory
     from .report import StepReport
     from .restore import System
+    from .run import Circumstances
     from .steps.base import Step
     from .sweep import Sweep
 
@@ -116,7 +117,9 @@ class _Systems:
     """Chef and Consul, each connected when it is first asked for, and kept while the environment is warm."""
 
     def __init__(self, config: Config, aws: AwsClients) -> None:
-        secrets = SecretBundle(package_file(FILE_NAME), config.encryption_context, lambda: aws("kms"))
+        secrets = SecretBundle(
+            package_file(FILE_NAME) or PACKAGE_ROOT / FILE_NAME, config.encryption_context, lambda: aws("kms")
+        )
         tls = once(self._tls)
 
         def chef() -> Any:
@@ -154,7 +157,7 @@ def _steps(config: Config, aws: AwsClients, systems: _Systems) -> list[StepFacto
     if config.chef:
         chef, audit = config.chef, config.audit is not None
 
-        def chef_step(_: float | None) -> Step:
+        def chef_step(_: Circumstances) -> Step:
             from .steps.chef import ChefStep  # noqa: PLC0415  # in the package only with the step
 
             return ChefStep(chef, systems.chef(), audit=audit)
@@ -163,7 +166,7 @@ def _steps(config: Config, aws: AwsClients, systems: _Systems) -> list[StepFacto
     if config.consul:
         consul, audit = config.consul, config.audit is not None
 
-        def consul_step(_: float | None) -> Step:
+        def consul_step(_: Circumstances) -> Step:
             from .steps.consul import ConsulStep  # noqa: PLC0415  # in the package only with the step
 
             return ConsulStep(consul, systems.consul(), audit=audit)
@@ -190,14 +193,14 @@ def _zones(config: Config, aws: AwsClients) -> Zones:
     return BotoZones(client, governors(settings.zones, settings.requests_per_second, config.account_id))
 
 
-def _route53_step(settings: Route53Settings, systems: _Systems) -> Callable[[float | None], Step]:
+def _route53_step(settings: Route53Settings, systems: _Systems) -> Callable[[Circumstances], Step]:
     kept: list[KeptPage] = []
 
-    def step(ended_at: float | None) -> Step:
+    def step(circumstances: Circumstances) -> Step:
         from .clients.zone_cache import CachedZones  # noqa: PLC0415  # by the first event that needs it
         from .steps.route53 import Route53Step  # noqa: PLC0415
 
-        return Route53Step(settings, CachedZones(systems.zones(), kept, ended_at))
+        return Route53Step(settings, CachedZones(systems.zones(), kept, circumstances.ended_at))
 
     return step
 
@@ -261,12 +264,12 @@ def _sweep(
 def _custom_step(name: str, settings: CustomStepSettings, secrets: SecretBundle, aws: AwsClients) -> StepFactory:
     """A user's own step: the package ``custom_steps.<name>`` and its ``make_step(tools)``."""
 
-    def make(_: float | None) -> Step:
+    def make(circumstances: Circumstances) -> Step:
         from .custom_step import OwnSecrets, StepTools  # noqa: PLC0415  # not needed without one
         from .steps.custom import load  # noqa: PLC0415
 
         own = OwnSecrets(settings.secrets, lambda secret: secrets[f"custom_steps.{name}.{secret}"])
-        return load(StepTools(name, dict(settings.settings), own, aws, clock=current, log=log))
+        return load(StepTools(name, dict(settings.settings), own, aws, circumstances.dry_run, current, log))
 
     return StepFactory(name, make)
 

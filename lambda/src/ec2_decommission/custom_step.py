@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from botocore.exceptions import BotoCoreError, ClientError
 
 from .clients.aws import aws_errors
+from .clients.ec2 import Interface
 from .deadline import Deadline
 from .errors import (
     AccessError,
@@ -29,17 +30,20 @@ from .errors import (
     about,
 )
 from .instance import Facts, Instance
+from .live import Question
 from .steps.base import Finding, Left, Outcome, Removal
 from .templates import Template
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from .steps.custom import AskLiving, CustomBatch
+    from .live import Live
+    from .live import Living as Answer
 
 __all__ = [
     "API_VERSION",
     "AccessError",
+    "Batch",
     "ConfigurationError",
     "Deadline",
     "DecommissionError",
@@ -47,7 +51,9 @@ __all__ = [
     "Finding",
     "Instance",
     "InstanceStep",
+    "Interface",
     "Left",
+    "Living",
     "Note",
     "OutOfTime",
     "Outcome",
@@ -60,6 +66,61 @@ __all__ = [
 ]
 
 API_VERSION = 1
+
+
+class Living:
+    """Who has an address or a name now, in every served place. Each question asks EC2 again."""
+
+    def __init__(self, live: Live, gone: Iterable[str]) -> None:
+        self._live = live
+        self._gone = frozenset(gone)
+
+    def interfaces(self, addresses: Iterable[str]) -> Mapping[str, tuple[Interface, ...]]:
+        """The network interfaces that have each address now; no entry if none has.
+
+        Raises:
+            DecommissionError: a served place could not be asked.
+        """
+        living = self._ask(Question(addresses=frozenset(addresses)))
+        return {address: tuple(h.interface for h in holders) for address, holders in living.holders.items()}
+
+    def bearers(self, template: Template, names: Iterable[str]) -> Mapping[str, tuple[str, ...]]:
+        """For each name the ids of the living instances for which the template gives that name, in any letter case.
+
+        Raises:
+            DecommissionError: a served place could not be asked.
+        """
+        asked = {name: (template, name.lower()) for name in names}
+        living = self._ask(Question(names=frozenset(asked.values())))
+        found = {name: living.bearers.get(key, ()) for name, key in asked.items()}
+        return {name: tuple(i.instance_id for i in instances) for name, instances in found.items() if instances}
+
+    def owner(self, instance: Instance, address: str, has_name: Callable[[Instance], bool]) -> str | None:
+        """Who else has an address of the instance now, by the rules of the module's own steps; None if nobody has.
+
+        Args:
+            has_name: whether a living instance has the name of the thing in question. Private ranges may overlap, and
+                then the name decides.
+
+        Raises:
+            DecommissionError: a served place could not be asked.
+        """
+        return self._ask(Question(addresses=frozenset({address}))).owner(instance, address, has_name)
+
+    def _ask(self, question: Question) -> Answer:
+        living = self._live.ask(question, self._gone).living
+        if living.error:
+            raise living.error
+        return living
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The instances that a step handles at once, by id, who lives now, and the deadline."""
+
+    instances: Mapping[str, Instance]
+    living: Living
+    deadline: Deadline
 
 
 @dataclass(frozen=True)
@@ -113,6 +174,7 @@ class StepTools:
         secrets: its ``secrets``, by name, and no other step's. They are opened when the first is asked for.
         aws: gives the boto3 client of a service, made once. Its calls keep to the invocation's time, and throttling
             is retried.
+        dry_run: whether this run is to remove nothing; ``remove`` is not called then.
         clock: returns the deadline of the work under way.
         log: writes to the function's log, as Python's own loggers do.
     """
@@ -121,6 +183,7 @@ class StepTools:
     settings: Mapping[str, str] = field(default_factory=dict)
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
     aws: Callable[..., Any] = field(default=_no_aws, repr=False)
+    dry_run: bool = False
     clock: Callable[[], Deadline] = field(default=lambda: Deadline.after(60), repr=False)
     log: Any = field(default=logging.getLogger("ec2_decommission.custom_step"), repr=False)
 
@@ -195,7 +258,7 @@ class InstanceStep(ABC):
         return self.tools.name
 
     @abstractmethod
-    def find_one(self, instance: Instance, living: AskLiving) -> Iterable[Removal | Left | Note]:
+    def find_one(self, instance: Instance, living: Living) -> Iterable[Removal | Left | Note]:
         """What is the instance's, each with its proof, and what is to be left, with the reason.
 
         Must change nothing: a dry run calls it too. May raise whatever it likes: the step then fails for this
@@ -211,14 +274,14 @@ class InstanceStep(ABC):
             instance's any more, else True or nothing: it was removed.
         """
 
-    def look(self, batch: CustomBatch) -> Mapping[str, Facts]:  # noqa: ARG002
+    def look(self, batch: Batch) -> Mapping[str, Facts]:  # noqa: ARG002
         """Nothing to read for the whole batch."""
         return {}
 
-    def find(self, batch: CustomBatch) -> Mapping[str, Finding]:
+    def find(self, batch: Batch) -> Mapping[str, Finding]:
         return {i: self._find(instance, batch.living) for i, instance in batch.instances.items()}
 
-    def _find(self, instance: Instance, living: AskLiving) -> Finding:
+    def _find(self, instance: Instance, living: Living) -> Finding:
         found: list[Removal | Left | Note] = []
         errors: tuple[DecommissionError, ...] = ()
         try:
@@ -233,7 +296,7 @@ class InstanceStep(ABC):
             errors,
         )
 
-    def remove(self, batch: CustomBatch, findings: Mapping[str, Finding]) -> Mapping[str, Outcome]:
+    def remove(self, batch: Batch, findings: Mapping[str, Finding]) -> Mapping[str, Outcome]:
         return {i: self._remove(batch.instances[i], finding.removals) for i, finding in findings.items()}
 
     def _remove(self, instance: Instance, removals: Iterable[Removal]) -> Outcome:

@@ -56,16 +56,25 @@ class Audit(Protocol):
 
 
 @dataclass(frozen=True)
-class StepFactory:
-    """Makes a step for one batch. Making it may open a secret, and so may fail like the step itself.
+class Circumstances:
+    """Under which a step is made.
 
     Attributes:
-        make: takes the time by which all instances of the batch had ended (seconds since 1970; None if unknown). What
-            a system showed from then on is all that they ever made there, so an earlier reading may serve again.
+        dry_run: nothing will be removed.
+        ended_at: when all instances of the batch had ended, in seconds since 1970; None if unknown. What a system
+            showed from then on is all that they ever made there, so an earlier reading may serve again.
     """
 
+    dry_run: bool = False
+    ended_at: float | None = None
+
+
+@dataclass(frozen=True)
+class StepFactory:
+    """Makes a step for one batch. Making it may open a secret, and so may fail like the step itself."""
+
     name: str
-    make: Callable[[float | None], Step]
+    make: Callable[[Circumstances], Step]
 
 
 @dataclass(frozen=True)
@@ -179,7 +188,7 @@ class Run:
             if not due:
                 return
             with self._guard(factory.name, due):
-                step = factory.make(self._ended_at)
+                step = factory.make(Circumstances(self._dry_run, self._ended_at))
                 facts[factory.name] = step.identify(self._batch(factory.name, due))
                 made[factory.name] = step
                 return

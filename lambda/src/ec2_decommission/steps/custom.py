@@ -8,26 +8,20 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from .. import custom_step
 from ..chunks import chunks
 from ..errors import ConfigurationError, TransientError
 from ..instance import Facts
-from ..live import Question
 from .base import Finding, Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from ..clients.ec2 import Interface
     from ..custom_step import StepTools
-    from ..deadline import Deadline
     from ..errors import DecommissionError
-    from ..instance import Instance
-    from ..live import Live
-    from ..live import Living as Answer
-    from ..templates import Template
     from .base import Batch, Step
 
 _CHUNK = 20  # instances that are looked at again, and then removed, at a time
@@ -55,49 +49,6 @@ def load(tools: StepTools) -> Step:
     if lacking:
         raise ConfigurationError(f"custom step {tools.name}: what make_step gives has no {', '.join(lacking)}")
     return CheckedStep(tools, step)
-
-
-@dataclass(frozen=True)
-class CustomBatch:
-    """What a user's step is given: the instances by id, who lives now, and the deadline."""
-
-    instances: Mapping[str, Instance]
-    living: AskLiving
-    deadline: Deadline
-
-
-class AskLiving:
-    """Who has an address or a name now, in every served place. Each answer is kept for the batch's one look."""
-
-    def __init__(self, live: Live, gone: Iterable[str]) -> None:
-        self._live = live
-        self._gone = frozenset(gone)
-
-    def interfaces(self, addresses: Iterable[str]) -> Mapping[str, tuple[Interface, ...]]:
-        """The interfaces that have each address now; no entry if none has.
-
-        Raises:
-            DecommissionError: a served place could not be asked.
-        """
-        living = self._ask(Question(addresses=frozenset(addresses)))
-        return {address: tuple(h.interface for h in holders) for address, holders in living.holders.items()}
-
-    def bearers(self, template: Template, names: Iterable[str]) -> Mapping[str, tuple[str, ...]]:
-        """For each name the ids of the living instances for which the template gives that name, in any letter case.
-
-        Raises:
-            DecommissionError: a served place could not be asked.
-        """
-        asked = {name: (template, name.lower()) for name in names}
-        living = self._ask(Question(names=frozenset(asked.values())))
-        found = {name: living.bearers.get(key, ()) for name, key in asked.items()}
-        return {name: tuple(i.instance_id for i in instances) for name, instances in found.items() if instances}
-
-    def _ask(self, question: Question) -> Answer:
-        living = self._live.ask(question, self._gone).living
-        if living.error:
-            raise living.error
-        return living
 
 
 class CheckedStep:
@@ -166,8 +117,8 @@ class CheckedStep:
         return ConfigurationError(f"custom step {self._tools.name}: {what}")
 
 
-def _given(batch: Batch) -> CustomBatch:
-    return CustomBatch(batch.instances, AskLiving(batch.live, batch.instances), batch.deadline)
+def _given(batch: Batch) -> custom_step.Batch:
+    return custom_step.Batch(batch.instances, custom_step.Living(batch.live, batch.instances), batch.deadline)
 
 
 def _agreed(
