@@ -427,8 +427,6 @@ _RESOURCES = {
     "lambda": _lambda,
     "sts": _sts,
     "sns": _sns,
-    "s3": _s3,
-    "events": _events,
 }
 
 
