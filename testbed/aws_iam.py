@@ -378,6 +378,9 @@ def _logs(call: Call, account: str) -> Iterator[str]:
 
 
 def _lambda(call: Call, account: str) -> Iterator[str]:
+    # https://docs.aws.amazon.com/service-authorization/latest/reference/list_awslambda.html
+    if call.operation == "ListEventSourceMappings":
+        return
     if name := call.params.get("FunctionName"):
         yield name if name.startswith("arn:") else _arn("lambda", call, account, f"function:{name}")
 
@@ -453,6 +456,8 @@ def _context(principal: Principal, call: Call) -> Context:
         context[f"{prefix}NormalizedRecordNames"] = [normalized_name(item["Name"]).rstrip(".") for item in sets]
         context[f"{prefix}RecordTypes"] = [item["Type"] for item in sets]
         context[f"{prefix}Actions"] = [change["Action"] for change in changes]
+    if call.service == "s3" and "Prefix" in call.params:
+        context["s3:prefix"] = [str(call.params["Prefix"])]
     if call.name == "sts:AssumeRole" and call.params.get("ExternalId"):
         context["sts:ExternalId"] = [str(call.params["ExternalId"])]
     if call.name == "s3:ListObjectsV2":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from threading import Barrier, Lock
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from ec2_decommission.errors import (
 )
 from ec2_decommission.instance import Facts, Instance
 from ec2_decommission.inventory import RUNNING, TERMINATED, DynamoInventory, Result
+from ec2_decommission.invocation import invoked_as
 from ec2_decommission.place import Place
 from ec2_decommission.together import side_by_side
 from testbed.aws import Answer, StrictAws, throttled
@@ -234,10 +236,65 @@ def test_when_the_tags_were_read_is_kept(inventory: Inventory, clock: Clock) -> 
 
 
 def test_what_was_announced_and_by_which_request_is_kept(inventory: Inventory) -> None:
-    inventory.remember_results({ID: result({}, announced="a", request_id="r-1")})
-    inventory.remember_results({ID: result({}, request_id="r-2")})
+    inventory.remember_results({ID: result({}, announced="a")})
+    with invoked_as("r-2"):
+        inventory.remember_results({ID: result({}, whole=False)})
+    with invoked_as("r-3"):
+        inventory.remember_results({ID: result({})})
     record = inventory.recall([ID])[ID]
-    assert (record.announced, record.request_id) == ("a", "r-2")
+    assert (record.announced, record.request_id, record.runs) == ("a", "r-3", ("r-3",))
+
+
+def test_every_kind_of_write_keeps_the_request_id(inventory: Inventory) -> None:
+    writes: dict[str, Callable[[], object]] = {
+        "running": lambda: inventory.remember_running([FULL], {}),
+        "terminated": lambda: inventory.remember_terminated([FULL], tags_known=False),
+        "excluded": lambda: inventory.remember_excluded({ID: (FULL, "excluded")}),
+        "results": lambda: inventory.remember_results({ID: result({})}),
+        "announced": lambda: inventory.remember_announced({ID: "a"}),
+        "restored": lambda: inventory.remember_restored(ID, PLACE),
+    }
+    for name, write in writes.items():
+        with invoked_as(f"request of {name}"):
+            write()
+        assert inventory.recall([ID])[ID].request_id == f"request of {name}"
+
+
+def test_what_was_announced_alone_changes_nothing_else(inventory: Inventory) -> None:
+    inventory.remember_running([FULL], {})
+    before = inventory.recall([ID])[ID]
+    assert inventory.remember_announced({ID: "a", "i-1": "b"}) == {}
+    records = inventory.recall([ID, "i-1"])
+    assert records[ID] == replace(before, announced="a")
+    assert records["i-1"].announced == "b"
+    assert [record.instance_id for record in inventory.living(PLACE)] == [ID]
+    assert inventory.remember_running([bare("i-1")], {}) == {"i-1": True}
+
+
+def test_a_restored_instance_is_finished_and_what_was_put_back_is_added(inventory: Inventory, clock: Clock) -> None:
+    inventory.remember_terminated([FULL], tags_known=True)
+    inventory.remember_results({ID: result({"chef": {"status": "failed"}}, next_try_at="2026-03-01")})
+    assert inventory.remember_restored(ID, PLACE) is None
+    first, second = {"at": "1", "target": "A x"}, {"at": "2", "target": "A y"}
+    assert inventory.remember_restored(ID, PLACE, [first]) is None
+    assert inventory.remember_restored(ID, PLACE, [second]) is None
+    record = inventory.recall([ID])[ID]
+    assert (record.finished, record.next_try_at, record.restored_at) == (True, None, clock.now.isoformat())
+    assert record.restored == (first, second)
+    assert list(inventory.unfinished(PLACE)) == []
+    inventory.remember_terminated([FULL], tags_known=True)
+    assert [one.instance_id for one in inventory.unfinished(PLACE)] == [ID]
+
+
+def test_an_unknown_instance_can_be_marked_as_restored_and_a_living_one_cannot(inventory: Inventory) -> None:
+    assert inventory.remember_restored("i-1", PLACE, [{"at": "1"}]) is None
+    record = inventory.recall(["i-1"])["i-1"]
+    assert (record.state, record.place, record.finished) == (TERMINATED, PLACE, True)
+    inventory.remember_running([FULL], {})
+    inventory.remember_restored(ID, PLACE, [{"at": "1"}])
+    record = inventory.recall([ID])[ID]
+    assert (record.state, record.restored_at) == (RUNNING, None)
+    assert [one.instance_id for one in inventory.living(PLACE)] == [ID]
 
 
 def test_recalls_more_than_one_call_takes_each_once(inventory: Inventory) -> None:
@@ -275,6 +332,25 @@ def test_an_item_expires_once_its_end_is_finished(aws: StrictAws, clock: Clock) 
     assert not {"sweep", "next_try_at"} & set(item(client))
     # A duplicate event takes the instance up again.
     inventory.remember_terminated([FULL], tags_known=True)
+    assert "expires_at" not in item(client)
+
+
+def test_what_was_restored_does_not_expire(aws: StrictAws, clock: Clock) -> None:
+    """Adoption would take it for an orphan that nobody recorded."""
+    inventory, client = table(aws, clock)
+    inventory.remember_terminated([FULL], tags_known=True)
+    inventory.remember_results({ID: result({}, finished=True)})
+    inventory.remember_restored(ID, PLACE)
+    assert not {"sweep", "expires_at"} & set(item(client))
+
+
+def test_an_item_of_an_unrecorded_instance_expires_until_it_is_recorded(aws: StrictAws, clock: Clock) -> None:
+    inventory, client = table(aws, clock)
+    inventory.remember_announced({ID: "a"})
+    assert "expires_at" in item(client)
+    inventory.remember_running([FULL], {})
+    assert "expires_at" not in item(client)
+    inventory.remember_announced({ID: "b"})
     assert "expires_at" not in item(client)
 
 

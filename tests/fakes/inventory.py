@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, TypeVar
 from ec2_decommission.errors import DecommissionError
 from ec2_decommission.instance import Facts
 from ec2_decommission.inventory import RUNNING, TERMINATED, Record
+from ec2_decommission.invocation import request_id
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from ec2_decommission.instance import Instance
     from ec2_decommission.inventory import Result
@@ -71,7 +72,9 @@ class FakeInventory:
                 recorded_at=now,
                 excluded=excluded.get(instance_id),
                 tags_known_at=now if tags_known else record.tags_known_at,
+                request_id=request_id() or record.request_id,
             )
+            self.expires.pop(instance_id, None)
             return True
 
         return self._each("remember_running", {i.instance_id: i for i in instances}, running)
@@ -91,6 +94,7 @@ class FakeInventory:
                 tags_known_at=now if tags_known else record.tags_known_at,
                 finished=False,
                 excluded=None,
+                request_id=request_id() or record.request_id,
             )
             self.expires.pop(instance_id, None)
             return True
@@ -110,6 +114,7 @@ class FakeInventory:
                 finished=True,
                 recorded_at=record.recorded_at or now.isoformat(),
                 terminated_at=record.terminated_at or now.isoformat(),
+                request_id=request_id() or record.request_id,
             )
             self.expires[instance_id] = now + self._retention
             return True
@@ -131,13 +136,50 @@ class FakeInventory:
             finished=result.finished,
             next_try_at=None if result.finished else result.next_try_at or record.next_try_at,
             announced=result.announced or record.announced,
-            request_id=result.request_id or record.request_id,
+            request_id=request_id() or record.request_id,
+            runs=(*record.runs, request_id()) if result.whole and request_id() else record.runs,
         )
         if result.finished:
             self.expires[instance_id] = self._now() + self._retention
         else:
             self.expires.pop(instance_id, None)
         return True
+
+    def remember_announced(self, event_ids: Mapping[str, str]) -> Mapping[str, DecommissionError]:
+        def announced(instance_id: str, event_id: str) -> bool:
+            record = self.items.get(instance_id) or Record(instance_id, "", Facts("inventory"))
+            if not record.state:
+                self.expires[instance_id] = self._now() + self._retention
+            self.items[instance_id] = replace(
+                record, announced=event_id, request_id=request_id() or record.request_id
+            )
+            return True
+
+        return _failures(self._each("remember_announced", event_ids, announced))
+
+    def remember_restored(
+        self, instance_id: str, place: Place, restored: Sequence[Mapping[str, str]] = ()
+    ) -> DecommissionError | None:
+        def mark(_: str, entries: Sequence[Mapping[str, str]]) -> bool:
+            now = self._now().isoformat()
+            facts = Facts("inventory", account_id=place.account_id, region=place.region)
+            record = self.items.get(instance_id) or Record(instance_id, "", facts, now)
+            if record.state == RUNNING:
+                return False
+            self.items[instance_id] = replace(
+                record,
+                state=TERMINATED,
+                terminated_at=record.terminated_at or now,
+                finished=True,
+                next_try_at=None,
+                restored=(*record.restored, *(dict(entry) for entry in entries)),
+                restored_at=now,
+                request_id=request_id() or record.request_id,
+            )
+            self.expires.pop(instance_id, None)
+            return True
+
+        return _failures(self._each("remember_restored", {instance_id: restored}, mark)).get(instance_id)
 
     def living(self, place: Place) -> Iterator[Record]:
         return self._indexed("living", place, lambda record: record.state == RUNNING)

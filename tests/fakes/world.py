@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from ec2_decommission.config import ChefSettings, ConsulSettings, SweepSettings
+    from ec2_decommission.handler import Restore
     from ec2_decommission.results import ResultEvents
     from ec2_decommission.run import Audit, Circumstances
     from ec2_decommission.steps.base import Step
@@ -136,6 +137,8 @@ class World:
         self.queue = FakeQueue(lambda: self.time)
         self.chef, self.consul = chef_server, consul_catalog
         self.audit, self.results = audit, results
+        self.restore: Restore | None = None
+        self.request_id = "request-1"
         if chef is not None and self.chef is None:
             self.chef = import_module("tests.fakes.chef").FakeChefServer()
         if consul is not None and self.consul is None:
@@ -190,7 +193,7 @@ class World:
         )
         sweep = self._sweep if config.sweep and config.inventory else None
         self._application = Application(
-            config, self.served, self.ec2s, tools, self.queue, sweep, results=self.results
+            config, self.served, self.ec2s, tools, self.queue, sweep, self.restore, self.results
         )
         return self._application
 
@@ -248,12 +251,18 @@ class World:
 
     def handle(self, event: Any, seconds: float = SECONDS) -> dict[str, Any]:
         """Whatever the function may be called with."""
-        return self._application.handle(event, Deadline.after(seconds), "request-1")
+        return self._application.handle(event, Deadline.after(seconds), self.request_id)
 
     def send_batch(
-        self, *bodies: Any, receive_count: int = 1, seconds: float = SECONDS, message_ids: Sequence[str] = ()
+        self,
+        *bodies: Any,
+        receive_count: int = 1,
+        seconds: float = SECONDS,
+        message_ids: Sequence[str] = (),
+        sent_at: datetime | None = None,
     ) -> Answered:
-        """One SQS batch; a body that is text goes as it is, any other as JSON."""
+        """One SQS batch, sent now by default; a body that is text goes as it is, any other as JSON."""
+        sent = str(int((sent_at or self.time).timestamp() * 1000))
         records = []
         for number, body in enumerate(bodies):
             self._messages["sent"] += 1
@@ -263,7 +272,7 @@ class World:
                     "messageId": message_id,
                     "receiptHandle": f"r-{message_id}",
                     "body": body if isinstance(body, str) else json.dumps(body),
-                    "attributes": {"ApproximateReceiveCount": str(receive_count)},
+                    "attributes": {"ApproximateReceiveCount": str(receive_count), "SentTimestamp": sent},
                     "eventSource": "aws:sqs",
                 }
             )
@@ -276,9 +285,11 @@ class World:
         }
         return Answered(tuple(f["itemIdentifier"] for f in answer["batchItemFailures"]), reports)
 
-    def operate(self, instance_id: str, *, dry_run: bool | None = None, place: Place | None = None) -> dict[str, Any]:
+    def operate(
+        self, instance_id: str, *, dry_run: bool | None = None, place: Place | None = None, **more: Any
+    ) -> dict[str, Any]:
         """The operator's call."""
-        payload: dict[str, Any] = {"instance_id": instance_id}
+        payload: dict[str, Any] = {"instance_id": instance_id, **more}
         if place:
             payload |= {"account_id": place.account_id, "region": place.region}
         return self.send(payload if dry_run is None else {**payload, "dry_run": dry_run})

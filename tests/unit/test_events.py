@@ -10,6 +10,7 @@ import pytest
 
 from ec2_decommission.errors import MalformedEvent
 from ec2_decommission.events import (
+    Approved,
     Delivery,
     Foreign,
     Ignored,
@@ -144,6 +145,40 @@ def test_the_operators_payload(dry_run: bool | None) -> None:
     assert parse({"restore": ID, "dry_run": dry_run}) == RestoreRequest(ID, HOME, dry_run)
 
 
+def test_an_approved_plan_names_each_action() -> None:
+    action = {"step": "route53", "action": "delete", "target": "A x. 10.0.0.5"}
+    request = parse({"instance_id": ID, "only": [action, action]})
+    assert request == OperatorCall(ID, HOME, only=frozenset({Approved("route53", "delete", "A x. 10.0.0.5")}))
+    assert parse({"instance_id": ID, "only": []}).only == frozenset()
+    assert parse({"instance_id": ID}).only is None
+
+
+ACTION = {"step": "route53", "action": "delete", "target": "A x"}
+
+
+@pytest.mark.parametrize(
+    "only",
+    [
+        None,
+        {},
+        "all",
+        True,
+        [None],
+        ["A x"],
+        [[]],
+        [ACTION, {**ACTION, "proof": "p"}],
+        [{"step": "route53", "action": "delete"}],
+        [{**ACTION, "target": ""}],
+        [{**ACTION, "target": None}],
+        [{**ACTION, "step": ["route53"]}],
+    ],
+)
+def test_an_approved_plan_of_any_other_form_is_refused_as_a_whole(only: Any) -> None:
+    """What cannot be read must never mean "everything"."""
+    with pytest.raises(MalformedEvent, match="only: expected a list of"):
+        parse({"instance_id": ID, "only": only})
+
+
 @pytest.mark.parametrize("dry_run", ["false", 0, 1, "", [], {}])
 def test_a_dry_run_that_is_no_boolean_is_refused(dry_run: Any) -> None:
     with pytest.raises(MalformedEvent, match="dry_run: expected true or false"):
@@ -152,7 +187,7 @@ def test_a_dry_run_that_is_no_boolean_is_refused(dry_run: Any) -> None:
 
 def test_a_misspelt_key_of_the_operator_is_refused() -> None:
     with pytest.raises(
-        MalformedEvent, match="unknown key dryrun; known are account_id, dry_run, instance_id, region"
+        MalformedEvent, match="unknown key dryrun; known are account_id, dry_run, instance_id, only, region"
     ):
         parse({"instance_id": ID, "dryrun": True})
 

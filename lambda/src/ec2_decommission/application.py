@@ -29,12 +29,18 @@ from .secret_bundle import FILE_NAME, SecretBundle, in_package_or_layer
 from .together import side_by_side
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
+    from .audit import S3Audit
     from .clients.route53 import Zones
     from .clients.zone_cache import KeptPage
     from .config import CustomStepSettings, Route53Settings
+    from .errors import DecommissionError
+    from .events import RestoreRequest
+    from .handler import Restore
     from .inventory import Inventory
+    from .report import StepReport
+    from .restore import System
     from .run import Circumstances
     from .steps.base import Step
     from .steps.http.settings import HttpStepSettings
@@ -63,6 +69,7 @@ def make_application() -> Application:
         inventory = DynamoInventory(aws("dynamodb"), kept.table_name, kept.retention_days, together=side_by_side)
     systems = _Systems(config, aws)
     live = Live(ec2, side_by_side)
+    audit = _audit(config, aws)
     tools = Tools(
         live,
         inventory,
@@ -71,13 +78,15 @@ def make_application() -> Application:
         lambda: datetime.now(UTC),
         Metrics(config.name),
         side_by_side,
+        audit,
     )
     queue = SqsQueue(lambda: aws("sqs"), config.queue.url) if config.queue else None
     results = None
     if config.result_events:
         results = ResultEvents(lambda: aws("events"), config.result_events.event_bus_name)
     sweep = _sweep(config, served, ec2, inventory, queue, systems)
-    return Application(config, served, ec2, tools, queue, sweep, results=results)
+    restore = _restore(config, tools, audit, systems)
+    return Application(config, served, ec2, tools, queue, sweep, restore, results)
 
 
 def served_places(config: Config) -> Served:
@@ -130,6 +139,7 @@ class _Systems:
             return PyConsulCatalog(config.consul, token, current, consul_tls())
 
         self.secrets = secrets
+        self.zones = once(lambda: _zones(config, aws))
         self.chef = once(chef)
         self.consul = once(consul)
 
@@ -145,7 +155,7 @@ def _steps(config: Config, aws: AwsClients, systems: _Systems) -> list[StepFacto
     """The steps that are on. What a step needs is imported and connected when the step first runs."""
     steps: list[StepFactory] = []
     if config.route53:
-        steps.append(StepFactory("route53", _route53_step(config.route53, config.account_id, aws)))
+        steps.append(StepFactory("route53", _route53_step(config.route53, systems)))
     if config.chef:
         chef, audit = config.chef, config.audit is not None
 
@@ -172,27 +182,62 @@ def _steps(config: Config, aws: AwsClients, systems: _Systems) -> list[StepFacto
     return steps
 
 
-def _route53_step(settings: Route53Settings, own_account: str, aws: AwsClients) -> Callable[[Circumstances], Step]:
-    def make() -> tuple[Zones, list[KeptPage]]:
-        from .clients.governor import governors  # noqa: PLC0415  # by the first event that needs it
-        from .clients.route53 import BotoZones  # noqa: PLC0415
+def _zones(config: Config, aws: AwsClients) -> Zones:
+    from .clients.governor import governors  # noqa: PLC0415  # by the first event that needs it
+    from .clients.route53 import BotoZones  # noqa: PLC0415
 
-        by_id = {zone.zone_id: zone for zone in settings.zones}
+    settings = config.route53
+    if settings is None:
+        raise ConfigurationError("route53: the step is off")
+    by_id = {zone.zone_id: zone for zone in settings.zones}
 
-        def client(zone_id: str) -> Any:
-            return aws("route53", by_id[zone_id].role_arn, by_id[zone_id].external_id)
+    def client(zone_id: str) -> Any:
+        return aws("route53", by_id[zone_id].role_arn, by_id[zone_id].external_id)
 
-        return BotoZones(client, governors(settings.zones, settings.requests_per_second, own_account)), []
+    return BotoZones(client, governors(settings.zones, settings.requests_per_second, config.account_id))
 
-    zones = once(make)
+
+def _route53_step(settings: Route53Settings, systems: _Systems) -> Callable[[Circumstances], Step]:
+    kept: list[KeptPage] = []
 
     def step(circumstances: Circumstances) -> Step:
-        from .clients.zone_cache import CachedZones  # noqa: PLC0415
+        from .clients.zone_cache import CachedZones  # noqa: PLC0415  # by the first event that needs it
         from .steps.route53 import Route53Step  # noqa: PLC0415
 
-        return Route53Step(settings, CachedZones(*zones(), circumstances.ended_at))
+        return Route53Step(settings, CachedZones(systems.zones(), kept, circumstances.ended_at))
 
     return step
+
+
+def _audit(config: Config, aws: AwsClients) -> S3Audit | None:
+    if config.audit is None:
+        return None
+    from .audit import S3Audit  # noqa: PLC0415  # not needed without audit
+    from .clients.s3 import S3Bucket  # noqa: PLC0415
+
+    return S3Audit(S3Bucket(lambda: aws("s3"), config.audit.bucket), config.audit.prefix)
+
+
+def _restore(config: Config, tools: Tools, audit: S3Audit | None, systems: _Systems) -> Restore | None:
+    if audit is None:
+        return None
+    route53, chef, consul = config.route53, config.chef, config.consul
+
+    def restore(request: RestoreRequest, *, dry_run: bool) -> tuple[Sequence[StepReport], DecommissionError | None]:
+        from .restore import Restorer, chef_objects, consul_objects, record_sets  # noqa: PLC0415  # not needed by an event
+
+        able: dict[str, System] = {}
+        if route53:
+            ids = [zone.zone_id for zone in route53.zones]
+            able["route53"] = lambda gone: record_sets(systems.zones(), ids, gone)
+        if chef:
+            able["chef"] = lambda gone: chef_objects(systems.chef(), gone)
+        if consul:
+            able["consul"] = lambda gone: consul_objects(systems.consul(), consul, gone)
+        names = [step.name for step in tools.steps]
+        return Restorer(audit, tools.inventory, able, names, tools.now)(request, dry_run=dry_run)
+
+    return restore
 
 
 def _sweep(

@@ -25,11 +25,21 @@ _REGION = re.compile(r"[a-z]{2,}(-[a-z]+)+-[0-9]+")
 
 @dataclass(frozen=True)
 class Delivery:
-    """The SQS message that brought a request."""
+    """The SQS message that brought a request. ``sent_at`` is when it came to the queue."""
 
     message_id: str
     receipt_handle: str | None = None
     receive_count: int = 1
+    sent_at: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Approved:
+    """One action that an operator has approved, as a dry run's report named it."""
+
+    step: str
+    action: str
+    target: str
 
 
 @dataclass(frozen=True)
@@ -59,12 +69,14 @@ class OperatorCall:
     Attributes:
         place_given: whether the payload named the account or the region. Without, the function's own are meant.
         dry_run: None means the module's setting.
+        only: nothing but these may be removed; None sets no limit.
     """
 
     instance_id: str
     place: Place
     place_given: bool = False
     dry_run: bool | None = None
+    only: frozenset[Approved] | None = None
     delivery: None = None
 
 
@@ -143,7 +155,8 @@ def parse_batch(event: dict[str, Any], served: Served) -> tuple[list[Request], l
         try:
             attributes = record.get("attributes") or {}
             count = int(attributes.get("ApproximateReceiveCount", 1))
-            delivery = Delivery(delivery.message_id, delivery.receipt_handle, count)
+            sent_at = _epoch_milliseconds(attributes.get("SentTimestamp"))
+            delivery = Delivery(delivery.message_id, delivery.receipt_handle, count, sent_at)
             requests.append(_message(json.loads(record.get("body") or ""), served, delivery))
         except (ValueError, TypeError, AttributeError, MalformedEvent, RecursionError) as error:
             malformed.append(MalformedMessage(delivery, f"the message cannot be parsed: {error}"))
@@ -180,7 +193,8 @@ def parse(event: Any, served: Served) -> Request:
         return _operator_sweep(event, served)
     raise MalformedEvent(
         'expected an EventBridge event, {"instance_id": "i-...", "account_id": "...", "region": "...", '
-        '"dry_run": true or false}, {"restore": "i-...", "dry_run": true or false}, '
+        '"dry_run": true or false, "only": [{"step": "...", "action": "...", "target": "..."}, ...]}, '
+        '{"restore": "i-...", "dry_run": true or false}, '
         'or {"sweep": true, "dry_run": true or false, "accept": ["i-...", ...]}'
     )
 
@@ -212,11 +226,25 @@ def _event(event: dict[str, Any], served: Served, delivery: Delivery | None) -> 
 
 
 def _operator_call(payload: dict[str, Any], served: Served) -> Request:
-    dry_run = _dry_run(payload, {"instance_id", "account_id", "region", "dry_run"})
+    dry_run = _dry_run(payload, {"instance_id", "account_id", "region", "dry_run", "only"})
     instance_id, place = _instance_id(payload["instance_id"]), _place(payload, served.own, "account_id")
+    only = _only(payload["only"]) if "only" in payload else None
     if place not in served:
         return Foreign(place, instance_id)
-    return OperatorCall(instance_id, place, bool({"account_id", "region"} & set(payload)), dry_run)
+    return OperatorCall(instance_id, place, bool({"account_id", "region"} & set(payload)), dry_run, only)
+
+
+def _only(value: Any) -> frozenset[Approved]:
+    """The approved actions. An empty list approves nothing; what is not of this form is refused as a whole."""
+    keys = {"step", "action", "target"}
+    entries = value if isinstance(value, list) else [None]
+    for entry in entries:
+        if not isinstance(entry, dict) or set(entry) != keys or not all(_text(part) for part in entry.values()):
+            raise MalformedEvent(
+                'only: expected a list of {"step": "...", "action": "...", "target": "..."} as a report has them, '
+                f"found {_shown(value if entry is None else entry)}"
+            )
+    return frozenset(Approved(**entry) for entry in entries)
 
 
 def _restore(payload: dict[str, Any], served: Served) -> Request:
@@ -289,6 +317,13 @@ def _shown(value: Any) -> str:
 
 def _text(value: Any) -> str | None:
     return value if isinstance(value, str) and value else None
+
+
+def _epoch_milliseconds(value: Any) -> datetime | None:
+    try:
+        return datetime.fromtimestamp(int(value) / 1000, UTC)
+    except (TypeError, ValueError, OverflowError, OSError):
+        return None
 
 
 def _time(value: Any) -> datetime | None:

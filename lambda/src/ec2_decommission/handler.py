@@ -23,6 +23,7 @@ from .events import (
 )
 from .instance_filter import excluded
 from .inventory import TERMINATED
+from .invocation import invoked_as
 from .metrics import Metrics
 from .recall import recall
 from .report import Report, StepReport
@@ -69,7 +70,14 @@ class Queue(Protocol):
 class Restore(Protocol):
     """Puts back what was removed of an instance."""
 
-    def __call__(self, instance_id: str, place: Place, *, dry_run: bool) -> tuple[StepReport, ...]: ...
+    def __call__(
+        self, request: RestoreRequest, *, dry_run: bool
+    ) -> tuple[Sequence[StepReport], DecommissionError | None]:
+        """The steps' reports, and what failed outside them.
+
+        Raises:
+            DecommissionError: nothing was put back.
+        """
 
 
 class FailedError(DecommissionError):
@@ -126,7 +134,7 @@ class Application:
             FailedError: something failed for a single EventBridge event.
         """
         try:
-            with deadlines.until(deadline):
+            with deadlines.until(deadline), invoked_as(request_id):
                 if is_batch(event):
                     return self._handle_batch(event, request_id)
                 request = parse(event, self._served)
@@ -332,6 +340,13 @@ class Application:
         if self._inventory and left and not dry_run and not known.inventory_error:
             for instance_id, error in self._inventory.remember_excluded(left).items():
                 reports[instance_id] = replace(reports[instance_id], errors=(about("inventory", error),))
+        refusals = {i: r for i, r in reports.items() if i not in instances and r.failed}
+        if refusals and not dry_run:
+            announced = self._announce(requests, refusals, known)
+            if self._inventory and announced and not known.inventory_error:
+                # If this cannot be written, the next try sends the event once more. Its id is the same.
+                self._inventory.remember_announced(announced)
+            reports |= refusals
         if instances:
             reports |= self._run(requests, reports, instances, known, dry_run=dry_run)
         return reports
@@ -347,8 +362,10 @@ class Application:
     ) -> dict[str, Report]:
         """Runs the steps, announces the results, and remembers them."""
         retries = [i for i in instances if isinstance(requests[i], Terminated)]
+        calls = {i: request.only for i, request in requests.items() if isinstance(request, OperatorCall)}
+        only = {i: approved for i, approved in calls.items() if approved is not None}
         ended_at = self._ended_at([requests[i] for i in instances])
-        run = Run(self._tools, instances, known, retries, dry_run=dry_run, ended_at=ended_at)
+        run = Run(self._tools, instances, known, retries, only, dry_run=dry_run, ended_at=ended_at)
         done = run.carry_out()
         told = {
             i: replace(
@@ -361,13 +378,12 @@ class Application:
         }
         if dry_run:
             return told
-        announced = self._announce(told, known)
+        announced = self._announce(requests, told, known)
         if self._inventory is None or known.inventory_error:
             return told
         results = {
             i: run.result(
                 replace(one, errors=told[i].errors),
-                request_id=told[i].request_id,
                 next_try_at=self._next_try(requests[i], told[i]),
                 announced=announced.get(i),
             )
@@ -386,13 +402,18 @@ class Application:
             return None
         return min(max(known) + _CLOCKS, self._tools.now()).timestamp()
 
-    def _announce(self, reports: dict[str, Report], known: Known) -> dict[str, str]:
+    def _announce(
+        self, requests: Mapping[str, Terminated | OperatorCall], reports: dict[str, Report], known: Known
+    ) -> dict[str, str]:
         """Sends the result events that were not sent yet; returns their ids. An event not sent fails its message."""
         if self._results is None:
             return {}
         ids = {i: event_id(report) for i, report in reports.items()}
         recorded = {i: record.announced for i, record in known.records.items()}
         news = {i: report for i, report in reports.items() if recorded.get(i) != ids[i]}
+        if known.inventory_error:
+            # What was sent is not known: the first receive of a message speaks for its retries.
+            news = {i: report for i, report in news.items() if not _is_retry(requests[i]) or not report.failed}
         failed = self._results.announce(news) if news else {}
         for instance_id, error in failed.items():
             report = reports[instance_id]
@@ -417,6 +438,12 @@ class Application:
         if place := known.elsewhere.get(instance_id):
             return StepReport.skipped(
                 "", f"{instance_id} is in {place}, and not in {request.place}: nothing is removed"
+            )
+        if since := _restored_since(request, known):
+            return StepReport.skipped(
+                "",
+                f"{instance_id} was restored at {since}, after this message was sent. A new event or an operator's "
+                "call removes it again",
             )
         description = known.descriptions.get(instance_id)
         state = description.state if description else ""
@@ -466,8 +493,13 @@ class Application:
         if self._restore is None:
             raise MalformedEvent("restore: needs the module's input audit, which is not set")
         dry_run = self._is_dry(request)
-        steps = self._restore(request.instance_id, request.place, dry_run=dry_run)
-        return Report(request.instance_id, request.place, "restored", dry_run, request_id, steps)
+        report = Report(request.instance_id, request.place, "restored", dry_run, request_id)
+        try:
+            with deadlines.until(deadlines.current().before(BACK_OFF_SECONDS)):
+                steps, error = self._restore(request, dry_run=dry_run)
+            return replace(report, steps=tuple(steps), errors=(error,) if error else ())
+        except DecommissionError as error:
+            return replace(report, errors=(about("restore", error),))
 
     # Tell
 
@@ -541,6 +573,19 @@ def _by_operator(request: Request) -> bool:
         case SweepRequest():
             return request.by_operator
     return False
+
+
+def _is_retry(request: Request) -> bool:
+    return request.delivery is not None and request.delivery.receive_count > 1
+
+
+def _restored_since(request: Request, known: Known) -> str | None:
+    """When the instance was restored, if that was after the request's message came to the queue."""
+    record = known.records.get(getattr(request, "instance_id", ""))
+    sent_at = request.delivery.sent_at if request.delivery else None
+    if record is None or record.restored_at is None or sent_at is None:
+        return None
+    return record.restored_at if sent_at.isoformat() < record.restored_at else None
 
 
 def _gives_up(request: Request) -> bool:

@@ -21,6 +21,7 @@ from .chunks import chunks
 from .clients.aws import READS_AT_ONCE, aws_errors
 from .errors import DecommissionError, PermanentError
 from .instance import Facts, Instance
+from .invocation import request_id
 from .place import Place
 from .together import in_turn
 
@@ -58,6 +59,11 @@ class Record:
         finished: every step is settled; nothing is left to do.
         next_try_at: when a message that failed becomes visible again.
         announced: identifies the last result event that was sent.
+        request_id: of the invocation that wrote the item last.
+        runs: the invocations that wrote down everything that they removed. What another one wrote to the audit may
+            have been removed all the same: it may have ended before it came to write it down.
+        restored: what was put back, as ``removed``.
+        restored_at: when something was put back last. What happened before is over: older messages are not handled.
     """
 
     instance_id: str
@@ -73,6 +79,9 @@ class Record:
     next_try_at: str | None = None
     announced: str | None = None
     request_id: str | None = None
+    runs: tuple[str, ...] = ()
+    restored: tuple[Mapping[str, str], ...] = ()
+    restored_at: str | None = None
 
     @property
     def place(self) -> Place:
@@ -93,6 +102,7 @@ class Result:
         finished: nothing is left to do.
         next_try_at: when the message is tried again, if not finished.
         announced: as in ``Record``; None keeps what is there.
+        whole: ``removed`` holds everything that was removed this time.
     """
 
     place: Place
@@ -101,7 +111,7 @@ class Result:
     finished: bool = False
     next_try_at: str | None = None
     announced: str | None = None
-    request_id: str | None = None
+    whole: bool = True
 
 
 class Inventory(Protocol):
@@ -134,6 +144,17 @@ class Inventory(Protocol):
 
     def remember_results(self, results: Mapping[str, Result]) -> Mapping[str, DecommissionError]:
         """Records the results of the steps, by instance id; returns what failed."""
+
+    def remember_announced(self, event_ids: Mapping[str, str]) -> Mapping[str, DecommissionError]:
+        """Records which result event was sent last, by instance id, and nothing else; returns what failed."""
+
+    def remember_restored(
+        self, instance_id: str, place: Place, restored: Sequence[Mapping[str, str]] = ()
+    ) -> DecommissionError | None:
+        """Marks the instance as finished and restored, and adds what was put back; returns what failed.
+
+        The record does not expire: nothing else tells adoption that what was put back is not an orphan.
+        """
 
     def living(self, place: Place) -> Iterator[Record]:
         """Every instance of the place that is recorded as running."""
@@ -223,7 +244,7 @@ class DynamoInventory:
             updates[instance.instance_id] = self._update(
                 instance.instance_id,
                 values,
-                remove=() if reason else ("excluded",),
+                remove=("expires_at",) if reason else ("expires_at", "excluded"),
                 condition="attribute_not_exists(#state) OR #state = :state",
             )
         return self._write(updates)
@@ -281,14 +302,53 @@ class DynamoInventory:
             values["expires_at"] = int(self._now().timestamp()) + self._retention_seconds
         else:
             values["sweep"] = f"{result.place}{_UNFINISHED}"
-        for name in ("next_try_at", "announced", "request_id"):
+        for name in ("next_try_at", "announced"):
             if value := getattr(result, name):
                 values[name] = value
         # An item that has expired since it was read is made once more, and must have state and place again.
         once = {"state": TERMINATED, "facts": {"account_id": result.place.account_id, "region": result.place.region}}
         remove = ("sweep", "next_try_at") if result.finished else ("finished", "expires_at")
-        append = {"removed": [dict(entry) for entry in result.removed][:HISTORY]} if result.removed else {}
+        append: dict[str, list[Any]] = {}
+        if result.removed:
+            append["removed"] = [dict(entry) for entry in result.removed][:HISTORY]
+        if result.whole and request_id():
+            append["runs"] = [request_id()]
         return self._update(instance_id, values, once=once, remove=remove, append=append)
+
+    def remember_announced(self, event_ids: Mapping[str, str]) -> Mapping[str, DecommissionError]:
+        # An instance that was never recorded gets an item that expires. A recorded one keeps its time.
+        once = {"expires_at": int(self._now().timestamp()) + self._retention_seconds}
+        recorded = self._write(
+            {i: self._update(i, {"announced": e}, condition="attribute_exists(#state)") for i, e in event_ids.items()}
+        )
+        unknown = {i: event_ids[i] for i, written in recorded.items() if written is False}
+        fresh = self._write(
+            {
+                i: self._update(i, {"announced": e, **once}, condition="attribute_not_exists(#state)")
+                for i, e in unknown.items()
+            }
+        )
+        return _failures({**recorded, **fresh})
+
+    def remember_restored(
+        self, instance_id: str, place: Place, restored: Sequence[Mapping[str, str]] = ()
+    ) -> DecommissionError | None:
+        now = self._now().isoformat()
+        once = {
+            "state": TERMINATED,
+            "facts": {"account_id": place.account_id, "region": place.region},
+            "recorded_at": now,
+            "terminated_at": now,
+        }
+        update = self._update(
+            instance_id,
+            {"finished": True, "restored_at": now},
+            once=once,
+            remove=("sweep", "next_try_at", "expires_at"),
+            append={"restored": [dict(entry) for entry in restored][:HISTORY]} if restored else {},
+            condition="attribute_not_exists(#state) OR #state = :state",
+        )
+        return _failures(self._write({instance_id: update})).get(instance_id)
 
     def _update(
         self,
@@ -302,16 +362,19 @@ class DynamoInventory:
     ) -> dict[str, Any]:
         """The request that sets attributes (those in ``once`` only if they are absent) and appends to lists."""
         once, append = once or {}, append or {}
+        if request_id():
+            values = {**values, "request_id": request_id()}
         sets = [f"#{name} = :{name}" for name in values]
         sets += [f"#{name} = if_not_exists(#{name}, :{name})" for name in once]
         sets += [f"#{name} = list_append(if_not_exists(#{name}, :none), :{name})" for name in append]
         removes = [f"#{name}" for name in remove]
+        names = [*values, *once, *append, *remove, *(["state"] if "#state" in (condition or "") else [])]
         expressions = {**values, **once, **append, **({"none": []} if append else {})}
         request: dict[str, Any] = {
             "TableName": self._table,
             "Key": {"instance_id": {"S": instance_id}},
             "UpdateExpression": f"SET {', '.join(sets)}" + (f" REMOVE {', '.join(removes)}" if removes else ""),
-            "ExpressionAttributeNames": {f"#{name}": name for name in (*values, *once, *append, *remove)},
+            "ExpressionAttributeNames": {f"#{name}": name for name in names},
             "ExpressionAttributeValues": {f":{n}": TypeSerializer().serialize(v) for n, v in expressions.items()},
         }
         if condition:
@@ -416,7 +479,7 @@ def _shortened(result: Result) -> Result:
         if len(actions) > _SHORT_ACTIONS:
             reason = f"{len(actions)} actions, too many to keep; these are the first; {reason}"
         steps[name] = {**step, "actions": actions[:_SHORT_ACTIONS], "reason": reason or None}
-    return replace(result, steps=steps, removed=())
+    return replace(result, steps=steps, removed=(), whole=False)
 
 
 def facts_document(instance: Instance) -> dict[str, Any]:
@@ -477,6 +540,9 @@ def _record(item: Mapping[str, Any]) -> Record:
         next_try_at=_text(item.get("next_try_at")),
         announced=_text(item.get("announced")),
         request_id=_text(item.get("request_id")),
+        runs=_texts(item.get("runs")),
+        restored=tuple(_entries(item.get("restored"))),
+        restored_at=_text(item.get("restored_at")),
     )
 
 

@@ -28,21 +28,34 @@ SWEEP_BRAKED = "Sweep Braked"
 # https://docs.aws.amazon.com/eventbridge/latest/APIReference/API_PutEvents.html: 10 entries, 256 KB in all.
 _BATCH = 10
 _DETAIL_BYTES = 24_000
-_LISTED = 40
-_REASON = 400
+_LISTED, _TEXT = 40, 400  # of a detail that is too large: entries of a list, characters of a text
+# What differs from try to try in the text of the same failure: durations, request ids, times, and the encoded message
+# that EC2 adds to a denial. https://docs.aws.amazon.com/AWSEC2/latest/APIReference/errors-overview.html
+_VOLATILE = re.compile(
+    r"\b[0-9]+(\.[0-9]+)? ?(ms|s|seconds)\b"
+    r"|\b[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\b"
+    r"|\b[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]+(Z|[+-][0-9:]+)?"
+    r"|[A-Za-z0-9_-]{64,}"
+)
 
 
 def event_id(report: Report) -> str:
     """The id of the event for this report.
 
-    A success is told by the instance alone: it ends once. A failure is told by the failed steps and their reasons;
-    numbers in a reason, such as the seconds that were left, make no difference.
+    The id of a success depends on the instance only: it ends once. The id of a failure depends on the failed steps
+    and their reasons too. The order of the reasons, durations and request ids in them make no difference.
     """
     parts = ["instance", str(report.place), report.instance_id]
     if report.failed:
-        reasons = [f"{step.step} {step.reason}" for step in report.steps if step.status == FAILED]
-        parts += ["failed", *(re.sub(r"[0-9]+", "0", text) for text in (*map(str, report.errors), *reasons))]
+        parts += ["failed", *_reasons("", map(str, report.errors))]
+        for step in report.steps:
+            if step.status == FAILED:
+                parts += _reasons(step.step, (step.reason or "").split("; "))
     return _digest(parts)
+
+
+def _reasons(step: str, texts: Iterable[str]) -> list[str]:
+    return sorted({f"{step} {_VOLATILE.sub('*', text)}" for text in texts})
 
 
 def _digest(parts: Iterable[str]) -> str:
@@ -89,9 +102,13 @@ class ResultEvents:
         return self._envelope(detail_type, {**report.document(), "id": event_id(report)})
 
     def _envelope(self, detail_type: str, detail: Mapping[str, Any]) -> dict[str, Any]:
-        text = json.dumps(detail)
-        if len(text.encode()) > _DETAIL_BYTES:
-            text = json.dumps(_shortened(detail))
+        text, listed, most = json.dumps(detail), _LISTED, _TEXT
+        while len(text.encode()) > _DETAIL_BYTES and most > 1:
+            parts = {
+                k: part if isinstance(part, str) else _shortened(part, listed, most) for k, part in detail.items()
+            }
+            text = json.dumps({**parts, "shortened": True})
+            listed, most = max(1, listed // 2), most // 2
         return {"EventBusName": self._event_bus_name, "Source": SOURCE, "DetailType": detail_type, "Detail": text}
 
     def _put(self, entries: list[dict[str, Any]]) -> list[Mapping[str, Any]]:
@@ -103,10 +120,10 @@ class ResultEvents:
         return answers
 
 
-def _shortened(value: Any) -> Any:
-    """The first of long lists, and the beginning of long texts: an entry has its limit."""
+def _shortened(value: Any, listed: int, most: int) -> Any:
+    """The first entries of long lists, and the beginning of long texts."""
     if isinstance(value, dict):
-        return {key: _shortened(part) for key, part in value.items()}
+        return {key: _shortened(part, listed, most) for key, part in value.items()}
     if isinstance(value, list):
-        return [_shortened(part) for part in value[:_LISTED]]
-    return value[:_REASON] if isinstance(value, str) else value
+        return [_shortened(part, listed, most) for part in value[:listed]]
+    return value[:most] if isinstance(value, str) else value

@@ -18,13 +18,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 from . import deadline as deadlines
 from .errors import DecommissionError, TransientError, about
 from .inventory import HISTORY, TERMINATED, Result
+from .invocation import request_id
 from .report import FAILED, StepReport
-from .steps.base import Batch, Outcome
+from .steps.base import Batch, Left, Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from datetime import datetime
 
+    from .events import Approved
     from .instance import Instance
     from .inventory import Inventory
     from .live import Live
@@ -109,6 +111,7 @@ class Run:
     Args:
         instances: by id, all that is known of them.
         retries: ids of instances whose settled steps are taken from the inventory. All others run every step.
+        only: the actions that an operator has approved, by instance id. Nothing else of these instances goes.
         ended_at: when all instances had ended, in seconds since 1970; None if that is not known of each.
     """
 
@@ -118,6 +121,7 @@ class Run:
         instances: Mapping[str, Instance],
         known: Known,
         retries: Iterable[str],
+        only: Mapping[str, frozenset[Approved]] | None = None,
         *,
         dry_run: bool,
         ended_at: float | None = None,
@@ -126,6 +130,7 @@ class Run:
         self._ended_at = ended_at
         self._instances = dict(instances)
         self._known = known
+        self._only = only or {}
         self._dry_run = dry_run
         self._reports: dict[str, dict[str, StepReport]] = {i: {} for i in instances}
         self._errors: dict[str, list[DecommissionError]] = {i: [] for i in instances}
@@ -141,7 +146,9 @@ class Run:
         record = self._known.records.get(instance_id)
         if record is None or self._dry_run:
             return
-        settled = {name: step for name, step in record.steps.items() if step.get("settled_at")}
+        # What was settled before a restore is open again: what was put back may go by a new event.
+        since = record.restored_at or ""
+        settled = {name: step for name, step in record.steps.items() if (step.get("settled_at") or "") > since}
         if any(factory.name not in settled for factory in self._tools.steps):
             for name, step in settled.items():
                 self._reports[instance_id][name] = StepReport.remembered(name, step)
@@ -232,7 +239,8 @@ class Run:
             return
         with self._guard(factory.name, due):
             batch = self._batch(factory.name, due)
-            findings = {i: finding for i, finding in step.plan(batch).items() if i in due}
+            plan = step.plan(batch)
+            findings = {i: self._approved(factory.name, i, finding) for i, finding in plan.items() if i in due}
             outcomes: dict[str, Outcome] = {}
             planned = {i: finding for i, finding in findings.items() if finding.removals}
             if planned and not self._dry_run:
@@ -242,6 +250,16 @@ class Run:
                 self._reports[instance_id][factory.name] = self._report(
                     factory.name, findings.get(instance_id), outcomes.get(instance_id)
                 )
+
+    def _approved(self, name: str, instance_id: str, finding: Finding) -> Finding:
+        """The finding less what an operator's approved plan does not name."""
+        only = self._only.get(instance_id)
+        if only is None:
+            return finding
+        names = {(approved.action, approved.target) for approved in only if approved.step == name}
+        approved = tuple(r for r in finding.removals if (r.action, r.target) in names)
+        held = tuple(Left(r.target, "not in the approved plan") for r in finding.removals if r not in approved)
+        return replace(finding, removals=approved, left=(*finding.left, *held))
 
     def _keep(self, batch: Batch, planned: Mapping[str, Finding], outcomes: dict[str, Outcome]) -> dict[str, Finding]:
         """Writes the removals to the audit. What cannot be written stays."""
@@ -294,7 +312,7 @@ class Run:
 
     # What became of it?
 
-    def result(self, done: Done, *, request_id: str, next_try_at: str | None, announced: str | None) -> Result:
+    def result(self, done: Done, *, next_try_at: str | None, announced: str | None) -> Result:
         """What the inventory is to remember of one instance."""
         now = self._tools.now().isoformat()
         instance_id = done.instance.instance_id
@@ -307,7 +325,7 @@ class Run:
             settles = fresh and complete and report.status != FAILED
             steps[report.step] = replace(report, settled_at=now).document() if settles else report.document()
             if fresh:
-                removed += [{"at": now, "step": report.step, "request_id": request_id, **a} for a in report.actions]
+                removed += [{"at": now, "step": report.step, "request_id": request_id(), **a} for a in report.actions]
         record = self._known.records.get(instance_id)
         room = max(0, HISTORY - len(record.removed if record else ()))
         finished = done.finished and all("settled_at" in step for step in steps.values())
@@ -318,5 +336,8 @@ class Run:
             finished,
             None if finished else next_try_at,
             announced,
-            request_id,
+            # A restore trusts the history of the runs that wrote all of it.
+            whole=self._tools.audit is not None
+            and len(removed) <= room
+            and len(record.runs if record else ()) < HISTORY,
         )

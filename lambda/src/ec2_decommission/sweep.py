@@ -20,7 +20,7 @@ from .inventory import facts_document
 from .orphans import Search, confirmed_gone
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 
     from .clients.ec2 import Description, Ec2
     from .config import InstanceFilter, SweepSettings
@@ -65,6 +65,7 @@ class SweepReport:
         adopted: ids that nobody recorded, and that Chef or Consul still hold.
         unadopted: nodes with unknown ids that are left alone.
         braked: why not all was removed, if more have ended than is allowed.
+        not_accepted: why an id that an operator has confirmed is not removed, by id.
         errors: what failed, while the rest was done.
     """
 
@@ -79,6 +80,7 @@ class SweepReport:
     adopted: tuple[str, ...] = ()
     unadopted: tuple[NotAdopted, ...] = ()
     braked: str | None = None
+    not_accepted: Mapping[str, str] = field(default_factory=dict)
     errors: tuple[DecommissionError, ...] = ()
 
     @property
@@ -103,6 +105,7 @@ class SweepReport:
             "excluded": self.excluded,
             **{name: list(all_[:most]) for name, (all_, most) in lists.items()},
             **({"left_off": left_off} if left_off else {}),
+            **({"not_accepted": dict(self.not_accepted)} if self.not_accepted else {}),
         }
 
 
@@ -163,7 +166,7 @@ class Sweep:
         Raises:
             DecommissionError: EC2 or the inventory could not be read to the end.
         """
-        seen = _Seen()
+        accept, seen = tuple(accept), _Seen()
         # The inventory first: an instance that starts while EC2 is read is then not taken for gone.
         recorded = {record.instance_id: self._brief(record) for record in self._inventory.living(self._place)}
         living = self._refresh(recorded, seen, dry_run)
@@ -187,6 +190,7 @@ class Sweep:
             len(left),
             search.adopted,
             search.left,
+            not_accepted=self._not_accepted(accept, living, {*gone, *search.adopted}, unfinished),
             errors=tuple(seen.errors),
         )
         report, going = self._brake(report, set(accept), known=bool(living) or known_to_ec2 + search.ended > 0)
@@ -221,10 +225,36 @@ class Sweep:
         removed = f"only the {going} accepted ones are removed" if going else "nothing is removed"
         return (
             f"the sweep of {self._place} found {len(report.gone)} of {report.recorded} recorded instances gone"
-            f"{adopted}. One sweep may remove {report.allowed} (max_instances {self._settings.max_instances}, "
-            f"max_fraction {self._settings.max_fraction:g}, at least {LEAST_ALLOWED}): {removed}. Confirm them with "
-            f"accept, or raise the limit: {listed}"
+            f"{adopted}. {self._limit(report)}. Therefore {removed}. Confirm them with accept, or raise the limit: "
+            f"{listed}"
         )
+
+    def _limit(self, report: SweepReport) -> str:
+        """Where the limit comes from."""
+        most, fraction = self._settings.max_instances, self._settings.max_fraction
+        share = int(report.recorded * fraction)
+        text = (
+            f"One sweep may remove {report.allowed}: sweep.max_fraction {fraction:g} of {report.recorded} is {share}"
+        )
+        if share < LEAST_ALLOWED:
+            text += f", which counts as {LEAST_ALLOWED}: in a small fleet a fraction says nothing"
+        if report.allowed == most:
+            text += f"; sweep.max_instances allows no more than {most}"
+        return text
+
+    def _not_accepted(
+        self, accept: Iterable[str], living: Container[str], found: Container[str], unfinished: Container[str]
+    ) -> dict[str, str]:
+        """Why confirmed ids are not among those that the sweep found gone."""
+        reasons = {}
+        for instance_id in accept:
+            if instance_id in living:
+                reasons[instance_id] = f"it lives: EC2 in {self._place} lists it"
+            elif instance_id in unfinished:
+                reasons[instance_id] = "it is taken up again without a confirmation: its end was not finished"
+            elif instance_id not in found:
+                reasons[instance_id] = f"it is not recorded as living in {self._place}, or too young, or excluded"
+        return reasons
 
     def _allowed(self, recorded: int) -> int:
         share = max(LEAST_ALLOWED, int(recorded * self._settings.max_fraction))

@@ -41,6 +41,7 @@ THROTTLED = {
     "ThrottledException",
     "RequestLimitExceeded",
     "TooManyRequestsException",
+    "SlowDown",
     "PriorRequestNotComplete",
 }
 _SETUP = {
@@ -51,6 +52,8 @@ _SETUP = {
     "KMSInvalidStateException": "the key is not in a state in which it can be used",
     "InvalidCiphertextException": "the bundle was sealed with another key or under another encryption context",
     "AWS.SimpleQueueService.NonExistentQueue": "the queue does not exist",
+    "NoSuchBucket": "the bucket does not exist",
+    "PermanentRedirect": "the bucket is in another region, and S3 does not say in which",
 }
 # DynamoDB's words: "Item size has exceeded ...", "Item size to update has exceeded the maximum allowed size".
 _TOO_LARGE = re.compile(r"[Ii]tem size.* exceeded")
