@@ -740,6 +740,29 @@ def test_batches_in_a_row_share_what_was_read() -> None:
     assert scene.zones.calls["ListResourceRecordSets"] == 1
 
 
+def test_of_a_set_that_two_share_each_batch_takes_its_own_value() -> None:
+    scene, kept = Scene("www.example.internal", zones=[ZONE]), list[Any]()
+    scene.dead()
+    scene.dead(DEAD_TOO, "web-2", "10.0.0.6")
+    scene.put("www.example.internal", "A", "10.0.0.5", "10.0.0.6", "192.0.2.1")
+    everybody = scene.instances
+    for instance_id in everybody:
+        scene.instances = {instance_id: everybody[instance_id]}
+        step, batch = scene.step(cached(scene, kept)), scene.batch()
+        assert len(removed(step.apply(batch, step.plan(batch))[instance_id])) == 1
+    assert scene.values("www") == ("192.0.2.1",)
+
+
+def test_a_second_event_finds_nothing_on_kept_pages() -> None:
+    scene, kept = one_record(), list[Any]()
+    for actions in (1, 0):
+        step, batch = scene.step(cached(scene, kept)), scene.batch()
+        findings = step.plan(batch)
+        assert len(findings[DEAD].removals) == actions
+        step.apply(batch, findings)
+    assert len(scene.zones.changes) == 1
+
+
 def test_what_a_kept_page_does_not_show_is_found_before_the_change() -> None:
     """A replacement took over the name, or the target of a CNAME, after the page was read."""
     scene, kept = cname(), list[Any]()
