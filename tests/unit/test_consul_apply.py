@@ -466,6 +466,30 @@ def test_a_node_that_a_replacement_took_meanwhile_is_left(consul: FakeConsulCata
         dead(consul, instance_id=A)
 
 
+@pytest.mark.parametrize("meta", [{"instance_id": B}, {}])
+def test_a_node_that_nothing_connects_with_the_instance_any_more_is_left(
+    consul: FakeConsulCatalog, meta: dict[str, str]
+) -> None:
+    dead(consul, "any-name")
+    session = lock(consul, "any-name")
+    run = Run(consul, instance(A), before_apply=lambda: consul.add_agent("any-name", "10.0.0.9", meta))
+    assert (run.removed(), run.errors()) == ([], "")
+    assert run.left() == [Left("node any-name 10.0.0.5 (dc1)", "it was registered again, at 10.0.0.9")]
+    assert session in consul.session_ids()
+
+
+def test_a_lock_that_is_gone_meanwhile_says_nothing_of_its_node(consul: FakeConsulCatalog) -> None:
+    dead(consul, instance_id=A)
+    session = lock(consul)
+
+    def release() -> None:
+        consul._put(consul._world["dc1"], replace(consul._world["dc1"].keys["locks/a"], session=None))
+
+    run = Run(consul, instance(A), before_apply=release)
+    assert run.removed() == [("destroy", session)]
+    assert (run.left(), run.errors()) == ([], "")
+
+
 def test_a_node_that_is_registered_again_right_before_its_removal_is_decided_again(consul: FakeConsulCatalog) -> None:
     dead(consul, instance_id=A)
     session = lock(consul)

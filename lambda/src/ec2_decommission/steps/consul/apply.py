@@ -20,9 +20,9 @@ from ...chunks import chunks
 from ...clients.consul import MAX_OPS, MAX_VALUES, RefusedError, Right, delete_key, delete_node, unlock
 from ...errors import AccessError, DecommissionError, PermanentError, TransientError, about
 from ...live import StaleAnswer
-from ..base import Outcomes
+from ..base import Left, Outcomes
 from .observe import Snapshot, fold
-from .plan import LOCK, NODE, SESSION, plan, question
+from .plan import LOCK, NODE, SESSION, plan, question, target_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -155,16 +155,24 @@ class Applier:
             if removal:
                 agreed.append(replace(job, removal=removal))
             else:
-                self._disagree(job.instance_id, second[job.instance_id])
+                self._disagree(job, second[job.instance_id])
         return agreed, asked.guard
 
-    def _disagree(self, instance_id: str, second: Finding) -> None:
-        """The second plan lacks a removal: it says why, or the thing is gone, which is success."""
+    def _disagree(self, job: _Job, second: Finding) -> None:
+        """The second plan lacks the removal: it says why, or the node is another now, or the thing is gone."""
         for error in second.errors:
-            self._outcomes.failed(instance_id, error)
+            self._outcomes.failed(job.instance_id, error)
         for left in second.left:
-            if left not in self._findings[instance_id].left:
-                self._outcomes.stays(instance_id, left)
+            if left not in self._findings[job.instance_id].left:
+                self._outcomes.stays(job.instance_id, left)
+        if second.errors or second.left:
+            return
+        before = job.handle.node
+        for node in (node for datacenter in self._snapshot.datacenters for node in datacenter.nodes):
+            same_name = (node.datacenter, fold(node.name)) == (before.datacenter, fold(before.name))
+            if same_name and (node.node_id, node.address, node.meta) != (before.node_id, before.address, before.meta):
+                reason = f"it was registered again, at {node.address}"
+                self._outcomes.stays(job.instance_id, Left(target_of(before), reason))
 
     def _keep(self, job: _Job) -> bool:
         """Writes to the audit what changed since it was written; False if that failed."""
@@ -318,7 +326,7 @@ def _packed(jobs: Iterable[_Job]) -> Iterator[list[_Job]]:
     piece: list[_Job] = []
     for job in jobs:
         ops, size = sum(len(other.ops) for other in piece), sum(other.size for other in piece)
-        if piece and (ops + len(job.ops) > MAX_OPS or size + job.size > MAX_VALUES):
+        if ops + len(job.ops) > MAX_OPS or size + job.size > MAX_VALUES:
             yield piece
             piece = []
         piece.append(job)
