@@ -287,7 +287,7 @@ def test_a_killed_build_does_not_hinder_the_next(builder: Builder, tmp_path: Pat
 UNSHARE = ["unshare", "--user", "--map-user=54321", "--map-group=54321"]
 NAMELESS = pytest.mark.skipif(
     shutil.which("unshare") is None
-    or subprocess.run([*UNSHARE, "true"], check=False, capture_output=True).returncode,
+    or subprocess.run([*UNSHARE, "true"], check=False, capture_output=True).returncode != 0,
     reason="this machine has no user namespaces, which give a user id without a passwd entry",
 )
 

@@ -11,13 +11,14 @@ import threading
 import time
 import zipfile
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from tests.package.conftest import CONTEXT, HERE, REPOSITORY, SECRETS, Builder, Kms, OpenBao
+from tests.package.conftest import CONTEXT, HERE, REPOSITORY, Builder, Kms, OpenBao
 
 SpecMaker = Callable[..., dict[str, Any]]
 Full = Callable[..., Path]
@@ -120,20 +121,6 @@ def test_seals_a_small_bundle_with_kms_itself(full: Full, kms: Kms, openbao: Ope
     assert opened(full(), kms) == ("kms", openbao.values)
 
 
-def test_seals_a_large_bundle_under_a_data_key_and_brings_cryptography(
-    builder: Builder, full_spec: SpecMaker, kms: Kms, openbao: OpenBao, approle: Mapping[str, str]
-) -> None:
-    token = "long-" * 1000
-    openbao.write_kv2("secret", "decommission/large", {"token": token})
-    secrets = {"consul_token": {"mount": "secret", "path": "decommission/large", "field": "token"}}
-    spec = full_spec("large", features=["consul"], secrets=secrets)
-    path = builder.build(spec, kms.environ, approle)
-    assert opened(path, kms) == ("kms-data-key", {"consul_token": token})
-    names = members(path)
-    assert "cryptography/__init__.py" in names
-    assert "chef/__init__.py" not in names
-
-
 def test_the_bundle_opens_under_its_own_encryption_context_only(full: Full, kms: Kms) -> None:
     ciphertext = base64.b64decode(json.loads(members(full())["sealed_secrets.json"])["ciphertext"])
     with pytest.raises(kms.client.exceptions.InvalidCiphertextException):
@@ -154,16 +141,6 @@ def test_two_builds_side_by_side_are_the_same_byte_for_byte(builder: Builder) ->
     ]
     assert not left
     assert not list(Path(specs[0]["output"]).parent.glob(".*.part"))
-
-
-def test_a_build_again_differs_in_the_ciphertext_only(
-    builder: Builder, full: Full, full_spec: SpecMaker, kms: Kms, approle: Mapping[str, str]
-) -> None:
-    first = members(full())
-    second = members(builder.build(full_spec("again"), kms.environ, approle))
-    assert first.pop("sealed_secrets.json") != second.pop("sealed_secrets.json")
-    assert first == second
-    assert list(first) == list(second)
 
 
 def test_every_entry_has_a_fixed_time_and_mode(full: Full) -> None:
@@ -267,10 +244,19 @@ def traces(value: str) -> list[bytes]:
     return [*lines, *encoded]
 
 
-@LINUX
-def test_no_secret_is_in_the_clear_anywhere(
-    builder: Builder, full_spec: SpecMaker, kms: Kms, openbao: OpenBao, approle: Mapping[str, str]
-) -> None:
+@dataclass(frozen=True)
+class Watched:
+    """A second build of everything: what it wrote, and what was seen of it while it ran."""
+
+    path: Path
+    out: str
+    error: str
+    seen: Mapping[str, set[bytes]]
+
+
+@pytest.fixture(scope="module")
+def watched(builder: Builder, full: Full, full_spec: SpecMaker, kms: Kms, approle: Mapping[str, str]) -> Watched:
+    full()
     spec = full_spec("watched")
     process = builder.start(spec, kms.environ, approle)
     watch = Watch(process.pid, builder.directory)
@@ -279,11 +265,26 @@ def test_no_secret_is_in_the_clear_anywhere(
     finally:
         watch.end()
     assert process.returncode == 0, error
-    assert len(watch.seen["argv"]) > 2, "pip was seen at work"
-    assert watch.seen["files"], "files in the making were seen"
-    places = {"stdout": [out.encode()], "stderr": [error.encode()], "zip": [Path(spec["output"]).read_bytes()]}
-    places |= {f"zip member {name}": [content] for name, content in members(Path(spec["output"])).items()}
-    places |= {kind: list(contents) for kind, contents in watch.seen.items()}
+    return Watched(Path(spec["output"]), out, error, watch.seen)
+
+
+def test_a_build_again_differs_in_the_ciphertext_only(full: Full, watched: Watched) -> None:
+    first, second = members(full()), members(watched.path)
+    assert first.pop("sealed_secrets.json") != second.pop("sealed_secrets.json")
+    assert first == second
+    assert list(first) == list(second)
+
+
+@LINUX
+def test_no_secret_is_in_the_clear_anywhere(
+    builder: Builder, watched: Watched, openbao: OpenBao, approle: Mapping[str, str]
+) -> None:
+    seen = watched.seen
+    assert len(seen["argv"]) > 2, "pip was seen at work"
+    assert seen["files"], "files in the making were seen"
+    places = {"stdout": [watched.out.encode()], "stderr": [watched.error.encode()]}
+    places |= {f"zip member {name}": [content] for name, content in members(watched.path).items()}
+    places |= {kind: list(contents) for kind, contents in seen.items()}
     for path in builder.directory.rglob("*"):
         if path.is_file():
             places[str(path)] = [path.read_bytes()]
@@ -295,23 +296,19 @@ def test_no_secret_is_in_the_clear_anywhere(
     for place, contents in places.items():
         if place != "environ":
             assert not any(approle["VAULT_SECRET_ID"].encode() in content for content in contents), place
-    mine = {content for content in watch.seen["environ"] if b"VAULT_SECRET_ID=" in content}
+    mine = {content for content in seen["environ"] if b"VAULT_SECRET_ID=" in content}
     assert mine, "the build itself has them"
-    pip = [content for content in watch.seen["environ"] if b"PIP_NO_INPUT=1" in content]
+    pip = [content for content in seen["environ"] if b"PIP_NO_INPUT=1" in content]
     assert pip, "pip was seen"
     assert not any(b"VAULT_" in content or b"BUILD_SPEC=" in content for content in pip)
 
 
-def test_tells_what_it_reads_by_reference(
-    builder: Builder, full_spec: SpecMaker, kms: Kms, approle: Mapping[str, str]
-) -> None:
-    done = builder.run(full_spec("told"), kms.environ, approle)
-    assert done.returncode == 0, done.stderr
-    assert "vault: read chef_client_key from secret/decommission/chef#pem\n" in done.stdout
-    assert "vault: read consul_token from secret/decommission/consul#token@1\n" in done.stdout
-    assert "vault: own login revoked" in done.stdout
-    assert f"sealed 2 secrets with {kms.key_arn}" in done.stdout
-    assert "code sha256" in done.stdout
+def test_tells_what_it_reads_by_reference(watched: Watched, kms: Kms) -> None:
+    assert "vault: read chef_client_key from secret/decommission/chef#pem\n" in watched.out
+    assert "vault: read consul_token from secret/decommission/consul#token@1\n" in watched.out
+    assert "vault: own login revoked" in watched.out
+    assert f"sealed 2 secrets with {kms.key_arn}" in watched.out
+    assert "code sha256" in watched.out
 
 
 def test_a_custom_step_settings_and_a_ca_bundle_go_in(builder: Builder, tmp_path: Path) -> None:
@@ -346,7 +343,7 @@ def test_a_custom_step_settings_and_a_ca_bundle_go_in(builder: Builder, tmp_path
     assert json.loads(files["build_info.json"])["custom_steps"] == ["tidy"]
 
 
-def test_the_secrets_of_custom_and_http_steps_are_sealed_under_their_names(
+def test_a_large_bundle_is_sealed_under_a_data_key_with_the_secrets_of_all_steps_under_their_names(
     builder: Builder,
     full_spec: SpecMaker,
     kms: Kms,
@@ -355,14 +352,23 @@ def test_the_secrets_of_custom_and_http_steps_are_sealed_under_their_names(
     tmp_path: Path,
 ) -> None:
     (tmp_path / "__init__.py").write_text("def make_step(tools): ...\n")
-    step = {"source_dir": str(tmp_path), "secrets": {"token": SECRETS["consul_token"]}}
-    http_step = {"secrets": {"token": SECRETS["consul_token"]}}
-    spec = full_spec("own-secret", custom_steps={"tidy": step}, http_steps={"zabbix": http_step})
+    token = "long-" * 1000
+    openbao.write_kv2("secret", "decommission/large", {"token": token})
+    reference = {"mount": "secret", "path": "decommission/large", "field": "token"}
+    spec = full_spec(
+        "large",
+        features=["consul"],
+        secrets={"consul_token": reference},
+        custom_steps={"tidy": {"source_dir": str(tmp_path), "secrets": {"token": reference}}},
+        http_steps={"zabbix": {"secrets": {"token": reference}}},
+    )
     path = builder.build(spec, kms.environ, approle)
-    theirs = dict.fromkeys(("custom_steps.tidy.token", "http_steps.zabbix.token"), openbao.values["consul_token"])
-    assert opened(path, kms)[1] == {**openbao.values, **theirs}
-    info = json.loads(members(path)["build_info.json"])
-    assert info["secrets"] == ["chef_client_key", "consul_token", *theirs]
+    names = ["consul_token", "custom_steps.tidy.token", "http_steps.zabbix.token"]
+    assert opened(path, kms) == ("kms-data-key", dict.fromkeys(names, token))
+    files = members(path)
+    assert json.loads(files["build_info.json"])["secrets"] == names
+    assert "cryptography/__init__.py" in files, "it opens the bundle"
+    assert "chef/__init__.py" not in files
 
 
 # A bundle apart from the code
@@ -383,6 +389,12 @@ def test_a_bundle_of_settings_needs_neither_pip_nor_a_network(builder: Builder, 
     assert paths[0].read_bytes() == paths[1].read_bytes()
 
 
+@pytest.fixture(scope="module")
+def code(builder: Builder) -> Path:
+    """A package without secrets."""
+    return builder.build(builder.spec("code", features=["consul"]))
+
+
 @pytest.mark.parametrize("size", [100, 5000])
 def test_a_sealed_bundle_in_a_layer_opens_in_a_package_without_secrets(
     builder: Builder,
@@ -390,10 +402,10 @@ def test_a_sealed_bundle_in_a_layer_opens_in_a_package_without_secrets(
     kms: Kms,
     openbao: OpenBao,
     approle: Mapping[str, str],
+    code: Path,
     tmp_path: Path,
     size: int,
 ) -> None:
-    """One specification serves both; in the package alone the secrets are left out."""
     token = "long-" * (size // 5)
     openbao.write_kv2("secret", f"decommission/layer-{size}", {"token": token})
     secrets = {"consul_token": {"mount": "secret", "path": f"decommission/layer-{size}", "field": "token"}}
@@ -408,8 +420,7 @@ def test_a_sealed_bundle_in_a_layer_opens_in_a_package_without_secrets(
         f"ec2-decommission/{name}" for name in ("ca_bundle.pem", "sealed_secrets.json", "settings.json")
     ]
     assert layer.stat().st_size < 10_000
-    package = builder.build(builder.spec("code", features=["consul"]))
-    for path, directory in ((layer, "opt"), (package, "task")):
+    for path, directory in ((layer, "opt"), (code, "task")):
         with zipfile.ZipFile(path) as archive:
             archive.extractall(tmp_path / directory)
     environ = {**kms.environ, "AWS_DEFAULT_REGION": "us-east-1"}

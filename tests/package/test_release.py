@@ -22,7 +22,7 @@ HERE = f"python{sys.version_info.major}.{sys.version_info.minor}"
 def release(builder: Builder, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, str(REPOSITORY / "scripts" / "release-packages"), *arguments],
-        env=builder.environ(environ),
+        env=builder.environ({"BUILD_CACHE": str(builder.directory / "out" / ".build-cache")}, environ),
         capture_output=True,
         text=True,
         check=False,

@@ -456,11 +456,12 @@ class _Stranger(http.server.BaseHTTPRequestHandler):
 
 @contextmanager
 def stranger(answers: Callable[[str, str], tuple[int, dict[str, str], bytes]]) -> Iterator[tuple[str, list[Any]]]:
-    handler = type("Handler", (_Stranger,), {"answers": staticmethod(answers), "sent": []})
+    sent: list[Any] = []
+    handler = type("Handler", (_Stranger,), {"answers": staticmethod(answers), "sent": sent})
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
         thread.start()
-        yield f"http://127.0.0.1:{server.server_port}", handler.sent
+        yield f"http://127.0.0.1:{server.server_port}", sent
         server.shutdown()
         thread.join()
 

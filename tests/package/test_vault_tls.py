@@ -12,6 +12,7 @@ import certifi
 import pytest
 
 import vault
+import vault_http
 from errors import VaultError
 from spec import Reference, VaultSettings
 from testbed.certificates import Authority, Identity
@@ -153,7 +154,7 @@ def test_skipping_the_check_is_warned_of(tls: Tls, capsys: pytest.CaptureFixture
 
 
 def test_a_redirect_never_leads_away_from_tls(tls: Tls, monkeypatch: pytest.MonkeyPatch) -> None:
-    client = vault.Client(vault.connection(VaultSettings(address=tls.bao.addresses["good"]), {}))
+    client = vault_http.Client(vault_http.connection(VaultSettings(address=tls.bao.addresses["good"]), {}))
     answer = type("Answer", (), {"get_redirect_location": lambda _: tls.bao.address})()
     monkeypatch.setattr(client._pool, "urlopen", lambda *_, **__: answer)
     with pytest.raises(VaultError, match="redirects to an address without encryption"):
