@@ -73,6 +73,23 @@ def bao_binary() -> Path:
     )
 
 
+def chromium_command() -> list[str]:
+    """Headless Chromium: from PATH, else Debian's package with the libraries that this machine lacks."""
+    for name in ("chromium", "chromium-browser", "google-chrome", "chrome"):
+        if found := shutil.which(name):
+            return [found, "--headless"]
+    root = CACHE / "debian" / "chromium"
+    advice = "Install it with `apt-get install chromium`, `brew install --cask chromium`, or from your distribution."
+    with _one_at_a_time("install-chromium"):
+        if not root.exists():
+            try:
+                _install_with_dependencies("chromium", root)
+            except _AptError as error:
+                raise ToolMissing(f"chromium is not on PATH and could not be installed ({error}). {advice}") from None
+    libraries = ":".join(sorted({str(path.parent) for path in root.rglob("*.so*")}))
+    return ["env", f"LD_LIBRARY_PATH={libraries}", str(root / "usr" / "lib" / "chromium" / "chromium"), "--headless"]
+
+
 def terraform_binary() -> Path:
     """Terraform, from PATH only: no package of Debian or PyPI carries it."""
     if found := shutil.which("terraform"):
@@ -151,6 +168,24 @@ def _install_debian_package(name: str, suite: str) -> None:
         shutil.rmtree(work, ignore_errors=True)
 
 
+def _install_with_dependencies(name: str, target: Path) -> None:
+    """Unpacks the package, and all that it needs and that is not installed, from the machine's own suites."""
+    if not (shutil.which("apt-get") and shutil.which("dpkg")):
+        raise _AptError("apt-get and dpkg are not on this machine")
+    work = target.with_suffix(".part")
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    try:
+        simulated = _run(["apt-get", "install", "--simulate", "--no-install-recommends", name], work)
+        packages = re.findall(r"^Inst (\S+)", simulated, flags=re.MULTILINE)
+        _run(["apt-get", "download", *packages], work)
+        for package in sorted(work.glob("*.deb")):
+            _run(["dpkg", "-x", str(package), str(work / "unpacked")], work)
+        (work / "unpacked").rename(target)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
 def _download_from_suite(name: str, suite: str, work: Path) -> None:
     mirror, keyring = _debian_mirror()
     options = f"[signed-by={keyring}] " if keyring else ""
@@ -202,7 +237,7 @@ def _deb822_sources(text: str) -> Iterator[tuple[str, str | None]]:
             yield uri, keyring if keyring and keyring.startswith("/") else None
 
 
-def _run(command: list[str], directory: Path) -> None:
+def _run(command: list[str], directory: Path) -> str:
     environment = {**os.environ, "LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive"}
     try:
         answer = subprocess.run(
@@ -219,6 +254,7 @@ def _run(command: list[str], directory: Path) -> None:
     if answer.returncode != 0:
         lines = (answer.stderr or answer.stdout).strip().splitlines()
         raise _AptError(f"{command[0]}: {lines[-1] if lines else f'status {answer.returncode}'}")
+    return answer.stdout
 
 
 @contextmanager
