@@ -73,13 +73,12 @@ lint: venv
 
 .PHONY: types
 types: venv
-	@$(BIN)/mypy lambda/src testbed demo tests examples bench
+	@$(BIN)/mypy lambda/src cli/ec2_decommission_cli testbed demo tests examples bench
 	@cd lambda/build && ../../$(BIN)/mypy --config-file ../../pyproject.toml .
-	@cd operator && MYPYPATH=../lambda/src ../$(BIN)/mypy --config-file ../pyproject.toml .
 
 .PHONY: security
 security: venv .cache/scan/.made
-	@$(BIN)/bandit --quiet --recursive --severity-level medium lambda operator
+	@$(BIN)/bandit --quiet --recursive --severity-level medium lambda cli
 	@scripts/scan-terraform
 	@$(BIN)/python scripts/audit # AUDIT_STRICT=1 where PyPI itself is reached
 

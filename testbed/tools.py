@@ -119,6 +119,16 @@ def zabbix_tree() -> Tree:
     return _tree("zabbix", packages, *wanted, dependencies=False)
 
 
+def chromium_command() -> list[str]:
+    """Headless Chromium: from PATH, else Debian's package with the libraries that this machine lacks."""
+    for name in ("chromium", "chromium-browser", "google-chrome", "chrome"):
+        if found := shutil.which(name):
+            return [found, "--headless"]
+    tree = _tree("chromium", ["chromium"], "usr/lib/chromium/chromium")
+    variables = [f"{name}={value}" for name, value in tree.environment.items()]
+    return ["env", *variables, str(tree.root / "usr" / "lib" / "chromium" / "chromium"), "--headless"]
+
+
 def terraform_binary() -> Path:
     """Terraform, from PATH only: no package of Debian or PyPI carries it."""
     if found := shutil.which("terraform"):

@@ -21,14 +21,15 @@ if TYPE_CHECKING:
 
 _LISTED = 20  # ids in a command to copy
 _DESCRIPTION = """\
-Looks after a deployed ec2-decommission. It asks the function, and removes nothing itself.
-
-The deployment is found by Terraform's outputs in the current directory. In the root module, write
+Looks after a deployed ec2-decommission. It asks the function, and removes
+nothing itself. It finds the deployment by Terraform's outputs in the current
+directory. In the root module, write
   output "ec2_decommission" { value = module.ec2_decommission }
 or name the function with --function-name."""
 _EPILOG = """\
-Exit status: 0 done; 1 something failed (a step, the sweep, the function); 2 usage, credentials,
-permissions, or no such deployment. docs/operator.md has the permissions that an operator needs."""
+Exit status: 0 done; 1 something failed (a step, the sweep, the function);
+2 usage, credentials, permissions, or no such deployment. docs/operator.md
+lists the permissions that an operator needs."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -67,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     def command(
         name: str, run: Callable[[Deployment, argparse.Namespace], int], summary: str, more: str = ""
     ) -> argparse.ArgumentParser:
-        description = f"{summary[0].upper()}{summary[1:]}. {more}".strip()
+        description = text.paragraph(f"{summary[0].upper()}{summary[1:]}. {more}")
         made: argparse.ArgumentParser = commands.add_parser(name, help=summary, description=description, **shape)
         made.set_defaults(run=run)
         _deployment_options(made)
@@ -420,9 +421,10 @@ def _report_text(document: Mapping[str, Any]) -> str:
     since = text.time(document["since"])
     lines = [f"Since {since}: {text.count(removed, 'thing')} removed of {text.count(len(instances), 'instance')}"]
     for one in instances:
-        named = f" ({text.printable(one['name'])})" if one["name"] else ""
+        named = f" ({one['name']})" if one["name"] else ""
         state = "" if one["finished"] else ", not finished"
-        lines.append(f"\n{one['instance_id']}{named} in {text.place(one)}, ended {text.time(one['ended'])}{state}")
+        head = f"{one['instance_id']}{named} in {text.place(one)}, ended {text.time(one['ended'])}{state}"
+        lines.append("\n" + text.paragraph(head, "  ", first=""))
         lines += [text.actions(one["removed"])] if one["removed"] else []
         lines += [f"  restored\n{text.actions(one['restored'])}"] if one["restored"] else []
         for step in one["steps"]:

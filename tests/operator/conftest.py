@@ -23,10 +23,11 @@ from testbed.inventory import make_inventory_table
 from testbed.lambda_service import EventSourcePoller, LambdaService
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-PROGRAM = "python3 operator"
+CLI = ROOT / "cli"
 NAME = "ec2-decommission"
 REGION = "eu-west-1"
 TABLE = f"{NAME}-inventory"
+BUCKET = f"{NAME}-audit"
 EVERYTHING = [{"Effect": "Allow", "Action": "*", "Resource": "*"}]
 
 
@@ -42,24 +43,35 @@ class Ran:
     def document(self) -> Any:
         return json.loads(self.out)
 
+    @property
+    def words(self) -> str:
+        """The output without its line breaks, to look for a sentence in it."""
+        return " ".join(self.out.split())
 
-def run_operator(
-    arguments: Sequence[str], environment: Mapping[str, str], *, stdin: str = "", cwd: Path = ROOT
-) -> Ran:
-    """`python3 operator …`, its standard input no terminal."""
+    @property
+    def said(self) -> str:
+        """The same of what was written for a person beside the output."""
+        return " ".join(self.err.split())
+
+
+def run_cli(arguments: Sequence[str], environment: Mapping[str, str], *, stdin: str = "", cwd: Path = ROOT) -> Ran:
+    """`python3 cli ...` in a terminal of 80 columns, its standard input no terminal."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "TF_", "PYTHON"))}
     done = subprocess.run(
-        [sys.executable, "operator" if cwd == ROOT else str(ROOT / "operator"), *arguments],
+        [sys.executable, "cli" if cwd == ROOT else str(CLI), *arguments],
         input=stdin,
         capture_output=True,
         text=True,
         check=False,
         cwd=cwd,
-        env={**inherited, "COLUMNS": "200", **environment},
+        env={**inherited, "COLUMNS": "80", **environment},
         timeout=60,
     )
     ran = Ran(done.returncode, done.stdout, done.stderr)
     assert "Traceback" not in ran.err, ran.err
+    for line in f"{ran.out}\n{ran.err}".splitlines():
+        machine = {"--json", "--csv", "--html", "plan"} & set(arguments) or "python3 " in line or "aws sqs" in line
+        assert len(line) <= 80 or len(line.split()) == 1 or machine, f"wider than 80 columns: {line}"
     return ran
 
 
@@ -80,9 +92,9 @@ class Site:
     def poller(self) -> EventSourcePoller:
         return EventSourcePoller(self.functions)
 
-    def operator(self, *arguments: str, stdin: str = "", **environment: str) -> Ran:
-        return run_operator(
-            [*self.arguments, *arguments], {**self.aws.environ(self.credentials), **environment}, stdin=stdin
+    def cli(self, command: str, *arguments: str, stdin: str = "", **environment: str) -> Ran:
+        return run_cli(
+            [command, *arguments, *self.arguments], {**self.aws.environ(self.credentials), **environment}, stdin=stdin
         )
 
     def launch(self, name: str) -> LaunchedInstance:
@@ -104,6 +116,17 @@ class Site:
         self.poller.drain()
         return instance
 
+    def dead(self, name: str) -> str:
+        """One that has ended, and of whose end nobody told the function."""
+        instance = self.launch(name)
+        self.aws.terminate(instance.id, emit=False)
+        return instance.id
+
+    def end(self, instance_id: str) -> None:
+        """EC2's event, delivered and handled."""
+        self.send(json.dumps(self.aws.state_change(instance_id, "terminated")))
+        self.poller.drain()
+
     def names(self) -> list[str]:
         """The names that have an A record."""
         answer = self.aws.client("route53").list_resource_record_sets(HostedZoneId=self.zone_id)
@@ -121,10 +144,6 @@ class Site:
         self.aws.client("lambda").update_function_configuration(
             FunctionName=NAME, Environment={"Variables": {"DECOMMISSION_CONFIG": json.dumps(self.config)}}
         )
-
-    def dead(self) -> list[dict[str, Any]]:
-        """The dead letters, visible or not."""
-        return self.poller.messages(f"{NAME}-dead-letters")
 
 
 def package() -> bytes:
@@ -173,11 +192,16 @@ def deploy(aws: StrictAws, functions: LambdaService) -> Site:
         PolicyName="all",
         PolicyDocument=json.dumps({"Version": "2012-10-17", "Statement": EVERYTHING}),
     )
+    aws.client("s3").create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": aws.region})
+    zone_id = zone["Id"].rpartition("/")[2]
     config = {
         "name": NAME,
-        "route53": {"zone_ids": [zone["Id"].rpartition("/")[2]], "record_names": ["{tag:Name}.example.internal"]},
+        "account_id": aws.account,
+        "region": aws.region,
+        "route53": {"zones": [{"id": zone_id}], "record_names": ["{tag:Name}.example.internal"]},
+        "audit": {"bucket": BUCKET, "prefix": "kept/"},
         "inventory": {"table_name": TABLE, "retention_days": 30},
-        "sweep": {"max_instances": 2, "max_fraction": 1},
+        "sweep": {"max_instances": 2, "max_fraction": 0.25},
         "queue": {"url": queue["QueueUrl"], "max_receive_count": 2},
     }
     aws.client("lambda").create_function(
@@ -186,7 +210,7 @@ def deploy(aws: StrictAws, functions: LambdaService) -> Site:
         Runtime="python3.13",
         Handler="ec2_decommission.entry.handle",
         Code={"ZipFile": package()},
-        Timeout=30,
+        Timeout=120,
         Environment={"Variables": {"DECOMMISSION_CONFIG": json.dumps(config)}},
     )
     aws.client("lambda").create_event_source_mapping(

@@ -1,19 +1,18 @@
-"""How the command finds the deployment, and what it says where it does not."""
+"""How the command is installed, how it finds the deployment, and what it says if it does not."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
+import venv
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from testbed import tools
-from tests.operator.conftest import NAME, ROOT, TABLE, Ran, Site, run_operator
-
-pytestmark = pytest.mark.servers
+from tests.operator.conftest import CLI, NAME, ROOT, TABLE, Ran, Site, run_cli
 
 REGION_ONLY = {"AWS_REGION": "eu-west-1", "AWS_EC2_METADATA_DISABLED": "true", "AWS_CONFIG_FILE": "none"}
 NO_CREDENTIALS = {**REGION_ONLY, "AWS_SHARED_CREDENTIALS_FILE": "none"}
@@ -27,8 +26,7 @@ def outputs(site: Site) -> dict[str, Any]:
         "queue_url": site.queue_url,
         "dead_letter_queue_url": site.dead_letter_queue_url,
         "inventory_table_name": TABLE,
-        "log_group_name": f"/aws/lambda/{NAME}",
-        "effective_config": {"name": NAME, "function": {"timeout": 30}},
+        "effective_config": {"http_steps": {"zabbix": {}}},
     }
 
 
@@ -36,6 +34,7 @@ def as_terraform_says(values: dict[str, Any]) -> str:
     return json.dumps({name: {"sensitive": False, "type": "string", "value": v} for name, v in values.items()})
 
 
+@pytest.mark.servers
 def test_outputs_at_the_root_in_an_object_or_in_a_map_of_objects(site: Site) -> None:
     site.arguments = ["--outputs", "-"]
     mine = outputs(site)
@@ -46,130 +45,130 @@ def test_outputs_at_the_root_in_an_object_or_in_a_map_of_objects(site: Site) -> 
         (json.dumps(mine), []),  # terraform output -json ec2_decommission
         (as_terraform_says({"function_name": NAME}), []),
     ):
-        ran = site.operator("status", "--json", *more, stdin=text)
-        assert ran.status == 0, (text, ran.err)
-        assert ran.document["function"]["name"] == NAME
+        ran = site.cli("status", "--json", *more, stdin=text)
+        assert (ran.status, ran.document["function"]) == (0, NAME), (text, ran.err)
+    elsewhere = site.cli("status", "--json", stdin=as_terraform_says(mine), AWS_REGION="us-west-2")
+    assert (elsewhere.document["region"], elsewhere.document["steps"]) == ("eu-west-1", ["route53", "zabbix"])
 
 
-def test_the_region_is_that_of_the_outputs(site: Site) -> None:
-    site.arguments = ["--outputs", "-"]
-    ran = site.operator("status", "--json", stdin=as_terraform_says(outputs(site)), AWS_REGION="us-west-2")
-    assert ran.document["function"]["region"] == "eu-west-1"
-
-
+@pytest.mark.servers
 def test_several_deployments_are_named_to_choose_from(site: Site) -> None:
     site.arguments = ["--outputs", "-"]
-    mine = outputs(site)
-    text = as_terraform_says({"eu": mine, "us": mine})
-    ran = site.operator("status", stdin=text)
-    assert ran.status == 2
-    assert "choose one by --module: eu, us" in ran.err
-    ran = site.operator("status", "--module", "asia", stdin=text)
-    assert ran.status == 2
-    assert "there is eu, us" in ran.err
+    text = as_terraform_says({"eu": outputs(site), "us": outputs(site)})
+    assert "Choose one with --module: eu, us" in site.cli("status", stdin=text).said
+    assert "There is: eu, us" in site.cli("status", "--module", "asia", stdin=text).said
 
 
-def test_terraform_is_asked_in_the_directory_that_chdir_names(site: Site, tmp_path: Path) -> None:
+@pytest.mark.servers
+def test_terraform_is_asked_and_an_unapplied_root_module_is_named(site: Site, tmp_path: Path) -> None:
     root = tmp_path / "root"
     root.mkdir()
-    value = json.dumps(outputs(site))
-    (root / "main.tf").write_text(f'output "ec2_decommission" {{ value = jsondecode({json.dumps(value)}) }}\n')
-    for command in (["init", "-input=false"], ["apply", "-auto-approve"]):
-        subprocess.run([str(tools.terraform_binary()), f"-chdir={root}", *command], check=True, capture_output=True)
     site.arguments = ["--chdir", str(root)]
-    ran = site.operator("status", "--json")
-    assert (ran.status, ran.err) == (0, "")
-    assert ran.document["function"]["name"] == NAME
-
-
-def test_without_outputs_it_says_what_to_add(tmp_path: Path) -> None:
-    ran = run_operator(["status"], REGION_ONLY, cwd=tmp_path)
-    assert ran.status == 2
-    assert 'output "ec2_decommission" { value = module.ec2_decommission }' in ran.err
+    value = json.dumps(json.dumps(outputs(site)))
+    (root / "main.tf").write_text(f'output "ec2_decommission" {{ value = jsondecode({value}) }}\n')
+    terraform = [str(tools.terraform_binary()), f"-chdir={root}"]
+    subprocess.run([*terraform, "init", "-input=false"], check=True, capture_output=True)
+    unapplied = site.cli("status")
+    assert (unapplied.status, f"Nothing is applied in {root}" in unapplied.said) == (2, True), unapplied.err
+    subprocess.run([*terraform, "apply", "-auto-approve"], check=True, capture_output=True)
+    ran = site.cli("status", "--json")
+    assert (ran.status, ran.document["function"]) == (0, NAME), ran.err
+    (root / "main.tf").write_text('resource "terraform_data" "x" {}\n')
+    subprocess.run([*terraform, "apply", "-auto-approve"], check=True, capture_output=True)
+    without = site.cli("status")
+    assert "no function_name" in without.said
+    assert 'output "ec2_decommission" { value = module.ec2_decommission }' in without.said
 
 
 @pytest.mark.parametrize(
     ("arguments", "stdin", "told"),
     [
-        (["--outputs", "-", "status"], "no JSON", "is not the JSON of `terraform output -json`"),
-        (["--outputs", "nowhere.json", "status"], "", "cannot be read from nowhere.json"),
-        (["--chdir", "nowhere", "status"], "", "there is no directory nowhere"),
+        (["status", "--outputs", "-"], "no JSON", "is not the JSON of `terraform output -json`"),
+        (["status", "--outputs", "nowhere.json"], "", "nowhere.json cannot be read"),
+        (["status", "--chdir", "nowhere"], "", "there is no directory nowhere"),
         (["show", "web-1"], "", "expected i- and hexadecimal digits"),
-        (["dead-letters", "resend"], "", "one of the arguments ID --all is required"),
-        (["dead-letters"], "", "required: list|resend|discard"),
+        (["report", "--csv", "--html"], "", "not allowed with argument --csv"),
         ([], "", "required: command"),
-        (["--function-name", NAME, "status"], "", "there are no AWS credentials"),
-        (["--function-name", NAME, "--profile", "nobody", "status"], "", "aws configure list-profiles"),
+        (["status", "--function-name", NAME], "", "there are no AWS credentials"),
+        (["status", "--function-name", NAME, "--profile", "nobody"], "", "nobody"),
     ],
 )
 def test_mistakes_are_told_in_a_sentence_with_status_2(arguments: list[str], stdin: str, told: str) -> None:
-    ran = run_operator(arguments, NO_CREDENTIALS, stdin=stdin)
+    ran = run_cli(arguments, NO_CREDENTIALS, stdin=stdin)
     assert (ran.status, ran.out) == (2, "")
-    assert told in ran.err
+    assert told in ran.said
 
 
 def test_without_any_region_it_says_so() -> None:
     without = {name: value for name, value in NO_CREDENTIALS.items() if name != "AWS_REGION"}
-    ran = run_operator(["--function-name", NAME, "status"], without)
-    assert ran.status == 2
-    assert "The region is not known" in ran.err
+    ran = run_cli(["status", "--function-name", NAME], without)
+    assert (ran.status, "give --function-region, or set AWS_REGION" in ran.said) == (2, True)
 
 
+@pytest.mark.servers
 def test_a_function_that_is_not_there_or_not_the_modules_is_named(site: Site) -> None:
     site.arguments = ["--function-name", "nobody"]
-    ran = site.operator("status")
-    assert ran.status == 2
-    assert "read the configuration of the function nobody" in ran.err
-    assert "does not exist in this account and region" in ran.err
+    assert "read the configuration of function nobody in eu-west-1" in site.cli("status").said
     site.arguments = ["--function-name", NAME]
     site.aws.client("lambda").update_function_configuration(FunctionName=NAME, Environment={"Variables": {}})
-    ran = site.operator("dead-letters", "list")
-    assert ran.status == 2
-    assert "is not one of this module" in ran.err
-
-
-def test_credentials_that_aws_does_not_accept(site: Site) -> None:
-    ran = site.operator("show", "i-0abc", AWS_ACCESS_KEY_ID="AKIAIOSFODNN7EXAMPLE")
-    assert ran.status == 2
-    assert "AWS does not accept the credentials" in ran.err
+    assert "is not one of this module" in site.cli("status").said
+    ran = site.cli("status", AWS_ACCESS_KEY_ID="AKIAIOSFODNN7EXAMPLE")
+    assert (ran.status, "AWS does not accept the credentials" in ran.said) == (2, True)
 
 
 def test_every_command_has_help_that_says_what_it_does() -> None:
-    top = run_operator(["--help"], {})
-    assert "examples:" in top.out
-    for command in (
-        ["show"],
-        ["decommission"],
-        ["sweep"],
-        ["dead-letters"],
-        ["dead-letters", "list"],
-        ["dead-letters", "resend"],
-        ["dead-letters", "discard"],
-        ["status"],
-    ):
-        ran = run_operator([*command, "--help"], {})
-        assert (ran.status, ran.err) == (0, "")
-        assert len(ran.out.splitlines()) > 5
+    top = run_cli(["--help"], {})
+    commands = ["status", "show", "decommission", "restore", "sweep", "plan", "apply", "report"]
+    assert all(f"    {command} " in top.out for command in commands)
+    for command in commands:
+        ran = run_cli([command, "--help"], {})
+        assert (ran.status, ran.err, len(ran.out.splitlines()) > 5) == (0, "", True)
+
+
+# Installation
+
+
+def test_it_runs_from_where_terraform_puts_the_module(tmp_path: Path) -> None:
+    """Also if the path has a blank."""
+    modules = tmp_path / ".terraform" / "my modules"
+    modules.mkdir(parents=True)
+    (modules / "ec2").symlink_to(ROOT)
+    done = subprocess.run(
+        [sys.executable, ".terraform/my modules/ec2/cli", "--help"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("usage: python3 '.terraform/my modules/ec2/cli' ")
+
+
+def test_the_installed_command_is_called_ec2_decommission(tmp_path: Path) -> None:
+    """As pipx does it: into an environment of its own, from the folder in the checkout."""
+    venv.create(tmp_path / "venv", with_pip=True)
+    python = tmp_path / "venv" / "bin" / "python"
+    source = tmp_path / "checkout" / "cli"
+    subprocess.run(["cp", "-r", str(CLI), str(source.parent.mkdir() or source)], check=True)
+    subprocess.run([python, "-m", "pip", "install", "-q", source], check=True, capture_output=True, timeout=280)
+    done = subprocess.run(
+        [python.parent / "ec2-decommission", "--help"], capture_output=True, text=True, check=False, cwd=tmp_path
+    )
+    assert (done.returncode, done.stdout.startswith("usage: ec2-decommission ")) == (0, True), done.stderr
 
 
 def test_without_boto3_it_says_how_to_get_it(tmp_path: Path) -> None:
-    # A virtual environment has no boto3; `-I` keeps the tests' own out.
-    done = subprocess.run(
-        [str(tools.python_for("3.11")), "-I", "-S", str(ROOT / "operator"), "status"],
+    done = subprocess.run(  # -S: without the packages of this environment
+        [str(tools.python_for("3.11")), "-I", "-S", str(CLI), "status"],
         capture_output=True,
         text=True,
         check=False,
         cwd=tmp_path,
     )
     ran = Ran(done.returncode, done.stdout, done.stderr)
-    assert (ran.status, ran.out) == (2, "")
-    assert "-m pip install boto3" in ran.err
+    assert (ran.status, ran.out, "-m pip install boto3" in ran.err) == (1, "", True)
 
 
-def test_the_directory_is_no_package() -> None:
-    """As one it would hide the standard library's `operator` from every program that is run from the checkout."""
-    assert not (ROOT / "operator" / "__init__.py").exists()
-    done = subprocess.run(
-        [sys.executable, "-c", "import operator; operator.itemgetter"], cwd=ROOT, check=False, capture_output=True
-    )
-    assert done.returncode == 0
+def test_no_folder_hides_a_module_of_python() -> None:
+    names = {path.name for path in ROOT.iterdir() if path.is_dir()}
+    assert names & set(sys.stdlib_module_names) == set()
