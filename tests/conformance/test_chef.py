@@ -160,7 +160,7 @@ def test_converged_nodes_of_more_than_a_page(world: World) -> None:
     for number in range(1001):
         world.put_node(f"web-{number}", f"i-{number:017x}")
     found = {node.name for node in world.server().converged_nodes("i-")}
-    # goiardi sorts each page anew, by nothing: at the border of two pages a node may be shown twice, and one not.
+    # goiardi does not sort its pages: at the border of two pages a node may be shown twice, and one not.
     assert found <= {f"web-{number}" for number in range(1001)}
     assert len(found) >= 1000
 

@@ -196,7 +196,7 @@ class FakeChefServer:
         existing: Iterable[str],
         read: Callable[[str], T | None],
     ) -> Mapping[str, T | DecommissionError | None]:
-        """Many names: one listing tells which exist."""
+        """For many names, one listing first shows which exist."""
         wanted = list(dict.fromkeys(names))
         asked = [name for name in wanted if possible(name)]
         if len(asked) > 8:

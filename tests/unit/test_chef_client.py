@@ -115,8 +115,9 @@ def test_a_server_that_takes_version_1_3_only() -> None:
             client(url, protocol="1.0").search_nodes_by_instance_id(["i-0aaa"])
 
 
+@pytest.mark.filterwarnings("ignore:datetime.datetime.utcnow")
 def test_pychef_itself_stumbles_over_a_connection_error() -> None:
-    """``e.message`` went with Python 2. Should this fail, PyChef was mended."""
+    """``e.message`` went with Python 2. Should this fail, PyChef was fixed."""
     with pytest.raises(AttributeError, match="message"):
         chef.ChefAPI(closed_port(), Key(PEM), "decommission").api_request("GET", "/nodes")
 
@@ -280,7 +281,7 @@ def test_a_deletion_is_repeated_after_a_broken_connection(answers: list[Answer],
 
 
 def test_a_creation_is_not_repeated() -> None:
-    """It would find what the first attempt made, and tell it as somebody else's."""
+    """It would find the object of the first attempt, and report that somebody else had made it."""
     answers: list[Answer] = [None, (409, '{"error": ["exists"]}')]
     with serving(lambda _: answers.pop(0)) as (url, seen), pytest.raises(NoConnectionError):
         client(url).create_node({"name": "web-1"})
@@ -421,7 +422,7 @@ def test_many_names_are_listed_first() -> None:
     ]
 
 
-# What a node tells
+# Facts of a node
 
 
 def automatic(**attributes: Any) -> dict[str, Any]:
@@ -502,7 +503,7 @@ FULL = {
         ),
     ],
 )
-def test_what_a_node_tells(document: dict[str, Any], node: ChefNode) -> None:
+def test_facts_of_a_node(document: dict[str, Any], node: ChefNode) -> None:
     assert node_of(document) == node
     with serving(says(200, json.dumps(document))) as (url, _):
         server = client(url)

@@ -30,8 +30,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 # What a server accepts as a name (Chef's own validation; goiardi 0.11.10 answers 400 to others). Nothing else can
-# exist there. "." and ".." are put aside: somebody on the way would resolve them, and DELETE /nodes/.. would become
-# DELETE /.
+# exist there. "." and ".." are excluded: in a path they are resolved, and DELETE /nodes/.. would become DELETE /.
 _NODE_NAME = re.compile(r"(?!\.{1,2}\Z)[A-Za-z0-9_.:-]+\Z")
 _CLIENT_NAME = re.compile(r"(?!\.{1,2}\Z)[A-Za-z0-9_.-]+\Z")
 _EC2_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]*")
@@ -39,7 +38,7 @@ _EC2_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]*")
 # grammar is Chef's).
 _NOT_SEARCHABLE = re.compile(r"(AND|OR|NOT)(?![A-Za-z0-9_.])")
 
-# A query of 100 ids makes a URL of about 4.5 KB; nginx before a Chef server takes 8 KB unless told otherwise.
+# A query of 100 ids makes a URL of about 4.5 KB; nginx before a Chef server takes 8 KB by default.
 _TERMS_PER_SEARCH = 100
 _CHARACTERS_PER_SEARCH = 6000
 _ROWS_PER_PAGE = 1000
@@ -469,7 +468,7 @@ class PyChefServer:
         possible: Callable[[str], bool],
         read: Callable[[dict[str, Any]], T],
     ) -> Mapping[str, T | DecommissionError | None]:
-        """One question for each name; of many names a listing tells first which exist."""
+        """One request for each name; for many names, a listing first shows which exist."""
         wanted = list(dict.fromkeys(names))
         existing = [name for name in wanted if possible(name)]
         if len(existing) >= _LIST_FROM:

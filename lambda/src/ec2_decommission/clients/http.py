@@ -55,7 +55,7 @@ _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HEADER_VALUE = re.compile(r"[\x20-\x7e]*")
 _URL = re.compile(r"[\x21-\x7e]+")
 
-_UNKNOWN_AUTHORITY = (18, 19, 20, 21)  # X509_V_ERR_*: nobody who signed it is trusted
+_UNKNOWN_AUTHORITY = (18, 19, 20, 21)  # X509_V_ERR_*: no trusted authority signed it
 # The alerts by which a server refuses a client's certificate, or misses one.
 _CLIENT_CERTIFICATE = (
     "CERTIFICATE_REQUIRED",
