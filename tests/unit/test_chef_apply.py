@@ -588,7 +588,7 @@ def test_calls_for_many(count: int, most: float) -> None:
 NAMES = ("web-1", "WEB-1", "web-1.example.com", "web-2")
 
 
-@settings(max_examples=200)
+@settings(max_examples=60)
 @given(st.data())
 def test_a_dry_run_lists_what_a_real_run_removes(data: st.DataObject) -> None:
     server = FakeChefServer()
