@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from ec2_decommission.deadline import Deadline
+from ec2_decommission.application import _http_step
+from ec2_decommission.deadline import Deadline, until
 from ec2_decommission.errors import ConfigurationError, TransientError
 from ec2_decommission.instance import Instance
+from ec2_decommission.live import Live
 from ec2_decommission.place import Place
+from ec2_decommission.steps.base import Batch
 from ec2_decommission.steps.http.client import Client
 from tests.fakes.ec2 import FakeEc2
 from tests.fakes.http import Answer, Request, closed_port, serving
@@ -106,6 +111,32 @@ def test_equal_finds_are_sent_once_and_different_ones_side_by_side(api: FakeApi,
     Deployment(document(url, find={"query": {"name": "{tag:Name}"}}, max_concurrency=2)).run(*many, dry_run=True)
     assert sorted(seen.lines[1:]) == [f"GET /items?name=n{n}" for n in range(3)]
     assert seen.connections <= 3
+
+
+def test_there_are_never_more_requests_at_once_than_allowed(api: FakeApi, server: tuple[str, Seen]) -> None:
+    url, seen = server
+    at_once: list[int] = []
+    lock = threading.Lock()
+    running = 0
+
+    def count(_: Request) -> None:
+        nonlocal running
+        with lock:
+            running += 1
+            at_once.append(running)
+        time.sleep(0.02)
+        with lock:
+            running -= 1
+
+    api.before = count
+    many = [Instance(f"i-{n}", past_tags={"Name": tuple(f"{n}-{v}" for v in range(4))}) for n in range(4)]
+    for n in range(4):
+        api.add(str(n), f"i-{n}")
+    step = document(url, find={"query": {"name": "{tag:Name}"}}, max_concurrency=2)
+    reports = Deployment(step).run(*many)
+    assert {report.status for report in reports.values()} == {"done"}
+    assert len(seen.lines) == 4 * 4 * 2 + 4
+    assert max(at_once) == 2
 
 
 def test_every_name_that_an_instance_ever_had_is_looked_for(api: FakeApi, server: tuple[str, Seen]) -> None:
@@ -770,6 +801,32 @@ def test_a_secret_that_cannot_be_sent_is_named_and_not_repeated(server: tuple[st
     assert (report.status, report.error_kind) == ("failed", "configuration")
     assert "the value of {secret:token} cannot stand in a header" in str(report.reason)
     assert "cret" not in str(report.reason).replace("secret", "")
+
+
+class Bundle(dict[str, str]):
+    """A bundle of secrets that counts how often one is opened."""
+
+    opened = 0
+
+    def __getitem__(self, name: str) -> str:
+        self.opened += 1
+        return super().__getitem__(name)
+
+
+def test_the_application_opens_the_steps_own_secrets_once_and_keeps_its_connections(
+    api: FakeApi, server: tuple[str, Seen]
+) -> None:
+    url, seen = server
+    settings = read(document(url, secrets=["token"], headers={"X": "{secret:token}"}), "zabbix")
+    bundle = Bundle({"http_steps.zabbix.token": "s3cret", "http_steps.other.token": "no"})
+    factory = _http_step(settings, bundle, lambda: None)  # type: ignore[arg-type]
+    assert (factory.name, bundle.opened) == ("zabbix", 0)
+    batch = Batch({DEAD: WEB}, Live({}), Deadline.after(20))
+    with until(Deadline.after(20)):
+        for _ in range(3):
+            factory.make().plan(batch)
+    assert [request.headers["X"] for request in seen.requests] == ["s3cret"] * 3
+    assert (bundle.opened, seen.connections) == (1, 1)
 
 
 # Credentials

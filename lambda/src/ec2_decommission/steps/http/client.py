@@ -91,6 +91,8 @@ class Client:
         self.system = f"{settings.name} ({host_of(settings.url)})"
         self._secrets = secrets
         self._workers = settings.max_concurrency
+        # Of requests, not of jobs: an instance whose tags changed has several finds, inside the job of its removal.
+        self._slots = threading.BoundedSemaphore(settings.max_concurrency)
         self._hidden = _forms(secrets.values())
 
         def http(url: str) -> Http:
@@ -206,15 +208,16 @@ class Client:
             headers = dict(request.headers)
             if authorization := self._basic or (f"Bearer {token}" if token else None):
                 headers["Authorization"] = authorization
-            answer = self._http.send(
-                request.method,
-                request.url,
-                headers=headers,
-                body=None if request.body is None else request.body.encode(),
-                what=what,
-                repeatable=repeatable,
-                guard=guard,
-            )
+            with self._slots:
+                answer = self._http.send(
+                    request.method,
+                    request.url,
+                    headers=headers,
+                    body=None if request.body is None else request.body.encode(),
+                    what=what,
+                    repeatable=repeatable,
+                    guard=guard,
+                )
             if answer.status != 401 or self._token is None or last:
                 break
             self._token.forget(str(token))  # revoked before its time; what answers 401 did nothing
