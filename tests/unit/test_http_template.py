@@ -34,14 +34,15 @@ WEB = Instance(
 
 def rendered(value: str, **places: Any) -> Request:
     """A request with {tag:v} in one place, for an instance whose tag has that value."""
-    texts = {
-        "path": parse(places.get("path", "/x"), IN_REMOVE),
-        "query": {k: parse(v, IN_REMOVE) for k, v in places.get("query", {}).items()},
-        "headers": {k: parse(v, IN_REMOVE) for k, v in places.get("headers", {}).items()},
-        "body": parse_body(places["body"], IN_REMOVE) if "body" in places else None,
-    }
+    template = RequestTemplate(
+        "GET",
+        "https://api.example.com/v1",
+        parse(places.get("path", "/x"), IN_REMOVE),
+        {k: parse(v, IN_REMOVE) for k, v in places.get("query", {}).items()},
+        {k: parse(v, IN_REMOVE) for k, v in places.get("headers", {}).items()},
+        parse_body(places["body"], IN_REMOVE) if "body" in places else None,
+    )
     item = {"name": value, "n": 5}
-    template = RequestTemplate("GET", "https://api.example.com/v1", **texts)
     return template.render(Values(Instance("i-1", tags={"v": value}), {"token": "s3cret"}, item, value))
 
 
