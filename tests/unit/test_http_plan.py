@@ -281,6 +281,11 @@ def test_an_id_that_is_never_sent(item_id: Any) -> None:
     assert "which is never sent" in left.reason
 
 
+@pytest.mark.parametrize(("item_id", "shown"), [("", "empty"), (None, "null"), (1.5, "1.5"), ([7], "[7]")])
+def test_an_id_that_is_never_sent_is_shown(item_id: Any, shown: str) -> None:
+    assert decide(item(item_id)).left[0].reason == f"its id (id) is {shown}, which is never sent"
+
+
 @pytest.mark.parametrize("item_id", ["", ".", ".."])
 def test_an_id_that_is_never_sent_is_sent_in_no_place(item_id: str) -> None:
     assert decide(item(item_id), remove={"path": "/items", "query": {"id": "{id}"}}).removals == ()
