@@ -190,6 +190,27 @@ def test_an_item_that_is_gone_meanwhile_is_no_failure(api: FakeApi, server: tupl
     assert outcome(Deployment(document(server[0])).one(WEB)) == ("clean", [])
 
 
+def test_an_item_that_is_gone_meanwhile_is_not_mixed_up_with_another(api: FakeApi, server: tuple[str, Seen]) -> None:
+    api.add("7", DEAD)
+
+    def change(_: Request) -> None:
+        api.items.clear()
+        api.add("9", ALIVE)
+
+    api.before = once(change, at=2)
+    report = Deployment(document(server[0])).one(WEB)
+    assert (report.status, report.reason) == ("clean", None)
+
+
+def test_several_items_of_one_instance_go_each_by_its_own_request(api: FakeApi, server: tuple[str, Seen]) -> None:
+    url, seen = server
+    for item_id in "789":
+        api.add(item_id, DEAD)
+    assert outcome(Deployment(document(url, max_concurrency=1)).one(WEB)) == ("done", ["item 7", "item 8", "item 9"])
+    assert seen.lines[1:] == [line for n in "789" for line in ("GET /items", f"DELETE /items/{n}")]
+    assert api.items == {}
+
+
 def test_an_item_that_changed_is_written_to_the_audit_as_it_is_now(api: FakeApi, server: tuple[str, Seen]) -> None:
     api.add("7", DEAD, seen=1)
     api.before = once(lambda _: api.add("7", DEAD, seen=2), at=2)
