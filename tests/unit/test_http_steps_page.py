@@ -7,14 +7,10 @@ from typing import Any
 
 import pytest
 
-from testbed.tools import ToolMissing, terraform_binary
 from tests.fakes.http_step import read
 from tests.fakes.recipes import EXAMPLE, PAGE, of_example, of_page
 
-try:
-    terraform_binary()
-except ToolMissing as missing:
-    pytest.skip(str(missing), allow_module_level=True)
+pytestmark = pytest.mark.servers  # Terraform evaluates the recipes
 
 NAMES = ["awx", "crowdstrike", "datadog", "inventory", "netbox", "sensu", "servicenow", "tailscale", "wazuh"]
 
