@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlencode, urljoin, urlsplit
 
 from ...errors import ConfigurationError, DecommissionError
-from .expression import ExpressionError, as_text, excerpt, is_true
+from .expression import ExpressionError, as_text, is_true
 from .template import UnfitValueError, variants
 
 if TYPE_CHECKING:
@@ -100,9 +100,9 @@ def _items(client: Client, find: Find, document: Any) -> list[Any]:
     try:
         items = find.items.search(document)
     except ExpressionError as error:
-        raise ConfigurationError(f"{client.system}: find.items: {error}") from None
+        raise ConfigurationError(f"{client.system}: find.items: {client.shown(str(error), 300)}") from None
     if not isinstance(items, list):
-        said = client.hide(excerpt(document, 200))
+        said = client.shown(document, 200)
         raise ConfigurationError(
             f"{client.system}: find.items ({find.items.text}) is no list in the answer, which does not prove that "
             f"nothing is there: {said}"
@@ -117,7 +117,7 @@ def _next(client: Client, find: Find, request: Request, document: Any) -> Reques
     try:
         value = find.next.search(document)
     except ExpressionError as error:
-        raise ConfigurationError(f"{client.system}: find.next: {error}") from None
+        raise ConfigurationError(f"{client.system}: find.next: {client.shown(str(error), 300)}") from None
     if not is_true(value):
         return None
     base, _, query = request.url.partition("?")
@@ -131,7 +131,7 @@ def _next(client: Client, find: Find, request: Request, document: Any) -> Reques
     elif isinstance(value, str) and (following := _same_place(base, request.url, value)) is not None:
         return replace(request, url=f"{base}?{following}")
     raise ConfigurationError(
-        f"{client.system}: find.next is {client.hide(excerpt(value))}: it must be a URL of the same scheme, host, "
+        f"{client.system}: find.next is {client.shown(value, 80)}: it must be a URL of the same scheme, host, "
         "port and path, or an object of query parameters"
     )
 
