@@ -1,15 +1,13 @@
-# What an operator wants on the wall. From top to bottom: is anything wrong, is it getting done, who fails and why.
+# From top to bottom: is anything wrong, is work getting done, what fails and why.
 
 locals {
-  steps = concat([for step in ["route53", "chef", "consul"] : step if contains(local.features, step)], sort(keys(local.custom_steps)))
-
-  # Rows of widgets of equal width; the rows of steps have four at most.
+  # Rows of widgets of equal width; a row of steps has at most four.
   dashboard_rows = concat(
     [{ height = 2, widgets = [local.title_widget] }],
     [for arns in [values(aws_cloudwatch_metric_alarm.this)[*].arn] : {
       height  = 3
       widgets = [{ type = "alarm", properties = { title = "Alarms", alarms = arns } }]
-    } if var.alarms.enabled],
+    } if local.alarms_on],
     [{
       height = 6
       widgets = [for widget in [
@@ -21,7 +19,7 @@ locals {
           ]
         },
         {
-          title = "Seconds from the event until the instance was finished"
+          title = "Seconds from the event to the end of the clean-up"
           stat  = "p50"
           metrics = [
             [local.metric_namespace, "EventAge", "FunctionName", var.name, { label = "p50" }],
@@ -34,8 +32,8 @@ locals {
           stat  = "Maximum"
           metrics = [
             ["AWS/SQS", "ApproximateNumberOfMessagesVisible", "QueueName", aws_sqs_queue.events.name, { label = "waiting" }],
-            ["AWS/SQS", "ApproximateNumberOfMessagesNotVisible", "QueueName", aws_sqs_queue.events.name, { label = "under way, or put off until the next try" }],
-            ["AWS/SQS", "ApproximateAgeOfOldestMessage", "QueueName", aws_sqs_queue.events.name, { label = "seconds the oldest waits", yAxis = "right" }],
+            ["AWS/SQS", "ApproximateNumberOfMessagesNotVisible", "QueueName", aws_sqs_queue.events.name, { label = "in progress, or waiting for a retry" }],
+            ["AWS/SQS", "ApproximateAgeOfOldestMessage", "QueueName", aws_sqs_queue.events.name, { label = "age of the oldest, seconds", yAxis = "right" }],
           ]
         },
         {
@@ -67,7 +65,7 @@ locals {
       height = 6
       widgets = [for widget in concat(
         [for metrics in [[for step in local.steps : [local.metric_namespace, "StepDuration", "FunctionName", var.name, "Step", step, { label = step }]]] : {
-          title   = "Milliseconds that a step took (p99)"
+          title   = "Duration of a step in milliseconds (p99)"
           stat    = "p99"
           metrics = metrics
         } if length(local.steps) > 0],
@@ -78,6 +76,7 @@ locals {
               [local.metric_namespace, "ConfigurationErrors", "FunctionName", var.name, { label = "configuration or rights" }],
               [local.metric_namespace, "PermanentErrors", "FunctionName", var.name, { label = "permanent" }],
               [local.metric_namespace, "MalformedMessages", "FunctionName", var.name, { label = "malformed messages" }],
+              [local.metric_namespace, "ForeignEvents", "FunctionName", var.name, { label = "events of other places" }],
             ]
           },
           {
@@ -89,7 +88,7 @@ locals {
             ]
           },
           {
-            title = "Function: duration in milliseconds (timeout ${var.function.timeout * 1000})"
+            title = "Function: duration in milliseconds"
             stat  = "p50"
             metrics = [
               ["AWS/Lambda", "Duration", "FunctionName", var.name, { label = "p50" }],
@@ -101,18 +100,18 @@ locals {
     }],
     [for widgets in [[
       {
-        title = "Sweep: what is recorded, what lives"
+        title = "Sweep: recorded and live instances"
         stat  = "Maximum"
         metrics = [
-          [local.metric_namespace, "SweepRecorded", "FunctionName", var.name, { label = "recorded as living" }],
-          [local.metric_namespace, "SweepLiving", "FunctionName", var.name, { label = "living in EC2" }],
+          [local.metric_namespace, "SweepRecorded", "FunctionName", var.name, { label = "recorded as live" }],
+          [local.metric_namespace, "SweepLiving", "FunctionName", var.name, { label = "live in EC2" }],
         ]
       },
       {
-        title = "Sweep: found gone, adopted"
+        title = "Sweep: terminated, adopted"
         stat  = "Maximum"
         metrics = [
-          [local.metric_namespace, "SweepGone", "FunctionName", var.name, { label = "gone" }],
+          [local.metric_namespace, "SweepGone", "FunctionName", var.name, { label = "terminated" }],
           [local.metric_namespace, "SweepAdopted", "FunctionName", var.name, { label = "adopted" }],
         ]
       },
@@ -130,22 +129,22 @@ locals {
       widgets = [{
         type = "log"
         properties = {
-          title = "The last failures"
+          title = "Last failures"
           view  = "table"
-          query = "SOURCE '${aws_cloudwatch_log_group.function.name}' | ${local.failures_query}"
+          query = "SOURCE '${local.log_group_name}' | ${local.failures_query}"
         }
       }]
     }],
   )
 
-  # The keys are those that handler.py gives its log lines.
+  # The keys of the log lines that handler.py writes.
   failures_query = "filter level in [\"ERROR\", \"CRITICAL\"] | fields @timestamp, coalesce(instance_id, report.state, \"-\") as instance, error_kinds.0 as kind, message | sort @timestamp desc | limit 20"
 
   title_widget = {
     type = "text"
     properties = {
       background = "transparent"
-      markdown   = "# ${var.name}${var.dry_run ? " (dry run: nothing is removed)" : ""}\nWhat terminated EC2 instances leave behind, removed. What an alarm means and what to type: `docs/runbook.md` of the module. Steps: ${length(local.steps) > 0 ? join(", ", local.steps) : "none"}."
+      markdown   = "# ${var.name}${var.paused ? " (paused: events wait)" : var.dry_run ? " (dry run: nothing is removed)" : ""}\nRemoves what terminated EC2 instances leave behind. What an alarm means and what to do: `${local.runbook}`. Steps: ${length(local.steps) > 0 ? join(", ", local.steps) : "none"}."
     }
   }
 
@@ -174,7 +173,7 @@ locals {
 resource "aws_cloudwatch_dashboard" "this" {
   count = var.dashboard.enabled ? 1 : 0
 
-  # An account's dashboards are of all regions: the region keeps calls of the same name apart.
+  # Dashboards are global: the region keeps calls of the same name in two regions apart.
   dashboard_name = "${var.name}-${local.region}"
   dashboard_body = jsonencode({ widgets = local.dashboard_widgets })
 }

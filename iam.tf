@@ -1,212 +1,298 @@
-# One role. A statement exists only for what is on, and names its resources; "*" stands only where AWS
-# knows nothing narrower.
+# One role. A statement exists only for what is on, and names its resources; "*" stands only where AWS has nothing
+# narrower. Statements refer to names, not to resources: a plan shows a change of the policy only if it changes.
 
 resource "aws_iam_role" "function" {
+  count = local.create_role ? 1 : 0
+
   # IAM is global: the region keeps calls of the same name in two regions apart.
   name                 = "${var.name}-${local.region}"
+  path                 = var.function.role_path
   description          = "The function ${var.name} in ${local.region}"
-  assume_role_policy   = data.aws_iam_policy_document.assume_role.json
+  assume_role_policy   = local.assume_role_policy
   permissions_boundary = var.permissions_boundary_arn
 
   tags = var.tags
 }
 
-data "aws_iam_policy_document" "assume_role" {
-  statement {
-    sid     = "LambdaRunsTheFunction"
-    actions = ["sts:AssumeRole"]
-
-    principals {
-      type        = "Service"
-      identifiers = ["lambda.amazonaws.com"]
-    }
-  }
-}
-
 resource "aws_iam_role_policy" "function" {
+  count = local.create_role ? 1 : 0
+
   name   = "function"
-  role   = aws_iam_role.function.id
-  policy = data.aws_iam_policy_document.function.json
+  role   = aws_iam_role.function[0].id
+  policy = local.function_policy
 
   lifecycle {
     # https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_iam-quotas.html
     precondition {
       condition     = local.policy_characters <= 10240
-      error_message = "The policy of the function's role would have up to ${local.policy_characters} characters, and IAM allows 10240. Give fewer route53.zone_ids or custom_steps.iam_statements, or split the work over two calls of this module."
+      error_message = "The policy of the function's role would have up to ${local.policy_characters} characters, and IAM allows 10240. Give fewer route53.zone_ids, route53.zones or custom_steps.iam_statements, or split the work over two calls of this module."
     }
   }
 }
 
-data "aws_iam_policy_document" "function" {
-  dynamic "statement" {
-    for_each = local.function_statements
+moved {
+  from = aws_iam_role.function
+  to   = aws_iam_role.function[0]
+}
 
-    content {
-      sid       = statement.key
-      effect    = statement.value.effect
-      actions   = statement.value.actions
-      resources = statement.value.resources
-
-      dynamic "condition" {
-        for_each = statement.value.conditions
-
-        content {
-          test     = condition.value.test
-          variable = condition.value.variable
-          values   = condition.value.values
-        }
-      }
-    }
-  }
+moved {
+  from = aws_iam_role_policy.function
+  to   = aws_iam_role_policy.function[0]
 }
 
 locals {
-  inventory_arns = aws_dynamodb_table.inventory[*].arn
+  create_role = var.function.create_role != null ? var.function.create_role : var.function.role_arn == null
+  role_arn    = local.create_role ? one(aws_iam_role.function[*].arn) : var.function.role_arn
 
+  assume_role_policy = jsonencode({
+    Version = "2012-10-17"
+    Statement = [{
+      Sid       = "LambdaRunsTheFunction"
+      Effect    = "Allow"
+      Action    = "sts:AssumeRole"
+      Principal = { Service = "lambda.amazonaws.com" }
+    }]
+  })
+
+  # Roles of member accounts: by their ARNs while these fit into the policy, then by name and account, and by name and
+  # organization where even the accounts would not fit.
+  members       = try(var.organization.members, {})
+  members_named = length(local.members) <= 40
+
+  # For each place the statements of the role. The second one only tells how long the policy can become.
   statements = [
-    {
-      sid       = "WriteLogs", on = true, effect = "Allow", conditions = []
-      actions   = ["logs:CreateLogStream", "logs:PutLogEvents"]
-      resources = ["${aws_cloudwatch_log_group.function.arn}:*"]
-    },
-    {
-      sid = "TakeEvents", on = true, effect = "Allow", conditions = []
-      # ChangeMessageVisibility is how a retry backs off.
-      actions   = ["sqs:ChangeMessageVisibility", "sqs:DeleteMessage", "sqs:GetQueueAttributes", "sqs:ReceiveMessage"]
-      resources = [aws_sqs_queue.events.arn]
-    },
-    {
-      sid = "ReadInstances", on = true, effect = "Allow", conditions = []
-      # EC2's Describe actions know no resource.
-      actions   = ["ec2:DescribeInstances", "ec2:DescribeNetworkInterfaces"]
-      resources = ["*"]
-    },
-    {
-      sid = "AttachToVpc", on = var.vpc_config != null, effect = "Allow", conditions = []
-      # What AWSLambdaVPCAccessExecutionRole holds for EC2. Lambda asks for "*".
-      actions = [
-        "ec2:AssignPrivateIpAddresses", "ec2:CreateNetworkInterface", "ec2:DeleteNetworkInterface",
-        "ec2:DescribeNetworkInterfaces", "ec2:DescribeSubnets", "ec2:UnassignPrivateIpAddresses",
-      ]
-      resources = ["*"]
-    },
-    {
-      # Lambda itself needs the rights above, the function's code does not.
-      sid = "CodeMayNotAttachToVpc", on = var.vpc_config != null, effect = "Deny"
-      actions = [
-        "ec2:AssignPrivateIpAddresses", "ec2:CreateNetworkInterface", "ec2:DeleteNetworkInterface",
-        "ec2:UnassignPrivateIpAddresses",
-      ]
-      resources = ["*"]
-      conditions = [{
-        test     = "ArnEquals"
-        variable = "lambda:SourceFunctionArn"
-        values   = ["arn:${local.partition}:lambda:${local.region}:${local.account_id}:function:${var.name}"]
-      }]
-    },
-    {
-      sid       = "ReadAndChangeRecords", on = var.route53.enabled, effect = "Allow", conditions = []
-      actions   = ["route53:ChangeResourceRecordSets", "route53:GetHostedZone", "route53:ListResourceRecordSets"]
-      resources = [for id in var.route53.zone_ids : "arn:${local.partition}:route53:::hostedzone/${id}"]
-    },
-    {
-      sid       = "RememberInstances", on = var.inventory.enabled, effect = "Allow", conditions = []
-      actions   = ["dynamodb:BatchGetItem", "dynamodb:UpdateItem"]
-      resources = local.inventory_arns
-    },
-    {
-      sid       = "ListLivingInstances", on = local.sweep_on, effect = "Allow", conditions = []
-      actions   = ["dynamodb:Query"]
-      resources = [for arn in local.inventory_arns : "${arn}/index/living"]
-    },
-    {
-      sid       = "SendWhatTheSweepFound", on = local.sweep_on, effect = "Allow", conditions = []
-      actions   = ["sqs:SendMessage"]
-      resources = [aws_sqs_queue.events.arn]
-    },
-    {
-      sid       = "OpenSecrets", on = local.has_secrets, effect = "Allow"
-      actions   = ["kms:Decrypt"]
-      resources = [local.kms_key_arn]
-      conditions = [for key, value in local.encryption_context : {
-        test     = "StringEquals"
-        variable = "kms:EncryptionContext:${key}"
-        values   = [value]
-      }]
-    },
-    {
-      sid = "WriteTraces", on = var.function.tracing_mode == "Active", effect = "Allow", conditions = []
-      # X-Ray knows no resource for these.
-      actions   = ["xray:PutTelemetryRecords", "xray:PutTraceSegments"]
-      resources = ["*"]
-    },
+    for place in [
+      merge(local.place, { key_arn = local.kms_key_arn }),
+      merge(local.longest_place, { key_arn = "arn:aws-us-gov:kms:ap-southeast-1:000000000000:key/mrk-00000000000000000000000000000000" }),
+      ] : concat([
+        {
+          on       = true
+          Sid      = "WriteLogs"
+          Action   = ["logs:CreateLogStream", "logs:PutLogEvents"]
+          Resource = ["arn:${place.partition}:logs:${place.region}:${place.account_id}:log-group:${local.log_group_name}:*"]
+        },
+        {
+          on  = true
+          Sid = "TakeEvents"
+          # ChangeMessageVisibility is how a retry backs off.
+          Action   = ["sqs:ChangeMessageVisibility", "sqs:DeleteMessage", "sqs:GetQueueAttributes", "sqs:ReceiveMessage"]
+          Resource = ["arn:${place.partition}:sqs:${place.region}:${place.account_id}:${var.name}"]
+        },
+        {
+          # A sweep sends a message for each place that it serves, and for each instance that it finds.
+          on       = local.sweep_on || var.organization != null
+          Sid      = "SendWhatTheSweepFound"
+          Action   = ["sqs:SendMessage"]
+          Resource = ["arn:${place.partition}:sqs:${place.region}:${place.account_id}:${var.name}"]
+        },
+        {
+          on        = var.queue.kms_key_arn != null
+          Sid       = "UseTheKeyOfTheQueue"
+          Action    = local.sweep_on || var.organization != null ? ["kms:Decrypt", "kms:GenerateDataKey"] : ["kms:Decrypt"]
+          Resource  = [var.queue.kms_key_arn]
+          Condition = { StringLike = { "kms:ViaService" = "sqs.${place.region}.amazonaws.com*" } }
+        },
+        {
+          # EC2's Describe actions have no resource.
+          on       = true
+          Sid      = "ReadInstances"
+          Action   = ["ec2:DescribeAddresses", "ec2:DescribeInstances", "ec2:DescribeNetworkInterfaces"]
+          Resource = ["*"]
+        },
+        {
+          on       = length([for account in keys(local.members) : account if account != place.account_id]) > 0
+          Sid      = "AssumeMemberRoles"
+          Action   = ["sts:AssumeRole"]
+          Resource = local.members_named ? [for account in keys(local.members) : "arn:${place.partition}:iam::${account}:role/${var.organization.role_name}" if account != place.account_id] : ["arn:${place.partition}:iam::*:role/${var.organization.role_name}"]
+          Condition = local.members_named ? null : {
+            StringEquals = length(local.members) <= 200 ? { "aws:ResourceAccount" = keys(local.members) } : { "aws:ResourceOrgID" = [var.organization.organization_id] }
+          }
+        },
+        {
+          # What AWSLambdaVPCAccessExecutionRole grants for EC2. Lambda requires "*".
+          on  = var.vpc_config != null
+          Sid = "AttachToVpc"
+          Action = [
+            "ec2:AssignPrivateIpAddresses", "ec2:CreateNetworkInterface", "ec2:DeleteNetworkInterface",
+            "ec2:DescribeNetworkInterfaces", "ec2:DescribeSubnets", "ec2:UnassignPrivateIpAddresses",
+          ]
+          Resource = ["*"]
+        },
+        {
+          # Lambda itself needs the rights above, the function's code does not.
+          on     = var.vpc_config != null
+          Sid    = "CodeMayNotAttachToVpc"
+          Effect = "Deny"
+          Action = [
+            "ec2:AssignPrivateIpAddresses", "ec2:CreateNetworkInterface", "ec2:DeleteNetworkInterface",
+            "ec2:UnassignPrivateIpAddresses",
+          ]
+          Resource = ["*"]
+          Condition = {
+            ArnEquals = { "lambda:SourceFunctionArn" = "arn:${place.partition}:lambda:${place.region}:${place.account_id}:function:${var.name}" }
+          }
+        },
+        {
+          on       = local.route53_on && length(local.own_zone_ids) > 0
+          Sid      = "ReadRecords"
+          Action   = ["route53:GetHostedZone", "route53:ListResourceRecordSets"]
+          Resource = [for id in local.own_zone_ids : "arn:${place.partition}:route53:::hostedzone/${id}"]
+        },
+        {
+          # Creates too: of a record set with several addresses, one is removed by deleting the set and creating the rest.
+          on       = local.route53_on && length(local.own_zone_ids) > 0
+          Sid      = "ChangeRecords"
+          Action   = ["route53:ChangeResourceRecordSets"]
+          Resource = [for id in local.own_zone_ids : "arn:${place.partition}:route53:::hostedzone/${id}"]
+          Condition = {
+            "ForAllValues:StringEquals" = {
+              "route53:ChangeResourceRecordSetsActions"     = ["CREATE", "DELETE"]
+              "route53:ChangeResourceRecordSetsRecordTypes" = ["A", "AAAA", "CNAME", "PTR"]
+            }
+          }
+        },
+        {
+          on       = local.route53_on && length(local.zone_role_arns) > 0
+          Sid      = "AssumeZoneRoles"
+          Action   = ["sts:AssumeRole"]
+          Resource = local.zone_role_arns
+        },
+        {
+          on       = var.inventory.enabled
+          Sid      = "RememberInstances"
+          Action   = ["dynamodb:BatchGetItem", "dynamodb:UpdateItem"]
+          Resource = ["arn:${place.partition}:dynamodb:${place.region}:${place.account_id}:table/${local.inventory_table_name}"]
+        },
+        {
+          on       = local.sweep_on
+          Sid      = "ListWhatToSweep"
+          Action   = ["dynamodb:Query"]
+          Resource = ["arn:${place.partition}:dynamodb:${place.region}:${place.account_id}:table/${local.inventory_table_name}/index/sweep"]
+        },
+        {
+          # https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/encryption.usagenotes.html
+          on        = var.inventory.enabled && var.inventory.kms_key_arn != null
+          Sid       = "UseTheKeyOfTheInventory"
+          Action    = ["kms:Decrypt", "kms:DescribeKey", "kms:Encrypt", "kms:GenerateDataKey*", "kms:ReEncrypt*"]
+          Resource  = [var.inventory.kms_key_arn]
+          Condition = { StringLike = { "kms:ViaService" = "dynamodb.${place.region}.amazonaws.com*" } }
+        },
+        {
+          on        = local.has_secrets
+          Sid       = "OpenSecrets"
+          Action    = ["kms:Decrypt"]
+          Resource  = [place.key_arn]
+          Condition = { StringEquals = { for key, value in local.encryption_context : "kms:EncryptionContext:${key}" => value } }
+        },
+        {
+          on       = var.function.environment_kms_key_arn != null
+          Sid      = "OpenTheEnvironment"
+          Action   = ["kms:Decrypt"]
+          Resource = [var.function.environment_kms_key_arn]
+          Condition = {
+            StringEquals = { "kms:EncryptionContext:aws:lambda:FunctionArn" = "arn:${place.partition}:lambda:${place.region}:${place.account_id}:function:${var.name}" }
+          }
+        },
+        {
+          on        = local.result_events_on
+          Sid       = "SendResults"
+          Action    = ["events:PutEvents"]
+          Resource  = [startswith(var.result_events.event_bus_name, "arn:") ? var.result_events.event_bus_name : "arn:${place.partition}:events:${place.region}:${place.account_id}:event-bus/${var.result_events.event_bus_name}"]
+          Condition = { "ForAllValues:StringEquals" = { "events:source" = ["ec2-decommission"] } }
+        },
+        {
+          on       = var.audit != null
+          Sid      = "KeepAndRestore"
+          Action   = ["s3:GetObject", "s3:PutObject"]
+          Resource = ["arn:${place.partition}:s3:::${try(var.audit.bucket, "")}/${local.audit_prefix}*"]
+        },
+        {
+          on        = var.audit != null
+          Sid       = "ListWhatIsKept"
+          Action    = ["s3:ListBucket"]
+          Resource  = ["arn:${place.partition}:s3:::${try(var.audit.bucket, "")}"]
+          Condition = { StringLike = { "s3:prefix" = "${local.audit_prefix}*" } }
+        },
+        {
+          on        = try(var.audit.kms_key_arn, null) != null
+          Sid       = "UseTheKeyOfTheAudit"
+          Action    = ["kms:Decrypt", "kms:GenerateDataKey"]
+          Resource  = [try(var.audit.kms_key_arn, null)]
+          Condition = { StringLike = { "kms:ViaService" = "s3.${place.region}.amazonaws.com*" } }
+        },
+        {
+          # X-Ray has no resource for these.
+          on       = var.function.tracing_mode == "Active"
+          Sid      = "WriteTraces"
+          Action   = ["xray:PutTelemetryRecords", "xray:PutTraceSegments"]
+          Resource = ["*"]
+        },
+    ], local.custom_step_statements)
   ]
+
+  own_zone_ids   = [for zone in local.zones : zone.id if zone.role_arn == null]
+  zone_role_arns = distinct([for zone in local.zones : zone.role_arn if zone.role_arn != null])
 
   custom_step_statements = flatten([
     for name, step in local.custom_steps : [
       for index, statement in step.iam_statements : {
-        sid        = "CustomStep${replace(title(replace(name, "_", " ")), " ", "")}${format("%02d", index)}"
-        on         = true
-        effect     = "Allow"
-        actions    = statement.actions
-        resources  = statement.resources
-        conditions = statement.conditions
+        on       = true
+        Sid      = "CustomStep${replace(title(replace(name, "_", " ")), " ", "")}${format("%02d", index)}"
+        Action   = statement.actions
+        Resource = statement.resources
+        Condition = length(statement.conditions) == 0 ? null : {
+          for test in distinct(statement.conditions[*].test) : test => {
+            for variable, values in { for condition in statement.conditions : condition.variable => condition.values... if condition.test == test } : variable => flatten(values)
+          }
+        }
       }
     ]
   ])
 
-  # The most that the policy can have: all of the module's own statements, with the longest names, take less than
-  # 2600. What a user gives is known at plan.
-  policy_characters = sum(concat(
-    [2600],
-    [for id in var.route53.zone_ids : length("\"arn:${local.partition}:route53:::hostedzone/${id}\",")],
-    [for statement in local.custom_step_statements : length(jsonencode({
-      Sid = statement.sid, Effect = statement.effect, Action = statement.actions, Resource = statement.resources
-    })) + 1],
-  ))
-
-  # By sid.
-  function_statements = {
-    for statement in concat(local.statements, local.custom_step_statements) : statement.sid => statement if statement.on
-  }
+  # As IAM writes them: the statements that are on, without what is not set.
+  policies = [
+    for statements in local.statements : jsonencode({
+      Version = "2012-10-17"
+      Statement = [
+        for statement in statements : { for key, value in merge({ Effect = "Allow" }, statement) : key => value if key != "on" && value != null } if statement.on
+      ]
+    })
+  ]
+  function_policy   = local.policies[0]
+  policy_characters = length(local.policies[1])
 }
 
 # Both queues admit this module's rules only, and nothing in clear text.
-data "aws_iam_policy_document" "queue" {
-  for_each = { events = aws_sqs_queue.events.arn, dead_letters = aws_sqs_queue.dead_letters.arn }
 
-  statement {
-    sid       = "AdmitTheRules"
-    actions   = ["sqs:SendMessage"]
-    resources = [each.value]
+locals {
+  events_arn = "arn:${local.place.partition}:events:${local.region}:${local.account_id}"
+  rule_arns = concat(
+    ["${local.events_arn}:rule/${local.state_rule_name}"],
+    local.sweep_on ? ["${local.events_arn}:rule/${local.sweep_rule_name}"] : [],
+    var.organization != null ? ["${local.events_arn}:rule/${local.event_bus_name}/${local.members_rule_name}"] : [],
+  )
 
-    principals {
-      type        = "Service"
-      identifiers = ["events.amazonaws.com"]
-    }
-
-    condition {
-      test     = "ArnEquals"
-      variable = "aws:SourceArn"
-      values   = concat([aws_cloudwatch_event_rule.instance_state.arn], aws_cloudwatch_event_rule.sweep[*].arn)
-    }
-  }
-
-  statement {
-    sid       = "RefuseClearText"
-    effect    = "Deny"
-    actions   = ["sqs:*"]
-    resources = [each.value]
-
-    principals {
-      type        = "*"
-      identifiers = ["*"]
-    }
-
-    condition {
-      test     = "Bool"
-      variable = "aws:SecureTransport"
-      values   = ["false"]
-    }
+  queue_policies = {
+    for key, arn in { events = aws_sqs_queue.events.arn, dead_letters = aws_sqs_queue.dead_letters.arn } : key => jsonencode({
+      Version = "2012-10-17"
+      Statement = [
+        {
+          Sid       = "AdmitTheRules"
+          Effect    = "Allow"
+          Principal = { Service = "events.amazonaws.com" }
+          Action    = "sqs:SendMessage"
+          Resource  = arn
+          Condition = { ArnEquals = { "aws:SourceArn" = local.rule_arns } }
+        },
+        {
+          Sid       = "RefuseClearText"
+          Effect    = "Deny"
+          Principal = "*"
+          Action    = "sqs:*"
+          Resource  = arn
+          Condition = { Bool = { "aws:SecureTransport" = "false" } }
+        },
+      ]
+    })
   }
 }

@@ -1,7 +1,7 @@
-# The inventory remembers what each instance was: EC2 forgets it within the hour.
+# The inventory records what each instance was: EC2 forgets it within the hour.
 
 resource "aws_dynamodb_table" "inventory" {
-  #checkov:skip=CKV_AWS_119:The table holds addresses and tags that EC2 shows anyway; the AWS-managed key encrypts it
+  #checkov:skip=CKV_AWS_119:The table contains addresses and tags that EC2 shows anyway; a key is the user's choice (inventory.kms_key_arn)
 
   count = var.inventory.enabled ? 1 : 0
 
@@ -17,14 +17,15 @@ resource "aws_dynamodb_table" "inventory" {
   }
 
   attribute {
-    name = "living"
+    name = "sweep"
     type = "S"
   }
 
-  # Sparse: only what lives bears the attribute, so the sweep reads no more than it must.
+  # Sparse: only the instances that a sweep has to look at have the attribute.
   global_secondary_index {
-    name            = "living"
-    hash_key        = "living"
+    name = "sweep"
+    # Provider 6 deprecates hash_key and range_key here, in favor of key_schema, which 5.100 does not have.
+    hash_key        = "sweep"
     range_key       = "instance_id"
     projection_type = "ALL"
   }
@@ -35,7 +36,8 @@ resource "aws_dynamodb_table" "inventory" {
   }
 
   server_side_encryption {
-    enabled = true
+    enabled     = true
+    kms_key_arn = var.inventory.kms_key_arn
   }
 
   point_in_time_recovery {

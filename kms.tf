@@ -1,4 +1,4 @@
-# The key that seals the secrets bundle: made only when there are secrets and no key was given.
+# The key that seals the secrets: created only when there are secrets and no key was given.
 
 resource "aws_kms_key" "secrets" {
   count = local.create_kms_key ? 1 : 0
@@ -6,7 +6,18 @@ resource "aws_kms_key" "secrets" {
   description             = "Seals the secrets of ${var.name}"
   enable_key_rotation     = true
   deletion_window_in_days = 30
-  policy                  = data.aws_iam_policy_document.kms_key[0].json
+
+  # The account's own IAM policies decide who seals (the build) and who opens (the function).
+  policy = jsonencode({
+    Version = "2012-10-17"
+    Statement = [{
+      Sid       = "AccountAdministersTheKey"
+      Effect    = "Allow"
+      Principal = { AWS = "arn:${local.place.partition}:iam::${local.account_id}:root" }
+      Action    = "kms:*"
+      Resource  = "*"
+    }]
+  })
 
   tags = var.tags
 }
@@ -16,24 +27,4 @@ resource "aws_kms_alias" "secrets" {
 
   name          = "alias/${var.name}"
   target_key_id = aws_kms_key.secrets[0].key_id
-}
-
-# The account's own IAM policies decide who seals (the build) and who opens (the function).
-data "aws_iam_policy_document" "kms_key" {
-  #checkov:skip=CKV_AWS_109:A key policy speaks of its own key only, and must let the account administer it
-  #checkov:skip=CKV_AWS_111:A key policy speaks of its own key only, and must let the account administer it
-  #checkov:skip=CKV_AWS_356:A key policy speaks of its own key only, and must let the account administer it
-
-  count = local.create_kms_key ? 1 : 0
-
-  statement {
-    sid       = "AccountAdministersTheKey"
-    actions   = ["kms:*"]
-    resources = ["*"]
-
-    principals {
-      type        = "AWS"
-      identifiers = ["arn:${local.partition}:iam::${local.account_id}:root"]
-    }
-  }
 }

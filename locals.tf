@@ -1,38 +1,41 @@
-# No data source here asks the network: a plan needs no account.
-
-data "aws_partition" "this" {}
-
-data "aws_region" "this" {}
+# Where the function runs, and what it reads.
 
 locals {
-  partition = data.aws_partition.this.partition
-  region    = data.aws_region.this.id
-  # Learned from a resource, as asking STS would need the network at plan.
-  account_id = split(":", aws_cloudwatch_log_group.function.arn)[4]
+  # Partition, region and account come from an ARN in the state. A data source would be read again during the apply
+  # whenever something changes that the call of this module depends on, and Terraform would then plan to replace what
+  # is named after it.
+  queue_arn = split(":", aws_sqs_queue.events.arn)
+  place = {
+    partition  = local.queue_arn[1]
+    region     = local.queue_arn[3]
+    account_id = local.queue_arn[4]
+  }
+  region     = local.place.region
+  account_id = local.place.account_id
 
-  custom_steps = { for name, step in var.custom_steps : name => step if step.enabled }
+  # At the first plan the place is not known yet, but no place has longer names than this one.
+  longest_place = {
+    partition  = "aws-us-gov"
+    region     = "ap-southeast-1"
+    account_id = "000000000000"
+  }
 
-  features = sort(compact([
-    var.route53.enabled ? "route53" : "",
-    var.chef.enabled ? "chef" : "",
-    var.consul.enabled ? "consul" : "",
-  ]))
-
-  sweep_on = var.sweep.enabled && var.inventory.enabled
-  has_work = length(local.features) + length(local.custom_steps) > 0 || var.inventory.enabled
-  # An instance that starts is of interest only to the inventory.
+  features = sort(concat(local.module_steps, length(local.http_steps) > 0 ? ["http"] : []))
+  has_work = length(local.steps) > 0 || var.inventory.enabled
+  # Only the inventory uses events of instances that start.
   instance_states = var.inventory.enabled ? ["running", "terminated"] : ["terminated"]
 
+  # Names that policies refer to. A reference to the resource would make a policy unknown whenever the resource changes.
   inventory_table_name = "${var.name}-inventory"
+  log_group_name       = "/aws/lambda/${var.name}"
+  event_bus_name       = "${var.name}-members"
+  state_rule_name      = "${var.name}-instance-state"
+  members_rule_name    = "${var.name}-members"
+  sweep_rule_name      = "${var.name}-sweep"
 
   # The metrics that the function writes into its log: lambda/src/ec2_decommission/metrics.py.
   metric_namespace = "EC2Decommission"
 
-  # By the name that they have in the bundle: no step is handed another's.
-  secrets = merge(var.secrets, [
-    for step_name, step in local.custom_steps : { for name, secret in step.secrets : "custom_steps.${step_name}.${name}" => secret }
-  ]...)
-  has_secrets        = length(local.secrets) > 0
   create_kms_key     = local.has_secrets && (var.create_kms_key != null ? var.create_kms_key : var.kms_key_arn == null)
   kms_key_arn        = local.has_secrets ? (local.create_kms_key ? one(aws_kms_key.secrets[*].arn) : var.kms_key_arn) : null
   encryption_context = { FunctionName = var.name }
@@ -43,38 +46,43 @@ locals {
   )
 
   # The wait before each retry doubles up to its cap; max_receive_count tries have one wait fewer.
-  # (2^20 seconds are beyond any cap: the exponent needs to go no higher.)
+  # (2^20 seconds are beyond any cap, so the exponent needs to go no higher.)
   longest_outage_seconds = sum(concat([0], [
     for try in range(max(0, min(var.queue.max_receive_count, 1000) - 1)) :
     min(var.queue.max_retry_delay_seconds, var.queue.retry_delay_seconds * pow(2, min(try, 20)))
   ]))
 
-  # What the function reads. A step that is off is null; no secret is in it.
+  # Always with a slash at the end, so that no right reaches a key that only starts with the same letters.
+  audit_prefix = try(var.audit.prefix, "") == "" ? "" : "${trimsuffix(var.audit.prefix, "/")}/"
+
+  # What the function reads from its environment. A step that is off is null; there is no secret in it.
   config = {
     name            = var.name
+    account_id      = local.account_id
+    region          = local.region
     dry_run         = var.dry_run
     instance_filter = var.instance_filter
 
-    route53 = !var.route53.enabled ? null : {
-      zone_ids     = var.route53.zone_ids
+    route53 = !local.route53_on ? null : {
+      zones        = [for zone in local.zones : { for key, value in zone : key => value if value != null }]
       record_names = var.route53.record_names
-      # What all invocations share, by a bucket in the inventory's table.
-      max_requests_per_second = var.route53.max_requests_per_second
-      # One invocation's share, for where there is none: so many run at once at most. Three digits are enough, and the
-      # document stays short.
+      external_dns = var.route53.external_dns
+      keep_names   = var.route53.keep_names
+      # The share of one invocation. Three digits are enough, and keep the document short.
       requests_per_second = floor(1000 * var.route53.max_requests_per_second / var.queue.max_concurrency) / 1000
     }
 
-    chef = !var.chef.enabled ? null : {
+    chef = !local.chef_on ? null : {
       server_url              = var.chef.server_url
       client_name             = var.chef.client_name
       node_name               = var.chef.node_name
       delete_client           = var.chef.delete_client
+      signing_protocol        = var.chef.signing_protocol
       request_timeout_seconds = var.chef.request_timeout_seconds
       max_concurrency         = var.chef.max_concurrency
     }
 
-    consul = !var.consul.enabled ? null : {
+    consul = !local.consul_on ? null : {
       url                     = var.consul.url
       datacenters             = var.consul.datacenters
       node_name               = var.consul.node_name
@@ -95,15 +103,34 @@ locals {
     }
 
     queue = {
-      url                     = aws_sqs_queue.events.url
-      max_receive_count       = var.queue.max_receive_count
-      retry_delay_seconds     = var.queue.retry_delay_seconds
-      max_retry_delay_seconds = var.queue.max_retry_delay_seconds
+      url                        = aws_sqs_queue.events.url
+      visibility_timeout_seconds = local.visibility_timeout_seconds
+      max_receive_count          = var.queue.max_receive_count
+      retry_delay_seconds        = var.queue.retry_delay_seconds
+      max_retry_delay_seconds    = var.queue.max_retry_delay_seconds
     }
+
+    result_events = !local.result_events_on ? null : { event_bus_name = var.result_events.event_bus_name }
+    audit         = var.audit == null ? null : { bucket = var.audit.bucket, prefix = local.audit_prefix }
 
     secrets            = sort(keys(var.secrets))
     encryption_context = local.encryption_context
     custom_steps       = { for name, step in local.custom_steps : name => { settings = step.settings, secrets = sort(keys(step.secrets)) } }
+    settings_file      = local.has_settings
+  }
+
+  # What the function reads from settings.json in its package, or in the layer beside it: there is no limit to its size.
+  settings = !local.has_settings ? null : {
+    organization = var.organization == null ? null : {
+      role_name   = var.organization.role_name
+      external_id = var.organization.external_id
+      members     = { for account, member in var.organization.members : account => coalesce(member.regions, [local.region]) }
+    }
+    http_steps = {
+      for name, step in local.http_steps : name => {
+        for key, value in merge(step, { secrets = sort(keys(step.secrets)) }) : key => value if key != "enabled"
+      }
+    }
   }
 
   environment = {
@@ -111,11 +138,15 @@ locals {
     POWERTOOLS_LOG_LEVEL    = var.function.log_level
   }
 
-  # The URL of the queue is not known before it exists; its length is.
+  # In the longest place, as the place is not known at the first plan. base64 counts bytes, not characters.
   environment_bytes = sum([
     for key, value in merge(local.environment, {
       DECOMMISSION_CONFIG = jsonencode(merge(local.config, {
-        queue = merge(local.config.queue, { url = "https://sqs.${local.region}.amazonaws.com/123456789012/${var.name}" })
+        account_id = local.longest_place.account_id
+        region     = local.longest_place.region
+        queue = merge(local.config.queue, {
+          url = "https://sqs.${local.longest_place.region}.amazonaws.com/${local.longest_place.account_id}/${var.name}"
+        })
       }))
     }) : length(key) + floor(length(base64encode(value)) / 4 * 3)
   ])

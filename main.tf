@@ -1,16 +1,20 @@
 # The path of an event, in its order: rule, queue, event source mapping, function, log group.
 
-# Rule: EC2 says that an instance runs (it is remembered) or is terminated (it is decommissioned).
+# Rule: EC2 reports that an instance runs (it is recorded) or is terminated (it is decommissioned).
 
 resource "aws_cloudwatch_event_rule" "instance_state" {
-  name        = "${var.name}-instance-state"
+  name        = local.state_rule_name
   description = "EC2 instances that start or are terminated"
-  # With nothing to do, no event is taken: the stack stands idle and costs nothing.
+  # Without a step and an inventory there is nothing to do with an event.
   state = local.has_work ? "ENABLED" : "DISABLED"
 
+  # Organizations often forward their accounts' events to a default bus. Those of other accounts and regions are not
+  # taken from there: members have a bus of their own (organization.tf).
   event_pattern = jsonencode({
     source        = ["aws.ec2"]
     "detail-type" = ["EC2 Instance State-change Notification"]
+    account       = [local.account_id]
+    region        = [local.region]
     detail        = { state = local.instance_states }
   })
 
@@ -27,23 +31,23 @@ resource "aws_cloudwatch_event_target" "instance_state" {
     maximum_retry_attempts       = 185
   }
 
-  # What EventBridge cannot deliver lands beside what the function could not finish: the same body,
-  # the same way back.
+  # Events that EventBridge cannot deliver go where the function's unfinished events go: same body, same way back.
   dead_letter_config {
     arn = aws_sqs_queue.dead_letters.arn
   }
 
-  # An event that comes before the policies would be refused.
+  # Without the policies, the queues refuse events.
   depends_on = [aws_sqs_queue_policy.events, aws_sqs_queue_policy.dead_letters]
 }
 
-# Queue: holds an event until every step is done with it, or until it becomes a dead letter.
+# Queue: keeps an event until every step is done with it, or until it goes to the dead-letter queue.
 
 resource "aws_sqs_queue" "events" {
   name                       = var.name
   visibility_timeout_seconds = local.visibility_timeout_seconds
   message_retention_seconds  = var.queue.message_retention_seconds
-  sqs_managed_sse_enabled    = true
+  sqs_managed_sse_enabled    = var.queue.kms_key_arn == null ? true : null
+  kms_master_key_id          = var.queue.kms_key_arn
 
   redrive_policy = jsonencode({
     deadLetterTargetArn = aws_sqs_queue.dead_letters.arn
@@ -55,27 +59,39 @@ resource "aws_sqs_queue" "events" {
 
 resource "aws_sqs_queue_policy" "events" {
   queue_url = aws_sqs_queue.events.id
-  policy    = data.aws_iam_policy_document.queue["events"].json
+  policy    = local.queue_policies.events
 }
 
 resource "aws_sqs_queue" "dead_letters" {
   name                      = "${var.name}-dead-letters"
-  message_retention_seconds = 1209600 # 14 days, the longest that SQS keeps
-  sqs_managed_sse_enabled   = true
+  message_retention_seconds = 1209600 # 14 days, the longest that SQS allows
+  sqs_managed_sse_enabled   = var.queue.kms_key_arn == null ? true : null
+  kms_master_key_id         = var.queue.kms_key_arn
 
   tags = var.tags
 }
 
 resource "aws_sqs_queue_policy" "dead_letters" {
   queue_url = aws_sqs_queue.dead_letters.id
-  policy    = data.aws_iam_policy_document.queue["dead_letters"].json
+  policy    = local.queue_policies.dead_letters
 }
 
-# Event source mapping: hands the function batches, and takes back what it could not finish.
+# No other queue may use this one as its dead-letter queue, and get its messages redriven from here.
+resource "aws_sqs_queue_redrive_allow_policy" "dead_letters" {
+  queue_url = aws_sqs_queue.dead_letters.id
+
+  redrive_allow_policy = jsonencode({
+    redrivePermission = "byQueue"
+    sourceQueueArns   = [aws_sqs_queue.events.arn]
+  })
+}
+
+# Event source mapping: gives the function batches, and takes back the messages that it could not finish.
 
 resource "aws_lambda_event_source_mapping" "events" {
   event_source_arn                   = aws_sqs_queue.events.arn
   function_name                      = aws_lambda_function.this.arn
+  enabled                            = !var.paused
   batch_size                         = var.queue.batch_size
   maximum_batching_window_in_seconds = var.queue.batch_window_seconds
   function_response_types            = ["ReportBatchItemFailures"]
@@ -85,6 +101,13 @@ resource "aws_lambda_event_source_mapping" "events" {
   }
 
   tags = var.tags
+
+  lifecycle {
+    precondition {
+      condition     = local.build_is_here
+      error_message = "An earlier apply built the package and did not finish, and its zip (${jsonencode(local.missing_zips)}) is not on this machine. Build it again with: terraform apply -replace='<address of this module>.terraform_data.${local.build ? "package" : "bundle"}[0]' (or change package.rebuild)."
+    }
+  }
 }
 
 # Function: removes what the instance left behind.
@@ -92,12 +115,12 @@ resource "aws_lambda_event_source_mapping" "events" {
 resource "aws_lambda_function" "this" {
   #checkov:skip=CKV_AWS_50:Tracing is the user's choice (function.tracing_mode)
   #checkov:skip=CKV_AWS_116:The function is called by the queue, which has a dead-letter queue
-  #checkov:skip=CKV_AWS_173:The environment holds no secret
-  #checkov:skip=CKV_AWS_272:A signing profile signs objects in S3, and the default package is built by the apply
+  #checkov:skip=CKV_AWS_173:The environment contains no secret; a key is the user's choice (function.environment_kms_key_arn)
+  #checkov:skip=CKV_AWS_272:The default package is built by the apply, and AWS Signer signs objects in S3 only (function.code_signing_config_arn)
 
   function_name = var.name
   description   = "Removes what terminated EC2 instances leave behind"
-  role          = aws_iam_role.function.arn
+  role          = local.role_arn
   handler       = "ec2_decommission.entry.handle"
 
   runtime       = var.function.runtime
@@ -108,11 +131,15 @@ resource "aws_lambda_function" "this" {
   # -1 leaves the function in the account's unreserved pool.
   reserved_concurrent_executions = coalesce(var.function.reserved_concurrent_executions, -1)
 
-  filename          = local.code.filename
-  s3_bucket         = local.code.s3_bucket
-  s3_key            = local.code.s3_key
-  s3_object_version = local.code.s3_object_version
-  source_code_hash  = local.code.source_code_hash
+  filename                = local.code.filename
+  s3_bucket               = local.code.s3_bucket
+  s3_key                  = local.code.s3_key
+  s3_object_version       = local.code.s3_object_version
+  source_code_hash        = local.code.source_code_hash
+  layers                  = aws_lambda_layer_version.bundle[*].arn
+  code_signing_config_arn = var.function.code_signing_config_arn
+
+  kms_key_arn = var.function.environment_kms_key_arn
 
   environment {
     variables = merge(local.environment, { DECOMMISSION_CONFIG = jsonencode(local.config) })
@@ -126,41 +153,42 @@ resource "aws_lambda_function" "this" {
     for_each = var.vpc_config == null ? [] : [var.vpc_config]
 
     content {
-      subnet_ids         = vpc_config.value.subnet_ids
-      security_group_ids = vpc_config.value.security_group_ids
+      subnet_ids                  = vpc_config.value.subnet_ids
+      security_group_ids          = vpc_config.value.security_group_ids
+      ipv6_allowed_for_dual_stack = vpc_config.value.ipv6_allowed_for_dual_stack
     }
   }
 
   tags = var.tags
 
-  # A first event must find the rights and the log group there; the last one too, on destroy.
+  # The first event needs the rights and the log group; so does the last one before a destroy.
   depends_on = [aws_iam_role_policy.function, aws_cloudwatch_log_group.function]
 
   lifecycle {
     precondition {
       condition     = local.has_secrets ? split(":", local.kms_key_arn)[3] == local.region : true
-      error_message = "kms_key_arn is ${jsonencode(var.kms_key_arn)}, a key of another region than ${local.region}, where the function runs: KMS opens the secrets only in the region of the key that sealed them."
+      error_message = "kms_key_arn is ${jsonencode(var.kms_key_arn)}, a key of another region than ${local.region}, where the function runs: KMS opens secrets only in the region of the key that sealed them."
     }
 
     precondition {
       condition     = local.environment_bytes <= 4096
-      error_message = "The function's environment would take ${local.environment_bytes} bytes, and Lambda allows 4096. Shorten record_names, zone_ids, lock_prefixes, instance_filter or the settings of custom_steps, or split the work over two calls of this module."
+      error_message = "The function's environment would take up to ${local.environment_bytes} bytes, and Lambda allows 4096. Shorten record_names, zones, keep_names, lock_prefixes, instance_filter or the settings of custom_steps, or split the work over two calls of this module."
     }
 
     precondition {
       condition     = var.package.type != "prebuilt" || local.prebuilt_sha256 != null
-      error_message = "package.zip_file names ${jsonencode(var.package.zip_file)}, and no such file is there. Build it first (make package), or give package.code_sha256 where the file is needed only when it changes."
+      error_message = "package.zip_file is ${jsonencode(var.package.zip_file)}, and that file does not exist. Build it first (make package), or give package.code_sha256 if the file is there only when it changes."
     }
   }
 }
 
-# Log group: made before the function, or Lambda would make one that never expires. The log format stays
-# Lambda's default, text: the function writes JSON lines itself, which Lambda's JSON format would wrap.
+# Log group: created before the function, or Lambda would create one that never expires. The log format stays Lambda's
+# default, text: the function writes JSON lines itself, which Lambda's JSON format would wrap.
 
 resource "aws_cloudwatch_log_group" "function" {
   #checkov:skip=CKV_AWS_338:The retention is the user's choice (log_group.retention_in_days)
 
-  name              = "/aws/lambda/${var.name}"
+  name              = local.log_group_name
   retention_in_days = var.log_group.retention_in_days
   kms_key_id        = var.log_group.kms_key_arn
 

@@ -1,17 +1,17 @@
-# What the function runs: built here by lambda/build (the default), a zip, or an S3 object.
+# What the function runs: built here by lambda/build (the default), a zip, or an S3 object. What differs between
+# deployments (sealed secrets, settings, authorities) is in the zip that is built here, or in a layer beside another zip.
 #
-# Everything here hangs on the build's inputs, never on the zip: a plan needs no zip, and a clean
-# checkout with unchanged inputs plans empty.
-#
-# The price: where the zip was built, the function could not be made, and the next apply runs on another
-# machine, the zip is missing there ("reading ZIP file ... no such file"). Then build it again:
-#   terraform apply -replace='<address of this module>.terraform_data.package[0]'
+# Everything here depends on the inputs of the build, never on a zip: a plan needs no zip, and a clean checkout with
+# unchanged inputs plans no change.
 
 locals {
   build = var.package.type == "build"
+  # A layer carries what a zip that is the same for everybody cannot contain.
+  build_bundle = !local.build && !var.package.bundle_included && (local.has_secrets || local.has_settings || var.package.ca_bundle_file != null)
 
-  # What lambda/build takes, by the same rules (lambda/build/archive.py).
+  # What lambda/build packages, by the same rules (lambda/build/archive.py).
   source_files = fileset("${path.module}/lambda", "{src,build}/**/{*.py,py.typed}")
+  build_files  = [for file in local.source_files : file if startswith(file, "build/")]
 
   custom_step_files = {
     for name, step in local.custom_steps : name => [
@@ -20,21 +20,23 @@ locals {
     ]
   }
 
-  # One entry for each reason to build again, so that a plan shows which of them it is.
-  build_triggers = {
-    name         = var.name
+  # One entry for each reason to build again, so that a plan shows which one it is.
+  bundle_triggers = {
+    name        = var.name
+    rebuild     = var.package.rebuild
+    secrets     = local.secrets
+    settings    = local.settings
+    vault       = { address = var.vault.address, namespace = var.vault.namespace, kv_version = var.vault.kv_version }
+    kms_key_arn = local.kms_key_arn
+    ca_bundle   = var.package.ca_bundle_file == null ? null : filesha256(var.package.ca_bundle_file)
+    sources     = sha256(join("\n", [for file in(local.build ? local.source_files : local.build_files) : "${file} ${filesha256("${path.module}/lambda/${file}")}"]))
+  }
+
+  build_triggers = merge(local.bundle_triggers, {
     runtime      = var.function.runtime
     architecture = var.function.architecture
     features     = local.features
-    rebuild      = var.package.rebuild
-
-    sources      = sha256(join("\n", [for file in local.source_files : "${file} ${filesha256("${path.module}/lambda/${file}")}"]))
     dependencies = sha256(join("\n", [for file in fileset("${path.module}/lambda/requirements", "*.txt") : "${file} ${filesha256("${path.module}/lambda/requirements/${file}")}"]))
-    ca_bundle    = var.package.ca_bundle_file == null ? null : filesha256(var.package.ca_bundle_file)
-
-    secrets     = local.secrets
-    vault       = { address = var.vault.address, namespace = var.vault.namespace, kv_version = var.vault.kv_version }
-    kms_key_arn = local.kms_key_arn
 
     custom_steps = {
       for name, step in local.custom_steps : name => sha256(join("\n", concat(
@@ -42,37 +44,50 @@ locals {
         [for file in local.custom_step_files[name] : "${file} ${filesha256("${step.source_dir}/${file}")}"]
       )))
     }
-  }
+  })
 
   # Named by its inputs: calls of this module side by side never write the same file.
-  build_zip = join("/", [
-    coalesce(var.package.output_dir, "${path.root}/.terraform/ec2-decommission"),
-    "${var.name}-${local.region}-${substr(sha256(jsonencode(local.build_triggers)), 0, 16)}.zip"
-  ])
+  output_dir = coalesce(var.package.output_dir, "${path.root}/.terraform/ec2-decommission")
+  build_zip  = "${local.output_dir}/${var.name}-${local.region}-${substr(sha256(jsonencode(local.build_triggers)), 0, 16)}.zip"
+  bundle_zip = "${local.output_dir}/${var.name}-${local.region}-${substr(sha256(jsonencode(local.bundle_triggers)), 0, 16)}-bundle.zip"
 
   # What lambda/build reads. References to secrets only, never a value.
-  build_spec = {
-    output       = local.build_zip
-    name         = var.name
-    runtime      = var.function.runtime
-    architecture = var.function.architecture
-    features     = local.features
-    secrets      = var.secrets
-    vault        = var.vault
-    kms = local.has_secrets ? {
-      key_arn            = local.kms_key_arn
-      region             = split(":", local.kms_key_arn)[3]
-      role_arn           = var.package.build_role_arn
-      encryption_context = local.encryption_context
-    } : null
-    ca_bundle_file = var.package.ca_bundle_file
-    custom_steps = {
-      for name, step in local.custom_steps : name => {
-        source_dir        = step.source_dir
-        requirements_file = step.requirements_file
-        secrets           = step.secrets
+  bundle_spec = merge(
+    {
+      name       = var.name
+      secrets    = var.secrets
+      http_steps = { for name, step in local.http_steps : name => { secrets = step.secrets } }
+      vault      = var.vault
+      kms = local.has_secrets ? {
+        key_arn            = local.kms_key_arn
+        region             = split(":", local.kms_key_arn)[3]
+        role_arn           = var.package.build_role_arn
+        encryption_context = local.encryption_context
+      } : null
+      settings = local.settings
+    },
+    { for key, file in { ca_bundle_file = var.package.ca_bundle_file } : key => file if file != null },
+  )
+
+  build_specs = {
+    package = merge(local.bundle_spec, {
+      output       = local.build_zip
+      runtime      = var.function.runtime
+      architecture = var.function.architecture
+      features     = local.features
+      custom_steps = {
+        for name, step in local.custom_steps : name => {
+          source_dir        = step.source_dir
+          requirements_file = step.requirements_file
+          secrets           = step.secrets
+        }
       }
-    }
+    })
+    bundle = merge(local.bundle_spec, {
+      kind         = "bundle"
+      output       = local.bundle_zip
+      custom_steps = { for name, step in local.custom_steps : name => { secrets = step.secrets } }
+    })
   }
 
   prebuilt_sha256 = try(coalesce(var.package.code_sha256, try(filebase64sha256(var.package.zip_file), null)), null)
@@ -82,7 +97,7 @@ locals {
     s3_bucket         = try(var.package.s3.bucket, null)
     s3_key            = try(var.package.s3.key, null)
     s3_object_version = try(var.package.s3.object_version, null)
-    # The provider takes any string: it updates the code when this one changes.
+    # The provider accepts any string: it updates the code when the string changes.
     source_code_hash = { build = one(terraform_data.package[*].id), prebuilt = local.prebuilt_sha256, s3 = var.package.code_sha256 }[var.package.type]
   }
 
@@ -101,7 +116,7 @@ resource "terraform_data" "package" {
     # No shell in between, so no quoting: python3 <module>/lambda/build
     interpreter = [var.package.python]
     command     = "${path.module}/lambda/build"
-    environment = { BUILD_SPEC = jsonencode(local.build_spec) }
+    environment = { BUILD_SPEC = jsonencode(local.build_specs.package) }
   }
 
   lifecycle {
@@ -119,4 +134,56 @@ resource "terraform_data" "package_sha256" {
     ignore_changes       = [input]
     replace_triggered_by = [terraform_data.package[0]]
   }
+}
+
+resource "terraform_data" "bundle" {
+  count = local.build_bundle ? 1 : 0
+
+  triggers_replace = local.bundle_triggers
+
+  input = { zip = local.bundle_zip }
+
+  provisioner "local-exec" {
+    interpreter = [var.package.python]
+    command     = "${path.module}/lambda/build"
+    environment = { BUILD_SPEC = jsonencode(local.build_specs.bundle) }
+  }
+
+  lifecycle {
+    ignore_changes = [input]
+  }
+}
+
+resource "aws_lambda_layer_version" "bundle" {
+  count = local.build_bundle ? 1 : 0
+
+  layer_name       = "${var.name}-bundle"
+  description      = "Sealed secrets and settings of the function ${var.name}"
+  filename         = terraform_data.bundle[0].output.zip
+  source_code_hash = terraform_data.bundle[0].id
+
+  lifecycle {
+    create_before_destroy = true
+  }
+}
+
+# When the code was last deployed; made after the function, and replaced with its code. `deployed_now` is known at plan:
+# it is true where this plan deploys the function's code, and where an earlier apply failed to.
+resource "terraform_data" "deployed" {
+  input            = plantimestamp()
+  triggers_replace = [aws_lambda_function.this.source_code_hash]
+
+  lifecycle {
+    ignore_changes       = [input]
+    replace_triggered_by = [aws_lambda_function.this.arn]
+  }
+}
+
+locals {
+  deployed_now = terraform_data.deployed.input == plantimestamp()
+
+  # A throw-away machine keeps no zip. That matters only if an earlier apply built one and failed before it used it.
+  zips_to_deploy = local.deployed_now ? compact(concat(terraform_data.package[*].output.zip, terraform_data.bundle[*].output.zip)) : []
+  missing_zips   = [for zip in local.zips_to_deploy : zip if !fileexists(zip)]
+  build_is_here  = length(local.missing_zips) == 0
 }

@@ -1,12 +1,13 @@
-# The sweep searches for terminations whose event never came. It takes the same way as an event.
+# The sweep searches for terminations whose event was lost. It takes the same way as an event.
 
 resource "aws_cloudwatch_event_rule" "sweep" {
   count = local.sweep_on ? 1 : 0
 
-  name                = "${var.name}-sweep"
-  description         = "Searches for instances that are gone, and whose termination nobody told"
+  name                = local.sweep_rule_name
+  description         = "Searches for terminated instances whose event was lost"
   schedule_expression = var.sweep.schedule_expression
-  state               = local.has_work ? "ENABLED" : "DISABLED"
+  # While paused, sweeps would only pile up in the queue.
+  state = local.has_work && !var.paused ? "ENABLED" : "DISABLED"
 
   tags = var.tags
 }
@@ -24,7 +25,7 @@ resource "aws_cloudwatch_event_target" "sweep" {
     detail        = {}
   })
 
-  # The next sweep makes up for one that was not delivered: no need to retry it for a day.
+  # The next sweep replaces one that was not delivered, so there is no need to retry for a day.
   retry_policy {
     maximum_event_age_in_seconds = 3600
     maximum_retry_attempts       = 185

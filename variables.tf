@@ -1,61 +1,70 @@
 variable "name" {
-  description = "Prefix of every resource that the module makes. Calls of the module in one account and region need different names."
+  description = "Prefix of the names of all resources. Use a different name for each call of the module in one account and region."
   type        = string
   default     = "ec2-decommission"
   nullable    = false
 
   validation {
     condition     = can(regex("^[A-Za-z][A-Za-z0-9_-]*$", var.name))
-    error_message = "name is ${jsonencode(var.name)}: it must begin with a letter and hold only letters, digits, hyphens and underscores."
+    error_message = "name is ${jsonencode(var.name)}: it must start with a letter and contain only letters, digits, hyphens and underscores."
   }
 
   validation {
     condition     = length(var.name) <= 48
-    error_message = "name has ${length(var.name)} characters: at most 48 are allowed, as AWS limits the names made from it (the role's, with the region in it) to 64."
+    error_message = "name has ${length(var.name)} characters: at most 48 are allowed, because AWS limits role names to 64 characters and the role's name also contains the region."
   }
 
   validation {
     condition     = !startswith(lower(var.name), "aws")
-    error_message = "name is ${jsonencode(var.name)}: names that begin with \"aws\" are reserved by AWS."
+    error_message = "name is ${jsonencode(var.name)}: AWS reserves names that start with \"aws\"."
   }
 }
 
 variable "vpc_config" {
   description = <<-EOT
-    Attaches the function to a VPC, where Chef or Consul can be reached only from within. `null` leaves it outside.
+    Attaches the function to a VPC. Use it if Chef, Consul or another server can be reached only from inside the VPC. `null` runs the function outside a VPC.
 
-    - `subnet_ids` - The subnets to attach to. They need a route (NAT or endpoints) to the AWS APIs too.
-    - `security_group_ids` - The function's security groups. They must let HTTPS out.
+    - `subnet_ids` - Subnets to attach to. They also need a route to the AWS APIs (NAT or VPC endpoints).
+    - `security_group_ids` - Security groups of the function. They must allow outgoing HTTPS.
+    - `ipv6_allowed_for_dual_stack` - Allow outgoing IPv6 traffic in dual-stack subnets.
   EOT
   type = object({
-    subnet_ids         = list(string)
-    security_group_ids = list(string)
+    subnet_ids                  = list(string)
+    security_group_ids          = list(string)
+    ipv6_allowed_for_dual_stack = optional(bool, false)
   })
   default = null
 
   validation {
     condition     = try(length(var.vpc_config.subnet_ids) > 0, var.vpc_config == null)
-    error_message = "vpc_config.subnet_ids is empty: give at least one subnet, or leave vpc_config null to run outside a VPC."
+    error_message = "vpc_config.subnet_ids is empty: give at least one subnet, or set vpc_config to null to run outside a VPC."
   }
 
   validation {
     condition     = try(length(var.vpc_config.security_group_ids) > 0, var.vpc_config == null)
-    error_message = "vpc_config.security_group_ids is empty: give at least one security group, or leave vpc_config null to run outside a VPC."
+    error_message = "vpc_config.security_group_ids is empty: give at least one security group, or set vpc_config to null to run outside a VPC."
   }
 
   validation {
     condition     = alltrue([for id in try(var.vpc_config.subnet_ids, []) : try(startswith(id, "subnet-"), false)])
-    error_message = "vpc_config.subnet_ids holds what is not a subnet id: each must begin with \"subnet-\"."
+    error_message = "vpc_config.subnet_ids contains a value that is not a subnet id: each must start with \"subnet-\"."
   }
 
   validation {
     condition     = alltrue([for id in try(var.vpc_config.security_group_ids, []) : try(startswith(id, "sg-"), false)])
-    error_message = "vpc_config.security_group_ids holds what is not a security group id: each must begin with \"sg-\"."
+    error_message = "vpc_config.security_group_ids contains a value that is not a security group id: each must start with \"sg-\"."
   }
 }
 
 variable "dry_run" {
-  description = "Find and report, delete nothing. The report lists what a real run would remove."
+  description = "Find and report only. Nothing is deleted; the report lists what a real run would remove."
+  type        = bool
+  default     = false
+  nullable    = false
+}
+
+variable "paused" {
+  description = "Stop acting. The function takes no events and no sweep starts; events wait in the queue (14 days by default) until you set this to `false` again. An operator's call still runs."
   type        = bool
   default     = false
   nullable    = false
@@ -63,12 +72,12 @@ variable "dry_run" {
 
 variable "instance_filter" {
   description = <<-EOT
-    Which instances are handled at all. Without tags given, all are.
+    Which instances are handled. Without tags, all instances are handled. If you name tags here, an instance whose tags are not known is not handled.
 
     - `include_tags` - Tag key to allowed values. An instance is handled only if, for every key, its tag has one of the values.
-    - `exclude_tags` - Tag key to values. An instance is left alone if, for any key, its tag has one of the values. It goes before `include_tags`.
+    - `exclude_tags` - Tag key to values. An instance is left alone if, for any key, its tag has one of the values. Exclusion wins over `include_tags`.
 
-    In a value, `*` stands for any characters, at any place: `["web-*"]`, and `["*"]` for any value. Nothing else has a meaning of its own, and small and capital letters differ.
+    In a value, `*` stands for any characters, in any position: `["web-*"]`, or `["*"]` for any value. No other character is special. Values are case-sensitive.
   EOT
   type = object({
     include_tags = optional(map(list(string)), {})
@@ -79,19 +88,86 @@ variable "instance_filter" {
 
   validation {
     condition     = alltrue([for key, values in var.instance_filter.include_tags : key != "" && length(coalesce(values, [])) > 0])
-    error_message = "instance_filter.include_tags has an empty key or a key without values, which no instance could meet: each key needs at least one allowed value."
+    error_message = "instance_filter.include_tags has an empty key, or a key without values that no instance can match: each key needs at least one allowed value."
   }
 
   validation {
     condition     = alltrue([for key, values in var.instance_filter.exclude_tags : key != "" && length(coalesce(values, [])) > 0])
-    error_message = "instance_filter.exclude_tags has an empty key or a key without values, which excludes nothing: each key needs at least one value."
+    error_message = "instance_filter.exclude_tags has an empty key, or a key without values that excludes nothing: each key needs at least one value."
   }
 
   validation {
     condition = alltrue(flatten([
       for values in concat(values(var.instance_filter.include_tags), values(var.instance_filter.exclude_tags)) : [for value in coalesce(values, []) : value != null]
     ]))
-    error_message = "instance_filter holds null among the values of a tag: give texts, or leave the key out."
+    error_message = "instance_filter has null among the values of a tag: each value must be a string."
+  }
+}
+
+variable "organization" {
+  description = <<-EOT
+    Other accounts and regions that this deployment serves. `null` serves only the account and region of the function, which are always served. Call `modules/member` in each account and region that you list here.
+
+    - `members` - Account id to an object with `regions`, the regions to serve in that account. Without `regions`, it is the function's region. The function's own account may be a member too, for its other regions.
+    - `role_name` - Name of the read-only role that `modules/member` creates in each member account.
+    - `external_id` - External id that the function gives when it assumes that role.
+    - `organization_id` - Id of the AWS organization. The event bus then admits the organization instead of each account. Required above 200 members.
+  EOT
+  type = object({
+    members = map(object({
+      regions = optional(list(string))
+    }))
+    role_name       = optional(string, "ec2-decommission-member")
+    external_id     = optional(string)
+    organization_id = optional(string)
+  })
+  default = null
+
+  validation {
+    condition     = var.organization == null || length(try(var.organization.members, {})) > 0
+    error_message = "organization.members is empty: name at least one account, or set organization to null to serve only the function's own account and region."
+  }
+
+  validation {
+    condition     = alltrue([for account in keys(try(var.organization.members, {})) : can(regex(local.account_id_pattern, account))])
+    error_message = "organization.members has a key that is not an account id (${jsonencode([for account in keys(try(var.organization.members, {})) : account if !can(regex(local.account_id_pattern, account))])}): an account id has 12 digits."
+  }
+
+  validation {
+    condition = alltrue(flatten([
+      for member in values(try(var.organization.members, {})) : [for region in try(coalesce(member.regions), []) : can(regex(local.region_pattern, region))]
+    ]))
+    error_message = "organization.members has a region that is not the name of an AWS region: write it as in \"eu-west-1\"."
+  }
+
+  validation {
+    condition     = alltrue([for member in values(try(var.organization.members, {})) : try(length(member.regions) > 0 && length(distinct(member.regions)) == length(member.regions), member != null && try(member.regions, null) == null)])
+    error_message = "organization.members has an account whose regions are empty or contain a region twice: name each region once, or leave regions out for the function's region."
+  }
+
+  validation {
+    condition     = length(try(var.organization.members, {})) <= 500
+    error_message = "organization.members has ${length(try(var.organization.members, {}))} accounts: at most 500 are allowed. Split them over several calls of this module."
+  }
+
+  validation {
+    condition     = length(try(var.organization.members, {})) <= 200 || try(var.organization.organization_id, null) != null
+    error_message = "organization.members has ${length(try(var.organization.members, {}))} accounts and organization.organization_id is not set: above 200 accounts it is required, because the policy of an event bus cannot name more accounts."
+  }
+
+  validation {
+    condition     = var.organization == null || can(regex("^[A-Za-z0-9+=,.@_-]{1,64}$", var.organization.role_name))
+    error_message = "organization.role_name is ${jsonencode(try(var.organization.role_name, null))}: it must be the name of a role without its path, 1 to 64 letters, digits and any of + = , . @ _ -."
+  }
+
+  validation {
+    condition     = try(var.organization.external_id, null) == null || can(regex("^[A-Za-z0-9_+=,.@:/-]{2,}$", var.organization.external_id)) && length(try(coalesce(var.organization.external_id), "")) <= 1224
+    error_message = "organization.external_id must have 2 to 1224 letters, digits and any of _ + = , . @ : / -."
+  }
+
+  validation {
+    condition     = try(var.organization.organization_id, null) == null || can(regex("^o-[a-z0-9]{10,32}$", var.organization.organization_id))
+    error_message = "organization.organization_id is ${jsonencode(try(var.organization.organization_id, null))}: it must be the id of an AWS organization, such as \"o-a1b2c3d4e5\"."
   }
 }
 
@@ -99,69 +175,89 @@ variable "route53" {
   description = <<-EOT
     Step: DNS records in Route 53.
 
-    - `enabled` - Whether the step runs.
-    - `zone_ids` - The hosted zones to remove records from. The function may change no other zone. Add the reverse zones to have PTR records removed.
-    - `record_names` - Templates of the names that an instance bears: whole names, zone included, such as `{tag:Name}.example.internal`. A trailing dot is optional, a leading `*.` is allowed.
-    - `max_requests_per_second` - The most requests a second to Route 53, of all invocations together, 0.5 to 1000. AWS admits 10 a second (and 50 at once) for the whole account, which other software shares. Five seconds of it may be saved up. Invocations share it by an item in the inventory's table, so that one at work alone has all of it, and an operator's are counted too. Without the inventory, or while DynamoDB does not answer, each keeps to its part, `max_requests_per_second / queue.max_concurrency`; then what is invoked directly comes on top.
+    - `enabled` - Run this step.
+    - `zone_ids` - Hosted zones to remove records from, in the function's own account. The function may change no other zone. Add your reverse zones to have PTR records removed.
+    - `zones` - Hosted zones with more detail; both lists may be used together:
+      - `id` - Id of the zone.
+      - `role_arn` - Role to assume for this zone, if another account owns it.
+      - `external_id` - External id for that role.
+    - `record_names` - Templates of an instance's DNS names. Give whole names, zone included, such as `{tag:Name}.example.internal`. A trailing dot is optional and a leading `*.` is allowed.
+    - `external_dns` - The flags that external-dns runs with in these zones, so that the function recognizes the records that external-dns owns. In Terraform, write `%%{record_type}` as `%%%{record_type}`.
+      - `txt_prefix` - Value of `--txt-prefix`.
+      - `txt_suffix` - Value of `--txt-suffix`.
+      - `wildcard_replacement` - Value of `--txt-wildcard-replacement`.
+    - `keep_names` - Glob patterns of names that are never touched, such as `*.prod.example.internal`.
+    - `max_requests_per_second` - Most requests per second to Route 53 for each account that owns zones, 0.5 to 1000. AWS allows 10 per second (and bursts of 50) for an account, shared with all other software. Each invocation gets an equal share: `max_requests_per_second / queue.max_concurrency`.
 
     Placeholders: `{instance_id}`, `{tag:KEY}`, `{private_ip}`, `{private_ip_dashed}`, `{private_dns_name}`, `{hostname}` (first label of the private DNS name), `{account_id}`, `{region}`.
   EOT
   type = object({
-    enabled                 = optional(bool, false)
-    zone_ids                = optional(list(string), [])
-    record_names            = optional(list(string), [])
+    enabled  = optional(bool)
+    zone_ids = optional(list(string), [])
+    zones = optional(list(object({
+      id          = string
+      role_arn    = optional(string)
+      external_id = optional(string)
+    })), [])
+    record_names = optional(list(string), [])
+    external_dns = optional(object({
+      txt_prefix           = optional(string)
+      txt_suffix           = optional(string)
+      wildcard_replacement = optional(string)
+    }))
+    keep_names              = optional(list(string), [])
     max_requests_per_second = optional(number, 5)
   })
   default  = {}
   nullable = false
 
   validation {
-    condition     = !var.route53.enabled || length(var.route53.zone_ids) > 0
-    error_message = "route53 is enabled without route53.zone_ids: name the hosted zones whose records may be removed."
+    condition     = var.route53.enabled != true || length(var.route53.zone_ids) + length(var.route53.zones) > 0
+    error_message = "route53 is enabled without route53.zone_ids and route53.zones: name the hosted zones whose records may be removed."
   }
 
   validation {
-    condition     = !var.route53.enabled || length(var.route53.record_names) > 0
+    condition     = var.route53.enabled != true || length(var.route53.record_names) > 0
     error_message = "route53 is enabled without route53.record_names: give at least one name template, such as \"{tag:Name}.example.internal\"."
   }
 
   validation {
     condition     = var.route53.max_requests_per_second >= 0.5 && var.route53.max_requests_per_second <= 1000
-    error_message = "route53.max_requests_per_second is ${var.route53.max_requests_per_second}: it must be from 0.5 to 1000. AWS admits 10 for the whole account, unless a higher quota was granted."
+    error_message = "route53.max_requests_per_second is ${var.route53.max_requests_per_second}: it must be from 0.5 to 1000. AWS allows 10 for a whole account unless you have a higher quota."
   }
 
-  # With less, an invocation's time would pass in waiting: one termination takes some six requests.
+  # With less, an invocation would spend its time waiting: one termination takes about six requests.
   validation {
-    condition     = !var.route53.enabled || var.queue.max_concurrency < 2 || var.route53.max_requests_per_second / var.queue.max_concurrency >= 0.25
-    error_message = "route53.max_requests_per_second is ${var.route53.max_requests_per_second} with queue.max_concurrency ${var.queue.max_concurrency}: that leaves each invocation less than the 0.25 requests a second that it needs. Lower queue.max_concurrency, or raise the limit."
-  }
-
-  validation {
-    condition     = alltrue([for id in var.route53.zone_ids : can(regex("^[A-Z0-9]{1,32}$", id))])
-    error_message = "route53.zone_ids holds what is not a hosted zone id: capital letters and digits only, such as \"Z0123456789ABCDEFGHIJ\", without \"/hostedzone/\" before it. A zone's name is not its id."
+    condition     = var.route53.enabled != true || var.queue.max_concurrency < 2 || var.route53.max_requests_per_second / var.queue.max_concurrency >= 0.25
+    error_message = "route53.max_requests_per_second is ${var.route53.max_requests_per_second} with queue.max_concurrency ${var.queue.max_concurrency}: each invocation needs at least 0.25 requests per second. Lower queue.max_concurrency or raise the limit."
   }
 
   validation {
-    condition     = length(distinct(var.route53.zone_ids)) == length(var.route53.zone_ids)
-    error_message = "route53.zone_ids names a zone twice: each zone is to be named once."
+    condition     = alltrue([for id in concat(var.route53.zone_ids, [for zone in var.route53.zones : zone.id]) : can(regex("^[A-Z0-9]{1,32}$", id))])
+    error_message = "route53.zone_ids or route53.zones contains a value that is not a hosted zone id: use capital letters and digits only, such as \"Z0123456789ABCDEFGHIJ\", without \"/hostedzone/\". A zone's name is not its id."
   }
 
   validation {
-    condition = alltrue(flatten([
-      for name in var.route53.record_names : [
-        for placeholder in regexall("\\{([^{}]*)\\}", name) :
-        can(regex("^(instance_id|tag:[^{}]{1,128}|private_ip|private_ip_dashed|private_dns_name|hostname|account_id|region)$", placeholder[0]))
-      ]
-    ]))
-    error_message = "route53.record_names has an unknown placeholder. Allowed: {instance_id}, {tag:KEY}, {private_ip}, {private_ip_dashed}, {private_dns_name}, {hostname}, {account_id}, {region}."
+    condition     = length(distinct(concat(var.route53.zone_ids, [for zone in var.route53.zones : zone.id]))) == length(var.route53.zone_ids) + length(var.route53.zones)
+    error_message = "route53.zone_ids and route53.zones name a zone twice: name each zone once."
   }
 
   validation {
-    condition     = alltrue([for name in var.route53.record_names : length(regexall("[{}]", replace(name, "/\\{[^{}]*\\}/", ""))) == 0])
-    error_message = "route53.record_names has a brace without its partner: write each placeholder as {placeholder}."
+    condition     = alltrue([for zone in var.route53.zones : zone.role_arn == null || can(regex(local.role_arn_pattern, zone.role_arn))])
+    error_message = "route53.zones has a role_arn that is not the ARN of a role, such as \"arn:aws:iam::123456789012:role/dns\"."
   }
 
-  # A tag or the private DNS name may hold dots, and so be a whole name by itself. A stray brace has its own sentence above.
+  validation {
+    condition     = alltrue([for zone in var.route53.zones : zone.external_id == null || zone.role_arn != null && can(regex("^[A-Za-z0-9_+=,.@:/-]{2,}$", zone.external_id)) && length(coalesce(zone.external_id, "x")) <= 1224])
+    error_message = "route53.zones has an external_id without a role_arn, or one that AWS refuses: an external id has 2 to 1224 letters, digits and any of _ + = , . @ : / -."
+  }
+
+  validation {
+    condition     = alltrue([for name in var.route53.record_names : length(regexall("[{}]", replace(name, "/\\{(${local.name_placeholders})\\}/", ""))) == 0])
+    error_message = "route53.record_names has an unknown placeholder, or a brace without its partner. Allowed: ${local.name_placeholders_list}."
+  }
+
+  # A tag or the private DNS name may contain dots, and so be a whole name by itself. Braces have their own message above.
   validation {
     condition = alltrue([
       for name in var.route53.record_names : can(regex(
@@ -169,28 +265,53 @@ variable "route53" {
         replace(replace(name, "/\\{(tag:[^{}]*|private_dns_name)\\}/", "x.x"), "/\\{[^{}]*\\}|[{}]/", "x")
       ))
     ])
-    error_message = "route53.record_names holds what is not a whole DNS name: give the zone too, such as \"{tag:Name}.example.internal\". Labels are of letters, digits, hyphens and underscores; a leading \"*.\" and a trailing dot are allowed."
+    error_message = "route53.record_names contains a value that is not a whole DNS name: include the zone, such as \"{tag:Name}.example.internal\". Labels contain letters, digits, hyphens and underscores; a leading \"*.\" and a trailing dot are allowed."
+  }
+
+  validation {
+    condition     = try(var.route53.external_dns.txt_prefix == null || var.route53.external_dns.txt_suffix == null, true)
+    error_message = "route53.external_dns has txt_prefix and txt_suffix: external-dns runs with one of them only."
+  }
+
+  validation {
+    condition = alltrue([
+      for affix in [try(var.route53.external_dns.txt_prefix, null), try(var.route53.external_dns.txt_suffix, null)] :
+      affix == null || can(regex("^[A-Za-z0-9._-]+$", replace(coalesce(affix, "x"), "%%{record_type}", "x")))
+    ])
+    error_message = "route53.external_dns has a txt_prefix or txt_suffix that cannot be part of a DNS name: use letters, digits, dots, hyphens, underscores and %%{record_type}, which Terraform wants written as %%%{record_type}."
+  }
+
+  validation {
+    condition     = try(var.route53.external_dns.wildcard_replacement, null) == null || can(regex("^[A-Za-z0-9_-]{1,63}$", var.route53.external_dns.wildcard_replacement))
+    error_message = "route53.external_dns.wildcard_replacement must be one DNS label, such as \"any\"."
+  }
+
+  validation {
+    condition     = alltrue([for name in var.route53.keep_names : can(regex("^[^{}[:space:]]+$", name))])
+    error_message = "route53.keep_names has a pattern that is empty or contains a space or a brace: give glob patterns such as \"*.prod.example.internal\". Placeholders are not allowed there."
   }
 }
 
 variable "chef" {
   description = <<-EOT
-    Step: node and API client in Chef Infra Server. Needs `secrets.chef_client_key`.
+    Step: node and API client in Chef Infra Server. Requires `secrets.chef_client_key`.
 
-    - `enabled` - Whether the step runs.
-    - `server_url` - URL of the server, with the organization where there is one: `https://chef.example.com/organizations/acme`.
-    - `client_name` - Name of the API client that the function signs as.
-    - `node_name` - Template of an instance's node name, for nodes that bear no EC2 instance id. `null` finds nodes by the instance id only. Placeholders as in `route53`.
-    - `delete_client` - Whether the API client of the node goes too. With `false` its key stays valid.
-    - `request_timeout_seconds` - How long one request may take, 1 to 60.
-    - `max_concurrency` - How many requests of one invocation are under way at once, 1 to 32.
+    - `enabled` - Run this step.
+    - `server_url` - URL of the server, with the organization if there is one: `https://chef.example.com/organizations/acme`.
+    - `client_name` - Name of the API client that the function signs its requests as.
+    - `node_name` - Template of an instance's node name, for nodes without an EC2 instance id. `null` finds nodes by their instance id only. Placeholders as in `route53`.
+    - `delete_client` - Also delete the node's API client. With `false`, its key stays valid.
+    - `signing_protocol` - Version of Chef's signing protocol: `1.3` (SHA-256), or `1.0` (SHA-1) for old servers.
+    - `request_timeout_seconds` - Timeout of one request, 1 to 60.
+    - `max_concurrency` - Most requests at once in one invocation, 1 to 32.
   EOT
   type = object({
-    enabled                 = optional(bool, false)
+    enabled                 = optional(bool)
     server_url              = optional(string)
     client_name             = optional(string)
     node_name               = optional(string)
     delete_client           = optional(bool, true)
+    signing_protocol        = optional(string, "1.3")
     request_timeout_seconds = optional(number, 10)
     max_concurrency         = optional(number, 8)
   })
@@ -198,47 +319,43 @@ variable "chef" {
   nullable = false
 
   validation {
-    condition     = !var.chef.enabled || var.chef.server_url != null
+    condition     = var.chef.enabled != true || var.chef.server_url != null
     error_message = "chef is enabled without chef.server_url: give the URL of the server, such as \"https://chef.example.com/organizations/acme\"."
   }
 
   validation {
-    condition     = !var.chef.enabled || var.chef.client_name != null
-    error_message = "chef is enabled without chef.client_name: name the API client that the function signs as."
+    condition     = var.chef.enabled != true || var.chef.client_name != null
+    error_message = "chef is enabled without chef.client_name: name the API client that the function signs its requests as."
   }
 
   validation {
-    condition     = !var.chef.enabled || contains(keys(var.secrets), "chef_client_key")
-    error_message = "chef is enabled without secrets.chef_client_key: say where in Vault the private key of chef.client_name lies."
+    condition     = var.chef.enabled != true || contains(keys(var.secrets), "chef_client_key")
+    error_message = "chef is enabled without secrets.chef_client_key: give the place in Vault of the private key of chef.client_name."
   }
 
   validation {
-    condition     = var.chef.server_url == null || can(regex("^https?://[A-Za-z0-9.-]+(:[1-9][0-9]{0,4})?(/[^?#@[:space:]]*)?$", var.chef.server_url)) && try(tonumber(regex("^https?://[^/:]+:([0-9]+)", var.chef.server_url)[0]) <= 65535, true)
-    error_message = "chef.server_url is ${jsonencode(var.chef.server_url)}: it must be a URL that begins with http:// or https:// and holds no user, query or space, with a port from 1 to 65535 or none, such as \"https://chef.example.com/organizations/acme\"."
+    condition     = var.chef.server_url == null || can(regex(local.url_pattern, var.chef.server_url))
+    error_message = "chef.server_url is ${jsonencode(try(replace(var.chef.server_url, local.password_in_url, "//...@"), null))}: it must be a URL that starts with http:// or https://, with a port from 1 to 65535 or none, and without user, query or spaces, such as \"https://chef.example.com/organizations/acme\"."
   }
 
   validation {
     condition     = var.chef.client_name == null || can(regex("^[A-Za-z0-9_.-]+$", var.chef.client_name))
-    error_message = "chef.client_name is ${jsonencode(var.chef.client_name)}: a client's name is of letters, digits, hyphens, underscores and dots."
+    error_message = "chef.client_name is ${jsonencode(var.chef.client_name)}: a client's name contains letters, digits, hyphens, underscores and dots."
   }
 
   validation {
-    condition = var.chef.node_name == null || alltrue([
-      for placeholder in try(regexall("\\{([^{}]*)\\}", var.chef.node_name), []) :
-      can(regex("^(instance_id|tag:[^{}]{1,128}|private_ip|private_ip_dashed|private_dns_name|hostname|account_id|region)$", placeholder[0]))
-    ])
-    error_message = "chef.node_name has an unknown placeholder. Allowed: {instance_id}, {tag:KEY}, {private_ip}, {private_ip_dashed}, {private_dns_name}, {hostname}, {account_id}, {region}."
+    condition     = length(regexall("[{}]", replace(coalesce(var.chef.node_name, "x"), "/\\{(${local.name_placeholders})\\}/", ""))) == 0
+    error_message = "chef.node_name has an unknown placeholder, or a brace without its partner. Allowed: ${local.name_placeholders_list}."
   }
 
   validation {
-    condition     = length(regexall("[{}]", replace(coalesce(var.chef.node_name, "x"), "/\\{[^{}]*\\}/", ""))) == 0
-    error_message = "chef.node_name has a brace without its partner: write each placeholder as {placeholder}."
+    condition     = var.chef.node_name == null || length(regexall(local.distinct_placeholders, coalesce(var.chef.node_name, "x"))) > 0
+    error_message = "chef.node_name is the same for every instance: it needs a placeholder that differs between instances, such as {tag:Name}."
   }
 
-  # A template that no instance's own data enters would be every instance's name.
   validation {
-    condition     = var.chef.node_name == null || length(regexall("\\{(instance_id|tag:[^{}]*|private_ip|private_ip_dashed|private_dns_name|hostname)\\}", coalesce(var.chef.node_name, "x"))) > 0
-    error_message = "chef.node_name is the same for every instance: it must hold a placeholder that tells them apart, such as {tag:Name}."
+    condition     = contains(["1.0", "1.3"], var.chef.signing_protocol)
+    error_message = "chef.signing_protocol is ${jsonencode(var.chef.signing_protocol)}: it must be \"1.3\", or \"1.0\" for old servers."
   }
 
   validation {
@@ -254,18 +371,18 @@ variable "chef" {
 
 variable "consul" {
   description = <<-EOT
-    Step: sessions, locks and catalog entry in Consul. Uses `secrets.consul_token` where it is given.
+    Step: sessions, locks and catalog entry in Consul. Uses `secrets.consul_token`, `secrets.consul_client_certificate` and `secrets.consul_client_key` if you give them.
 
-    - `enabled` - Whether the step runs.
+    - `enabled` - Run this step.
     - `url` - URL of a Consul agent or server: `https://consul.example.internal:8501`.
-    - `datacenters` - The datacenters to look in. Empty means the agent's own.
-    - `node_name` - Template of an instance's node name, for nodes that bear neither the instance id nor a recorded address. `null` finds nodes by those only. Placeholders as in `route53`.
-    - `lock_prefixes` - Key prefixes under which locks are held. Locks elsewhere are freed only when their session goes, after its lock-delay.
-    - `deregister_node` - Whether the node leaves the catalog too. An agent that still lives is never deregistered.
-    - `request_timeout_seconds` - How long one request may take, 1 to 60.
+    - `datacenters` - Datacenters to search. Empty means the agent's own.
+    - `node_name` - Template of an instance's node name, for nodes that have neither the instance id nor a recorded address. `null` finds nodes by those only. Placeholders as in `route53`.
+    - `lock_prefixes` - Key prefixes under which locks are held. Other locks are released only when their session ends, after its lock-delay.
+    - `deregister_node` - Also remove the node from the catalog. A node whose agent is alive is never deregistered.
+    - `request_timeout_seconds` - Timeout of one request, 1 to 60.
   EOT
   type = object({
-    enabled                 = optional(bool, false)
+    enabled                 = optional(bool)
     url                     = optional(string)
     datacenters             = optional(list(string), [])
     node_name               = optional(string)
@@ -277,46 +394,38 @@ variable "consul" {
   nullable = false
 
   validation {
-    condition     = !var.consul.enabled || var.consul.url != null
+    condition     = var.consul.enabled != true || var.consul.url != null
     error_message = "consul is enabled without consul.url: give the URL of an agent or server, such as \"https://consul.example.internal:8501\"."
   }
 
   validation {
-    condition     = var.consul.url == null || can(regex("^https?://[A-Za-z0-9.-]+(:[1-9][0-9]{0,4})?(/[^?#@[:space:]]*)?$", var.consul.url)) && try(tonumber(regex("^https?://[^/:]+:([0-9]+)", var.consul.url)[0]) <= 65535, true)
-    error_message = "consul.url is ${jsonencode(var.consul.url)}: it must be a URL that begins with http:// or https:// and holds no user, query or space, with a port from 1 to 65535 or none, such as \"https://consul.example.internal:8501\"."
+    condition     = var.consul.url == null || can(regex(local.url_pattern, var.consul.url))
+    error_message = "consul.url is ${jsonencode(try(replace(var.consul.url, local.password_in_url, "//...@"), null))}: it must be a URL that starts with http:// or https://, with a port from 1 to 65535 or none, and without user, query or spaces, such as \"https://consul.example.internal:8501\"."
   }
 
   validation {
     condition     = alltrue([for datacenter in var.consul.datacenters : can(regex("^[A-Za-z0-9_-]+$", datacenter))])
-    error_message = "consul.datacenters holds what is not a datacenter's name: letters, digits, hyphens and underscores only. Leave the list empty for the agent's own."
+    error_message = "consul.datacenters contains a value that is not the name of a datacenter: use letters, digits, hyphens and underscores. Leave the list empty for the agent's own."
   }
 
   validation {
     condition     = length(distinct(var.consul.datacenters)) == length(var.consul.datacenters)
-    error_message = "consul.datacenters names a datacenter twice: each is to be named once."
+    error_message = "consul.datacenters names a datacenter twice: name each one once."
   }
 
   validation {
-    condition = var.consul.node_name == null || alltrue([
-      for placeholder in try(regexall("\\{([^{}]*)\\}", var.consul.node_name), []) :
-      can(regex("^(instance_id|tag:[^{}]{1,128}|private_ip|private_ip_dashed|private_dns_name|hostname|account_id|region)$", placeholder[0]))
-    ])
-    error_message = "consul.node_name has an unknown placeholder. Allowed: {instance_id}, {tag:KEY}, {private_ip}, {private_ip_dashed}, {private_dns_name}, {hostname}, {account_id}, {region}."
+    condition     = length(regexall("[{}]", replace(coalesce(var.consul.node_name, "x"), "/\\{(${local.name_placeholders})\\}/", ""))) == 0
+    error_message = "consul.node_name has an unknown placeholder, or a brace without its partner. Allowed: ${local.name_placeholders_list}."
   }
 
   validation {
-    condition     = length(regexall("[{}]", replace(coalesce(var.consul.node_name, "x"), "/\\{[^{}]*\\}/", ""))) == 0
-    error_message = "consul.node_name has a brace without its partner: write each placeholder as {placeholder}."
-  }
-
-  validation {
-    condition     = var.consul.node_name == null || length(regexall("\\{(instance_id|tag:[^{}]*|private_ip|private_ip_dashed|private_dns_name|hostname)\\}", coalesce(var.consul.node_name, "x"))) > 0
-    error_message = "consul.node_name is the same for every instance: it must hold a placeholder that tells them apart, such as {hostname}."
+    condition     = var.consul.node_name == null || length(regexall(local.distinct_placeholders, coalesce(var.consul.node_name, "x"))) > 0
+    error_message = "consul.node_name is the same for every instance: it needs a placeholder that differs between instances, such as {hostname}."
   }
 
   validation {
     condition     = alltrue([for prefix in var.consul.lock_prefixes : try(length(prefix) > 0 && !startswith(prefix, "/"), false)])
-    error_message = "consul.lock_prefixes holds an empty prefix, or one that begins with a slash: Consul's keys begin without one, such as \"locks/\", and an empty prefix would read every key there is."
+    error_message = "consul.lock_prefixes has a prefix that is empty or starts with a slash: Consul's keys start without one, such as \"locks/\". An empty prefix would read every key."
   }
 
   validation {
@@ -325,14 +434,373 @@ variable "consul" {
   }
 }
 
+variable "http_steps" {
+  description = <<-EOT
+    Steps for REST APIs, by name. They run after Route 53, Chef and Consul, in the order of their names. Each step finds items, proves that an item belongs to the instance, and removes it.
+
+    - `enabled` - Run this step.
+    - `url` - Scheme, host, port and base path of the API. No placeholder is allowed here, and redirects are not followed.
+    - `headers` - Headers of all requests of the step.
+    - `secrets` - The step's secrets, by name: references into Vault as in the input `secrets` (`mount`, `path`, `field`, `version`). Use them as `{secret:NAME}`.
+    - `find` - The request that lists candidates:
+      - `method` - `GET` or `POST`.
+      - `path` - Appended to `url` as it stands. A value is quoted as one URL segment.
+      - `query` - Query parameters.
+      - `headers` - Headers of this request.
+      - `body` - JSON text. Placeholders stand inside its strings.
+      - `items` - JMESPath of the list of items in the answer. The request fails unless it is a list.
+      - `id` - JMESPath of an item's id.
+      - `next` - JMESPath of the URL or path of the next page. `null` reads one page.
+      - `error` - JMESPath of an error in a 2xx answer. A true value fails the step.
+    - `prove` - The proof. The value of `field` must equal `equals`:
+      - `field` - JMESPath in the item.
+      - `equals` - Exactly `{instance_id}`, `{private_ip}` or `{private_dns_name}`.
+    - `keep` - JMESPath expressions. An item for which one of them is true is never touched.
+    - `remove` - The request that removes one item: `method`, `path`, `query`, `headers`, `body` and `error` as in `find`, and:
+      - `gone` - Statuses that mean that the item is already gone, such as 404. They count only if a new find no longer shows the item.
+    - `auth` - How to log in, if not by a header. One of:
+      - `basic` - Basic authentication. `username` and `password` are names of secrets of the step.
+      - `oauth2` - OAuth 2.0 client credentials: `token_url`, `client_id`, `client_secret` (the name of a secret of the step) and `scope`.
+    - `request_timeout_seconds` - Timeout of one request, 1 to 60.
+    - `max_concurrency` - Most requests at once in one invocation, 1 to 32.
+
+    Placeholders: those of `route53`, `{secret:NAME}`, and in `remove` also `{id}` and `{item:JMESPATH}`.
+  EOT
+  type = map(object({
+    enabled = optional(bool, true)
+    url     = string
+    headers = optional(map(string), {})
+    secrets = optional(map(object({
+      mount   = optional(string, "secret")
+      path    = string
+      field   = optional(string, "value")
+      version = optional(number)
+    })), {})
+    find = object({
+      method  = optional(string, "GET")
+      path    = optional(string, "")
+      query   = optional(map(string), {})
+      headers = optional(map(string), {})
+      body    = optional(string)
+      items   = string
+      id      = string
+      next    = optional(string)
+      error   = optional(string)
+    })
+    prove = optional(object({
+      field  = string
+      equals = string
+    }))
+    keep = optional(list(string), [])
+    remove = object({
+      method  = optional(string, "DELETE")
+      path    = optional(string, "")
+      query   = optional(map(string), {})
+      headers = optional(map(string), {})
+      body    = optional(string)
+      gone    = optional(list(number), [])
+      error   = optional(string)
+    })
+    auth = optional(object({
+      basic = optional(object({
+        username = string
+        password = string
+      }))
+      oauth2 = optional(object({
+        token_url     = string
+        client_id     = string
+        client_secret = string
+        scope         = optional(string)
+      }))
+    }))
+    request_timeout_seconds = optional(number, 10)
+    max_concurrency         = optional(number, 4)
+  }))
+  default  = {}
+  nullable = false
+
+  validation {
+    condition     = alltrue([for name in keys(var.http_steps) : can(regex("^[a-z][a-z0-9_]{0,31}$", name))])
+    error_message = "http_steps has a name that is not allowed among ${jsonencode(keys(var.http_steps))}: a name starts with a lower-case letter and has at most 32 lower-case letters, digits and underscores."
+  }
+
+  validation {
+    condition     = length(setintersection(keys(var.http_steps), concat(["route53", "chef", "consul"], keys(var.custom_steps)))) == 0
+    error_message = "http_steps uses a name that another step has (${jsonencode(setintersection(keys(var.http_steps), concat(["route53", "chef", "consul"], keys(var.custom_steps))))}): names are unique among route53, chef, consul, http_steps and custom_steps."
+  }
+
+  validation {
+    condition     = alltrue([for step in values(var.http_steps) : can(regex(local.url_pattern, step.url))])
+    error_message = "http_steps has a url that is not allowed (${jsonencode([for step in values(var.http_steps) : replace(step.url, local.password_in_url, "//...@") if !can(regex(local.url_pattern, step.url))])}): it must start with http:// or https:// and name a host, with a port from 1 to 65535 or none, and without user, query, spaces or placeholders. Put placeholders into find.path and remove.path."
+  }
+
+  # Without this, a path would continue the host's name or the port.
+  validation {
+    condition = alltrue(flatten([
+      for step in values(var.http_steps) : [
+        for request in [step.find, step.remove] : request.path == "" || startswith(request.path, "/") || can(regex("^https?://[^/]+/", step.url))
+      ]
+    ]))
+    error_message = "http_steps has a path that does not start with a slash, after a url that ends with its host: the path would change the host. Write it as in \"/api/hosts\"."
+  }
+
+  validation {
+    condition = alltrue(flatten([
+      for step in values(var.http_steps) : [
+        for request in [step.find, step.remove] : length(regexall("[#\\\\[:space:][:cntrl:]]|(^|/)\\.\\.?(/|\\?|$)", replace(request.path, "/\\{item:[^{}]*\\}/", "x"))) == 0
+      ]
+    ]))
+    error_message = "http_steps has a path with a space, #, \\ or a segment of dots only: such a path reaches another place than it names."
+  }
+
+  validation {
+    condition     = alltrue([for step in values(var.http_steps) : try(length(step.prove.field) > 0, false)])
+    error_message = "http_steps has a step without a proof (${jsonencode([for name, step in var.http_steps : name if !try(length(step.prove.field) > 0, false)])}): give prove = { field = \"...\", equals = \"{instance_id}\" }, so that only the instance's own items are removed."
+  }
+
+  validation {
+    condition     = alltrue([for step in values(var.http_steps) : step.prove == null || try(contains(["{instance_id}", "{private_ip}", "{private_dns_name}"], step.prove.equals), false)])
+    error_message = "http_steps has a prove.equals that proves nothing (${jsonencode([for step in values(var.http_steps) : try(step.prove.equals, null)])}): it must be exactly {instance_id}, {private_ip} or {private_dns_name}."
+  }
+
+  validation {
+    condition     = alltrue([for step in values(var.http_steps) : contains(["GET", "POST"], step.find.method) && contains(["GET", "POST", "PUT", "PATCH", "DELETE"], step.remove.method)])
+    error_message = "http_steps has a method that is not allowed: find.method must be GET or POST, and remove.method must be GET, POST, PUT, PATCH or DELETE."
+  }
+
+  validation {
+    condition = alltrue(flatten([
+      for step in values(var.http_steps) : [for expression in concat([step.find.items, step.find.id], step.keep, compact([step.find.next, step.find.error, step.remove.error])) : try(length(trimspace(expression)) > 0, false)]
+    ]))
+    error_message = "http_steps has an empty JMESPath expression in find.items, find.id or keep: find.items is the list in the answer (\"@\" for the answer itself), find.id the id of an item."
+  }
+
+  validation {
+    condition     = alltrue(flatten([for step in values(var.http_steps) : [for body in [step.find.body, step.remove.body] : body == null || can(jsondecode(body))]]))
+    error_message = "http_steps has a body that is not JSON: write placeholders inside its strings, as in jsonencode({ host = \"{instance_id}\" })."
+  }
+
+  # Known placeholders are taken out, each with its own rule; what is left may have no brace. Of a body, these are its strings.
+  validation {
+    condition = alltrue(flatten([
+      for step in values(var.http_steps) : [
+        for text in concat(
+          [step.find.path], values(step.headers), values(step.find.headers), values(step.find.query),
+          regexall("\"(?:[^\"\\\\]|\\\\.)*\"", coalesce(step.find.body, "null")),
+        ) : length(regexall("[{}]", replace(replace(text, "/\\{(${local.name_placeholders})\\}/", ""), "/\\{secret:(${join("|", concat(["$^"], keys(step.secrets)))})\\}/", ""))) == 0
+      ]
+    ]))
+    error_message = "http_steps has an unknown placeholder, or a brace without its partner, in headers or find. Allowed there: ${local.name_placeholders_list}, and {secret:NAME} with a name in the step's secrets."
+  }
+
+  validation {
+    condition = alltrue(flatten([
+      for step in values(var.http_steps) : [
+        for text in concat(
+          [step.remove.path], values(step.remove.headers), values(step.remove.query),
+          regexall("\"(?:[^\"\\\\]|\\\\.)*\"", coalesce(step.remove.body, "null")),
+        ) : length(regexall("[{}]", replace(replace(text, "/\\{(${local.name_placeholders}|id|item:[^{}]+)\\}/", ""), "/\\{secret:(${join("|", concat(["$^"], keys(step.secrets)))})\\}/", ""))) == 0
+      ]
+    ]))
+    error_message = "http_steps has an unknown placeholder, or a brace without its partner, in remove. Allowed there: ${local.name_placeholders_list}, {id}, {item:JMESPATH}, and {secret:NAME} with a name in the step's secrets."
+  }
+
+  validation {
+    condition = alltrue([
+      for step in values(var.http_steps) : length(regexall("\\{(id|item:[^{}]+|instance_id)\\}", join(" ", concat([step.remove.path, coalesce(step.remove.body, "-")], values(step.remove.query), values(step.remove.headers))))) > 0
+    ])
+    error_message = "http_steps has a remove that does not say what to remove (${jsonencode([for name, step in var.http_steps : name if length(regexall("\\{(id|item:[^{}]+|instance_id)\\}", join(" ", concat([step.remove.path, coalesce(step.remove.body, "-")], values(step.remove.query), values(step.remove.headers))))) == 0])}): put {id} into its path, query or body."
+  }
+
+  validation {
+    condition = alltrue(flatten([
+      for step in values(var.http_steps) : [
+        for headers in [step.headers, step.find.headers, step.remove.headers] : [for name, value in headers : can(regex("^[A-Za-z0-9!#$%&'*+.^_`|~-]+$", name)) && try(length(regexall("[[:cntrl:]]", value)) == 0, false)]
+      ]
+    ]))
+    error_message = "http_steps has a header with a name that HTTP does not allow, or a value with a line break."
+  }
+
+  validation {
+    condition     = alltrue(flatten([for step in values(var.http_steps) : [for status in step.remove.gone : try(status >= 400 && status <= 499 && floor(status) == status, false)]]))
+    error_message = "http_steps has a status in remove.gone that does not mean \"gone\": give whole numbers from 400 to 499, such as 404."
+  }
+
+  validation {
+    condition = alltrue([
+      for step in values(var.http_steps) : step.auth == null || try(
+        step.auth.oauth2 == null ? contains(keys(step.secrets), step.auth.basic.username) && contains(keys(step.secrets), step.auth.basic.password) : (
+          step.auth.basic == null && contains(keys(step.secrets), step.auth.oauth2.client_secret) && length(step.auth.oauth2.client_id) > 0 && can(regex(local.url_pattern, step.auth.oauth2.token_url))
+        ),
+        false
+      )
+    ])
+    error_message = "http_steps has an auth that cannot work: give either basic, whose username and password are names in the step's secrets, or oauth2, with a token_url, a client_id and a client_secret that is a name in the step's secrets."
+  }
+
+  validation {
+    condition     = alltrue(flatten([for step in values(var.http_steps) : [for name in keys(step.secrets) : can(regex("^[a-z][a-z0-9_]{0,63}$", name))]]))
+    error_message = "http_steps has a secret whose name is not allowed: it starts with a lower-case letter and has at most 64 lower-case letters, digits and underscores."
+  }
+
+  validation {
+    condition = alltrue(flatten([
+      for step in values(var.http_steps) : [
+        for secret in values(step.secrets) : (
+          alltrue([for place in [secret.mount, secret.path] : can(regex("^[^/[:space:]]+(/[^/[:space:]]+)*$", place)) && length(regexall("(^|/)\\.+(/|$)", place)) == 0]) &&
+          !startswith(secret.path, "data/") &&
+          try(length(secret.field) > 0, false) &&
+          (secret.version == null || try(secret.version >= 1 && floor(secret.version) == secret.version, false))
+        )
+      ]
+    ]))
+    error_message = "http_steps has a secret that cannot be read: write mount and path as a/b/c (no slash at either end, no data/ before the path, no space, no part of dots only), give a field, and give a version that is a whole number from 1, or none."
+  }
+
+  validation {
+    condition     = var.vault.kv_version != 1 || alltrue(flatten([for step in values(var.http_steps) : [for secret in values(step.secrets) : secret.version == null]]))
+    error_message = "http_steps asks for a secret's version while vault.kv_version is 1: only version 2 of the KV engine keeps versions."
+  }
+
+  validation {
+    condition     = alltrue([for step in values(var.http_steps) : step.request_timeout_seconds >= 1 && step.request_timeout_seconds <= 60])
+    error_message = "http_steps has a request_timeout_seconds that is not from 1 to 60."
+  }
+
+  validation {
+    condition     = alltrue([for step in values(var.http_steps) : step.max_concurrency >= 1 && step.max_concurrency <= 32 && floor(step.max_concurrency) == step.max_concurrency])
+    error_message = "http_steps has a max_concurrency that is not a whole number from 1 to 32."
+  }
+}
+
+variable "custom_steps" {
+  description = <<-EOT
+    Your own steps in Python, by name. They run after the other steps, in the order of their names, under the same rules (docs/custom-steps.md).
+
+    - `source_dir` - Directory with the step's Python code; it must contain `__init__.py`. It is packaged with the function.
+    - `enabled` - Run this step.
+    - `settings` - Settings of the step, key to value. Do not put secrets here: whoever may read the function can read its configuration.
+    - `secrets` - The step's secrets, by name: references into Vault as in the input `secrets` (`mount`, `path`, `field`, `version`). No other step gets them.
+    - `requirements_file` - Pinned and hashed requirements to package with the step.
+    - `iam_statements` - Rights that the step adds to the function's role: `actions`, `resources` and `conditions` (`test`, `variable`, `values`).
+  EOT
+  type = map(object({
+    source_dir        = string
+    enabled           = optional(bool, true)
+    settings          = optional(map(string), {})
+    requirements_file = optional(string)
+    secrets = optional(map(object({
+      mount   = optional(string, "secret")
+      path    = string
+      field   = optional(string, "value")
+      version = optional(number)
+    })), {})
+    iam_statements = optional(list(object({
+      actions   = list(string)
+      resources = list(string)
+      conditions = optional(list(object({
+        test     = string
+        variable = string
+        values   = list(string)
+      })), [])
+    })), [])
+  }))
+  default  = {}
+  nullable = false
+
+  validation {
+    condition     = alltrue([for name in keys(var.custom_steps) : can(regex("^[a-z][a-z0-9_]{0,31}$", name))])
+    error_message = "custom_steps has a name that is not allowed among ${jsonencode(keys(var.custom_steps))}: a name starts with a lower-case letter and has at most 32 lower-case letters, digits and underscores, because it becomes the name of a Python package."
+  }
+
+  # The statements of the role are named after the steps, and IAM allows letters and digits only.
+  validation {
+    condition     = length(distinct([for name in keys(var.custom_steps) : replace(name, "_", "")])) == length(var.custom_steps)
+    error_message = "custom_steps has two names that differ by underscores only, among ${jsonencode(keys(var.custom_steps))}: give one of them another name."
+  }
+
+  validation {
+    condition     = length(setintersection(keys(var.custom_steps), ["route53", "chef", "consul"])) == 0
+    error_message = "custom_steps uses a name that a step of the module has: route53, chef and consul are taken."
+  }
+
+  validation {
+    condition     = alltrue([for step in values(var.custom_steps) : try(fileexists("${step.source_dir}/__init__.py"), false)])
+    error_message = "custom_steps has a source_dir without an __init__.py in it (${jsonencode([for step in values(var.custom_steps) : step.source_dir if !try(fileexists("${step.source_dir}/__init__.py"), false)])}): name a directory that is a Python package, preferably as \"$${path.module}/...\"."
+  }
+
+  validation {
+    condition     = alltrue(flatten([for step in values(var.custom_steps) : [for name in keys(step.secrets) : can(regex("^[a-z][a-z0-9_]{0,63}$", name))]]))
+    error_message = "custom_steps has a secret whose name is not allowed: it starts with a lower-case letter and has at most 64 lower-case letters, digits and underscores."
+  }
+
+  validation {
+    condition = alltrue(flatten([
+      for step in values(var.custom_steps) : [
+        for secret in values(step.secrets) : (
+          alltrue([for place in [secret.mount, secret.path] : can(regex("^[^/[:space:]]+(/[^/[:space:]]+)*$", place)) && length(regexall("(^|/)\\.+(/|$)", place)) == 0]) &&
+          !startswith(secret.path, "data/") &&
+          try(length(secret.field) > 0, false) &&
+          (secret.version == null || try(secret.version >= 1 && floor(secret.version) == secret.version, false))
+        )
+      ]
+    ]))
+    error_message = "custom_steps has a secret that cannot be read: write mount and path as a/b/c (no slash at either end, no data/ before the path, no space, no part of dots only), give a field, and give a version that is a whole number from 1, or none."
+  }
+
+  validation {
+    condition     = var.vault.kv_version != 1 || alltrue(flatten([for step in values(var.custom_steps) : [for secret in values(step.secrets) : secret.version == null]]))
+    error_message = "custom_steps asks for a secret's version while vault.kv_version is 1: only version 2 of the KV engine keeps versions."
+  }
+
+  validation {
+    condition     = alltrue([for step in values(var.custom_steps) : step.requirements_file == null || try(fileexists(step.requirements_file), false)])
+    error_message = "custom_steps has a requirements_file that does not exist."
+  }
+
+  validation {
+    condition = alltrue(flatten([
+      for step in values(var.custom_steps) : [for statement in step.iam_statements : length(statement.actions) > 0 && length(statement.resources) > 0]
+    ]))
+    error_message = "custom_steps has an iam_statements entry without actions or without resources: each needs both."
+  }
+
+  validation {
+    condition = alltrue(flatten([
+      for step in values(var.custom_steps) : [
+        for statement in step.iam_statements : [for action in statement.actions : can(regex("^[a-z0-9-]+:[A-Za-z0-9*]*[A-Za-z0-9][A-Za-z0-9*]*$", action))]
+      ]
+    ]))
+    error_message = "custom_steps has an iam_statements action that is not of the form service:Action, or that grants a whole service (service:*): name the actions that the step calls."
+  }
+
+  validation {
+    condition = alltrue(flatten([
+      for step in values(var.custom_steps) : [
+        for statement in step.iam_statements : length(regexall("\\*", join(" ", statement.actions))) == 0 if contains(statement.resources, "*")
+      ]
+    ]))
+    error_message = "custom_steps has an iam_statements entry with a wildcard in an action and the resource \"*\": nobody can tell what that grants. Name each action, or narrow the resource."
+  }
+
+  validation {
+    condition = alltrue(flatten([
+      for step in values(var.custom_steps) : [
+        for statement in step.iam_statements : [for condition in statement.conditions : can(regex("^[A-Za-z:]+$", condition.test)) && length(condition.variable) > 0 && length(condition.values) > 0]
+      ]
+    ]))
+    error_message = "custom_steps has an iam_statements condition without test, variable or values: write it as { test = \"StringEquals\", variable = \"aws:ResourceTag/Team\", values = [\"web\"] }."
+  }
+}
+
 variable "secrets" {
   description = <<-EOT
-    References into Vault's KV store, by the name of the secret: `chef_client_key` (the private key of `chef.client_name`, PEM) and `consul_token`. A custom step names its own in its block. The build reads them, seals them with KMS and puts the ciphertext into the zip; no value passes through Terraform. With a prebuilt package the names must be those that are in the zip.
+    References into Vault's KV store, by the name of the secret: `chef_client_key` (private key of `chef.client_name`, PEM), `consul_token`, and `consul_client_certificate` with `consul_client_key` (PEM) for a Consul that verifies clients. HTTP and custom steps name their own secrets in their blocks. The build reads the secrets, seals them with KMS and packages the ciphertext; no value passes through Terraform.
 
     - `mount` - Path of the KV engine.
-    - `path` - Path of the secret below the mount, as `vault kv get` takes it: without `data/`, without a leading slash.
+    - `path` - Path of the secret below the mount, as in `vault kv get`: without `data/` and without a leading slash.
     - `field` - Key within the secret.
-    - `version` - Version to read, KV version 2 only. `null` reads the latest there is when the package is built.
+    - `version` - Version to read, KV version 2 only. `null` reads the latest version at build time.
   EOT
   type = map(object({
     mount   = optional(string, "secret")
@@ -344,28 +812,33 @@ variable "secrets" {
   nullable = false
 
   validation {
-    condition     = alltrue([for name in keys(var.secrets) : contains(["chef_client_key", "consul_token"], name)])
-    error_message = "secrets has an unknown name among ${jsonencode(keys(var.secrets))}: allowed are chef_client_key and consul_token. A custom step's own secrets stand in its block: custom_steps.<name>.secrets."
+    condition     = alltrue([for name in keys(var.secrets) : contains(["chef_client_key", "consul_token", "consul_client_certificate", "consul_client_key"], name)])
+    error_message = "secrets has an unknown name among ${jsonencode(keys(var.secrets))}: allowed are chef_client_key, consul_token, consul_client_certificate and consul_client_key. The secrets of HTTP and custom steps go into their own blocks."
+  }
+
+  validation {
+    condition     = contains(keys(var.secrets), "consul_client_certificate") == contains(keys(var.secrets), "consul_client_key")
+    error_message = "secrets has one of consul_client_certificate and consul_client_key without the other: give both or neither."
   }
 
   validation {
     condition     = alltrue([for secret in values(var.secrets) : can(regex("^[^/[:space:]]+(/[^/[:space:]]+)*$", secret.path))])
-    error_message = "secrets has a path that is empty, begins or ends with a slash, or holds a space: write it as in \"decommission/chef\"."
+    error_message = "secrets has a path that is empty, starts or ends with a slash, or contains a space: write it as in \"decommission/chef\"."
   }
 
   validation {
     condition     = alltrue([for secret in values(var.secrets) : !startswith(secret.path, "data/")])
-    error_message = "secrets has a path that begins with data/: leave that out, the build adds it where the engine is of version 2."
+    error_message = "secrets has a path that starts with data/: leave that out, the build adds it for version 2 of the KV engine."
   }
 
   validation {
     condition     = alltrue([for place in flatten([for secret in values(var.secrets) : [secret.path, secret.mount]]) : length(regexall("(^|/)\\.+(/|$)", place)) == 0])
-    error_message = "secrets has a path or mount with a part of dots only, which would be resolved to another place: write it out."
+    error_message = "secrets has a path or mount with a part of dots only, which leads to another place: write it out."
   }
 
   validation {
     condition     = alltrue([for secret in values(var.secrets) : can(regex("^[^/[:space:]]+(/[^/[:space:]]+)*$", secret.mount))])
-    error_message = "secrets has a mount that is empty, begins or ends with a slash, or holds a space: write it as in \"secret\" or \"team/kv\"."
+    error_message = "secrets has a mount that is empty, starts or ends with a slash, or contains a space: write it as in \"secret\" or \"team/kv\"."
   }
 
   validation {
@@ -375,7 +848,7 @@ variable "secrets" {
 
   validation {
     condition     = alltrue([for secret in values(var.secrets) : secret.version == null || try(secret.version >= 1 && floor(secret.version) == secret.version, false)])
-    error_message = "secrets has a version that is not a whole number from 1 upwards: leave it out to read the latest."
+    error_message = "secrets has a version that is not a whole number from 1: leave it out to read the latest version."
   }
 
   validation {
@@ -386,7 +859,7 @@ variable "secrets" {
 
 variable "vault" {
   description = <<-EOT
-    Where and how the build logs in to Vault. Where an attribute is silent, the standard variables of the build's environment serve (`VAULT_ADDR`, `VAULT_TOKEN`, `VAULT_NAMESPACE`, `VAULT_CACERT`).
+    Where and how the build logs in to Vault. For what you leave out, the build uses Vault's standard environment variables (`VAULT_ADDR`, `VAULT_TOKEN`, `VAULT_NAMESPACE`, `VAULT_CACERT` and so on).
 
     - `address` - URL of the server.
     - `namespace` - Namespace (Vault Enterprise, HCP).
@@ -394,11 +867,11 @@ variable "vault" {
     - `ca_certificate_file` - PEM file of the authority that signed the server's certificate.
     - `auth` - How to log in:
       - `method` - `token`, `approle`, `jwt` or `aws`.
-      - `mount` - Path of the auth method, where it is not the method's name.
-      - `role` - Role to log in as, for `jwt` and `aws`. `null` takes the mount's default role.
-      - `role_id_file`, `secret_id_file` - Files that hold the role id and the secret id, for `approle`. `null` takes `VAULT_ROLE_ID` and `VAULT_SECRET_ID`.
-      - `jwt_file` - File that holds the token, for `jwt`.
-      - `jwt_env` - Name of the environment variable that holds the token, for `jwt`. `null` is `VAULT_JWT`.
+      - `mount` - Path of the auth method, if it differs from the method's name.
+      - `role` - Role to log in as, for `jwt` and `aws`. `null` uses the mount's default role.
+      - `role_id_file`, `secret_id_file` - Files with the role id and the secret id, for `approle`. `null` uses `VAULT_ROLE_ID` and `VAULT_SECRET_ID`.
+      - `jwt_file` - File with the token, for `jwt`.
+      - `jwt_env` - Name of the environment variable with the token, for `jwt`. `null` is `VAULT_JWT`.
       - `aws_header_value` - Value of `X-Vault-AWS-IAM-Server-ID`, for `aws`.
       - `aws_region` - Region of the STS endpoint, for `aws`.
   EOT
@@ -423,8 +896,8 @@ variable "vault" {
   nullable = false
 
   validation {
-    condition     = var.vault.address == null || can(regex("^https?://[A-Za-z0-9.-]+(:[1-9][0-9]{0,4})?/?$", var.vault.address)) && try(tonumber(regex("^https?://[^/:]+:([0-9]+)", var.vault.address)[0]) <= 65535, true)
-    error_message = "vault.address is ${jsonencode(var.vault.address)}: it must be a URL that begins with http:// or https:// and holds no path, with a port from 1 to 65535 or none, such as \"https://vault.example.com:8200\"."
+    condition     = var.vault.address == null || can(regex(local.url_pattern, var.vault.address)) && can(regex("^https?://[^/]+/?$", var.vault.address))
+    error_message = "vault.address is ${jsonencode(try(replace(var.vault.address, local.password_in_url, "//...@"), null))}: it must be a URL that starts with http:// or https://, with a port from 1 to 65535 or none, and without a path, such as \"https://vault.example.com:8200\"."
   }
 
   validation {
@@ -437,7 +910,7 @@ variable "vault" {
     error_message = "vault.auth.method is ${jsonencode(var.vault.auth.method)}: it must be token, approle, jwt or aws."
   }
 
-  # An attribute of another method would be passed over, so it is a mistake worth telling.
+  # An attribute of another method would be ignored, so it is a mistake.
   validation {
     condition = alltrue([
       for attribute, methods in {
@@ -451,15 +924,15 @@ variable "vault" {
         aws_region       = ["aws"]
       } : var.vault.auth[attribute] == null || contains(methods, var.vault.auth.method)
     ])
-    error_message = "vault.auth holds an attribute that the method ${jsonencode(var.vault.auth.method)} has no use for. token uses none, approle mount, role_id_file and secret_id_file, jwt mount, role, jwt_file and jwt_env, aws mount, role, aws_header_value and aws_region."
+    error_message = "vault.auth has an attribute that the method ${jsonencode(var.vault.auth.method)} does not use. token uses none; approle uses mount, role_id_file and secret_id_file; jwt uses mount, role, jwt_file and jwt_env; aws uses mount, role, aws_header_value and aws_region."
   }
 
   validation {
     condition     = var.vault.auth.jwt_file == null || var.vault.auth.jwt_env == null
-    error_message = "vault.auth.jwt_file and vault.auth.jwt_env are both given: give one of them."
+    error_message = "vault.auth.jwt_file and vault.auth.jwt_env are both set: give one of them."
   }
 
-  # Somebody may have put the token itself here, so the value is not repeated.
+  # Somebody may have put the token itself here, so the message does not repeat the value.
   validation {
     condition     = var.vault.auth.jwt_env == null || can(regex("^[A-Za-z_][A-Za-z0-9_]*$", var.vault.auth.jwt_env))
     error_message = "vault.auth.jwt_env must be the name of an environment variable, not the token itself."
@@ -467,44 +940,46 @@ variable "vault" {
 }
 
 variable "kms_key_arn" {
-  description = "ARN of the KMS key that seals the secrets bundle. With `null` and secrets given, the module makes one. Whoever builds needs `kms:Encrypt` and `kms:GenerateDataKey` on it."
+  description = "ARN of the KMS key that seals the secrets. With `null` and secrets given, the module creates a key. The identity that builds needs `kms:Encrypt` and `kms:GenerateDataKey` on it."
   type        = string
   default     = null
 
   validation {
-    condition     = var.kms_key_arn == null || can(regex("^arn:[^:]+:kms:[a-z0-9-]+:[0-9]{12}:key/[A-Za-z0-9-]+$", var.kms_key_arn))
-    error_message = "kms_key_arn is ${jsonencode(var.kms_key_arn)}: it must be the ARN of a key, such as \"arn:aws:kms:eu-west-1:123456789012:key/...\". IAM policies know no alias."
+    condition     = var.kms_key_arn == null || can(regex(local.key_arn_pattern, var.kms_key_arn))
+    error_message = "kms_key_arn is ${jsonencode(var.kms_key_arn)}: it must be the ARN of a key, such as \"arn:aws:kms:eu-west-1:123456789012:key/...\". IAM policies do not work with aliases."
   }
 }
 
 variable "create_kms_key" {
-  description = "Whether the module makes the key that seals the secrets bundle. `null` decides by `kms_key_arn`. Set it to `false` where `kms_key_arn` is the output of a resource that the same apply makes: its value is not known at plan."
+  description = "Create the key that seals the secrets. `null` decides by `kms_key_arn`. Set it to `false` if `kms_key_arn` is the output of a resource of the same apply, whose value is not known at plan."
   type        = bool
   default     = null
 
   validation {
     condition     = var.create_kms_key != true || var.kms_key_arn == null
-    error_message = "create_kms_key is true and kms_key_arn is given: the bundle is sealed with one key. Leave one of them out."
+    error_message = "create_kms_key is true and kms_key_arn is given: the secrets are sealed with one key. Leave one of them out."
   }
 
   validation {
-    condition     = var.create_kms_key != false || var.kms_key_arn != null || length(var.secrets) + sum(concat([0], [for step in values(var.custom_steps) : length(step.secrets) if step.enabled])) == 0
+    condition     = var.create_kms_key != false || var.kms_key_arn != null || !local.has_secrets
     error_message = "create_kms_key is false, and there are secrets without kms_key_arn: give the ARN of the key that seals them."
   }
 }
 
 variable "inventory" {
   description = <<-EOT
-    The DynamoDB table that remembers what each instance was. EC2 forgets it soon after the termination.
+    The DynamoDB table that records what each instance was. EC2 forgets an instance soon after its termination.
 
-    - `enabled` - Whether there is a table. Without it, only what EC2, Chef and Consul still know serves.
+    - `enabled` - Create and use the table. Without it, the function knows only what EC2, Chef and Consul still know.
     - `retention_days` - Days that a terminated instance and its report are kept, 1 to 3650.
-    - `deletion_protection` - Whether AWS refuses to delete the table.
+    - `deletion_protection` - Let AWS refuse to delete the table.
+    - `kms_key_arn` - Key that encrypts the table. `null` uses the AWS-managed key.
   EOT
   type = object({
     enabled             = optional(bool, true)
     retention_days      = optional(number, 30)
     deletion_protection = optional(bool, false)
+    kms_key_arn         = optional(string)
   })
   default  = {}
   nullable = false
@@ -516,19 +991,24 @@ variable "inventory" {
 
   validation {
     condition     = var.inventory.retention_days * 86400 >= var.queue.message_retention_seconds
-    error_message = "inventory.retention_days is ${var.inventory.retention_days}, shorter than queue.message_retention_seconds: an event could outlive what is known of its instance."
+    error_message = "inventory.retention_days is ${var.inventory.retention_days}, shorter than queue.message_retention_seconds: an event could outlive the record of its instance."
+  }
+
+  validation {
+    condition     = var.inventory.kms_key_arn == null || can(regex(local.key_arn_pattern, var.inventory.kms_key_arn))
+    error_message = "inventory.kms_key_arn is ${jsonencode(var.inventory.kms_key_arn)}: it must be the ARN of a key, such as \"arn:aws:kms:eu-west-1:123456789012:key/...\"."
   }
 }
 
 variable "sweep" {
   description = <<-EOT
-    The scheduled search for terminations whose event was lost. It needs the inventory, and is off without it.
+    The scheduled search for terminations whose event was lost. It needs the inventory and is off without it. Each account and region has its own sweep and its own brake.
 
-    - `enabled` - Whether the sweep runs.
-    - `schedule_expression` - When, as EventBridge writes it: `rate(1 hour)` or `cron(0 3 * * ? *)`.
-    - `max_instances` - The most instances that one sweep may decommission, 1 to 10000. Above it nothing is removed, and the sweep fails visibly.
+    - `enabled` - Run the sweep.
+    - `schedule_expression` - When to run, as in EventBridge: `rate(1 hour)` or `cron(0 3 * * ? *)`.
+    - `max_instances` - The brake: most instances that one sweep may decommission, 1 to 10000. Above it, the sweep removes nothing and fails visibly.
     - `max_fraction` - The same as a share of the recorded fleet, 0.001 to 1.
-    - `adopt` - Systems whose nodes may tell of instances that died before the inventory recorded them: `chef`, `consul`, or both. A node goes whose EC2 instance id neither the inventory nor EC2 knows, unless it says that it is of another account or region, converged within the last 24 hours (Chef), or has a living agent (Consul). Where a node says nothing of account and region, naming the system here vouches for it: do so only where the server serves this account and region alone, or where its nodes say where they are (Chef: `ec2.region`, the availability zone, a DNS name of EC2, `ec2.account_id`; Consul: node meta `region`, `availability_zone`, `account_id`). What is adopted counts for the brake.
+    - `adopt` - Systems whose nodes may name instances that died before the inventory recorded them: `chef`, `consul`, or both. A node is removed if neither the inventory nor EC2 knows its EC2 instance id, unless the node names another account or region, converged within the last 24 hours (Chef), or has a living agent (Consul). If a node names no account and region, you vouch for it by naming its system here. Do so only if the server serves nothing but the accounts and regions of this deployment, or if its nodes say where they are (Chef: `ec2.region`, the availability zone, a DNS name of EC2, `ec2.account_id`; Consul: node meta `region`, `availability_zone`, `account_id`). Adopted instances count for the brake.
   EOT
   type = object({
     enabled             = optional(bool, true)
@@ -542,13 +1022,13 @@ variable "sweep" {
 
   validation {
     condition     = can(regex("^(rate\\((1 (minute|hour|day)|([2-9]|[1-9][0-9]+) (minutes|hours|days))\\)|cron\\([^ ()]+( [^ ()]+){5}\\))$", var.sweep.schedule_expression))
-    error_message = "sweep.schedule_expression is ${jsonencode(var.sweep.schedule_expression)}: it must be rate(1 hour), rate(12 hours) or the like (singular for 1, plural above), or cron() with six fields."
+    error_message = "sweep.schedule_expression is ${jsonencode(var.sweep.schedule_expression)}: it must be like rate(1 hour) or rate(12 hours) (singular for 1, plural above), or cron() with six fields."
   }
 
   # https://docs.aws.amazon.com/eventbridge/latest/userguide/eb-scheduled-rule-pattern.html
   validation {
     condition     = !startswith(var.sweep.schedule_expression, "cron(") || can(regex("^cron\\([^ ]+ [^ ]+ (\\? [^ ]+ [^ ?]+|[^ ?]+ [^ ]+ \\?) [^ ]+\\)$", var.sweep.schedule_expression))
-    error_message = "sweep.schedule_expression is ${jsonencode(var.sweep.schedule_expression)}: in cron(), either the third field (day of the month) or the fifth (day of the week) must be ?, and the other one not, as in cron(0 3 * * ? *)."
+    error_message = "sweep.schedule_expression is ${jsonencode(var.sweep.schedule_expression)}: in cron(), exactly one of the third field (day of the month) and the fifth (day of the week) must be ?, as in cron(0 3 * * ? *)."
   }
 
   validation {
@@ -563,17 +1043,17 @@ variable "sweep" {
 
   validation {
     condition     = alltrue([for source in var.sweep.adopt : contains(["chef", "consul"], source)])
-    error_message = "sweep.adopt is ${jsonencode(var.sweep.adopt)}: it may hold chef and consul, the systems whose nodes bear EC2 instance ids."
+    error_message = "sweep.adopt is ${jsonencode(var.sweep.adopt)}: it may contain chef and consul, the systems whose nodes have EC2 instance ids."
   }
 
   validation {
-    condition     = (!contains(var.sweep.adopt, "chef") || var.chef.enabled) && (!contains(var.sweep.adopt, "consul") || var.consul.enabled)
-    error_message = "sweep.adopt is ${jsonencode(var.sweep.adopt)}, and a step that it names is off: it would neither be asked nor cleaned up. Switch chef.enabled or consul.enabled on, or leave it out."
+    condition     = (!contains(var.sweep.adopt, "chef") || var.chef.enabled == true) && (!contains(var.sweep.adopt, "consul") || var.consul.enabled == true)
+    error_message = "sweep.adopt is ${jsonencode(var.sweep.adopt)}, and a step that it names is off, so it would not be asked or cleaned up. Set chef.enabled or consul.enabled to true, or leave it out."
   }
 
   validation {
     condition     = length(var.sweep.adopt) == 0 || length(var.instance_filter.include_tags) + length(var.instance_filter.exclude_tags) == 0
-    error_message = "sweep.adopt is ${jsonencode(var.sweep.adopt)} together with instance_filter: the tags of an instance that died unrecorded are not known, so no filter could tell whether it is to be handled. Leave one of them empty."
+    error_message = "sweep.adopt is ${jsonencode(var.sweep.adopt)} together with instance_filter: the tags of an unrecorded instance are not known, so no filter can decide about it. Leave one of them empty."
   }
 }
 
@@ -581,16 +1061,17 @@ variable "queue" {
   description = <<-EOT
     Delivery of the events.
 
-    A retry waits `retry_delay_seconds`, twice as long the next time, and so on up to `max_retry_delay_seconds`. With the defaults that is 60, 120, 240, 480, 960 and 1920 s, and 3600 s from then on: 3780 s + 23 x 3600 s = 86580 s over the 29 waits between 30 tries. So an outage of 24 hours is survived, and of 12 hours even if every wait is cut to half. `effective_config.queue.longest_outage_seconds` shows it for other values.
+    The wait before a retry starts at `retry_delay_seconds` and doubles up to `max_retry_delay_seconds`. With the defaults it is 60, 120, 240, 480, 960 and 1920 s, then 3600 s: 3780 s + 23 x 3600 s = 86580 s over the 29 waits between 30 tries. An event survives an outage of 24 hours, and of 12 hours even if every wait is cut in half. `effective_config.queue.longest_outage_seconds` shows the sum for other values.
 
-    - `batch_size` - The most events that one invocation takes, 1 to 10000. One invocation reads a zone once for all of them, so a large batch costs the fewest requests (docs/benchmarks.md).
-    - `batch_window_seconds` - How long to wait for a batch to fill, 0 to 300. A `batch_size` above 10 needs at least 1.
-    - `max_concurrency` - The most invocations at once, 2 to 1000.
-    - `max_receive_count` - Tries before an event becomes a dead letter, 1 to 1000.
+    - `batch_size` - Most events in one invocation, 1 to 10000. One invocation reads a zone once for all its events, so large batches take the fewest requests (docs/benchmarks.md).
+    - `batch_window_seconds` - Time to wait for a batch to fill, 0 to 300. A `batch_size` above 10 needs at least 1.
+    - `max_concurrency` - Most invocations at once, 2 to 1000.
+    - `max_receive_count` - Tries before an event goes to the dead-letter queue, 1 to 1000.
     - `retry_delay_seconds` - Wait before the first retry, 1 to 900.
-    - `max_retry_delay_seconds` - The longest wait before a retry, up to 36000.
-    - `visibility_timeout_seconds` - How long SQS waits for an invocation that never answers. At least 6 times `function.timeout`, up to 43200. `null` takes 6 times `function.timeout` plus the window.
-    - `message_retention_seconds` - How long an event is kept in the queue, 3600 to 1209600. The clock runs on in the dead-letter queue, which keeps 14 days from the event.
+    - `max_retry_delay_seconds` - Longest wait before a retry, up to 36000.
+    - `visibility_timeout_seconds` - Time until SQS gives an event to another invocation because the first one did not answer. At least 6 times `function.timeout`, up to 43200. `null` is 6 times `function.timeout` plus the window.
+    - `message_retention_seconds` - Time that an event is kept in the queue, 3600 to 1209600. The dead-letter queue keeps it until 14 days after the event.
+    - `kms_key_arn` - Key that encrypts both queues. Its policy must let `events.amazonaws.com` use `kms:GenerateDataKey` and `kms:Decrypt`. `null` uses the key of SQS.
   EOT
   type = object({
     batch_size                 = optional(number, 1000)
@@ -601,15 +1082,16 @@ variable "queue" {
     max_retry_delay_seconds    = optional(number, 3600)
     visibility_timeout_seconds = optional(number)
     message_retention_seconds  = optional(number, 1209600)
+    kms_key_arn                = optional(string)
   })
   default  = {}
   nullable = false
 
   validation {
     condition = alltrue([
-      for value in values(var.queue) : try(floor(value) == value, value == null)
+      for name, value in var.queue : try(floor(value) == value, value == null) if name != "kms_key_arn"
     ])
-    error_message = "queue holds a number with a fraction: every attribute of it is a whole number."
+    error_message = "queue has a number with a fraction: all numbers in it are whole numbers."
   }
 
   validation {
@@ -662,13 +1144,18 @@ variable "queue" {
     error_message = "queue.message_retention_seconds is ${var.queue.message_retention_seconds}: it must be from 3600 to 1209600 (14 days)."
   }
 
-  # An event that SQS drops for its age is gone without a trace.
+  # SQS drops a message at this age without a trace.
   validation {
     condition = sum(concat([0], [
       for try in range(max(0, min(var.queue.max_receive_count, 1000) - 1)) :
       min(var.queue.max_retry_delay_seconds, var.queue.retry_delay_seconds * pow(2, min(try, 20)))
     ])) < var.queue.message_retention_seconds
-    error_message = "queue: the waits between ${var.queue.max_receive_count} tries add up to more than queue.message_retention_seconds (${var.queue.message_retention_seconds}), so SQS would drop an event before it becomes a dead letter. Lower max_receive_count or max_retry_delay_seconds."
+    error_message = "queue: the waits between ${var.queue.max_receive_count} tries add up to more than queue.message_retention_seconds (${var.queue.message_retention_seconds}), so SQS would drop an event before it reaches the dead-letter queue. Lower max_receive_count or max_retry_delay_seconds."
+  }
+
+  validation {
+    condition     = var.queue.kms_key_arn == null || can(regex(local.key_arn_pattern, var.queue.kms_key_arn))
+    error_message = "queue.kms_key_arn is ${jsonencode(var.queue.kms_key_arn)}: it must be the ARN of a key, such as \"arn:aws:kms:eu-west-1:123456789012:key/...\"."
   }
 }
 
@@ -678,11 +1165,16 @@ variable "function" {
 
     - `runtime` - `python3.11`, `python3.12` or `python3.13`.
     - `architecture` - `arm64` or `x86_64`.
-    - `memory_size` - MiB, 128 to 10240. The CPU comes with it, and the default is one whole. The function needs some 130 MiB; the rest buys speed. The CPU comes with it, and the default is one whole. The function needs some 130 MiB; the rest buys speed.
+    - `memory_size` - MiB, 128 to 10240. CPU grows with memory; the default is one full CPU. The function needs about 130 MiB, the rest buys speed.
     - `timeout` - Seconds that one invocation may take, 30 to 900.
     - `log_level` - `DEBUG`, `INFO`, `WARNING` or `ERROR`.
-    - `reserved_concurrent_executions` - Concurrency set aside for the function, at least `queue.max_concurrency`. `null` sets none aside.
+    - `reserved_concurrent_executions` - Concurrency reserved for the function, at least `queue.max_concurrency`. `null` reserves none.
     - `tracing_mode` - `PassThrough`, or `Active` to write X-Ray traces.
+    - `role_path` - Path of the roles that the module creates, such as `/service/`.
+    - `role_arn` - A role of your own. The module then creates no role and no policy; the output `function_policy_json` is the policy that your role needs.
+    - `create_role` - Create the role. `null` decides by `role_arn`. Set it to `false` if `role_arn` is the output of a resource of the same apply, whose value is not known at plan.
+    - `environment_kms_key_arn` - Key that encrypts the environment variables. `null` uses the key of Lambda. The environment contains no secret.
+    - `code_signing_config_arn` - Code signing configuration, for `package.type` `prebuilt` and `s3` only: a package that the apply builds is not signed.
   EOT
   type = object({
     runtime                        = optional(string, "python3.13")
@@ -692,6 +1184,11 @@ variable "function" {
     log_level                      = optional(string, "INFO")
     reserved_concurrent_executions = optional(number)
     tracing_mode                   = optional(string, "PassThrough")
+    role_path                      = optional(string, "/")
+    role_arn                       = optional(string)
+    create_role                    = optional(bool)
+    environment_kms_key_arn        = optional(string)
+    code_signing_config_arn        = optional(string)
   })
   default  = {}
   nullable = false
@@ -723,28 +1220,54 @@ variable "function" {
 
   validation {
     condition     = var.function.reserved_concurrent_executions == null || try(var.function.reserved_concurrent_executions >= 2 && floor(var.function.reserved_concurrent_executions) == var.function.reserved_concurrent_executions, false)
-    error_message = "function.reserved_concurrent_executions must be a whole number of at least 2, and of at least queue.max_concurrency; or null to set none aside."
+    error_message = "function.reserved_concurrent_executions must be a whole number of at least 2, and of at least queue.max_concurrency; or null to reserve none."
   }
 
   validation {
     condition     = contains(["PassThrough", "Active"], var.function.tracing_mode)
     error_message = "function.tracing_mode is ${jsonencode(var.function.tracing_mode)}: it must be PassThrough or Active."
   }
+
+  validation {
+    condition     = can(regex("^/([!-.0-~]+/)*$", var.function.role_path)) && length(var.function.role_path) <= 512
+    error_message = "function.role_path is ${jsonencode(var.function.role_path)}: it must start and end with a slash, such as \"/service/\"."
+  }
+
+  validation {
+    condition     = var.function.role_arn == null || can(regex(local.role_arn_pattern, var.function.role_arn))
+    error_message = "function.role_arn is ${jsonencode(var.function.role_arn)}: it must be the ARN of a role, such as \"arn:aws:iam::123456789012:role/decommission\"."
+  }
+
+  validation {
+    condition     = var.function.create_role == null || var.function.create_role != (var.function.role_arn != null)
+    error_message = "function.create_role is ${jsonencode(var.function.create_role)} and function.role_arn is ${jsonencode(var.function.role_arn)}: give either a role of your own, or let the module create one."
+  }
+
+  validation {
+    condition     = var.function.environment_kms_key_arn == null || can(regex(local.key_arn_pattern, var.function.environment_kms_key_arn))
+    error_message = "function.environment_kms_key_arn is ${jsonencode(var.function.environment_kms_key_arn)}: it must be the ARN of a key, such as \"arn:aws:kms:eu-west-1:123456789012:key/...\"."
+  }
+
+  validation {
+    condition     = var.function.code_signing_config_arn == null || can(regex("^arn:[^:]+:lambda:[a-z0-9-]+:[0-9]{12}:code-signing-config:csc-[a-z0-9]+$", var.function.code_signing_config_arn))
+    error_message = "function.code_signing_config_arn is ${jsonencode(var.function.code_signing_config_arn)}: it must be the ARN of a code signing configuration, such as \"arn:aws:lambda:eu-west-1:123456789012:code-signing-config:csc-0123456789abcdef0\"."
+  }
 }
 
 variable "package" {
   description = <<-EOT
-    The artifact that the function runs.
+    The code that the function runs.
 
-    - `type` - `build` (built by this apply, which needs Python 3.11 or newer and the network, no Docker), `prebuilt` (a zip) or `s3` (an S3 object).
-    - `zip_file` - For `prebuilt`: path of the zip, best relative to the root module.
-    - `s3` - For `s3`: the object, by `bucket`, `key` and `object_version`.
-    - `code_sha256` - For `prebuilt` and `s3`: SHA-256 of the zip in base64, as Lambda tells it (`openssl dgst -sha256 -binary package.zip | base64`). The code is updated when it changes. For `prebuilt`, `null` reads the file at each plan.
-    - `python` - For `build`: the Python to build with, by name or path.
-    - `build_role_arn` - For `build`: role to assume when sealing the secrets. The build has the credentials of its environment, not a role that the provider assumes.
-    - `ca_bundle_file` - For `build`: PEM file of authorities that the function trusts beside the public ones, for Chef and Consul.
-    - `output_dir` - For `build`: directory to write the zip to. `null` is `.terraform/ec2-decommission` of the root module.
-    - `rebuild` - For `build`: any string. The package is built again when it changes, for instance after a secret was rotated.
+    - `type` - `build` (built by this apply, which needs Python 3.11 or later and network access, but no Docker), `prebuilt` (a zip file) or `s3` (an S3 object).
+    - `zip_file` - For `prebuilt`: path of the zip file, preferably relative to the root module.
+    - `s3` - For `s3`: `bucket`, `key` and `object_version` of the object.
+    - `code_sha256` - For `prebuilt` and `s3`: SHA-256 of the zip in base64 (`openssl dgst -sha256 -binary package.zip | base64`). The code is updated when it changes. For `prebuilt`, `null` reads the file at each plan.
+    - `bundle_included` - For `prebuilt` and `s3`: the zip already contains the sealed secrets and the settings, because it was built for this deployment (`make package`). With `false`, the apply seals them into a small Lambda layer, so that one zip serves all deployments.
+    - `python` - Python to build with, by name or path.
+    - `build_role_arn` - Role to assume when the build seals the secrets. The build has the credentials of its environment, not a role that the provider assumes.
+    - `ca_bundle_file` - PEM file of certificate authorities that the function trusts beside the public ones, for Chef, Consul and HTTP steps.
+    - `output_dir` - Directory to build in. `null` is `.terraform/ec2-decommission` in the root module.
+    - `rebuild` - Any string. When it changes, the package is built again, for example after the rotation of a secret. For `prebuilt` and `s3` this seals the secrets again and leaves the code alone.
   EOT
   type = object({
     type     = optional(string, "build")
@@ -754,12 +1277,13 @@ variable "package" {
       key            = string
       object_version = optional(string)
     }))
-    code_sha256    = optional(string)
-    python         = optional(string, "python3")
-    build_role_arn = optional(string)
-    ca_bundle_file = optional(string)
-    output_dir     = optional(string)
-    rebuild        = optional(string, "")
+    code_sha256     = optional(string)
+    bundle_included = optional(bool, false)
+    python          = optional(string, "python3")
+    build_role_arn  = optional(string)
+    ca_bundle_file  = optional(string)
+    output_dir      = optional(string)
+    rebuild         = optional(string, "")
   })
   default  = {}
   nullable = false
@@ -771,48 +1295,53 @@ variable "package" {
 
   validation {
     condition     = (var.package.type == "prebuilt") == (var.package.zip_file != null)
-    error_message = "package.zip_file goes with package.type = \"prebuilt\", and is needed there."
+    error_message = "package.zip_file is required with package.type = \"prebuilt\", and allowed only there."
   }
 
   validation {
     condition     = (var.package.type == "s3") == (var.package.s3 != null)
-    error_message = "package.s3 (bucket, key, object_version) goes with package.type = \"s3\", and is needed there."
+    error_message = "package.s3 (bucket, key, object_version) is required with package.type = \"s3\", and allowed only there."
   }
 
   validation {
     condition     = var.package.type != "s3" || try(var.package.s3.object_version, null) != null || var.package.code_sha256 != null
-    error_message = "package.type is s3 without package.s3.object_version and package.code_sha256: give one of them, or a new object under the same key would go unnoticed."
+    error_message = "package.type is s3 without package.s3.object_version and package.code_sha256: give one of them, or Terraform would not notice a new object under the same key."
   }
 
   validation {
     condition     = var.package.code_sha256 == null || can(regex("^[A-Za-z0-9+/]{43}=$", var.package.code_sha256))
-    error_message = "package.code_sha256 is ${jsonencode(var.package.code_sha256)}: it must be the SHA-256 of the zip in base64 (44 characters that end in \"=\"), not in hexadecimal."
-  }
-
-  # What the build alone reads would be passed over, so it is a mistake worth telling.
-  validation {
-    condition     = var.package.type == "build" || var.package.ca_bundle_file == null && var.package.build_role_arn == null && var.package.output_dir == null && var.package.rebuild == ""
-    error_message = "package.type is ${jsonencode(var.package.type)} with ca_bundle_file, build_role_arn, output_dir or rebuild: these say how to build, and nothing is built. Give them where the zip is built (make package)."
+    error_message = "package.code_sha256 is ${jsonencode(var.package.code_sha256)}: it must be the SHA-256 of the zip in base64 (44 characters that end with \"=\"), not in hexadecimal."
   }
 
   validation {
-    condition     = var.package.type != "build" || var.package.code_sha256 == null
-    error_message = "package.code_sha256 is given with package.type = \"build\": the digest of what is built here is known only afterwards."
+    condition     = var.package.type != "build" || var.package.code_sha256 == null && !var.package.bundle_included
+    error_message = "package.code_sha256 or package.bundle_included is given with package.type = \"build\": they describe a zip that was built elsewhere."
+  }
+
+  # An attribute of the build would be ignored, so it is a mistake.
+  validation {
+    condition     = var.package.type == "build" || !var.package.bundle_included && (local.has_secrets || local.has_settings || var.package.ca_bundle_file != null) || var.package.ca_bundle_file == null && var.package.build_role_arn == null && var.package.output_dir == null && var.package.rebuild == ""
+    error_message = "package.type is ${jsonencode(var.package.type)} with ca_bundle_file, build_role_arn, output_dir or rebuild, and this apply has nothing to build: there are no secrets and settings to seal, or package.bundle_included says that the zip contains them. Use these attributes where the zip is built (make package)."
   }
 
   validation {
-    condition     = var.package.type == "build" || var.kms_key_arn != null || length(var.secrets) + sum(concat([0], [for step in values(var.custom_steps) : length(step.secrets) if step.enabled])) == 0
-    error_message = "package.type is ${jsonencode(var.package.type)} with secrets but without kms_key_arn: the bundle in the zip was sealed before this apply, so name the key that it was sealed with."
+    condition     = var.package.type == "build" || !var.package.bundle_included || var.kms_key_arn != null || !local.has_secrets
+    error_message = "package.bundle_included is true with secrets but without kms_key_arn: the zip was sealed before this apply, so name the key that it was sealed with."
   }
 
   validation {
-    condition     = var.package.build_role_arn == null || can(regex("^arn:[^:]+:iam::[0-9]{12}:role/.+$", var.package.build_role_arn))
+    condition     = var.function.code_signing_config_arn == null || var.package.type != "build" && (var.package.bundle_included || !local.has_secrets && !local.has_settings && var.package.ca_bundle_file == null)
+    error_message = "package.type is ${jsonencode(var.package.type)} with function.code_signing_config_arn: Lambda refuses code and layers that are not signed, and what the apply builds is not signed. Use prebuilt or s3 with a signed zip, and with package.bundle_included = true if there are secrets, HTTP steps, an organization or a CA bundle."
+  }
+
+  validation {
+    condition     = var.package.build_role_arn == null || can(regex(local.role_arn_pattern, var.package.build_role_arn))
     error_message = "package.build_role_arn is ${jsonencode(var.package.build_role_arn)}: it must be the ARN of a role, such as \"arn:aws:iam::123456789012:role/build\"."
   }
 
   validation {
     condition     = var.package.ca_bundle_file == null || try(fileexists(var.package.ca_bundle_file), false)
-    error_message = "package.ca_bundle_file is ${jsonencode(var.package.ca_bundle_file)}, and no such file is there."
+    error_message = "package.ca_bundle_file is ${jsonencode(var.package.ca_bundle_file)}, and that file does not exist."
   }
 
   validation {
@@ -825,8 +1354,8 @@ variable "log_group" {
   description = <<-EOT
     The function's log group.
 
-    - `retention_in_days` - Days that logs are kept: 1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731, 1096, 1827, 2192, 2557, 2922, 3288, 3653, or 0 for ever.
-    - `kms_key_arn` - Key that encrypts the logs. Its policy must admit CloudWatch Logs. `null` leaves it to AWS.
+    - `retention_in_days` - Days that logs are kept: 1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731, 1096, 1827, 2192, 2557, 2922, 3288, 3653, or 0 to keep them forever.
+    - `kms_key_arn` - Key that encrypts the logs. Its policy must admit CloudWatch Logs. `null` uses the key of CloudWatch Logs.
   EOT
   type = object({
     retention_in_days = optional(number, 30)
@@ -837,26 +1366,28 @@ variable "log_group" {
 
   validation {
     condition     = contains([0, 1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731, 1096, 1827, 2192, 2557, 2922, 3288, 3653], var.log_group.retention_in_days)
-    error_message = "log_group.retention_in_days is ${var.log_group.retention_in_days}: CloudWatch knows 1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731, 1096, 1827, 2192, 2557, 2922, 3288, 3653, and 0 for ever."
+    error_message = "log_group.retention_in_days is ${var.log_group.retention_in_days}: CloudWatch allows 1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731, 1096, 1827, 2192, 2557, 2922, 3288, 3653, and 0 for forever."
   }
 
   validation {
-    condition     = var.log_group.kms_key_arn == null || can(regex("^arn:[^:]+:kms:[a-z0-9-]+:[0-9]{12}:key/[A-Za-z0-9-]+$", var.log_group.kms_key_arn))
+    condition     = var.log_group.kms_key_arn == null || can(regex(local.key_arn_pattern, var.log_group.kms_key_arn))
     error_message = "log_group.kms_key_arn is ${jsonencode(var.log_group.kms_key_arn)}: it must be the ARN of a key, such as \"arn:aws:kms:eu-west-1:123456789012:key/...\"."
   }
 }
 
 variable "alarms" {
   description = <<-EOT
-    CloudWatch alarms: dead letters, events that wait or fail for long, undelivered events, errors and throttles of the function, configuration errors, the sweep's brake, sweeps that fail. `docs/runbook.md` has a page on each.
+    CloudWatch alarms: dead letters, events that wait or fail for long, undelivered events, errors and throttles of the function, configuration errors, the sweep's brake, failing sweeps. `docs/runbook.md` has a page for each.
 
-    - `enabled` - Whether they are made.
-    - `actions` - ARNs that are told when an alarm rings and when it is over, such as an SNS topic. At most 5.
-    - `oldest_message_age_seconds` - Age of an event that is not finished from which the alarms `oldest-message` and `unfinished` ring, 60 to 1209600.
+    - `enabled` - Create them.
+    - `actions` - ARNs to notify when an alarm starts and when it ends, such as an SNS topic. At most 5.
+    - `runbook_url` - URL of your copy of `docs/runbook.md`. The description of each alarm links to its page there.
+    - `oldest_message_age_seconds` - Age of an unfinished event at which the alarms `oldest-message` and `unfinished` start, 60 to 1209600.
   EOT
   type = object({
-    enabled                    = optional(bool, false)
+    enabled                    = optional(bool)
     actions                    = optional(list(string), [])
+    runbook_url                = optional(string)
     oldest_message_age_seconds = optional(number, 3600)
   })
   default  = {}
@@ -864,12 +1395,17 @@ variable "alarms" {
 
   validation {
     condition     = alltrue([for arn in var.alarms.actions : can(regex("^arn:[^:]+:[a-z0-9-]+:[^:]*:[^:]*:.+$", arn))])
-    error_message = "alarms.actions holds what is not an ARN: give ARNs, such as that of an SNS topic."
+    error_message = "alarms.actions contains a value that is not an ARN: give ARNs, such as that of an SNS topic."
   }
 
   validation {
     condition     = length(var.alarms.actions) <= 5
-    error_message = "alarms.actions holds ${length(var.alarms.actions)} ARNs: CloudWatch takes at most 5."
+    error_message = "alarms.actions contains ${length(var.alarms.actions)} ARNs: CloudWatch allows at most 5."
+  }
+
+  validation {
+    condition     = var.alarms.runbook_url == null || can(regex("^https?://[^#[:space:]]{1,300}$", var.alarms.runbook_url))
+    error_message = "alarms.runbook_url is ${jsonencode(var.alarms.runbook_url)}: it must be a URL that starts with http:// or https://, without a fragment (#...): the alarm's name is added as the fragment."
   }
 
   validation {
@@ -880,9 +1416,9 @@ variable "alarms" {
 
 variable "dashboard" {
   description = <<-EOT
-    A CloudWatch dashboard: what was removed and what failed, by step; the queue, the function, the sweep, the last failures.
+    A CloudWatch dashboard: removals and failures by step, the queue, the function, the sweep, the last failures.
 
-    - `enabled` - Whether it is made.
+    - `enabled` - Create it.
   EOT
   type = object({
     enabled = optional(bool, false)
@@ -891,128 +1427,59 @@ variable "dashboard" {
   nullable = false
 }
 
-variable "custom_steps" {
+variable "result_events" {
   description = <<-EOT
-    Clean-up steps of one's own, by name. They run after the others, in the order of their names, under the same rules (docs/custom-steps.md).
+    Results as EventBridge events with the source `ec2-decommission`: an instance was decommissioned, its decommission failed, the brake stopped a sweep.
 
-    - `source_dir` - Directory with the step's Python code, `__init__.py` at least. It is packaged with the rest.
-    - `enabled` - Whether the step runs.
-    - `settings` - What the step is given, key to value. No secrets: the function's configuration is readable by whoever may read the function.
-    - `secrets` - What the step is given in secret, by name: references into Vault (`mount`, `path`, `field`, `version`), as in the input `secrets`. No other step is given them.
-    - `requirements_file` - Pinned and hashed requirements that are packaged too.
-    - `iam_statements` - What the function is allowed for the step's sake: `actions`, `resources` and `conditions` (`test`, `variable`, `values`).
+    - `enabled` - Send them.
+    - `event_bus_name` - Name or ARN of the event bus.
   EOT
-  type = map(object({
-    source_dir        = string
-    enabled           = optional(bool, true)
-    settings          = optional(map(string), {})
-    requirements_file = optional(string)
-    secrets = optional(map(object({
-      mount   = optional(string, "secret")
-      path    = string
-      field   = optional(string, "value")
-      version = optional(number)
-    })), {})
-    iam_statements = optional(list(object({
-      actions   = list(string)
-      resources = list(string)
-      conditions = optional(list(object({
-        test     = string
-        variable = string
-        values   = list(string)
-      })), [])
-    })), [])
-  }))
+  type = object({
+    enabled        = optional(bool)
+    event_bus_name = optional(string, "default")
+  })
   default  = {}
   nullable = false
 
   validation {
-    condition     = alltrue([for name in keys(var.custom_steps) : can(regex("^[a-z][a-z0-9_]{0,31}$", name))])
-    error_message = "custom_steps has a name that is not allowed among ${jsonencode(keys(var.custom_steps))}: a name begins with a small letter and holds at most 32 small letters, digits and underscores, as it becomes the name of a Python package."
+    condition     = can(regex("^(arn:[^:]+:events:[a-z0-9-]+:[0-9]{12}:event-bus/)?[A-Za-z0-9._/-]{1,256}$", var.result_events.event_bus_name))
+    error_message = "result_events.event_bus_name is ${jsonencode(var.result_events.event_bus_name)}: it must be the name or the ARN of an event bus, such as \"default\"."
   }
+}
 
-  # The statements of the role are named after the steps, and IAM allows letters and digits only.
-  validation {
-    condition     = length(distinct([for name in keys(var.custom_steps) : replace(name, "_", "")])) == length(var.custom_steps)
-    error_message = "custom_steps has two names that differ by underscores only, among ${jsonencode(keys(var.custom_steps))}: give one of them another name."
-  }
+variable "audit" {
+  description = <<-EOT
+    Keeps each object in S3 before it is removed, so that it can be restored. `null` keeps nothing. Encryption and lifecycle are settings of the bucket.
 
-  validation {
-    condition     = length(setintersection(keys(var.custom_steps), ["route53", "chef", "consul"])) == 0
-    error_message = "custom_steps uses a name that a step of the module has: route53, chef and consul are taken."
-  }
-
-  validation {
-    condition     = alltrue([for step in values(var.custom_steps) : try(fileexists("${step.source_dir}/__init__.py"), false)])
-    error_message = "custom_steps has a source_dir without an __init__.py in it (${jsonencode([for step in values(var.custom_steps) : step.source_dir if !try(fileexists("${step.source_dir}/__init__.py"), false)])}): name an existing directory that is a Python package, best as \"$${path.module}/...\"."
-  }
-
-  validation {
-    condition     = alltrue(flatten([for step in values(var.custom_steps) : [for name in keys(step.secrets) : can(regex("^[a-z][a-z0-9_]{0,63}$", name))]]))
-    error_message = "custom_steps has a secret whose name is not of small letters, digits and underscores (it begins with a letter, and has at most 64)."
-  }
+    - `bucket` - Name of the bucket.
+    - `prefix` - Prefix of all keys.
+    - `kms_key_arn` - Key that encrypts the bucket, if it has one of its own: the function needs rights to it.
+  EOT
+  type = object({
+    bucket      = string
+    prefix      = optional(string, "ec2-decommission/")
+    kms_key_arn = optional(string)
+  })
+  default = null
 
   validation {
-    condition = alltrue(flatten([
-      for step in values(var.custom_steps) : [
-        for secret in values(step.secrets) : (
-          alltrue([for place in [secret.mount, secret.path] : can(regex("^[^/[:space:]]+(/[^/[:space:]]+)*$", place)) && length(regexall("(^|/)\\.+(/|$)", place)) == 0]) &&
-          !startswith(secret.path, "data/") &&
-          try(length(secret.field) > 0, false) &&
-          (secret.version == null || try(secret.version >= 1 && floor(secret.version) == secret.version, false))
-        )
-      ]
-    ]))
-    error_message = "custom_steps has a secret that cannot be read: mount and path are written as a/b/c (no slash at either end, no data/ before the path, no space, no part of dots only), field is not empty, version is a whole number from 1 or left out."
+    condition     = var.audit == null || can(regex("^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$", var.audit.bucket))
+    error_message = "audit.bucket is ${jsonencode(try(var.audit.bucket, null))}: it must be the name of a bucket, 3 to 63 lower-case letters, digits, dots and hyphens."
   }
 
   validation {
-    condition     = var.vault.kv_version != 1 || alltrue(flatten([for step in values(var.custom_steps) : [for secret in values(step.secrets) : secret.version == null]]))
-    error_message = "custom_steps asks for a secret's version while vault.kv_version is 1: only version 2 of the KV engine keeps versions."
+    condition     = var.audit == null || can(regex("^([A-Za-z0-9!_.'()=-][A-Za-z0-9!_.'()=/-]*)?$", var.audit.prefix)) && length(try(var.audit.prefix, "")) <= 512
+    error_message = "audit.prefix is ${jsonencode(try(var.audit.prefix, null))}: it must not start with a slash, and have at most 512 letters, digits and any of ! _ . ' ( ) = / -."
   }
 
   validation {
-    condition     = alltrue([for step in values(var.custom_steps) : step.requirements_file == null || try(fileexists(step.requirements_file), false)])
-    error_message = "custom_steps has a requirements_file that does not exist."
-  }
-
-  validation {
-    condition = alltrue(flatten([
-      for step in values(var.custom_steps) : [for statement in step.iam_statements : length(statement.actions) > 0 && length(statement.resources) > 0]
-    ]))
-    error_message = "custom_steps has an iam_statements entry without actions or without resources: each needs both."
-  }
-
-  validation {
-    condition = alltrue(flatten([
-      for step in values(var.custom_steps) : [
-        for statement in step.iam_statements : [for action in statement.actions : can(regex("^[a-z0-9-]+:[A-Za-z0-9*]*[A-Za-z0-9][A-Za-z0-9*]*$", action))]
-      ]
-    ]))
-    error_message = "custom_steps has an iam_statements action that is not of the form service:Action, or that takes all of a service (service:*): name the actions that the step calls."
-  }
-
-  validation {
-    condition = alltrue(flatten([
-      for step in values(var.custom_steps) : [
-        for statement in step.iam_statements : length(regexall("\\*", join(" ", statement.actions))) == 0 if contains(statement.resources, "*")
-      ]
-    ]))
-    error_message = "custom_steps has an iam_statements entry with a wildcard in an action and the resource \"*\": that is more than one can read from it. Name each action, or narrow the resource."
-  }
-
-  validation {
-    condition = alltrue(flatten([
-      for step in values(var.custom_steps) : [
-        for statement in step.iam_statements : [for condition in statement.conditions : can(regex("^[A-Za-z:]+$", condition.test)) && length(condition.variable) > 0 && length(condition.values) > 0]
-      ]
-    ]))
-    error_message = "custom_steps has an iam_statements condition without test, variable or values: write it as { test = \"StringEquals\", variable = \"aws:ResourceTag/Team\", values = [\"web\"] }."
+    condition     = try(var.audit.kms_key_arn, null) == null || can(regex(local.key_arn_pattern, var.audit.kms_key_arn))
+    error_message = "audit.kms_key_arn is ${jsonencode(try(var.audit.kms_key_arn, null))}: it must be the ARN of a key, such as \"arn:aws:kms:eu-west-1:123456789012:key/...\"."
   }
 }
 
 variable "permissions_boundary_arn" {
-  description = "ARN of the policy that bounds the function's role. `null` sets none."
+  description = "ARN of the policy that is the permissions boundary of the function's role. `null` sets none."
   type        = string
   default     = null
 
@@ -1023,23 +1490,23 @@ variable "permissions_boundary_arn" {
 }
 
 variable "tags" {
-  description = "Tags of every resource that takes tags."
+  description = "Tags of all resources that can have tags."
   type        = map(string)
   default     = {}
   nullable    = false
 
   validation {
     condition     = length(var.tags) <= 50
-    error_message = "tags holds ${length(var.tags)} tags: AWS takes at most 50 on a resource."
+    error_message = "tags has ${length(var.tags)} tags: AWS allows at most 50 on a resource."
   }
 
   validation {
     condition     = alltrue([for key in keys(var.tags) : length(key) >= 1 && length(key) <= 128 && !startswith(lower(key), "aws:")])
-    error_message = "tags has a key that AWS refuses: keys have 1 to 128 characters and do not begin with \"aws:\"."
+    error_message = "tags has a key that AWS refuses: a key has 1 to 128 characters and does not start with \"aws:\"."
   }
 
   validation {
     condition     = alltrue([for value in values(var.tags) : try(length(value) <= 256, false)])
-    error_message = "tags has a value that AWS refuses: values have at most 256 characters, and none is null."
+    error_message = "tags has a value that AWS refuses: a value has at most 256 characters and is not null."
   }
 }

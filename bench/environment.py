@@ -42,7 +42,6 @@ class Environment:
         config: Mapping[str, Any],
         secrets: Mapping[str, str],
         aws: Mapping[str, str],
-        models: Path,
         directory: Path,
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
@@ -60,7 +59,6 @@ class Environment:
                 "POWERTOOLS_LOG_LEVEL": "INFO",
                 "DECOMMISSION_CONFIG": json.dumps(config),
                 "BENCH_SECRETS": json.dumps(secrets),
-                "BENCH_MODELS": str(models),
                 **aws,
             },
         )
@@ -110,7 +108,6 @@ def main() -> None:
     aws.READ_TIMEOUT_SECONDS = 60  # moto takes its time over a transaction of a hundred items
     secrets = json.loads(os.environ["BENCH_SECRETS"])
     vars(wiring)["SecretBundle"] = lambda *_: secrets
-    vars(wiring)["_models"] = lambda: Path(os.environ["BENCH_MODELS"])
     application, watch = None, Watch()
     for line in sys.stdin:
         event = json.loads(Path(json.loads(line)).read_text())

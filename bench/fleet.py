@@ -24,7 +24,6 @@ from ec2_decommission.chunks import chunks
 from ec2_decommission.instance import Facts, Instance
 from ec2_decommission.inventory import DynamoInventory
 from testbed.aws import Answer, StrictAws
-from testbed.aws_models import lay_out
 from testbed.aws_route53 import fill, record_sets
 from testbed.chef import ChefServer
 from testbed.consul import ConsulCluster
@@ -93,7 +92,6 @@ class Servers:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._models = lay_out(directory / "package")
         self._stack = ExitStack()
         self._fleets = 0
         self.index = ChefIndex()
@@ -161,7 +159,7 @@ class Servers:
         """A cold execution environment."""
         self._fleets += 1
         directory = self._directory / f"environment-{self._fleets}"
-        return Environment(config, self._secrets, self.aws.environ(), self._models, directory)
+        return Environment(config, self._secrets, self.aws.environ(), directory)
 
     def fleet(self, number: int) -> list[Dead]:
         """Instances with A and PTR record, a Chef node and client, a Consul node, session and lock each.

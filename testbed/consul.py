@@ -14,7 +14,7 @@ import time
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import requests
 from consul.std import Consul
@@ -44,6 +44,14 @@ agent_prefix "" { policy = "write" }
 
 MemberStatus = Literal["alive", "leaving", "left", "failed"]
 JsonObject = dict[str, Any]
+
+
+class TlsFiles(NamedTuple):
+    """The authority of servers and clients, and the server's own certificate with its key, as Consul names them."""
+
+    ca_file: Path
+    cert_file: Path
+    key_file: Path
 
 
 class ConsulApiError(RuntimeError):
@@ -91,7 +99,8 @@ class ConsulCluster(Part):
     """One server agent (ACLs on, deny by default) and the client agents that join it.
 
     `primary` federates it: this becomes a secondary datacenter of that one, with ACL policies and tokens
-    replicated from there.
+    replicated from there. `tls` serves the HTTP API by TLS as well, at `https_url`, to clients with a certificate of
+    that authority only (verify_incoming).
     """
 
     def __init__(
@@ -100,6 +109,7 @@ class ConsulCluster(Part):
         *,
         primary: ConsulCluster | None = None,
         run_directory: Path | None = None,
+        tls: TlsFiles | None = None,
     ) -> None:
         super().__init__(f"consul-{datacenter}", run_directory)
         self.datacenter = datacenter
@@ -113,6 +123,10 @@ class ConsulCluster(Part):
         self._next_address = ipaddress.IPv4Address("127.0.0.2")
         self._http_port, self._rpc_port, self._lan_port, self._wan_port = free_ports(4)
         self.url = f"http://{self.address}:{self._http_port}"
+        self._tls = tls
+        if tls:
+            [self._https_port] = free_ports(1)
+            self.https_url = f"https://{self.address}:{self._https_port}"
         self._http = requests.Session()
         # No proxy and no .netrc of the user's: everything is on loopback.
         self._http.trust_env = False
@@ -320,6 +334,10 @@ class ConsulCluster(Part):
             | {"server": self._rpc_port, "serf_wan": self._wan_port},
             "gossip_wan": _GOSSIP,
         }
+        if self._tls:
+            files = {name: str(path) for name, path in self._tls._asdict().items()}
+            configuration |= {**files, "verify_incoming": True}
+            configuration["ports"]["https"] = self._https_port
         acl = configuration["acl"]
         acl["tokens"] = tokens
         if self.primary:

@@ -16,6 +16,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -25,6 +26,9 @@ CACHE = REPOSITORY / ".cache"
 _CONSUL_SUITE = "bullseye"
 # The last release known to carry goiardi, for machines whose own suite does not.
 _GOIARDI_SUITE = "bookworm"
+
+# Where Icinga, PHP, PostgreSQL and Zabbix's frontend come from if the machine's own suite lacks them.
+_SUITE = "bookworm"
 
 _APT_TIMEOUT_SECONDS = 300
 
@@ -73,21 +77,56 @@ def bao_binary() -> Path:
     )
 
 
+@dataclass(frozen=True)
+class Tree:
+    """Packages that are installed on the machine (``root`` is ``/``), or unpacked in the cache."""
+
+    root: Path
+
+    def find(self, pattern: str) -> list[Path]:
+        """The paths that match a pattern below the root, in order."""
+        return sorted(self.root.glob(pattern))
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a program of the tree needs to find its libraries."""
+        if self.root == Path("/"):
+            return {}
+        folders = {path.parent for path in [*self.root.glob("usr/lib/*/lib*.so*"), *self.root.glob("lib/*/lib*.so*")]}
+        return {"LD_LIBRARY_PATH": ":".join(map(str, sorted(folders)))} if folders else {}
+
+
+def icinga_tree() -> Tree:
+    """Icinga 2, by ``usr/lib/*/icinga2/sbin/icinga2`` and ``usr/share/icinga2/include``."""
+    return _tree("icinga2", ["icinga2-bin"], "usr/lib/*/icinga2/sbin/icinga2")
+
+
+def php_tree() -> Tree:
+    """PHP for the command line, with the extensions that Zabbix's frontend needs."""
+    packages = [f"php-{name}" for name in ("cli", "pgsql", "mbstring", "bcmath", "gd", "xml")]
+    return _tree("php", packages, "usr/bin/php[0-9]*", "usr/lib/php/*/pgsql.so", "usr/lib/php/*/bcmath.so")
+
+
+def postgresql_tree() -> Tree:
+    """PostgreSQL, by ``usr/lib/postgresql/*/bin``."""
+    return _tree("postgresql", ["postgresql"], "usr/lib/postgresql/*/bin/initdb", "usr/lib/postgresql/*/bin/psql")
+
+
+def zabbix_tree() -> Tree:
+    """Zabbix's frontend and the schema of its database. The server itself is not run, and needs no libraries."""
+    packages = ["zabbix-frontend-php", "zabbix-server-pgsql"]
+    wanted = ("usr/share/zabbix/api_jsonrpc.php", "usr/share/zabbix-server-pgsql/schema.sql.gz")
+    return _tree("zabbix", packages, *wanted, dependencies=False)
+
+
 def chromium_command() -> list[str]:
     """Headless Chromium: from PATH, else Debian's package with the libraries that this machine lacks."""
     for name in ("chromium", "chromium-browser", "google-chrome", "chrome"):
         if found := shutil.which(name):
             return [found, "--headless"]
-    root = CACHE / "debian" / "chromium"
-    advice = "Install it with `apt-get install chromium`, `brew install --cask chromium`, or from your distribution."
-    with _one_at_a_time("install-chromium"):
-        if not root.exists():
-            try:
-                _install_with_dependencies("chromium", root)
-            except _AptError as error:
-                raise ToolMissing(f"chromium is not on PATH and could not be installed ({error}). {advice}") from None
-    libraries = ":".join(sorted({str(path.parent) for path in root.rglob("*.so*")}))
-    return ["env", f"LD_LIBRARY_PATH={libraries}", str(root / "usr" / "lib" / "chromium" / "chromium"), "--headless"]
+    tree = _tree("chromium", ["chromium"], "usr/lib/chromium/chromium")
+    variables = [f"{name}={value}" for name, value in tree.environment.items()]
+    return ["env", *variables, str(tree.root / "usr" / "lib" / "chromium" / "chromium"), "--headless"]
 
 
 def terraform_binary() -> Path:
@@ -145,6 +184,28 @@ def _find(name: str, *, suite: str, advice: str) -> Path:
     raise ToolMissing(f"{name} is not on PATH and could not be installed ({reason}). {advice}")
 
 
+def _tree(name: str, packages: list[str], *wanted: str, dependencies: bool = True) -> Tree:
+    """The packages, from the machine if it has all that is wanted, else unpacked in the cache."""
+    machine, cached = Tree(Path("/")), Tree(CACHE / "debian" / name)
+    for tree in (machine, cached):
+        if all(tree.find(pattern) for pattern in wanted):
+            return tree
+    reason = "apt-get and dpkg are not on this machine"
+    if shutil.which("apt-get") and shutil.which("dpkg"):
+        with _one_at_a_time(f"install-{name}"):
+            try:
+                if not cached.root.exists():  # else another process installed it meanwhile
+                    _install_debian_packages(name, packages, dependencies=dependencies)
+            except _AptError as error:
+                reason = str(error)
+            else:
+                if all(cached.find(pattern) for pattern in wanted):
+                    return cached
+                reason = "Debian's packages do not hold it"
+    advice = f"Install it on Debian with `apt-get install {' '.join(packages)}`."
+    raise ToolMissing(f"{name} is not on this machine and could not be installed ({reason}). {advice}")
+
+
 class _AptError(Exception):
     pass
 
@@ -168,25 +229,39 @@ def _install_debian_package(name: str, suite: str) -> None:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _install_with_dependencies(name: str, target: Path) -> None:
-    """Unpacks the package, and all that it needs and that is not installed, from the machine's own suites."""
-    if not (shutil.which("apt-get") and shutil.which("dpkg")):
-        raise _AptError("apt-get and dpkg are not on this machine")
-    work = target.with_suffix(".part")
+def _install_debian_packages(name: str, packages: list[str], *, dependencies: bool) -> None:
+    """Unpacks packages, and what they need beyond what the machine has, into one tree of the cache."""
+    work = CACHE / "debian" / f"{name}.part"
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     try:
-        simulated = _run(["apt-get", "install", "--simulate", "--no-install-recommends", name], work)
-        packages = re.findall(r"^Inst (\S+)", simulated, flags=re.MULTILINE)
-        _run(["apt-get", "download", *packages], work)
+        try:
+            _download(["apt-get"], packages, work, dependencies=dependencies)
+        except _AptError:
+            _download(_apt_of_suite(_SUITE, work), packages, work, dependencies=dependencies)
+        unpacked = work / "unpacked"
         for package in sorted(work.glob("*.deb")):
-            _run(["dpkg", "-x", str(package), str(work / "unpacked")], work)
-        (work / "unpacked").rename(target)
+            _run(["dpkg", "-x", str(package), str(unpacked)], work)
+        unpacked.rename(CACHE / "debian" / name)
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
 
+def _download(apt: list[str], packages: list[str], work: Path, *, dependencies: bool) -> None:
+    needed = dict.fromkeys(packages)
+    if dependencies:
+        # Simulated, so no root rights are needed. What the machine has is not in the list.
+        plan = _run([*apt, "--simulate", "--no-install-recommends", "install", *packages], work)
+        needed |= dict.fromkeys(re.findall(r"^Inst (\S+)", plan, flags=re.MULTILINE))
+    _run([*apt, "-q", "download", *needed], work)
+
+
 def _download_from_suite(name: str, suite: str, work: Path) -> None:
+    _run([*_apt_of_suite(suite, work), "-q", "download", name], work)
+
+
+def _apt_of_suite(suite: str, work: Path) -> list[str]:
+    """apt-get with sources and lists of its own, for one suite of Debian."""
     mirror, keyring = _debian_mirror()
     options = f"[signed-by={keyring}] " if keyring else ""
     (work / "sources.list").write_text(f"deb {options}{mirror} {suite} main\n")
@@ -203,7 +278,7 @@ def _download_from_suite(name: str, suite: str, work: Path) -> None:
     ]
     # Old releases carry an expired Valid-Until; the signature is checked nevertheless.
     _run([*apt, "-o", "Acquire::Check-Valid-Until=false", "-q", "update"], work)
-    _run([*apt, "-q", "download", name], work)
+    return apt
 
 
 def _debian_mirror() -> tuple[str, str | None]:
@@ -238,6 +313,7 @@ def _deb822_sources(text: str) -> Iterator[tuple[str, str | None]]:
 
 
 def _run(command: list[str], directory: Path) -> str:
+    """What the command prints."""
     environment = {**os.environ, "LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive"}
     try:
         answer = subprocess.run(

@@ -19,7 +19,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 
-from testbed.processes import LOOPBACK, Part, Server, free_port, wait_until
+from testbed.certificates import Identity
+from testbed.processes import LOOPBACK, Part, Server, free_port, port_answers, wait_until
 from testbed.tools import bao_binary
 
 _REQUEST_TIMEOUT_SECONDS = 10
@@ -38,6 +39,13 @@ class VaultApiError(RuntimeError):
 class AppRole(NamedTuple):
     role_id: str
     secret_id: str
+
+
+class Listener(NamedTuple):
+    """One more port of the server, with a certificate of its own; with `client_authority` clients need one too."""
+
+    identity: Identity
+    client_authority: Path | None = None
 
 
 class JwtIssuer:
@@ -75,12 +83,23 @@ class JwtIssuer:
 class VaultServer(Part):
     """A server that is initialized and unsealed, with a KV engine of version 2 mounted at `secret`.
 
-    With `tls` it listens with a certificate that `ca_certificate` has signed. Paths that its methods take are
-    those of the API, as policies name them: `secret/data/apps/chef` for a secret of KV version 2.
+    With `tls` it listens with a certificate that `ca_certificate` has signed. Each of `listeners` has its address in
+    `addresses`. Paths that its methods take are those of the API, as policies name them: `secret/data/apps/chef` for
+    a secret of KV version 2.
     """
 
-    def __init__(self, *, tls: bool = False, run_directory: Path | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        tls: bool = False,
+        listeners: Mapping[str, Listener] | None = None,
+        run_directory: Path | None = None,
+    ) -> None:
         super().__init__("vault", run_directory)
+        self._listeners = {
+            f"{LOOPBACK}:{free_port(consecutive=2)}": (name, listener) for name, listener in (listeners or {}).items()
+        }
+        self.addresses = {name: f"https://{listen}" for listen, (name, _) in self._listeners.items()}
         self.root_token = f"root-{uuid.uuid4()}"
         self.ca_certificate = self.run_directory / "vault-ca.pem" if tls else None
         # The port after it is the cluster's.
@@ -95,11 +114,14 @@ class VaultServer(Part):
 
     def _start(self) -> None:
         tls = ["-dev-tls", f"-dev-tls-cert-dir={self.run_directory}"] if self.ca_certificate else []
+        more = self.run_directory / "listeners.hcl"
+        more.write_text("".join(_listener(listen, listener) for listen, (_, listener) in self._listeners.items()))
         self.server = Server(
             "vault",
             [
                 bao_binary(),
                 *("server", "-dev", f"-dev-listen-address={self._listen}", "-dev-no-store-token"),
+                *([f"-config={more}"] if self._listeners else []),
                 *tls,
             ],
             run_directory=self.run_directory,
@@ -194,14 +216,28 @@ class VaultServer(Part):
         answer = self.api("LIST", "/v1/auth/token/accessors")
         return set(answer["data"]["keys"])
 
-    def create_approle(self, role: str, *paths: str, mount: str = "approle") -> AppRole:
-        """An AppRole whose tokens may read exactly these paths."""
+    def create_approle(self, role: str, *paths: str, mount: str = "approle", bind_secret_id: bool = True) -> AppRole:
+        """An AppRole whose tokens may read exactly these paths; it may need no secret id ("" then)."""
         self._enable_auth(mount, "approle")
-        body = {"token_policies": [self.create_policy(*paths)], "token_ttl": "10m"}
+        body: JsonObject = {"token_policies": [self.create_policy(*paths)], "token_ttl": "10m"}
+        if not bind_secret_id:  # an AppRole needs some constraint
+            body |= {"bind_secret_id": False, "token_bound_cidrs": [f"{LOOPBACK}/32"]}
         self.api("POST", f"/v1/auth/{mount}/role/{role}", json=body)
         role_id = self.api("GET", f"/v1/auth/{mount}/role/{role}/role-id")["data"]["role_id"]
+        if not bind_secret_id:
+            return AppRole(role_id, "")
         secret_id = self.api("POST", f"/v1/auth/{mount}/role/{role}/secret-id")["data"]["secret_id"]
         return AppRole(role_id, secret_id)
+
+    def wrapped_secret_id(self, role: str, *, mount: str = "approle", ttl: str = "60s") -> str:
+        """A new secret id of the role, wrapped: the token that unwraps it once."""
+        answer = self._http.request(
+            "POST",
+            f"{self.address}/v1/auth/{mount}/role/{role}/secret-id",
+            headers={"X-Vault-Token": self.root_token, "X-Vault-Wrap-TTL": ttl},
+            timeout=_REQUEST_TIMEOUT_SECONDS,
+        )
+        return str(answer.json()["wrap_info"]["token"])
 
     def create_jwt_role(
         self, role: str, *paths: str, issuer: JwtIssuer, subject: str, audience: str, mount: str = "jwt"
@@ -275,6 +311,77 @@ class VaultServer(Part):
             return False
         # The development server mounts it last.
         return "secret/" in mounts["data"]
+
+
+class VaultAgent(Part):
+    """A Vault agent in front of the server, logged in with an AppRole: it takes requests without a token."""
+
+    def __init__(self, server: VaultServer, role: AppRole, run_directory: Path | None = None) -> None:
+        super().__init__("vault-agent", run_directory)
+        self._vault = server
+        self._role = role
+        self._port = free_port()
+        self.address = f"http://{LOOPBACK}:{self._port}"
+        self.server: Server | None = None
+
+    def _start(self) -> None:
+        files = {name: self.run_directory / name for name in ("role_id", "secret_id", "token")}
+        files["role_id"].write_text(self._role.role_id)
+        files["secret_id"].write_text(self._role.secret_id)
+        configuration = self.run_directory / "agent.hcl"
+        configuration.write_text(f"""
+vault {{
+  address = "{self._vault.address}"
+}}
+auto_auth {{
+  method "approle" {{
+    config = {{
+      role_id_file_path = "{files["role_id"]}"
+      secret_id_file_path = "{files["secret_id"]}"
+      remove_secret_id_file_after_reading = false
+    }}
+  }}
+  sink "file" {{
+    config = {{ path = "{files["token"]}" }}
+  }}
+}}
+api_proxy {{
+  use_auto_auth_token = true
+}}
+listener "tcp" {{
+  address = "{LOOPBACK}:{self._port}"
+  tls_disable = true
+  require_request_header = true
+}}
+""")
+        self.server = Server(
+            "vault-agent",
+            [bao_binary(), "agent", f"-config={configuration}"],
+            run_directory=self.run_directory,
+            ready=lambda: files["token"].exists() and port_answers(self._port),
+            environment={"PATH": "/usr/bin:/bin", "HOME": str(self.run_directory)},
+        )
+        self.server.start()
+
+    def _stop(self) -> None:
+        if self.server:
+            self.server.stop()
+
+
+def _listener(listen: str, listener: Listener) -> str:
+    clients = (
+        f'tls_require_and_verify_client_cert = true\n  tls_client_ca_file = "{listener.client_authority}"'
+        if listener.client_authority
+        else ""
+    )
+    return f"""
+listener "tcp" {{
+  address = "{listen}"
+  tls_cert_file = "{listener.identity.certificate}"
+  tls_key_file = "{listener.identity.key}"
+  {clients}
+}}
+"""
 
 
 def _base64url(value: JsonObject) -> str:

@@ -1,18 +1,11 @@
 # Each alarm: what it looks at, from which value it rings, and when it is made.
 
-# The real provider, with nobody to ask: a plan reaches no network, and checks more than a mock does.
-provider "aws" {
-  region                      = "eu-west-1"
-  access_key                  = "test"
-  secret_key                  = "test"
-  skip_credentials_validation = true
-  skip_metadata_api_check     = true
-  skip_region_validation      = true
-  skip_requesting_account_id  = true
+mock_provider "aws" {
+  source = "./mocks"
 }
 
 variables {
-  # A plan cannot tell yet whether the code that it would build is the code that runs: see checks.tf.
+  consul  = { enabled = true, url = "https://consul.example.com" }
   package = { type = "s3", s3 = { bucket = "artifacts", key = "package.zip", object_version = "1" } }
   alarms  = { enabled = true }
 }
@@ -99,7 +92,7 @@ run "three_tries_that_fail_fit_into_what_the_alarm_looks_at" {
   }
 }
 
-# What fails until somebody mends it is tried again after the longest delay: the alarm is not over in between.
+# What fails until somebody repairs it is tried again after the longest delay: the alarm is not over in between.
 run "an_alarm_lasts_from_one_try_to_the_next" {
   command = plan
 
@@ -137,6 +130,40 @@ run "without_the_sweep_there_is_no_alarm_for_it" {
   assert {
     condition     = toset(keys(aws_cloudwatch_metric_alarm.this)) == toset(["configuration", "dead-letters", "errors", "oldest-message", "throttles", "undelivered", "unfinished"])
     error_message = "Alarms: ${jsonencode(keys(aws_cloudwatch_metric_alarm.this))}"
+  }
+}
+
+# Another function.timeout changes the function and the queue only.
+run "another_timeout_changes_no_alarm" {
+  command = plan
+
+  variables {
+    function = { timeout = 30 }
+  }
+
+  assert {
+    condition     = toset([for key in ["errors", "throttles"] : aws_cloudwatch_metric_alarm.this[key].evaluation_periods]) == toset([40])
+    error_message = "The periods follow the timeout."
+  }
+}
+
+run "members_events_are_watched_on_their_bus_and_the_runbook_is_where_the_user_keeps_it" {
+  command = plan
+
+  variables {
+    organization = { members = { "222222222222" = {} } }
+    package      = { type = "s3", s3 = { bucket = "artifacts", key = "package.zip", object_version = "1" }, bundle_included = true }
+    alarms       = { enabled = true, runbook_url = "https://wiki.example.com/runbook" }
+  }
+
+  assert {
+    condition     = aws_cloudwatch_metric_alarm.this["undelivered-members"].dimensions == tomap({ EventBusName = "ec2-decommission-members", RuleName = "ec2-decommission-members" }) && endswith(aws_cloudwatch_metric_alarm.this["undelivered-members"].alarm_description, " https://wiki.example.com/runbook#undelivered")
+    error_message = "Events of members are lost in silence."
+  }
+
+  assert {
+    condition     = endswith(aws_cloudwatch_metric_alarm.this["dead-letters"].alarm_description, " https://wiki.example.com/runbook#dead-letters")
+    error_message = aws_cloudwatch_metric_alarm.this["dead-letters"].alarm_description
   }
 }
 

@@ -1,56 +1,12 @@
 # The dashboard: a valid document that shows what is on, and nothing else.
 
-# Whether its names are those of the function's metrics is a test in Python (tests/unit/test_signals.py).
+# Whether its names are those of the function's metrics is a test in Python (tests/unit/test_dashboard.py).
 mock_provider "aws" {
-  mock_resource "aws_cloudwatch_log_group" {
-    defaults = { arn = "arn:aws:logs:eu-west-1:123456789012:log-group:/aws/lambda/ec2-decommission" }
-  }
-
-  mock_resource "aws_iam_role" {
-    defaults = { arn = "arn:aws:iam::123456789012:role/ec2-decommission-eu-west-1" }
-  }
-
-  mock_resource "aws_lambda_function" {
-    defaults = { arn = "arn:aws:lambda:eu-west-1:123456789012:function:ec2-decommission", code_sha256 = "47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=" }
-  }
-
-  mock_resource "aws_cloudwatch_event_rule" {
-    defaults = { arn = "arn:aws:events:eu-west-1:123456789012:rule/made-up" }
-  }
-
-  mock_resource "aws_cloudwatch_metric_alarm" {
-    defaults = { arn = "arn:aws:cloudwatch:eu-west-1:123456789012:alarm:made-up" }
-  }
-
-  mock_resource "aws_sqs_queue" {
-    defaults = { arn = "arn:aws:sqs:eu-west-1:123456789012:made-up", url = "https://sqs.eu-west-1.amazonaws.com/123456789012/made-up" }
-  }
-
-  mock_resource "aws_dynamodb_table" {
-    defaults = { arn = "arn:aws:dynamodb:eu-west-1:123456789012:table/made-up" }
-  }
-
-  mock_data "aws_iam_policy_document" {
-    defaults = { json = "{}" }
-  }
-}
-
-override_data {
-  target = data.aws_partition.this
-  values = { partition = "aws" }
-}
-
-override_data {
-  target = data.aws_region.this
-  values = { id = "eu-west-1" }
+  source = "./mocks"
 }
 
 variables {
-  package = {
-    type        = "s3"
-    s3          = { bucket = "artifacts", key = "ec2-decommission.zip" }
-    code_sha256 = "47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU="
-  }
+  package   = { type = "s3", s3 = { bucket = "artifacts", key = "package.zip", object_version = "1" } }
   dashboard = { enabled = true }
 }
 
@@ -60,7 +16,11 @@ run "everything_on_is_on_the_wall" {
   variables {
     alarms  = { enabled = true }
     route53 = { enabled = true, zone_ids = ["Z1"], record_names = ["{tag:Name}.example.internal"] }
-    consul  = { enabled = true, url = "https://consul.example.internal:8501" }
+    consul  = { enabled = true, url = "https://consul.example.com" }
+    http_steps = {
+      zabbix = { url = "https://a.example.com", find = { items = "@", id = "id" }, prove = { field = "i", equals = "{instance_id}" }, remove = { path = "/{id}" } }
+    }
+    package = { type = "s3", s3 = { bucket = "artifacts", key = "package.zip", object_version = "1" }, bundle_included = true }
     custom_steps = {
       third  = { source_dir = "lambda/src/ec2_decommission" }
       fourth = { source_dir = "lambda/src/ec2_decommission" }
@@ -76,7 +36,7 @@ run "everything_on_is_on_the_wall" {
 
   assert {
     condition = [for widget in jsondecode(aws_cloudwatch_dashboard.this[0].dashboard_body).widgets : widget.properties.title if startswith(try(widget.properties.title, ""), "Step ")] == [
-      "Step route53", "Step consul", "Step fifth", "Step fourth", "Step third",
+      "Step route53", "Step consul", "Step zabbix", "Step fifth", "Step fourth", "Step third",
     ]
     error_message = "Other steps are shown than those that are on."
   }
@@ -131,6 +91,8 @@ run "what_is_off_is_not_on_the_wall" {
     inventory = { enabled = false }
   }
 
+  expect_failures = [check.something_is_enabled]
+
   assert {
     condition     = length(regexall("Sweep|Step |StepDuration|\"alarm\"", aws_cloudwatch_dashboard.this[0].dashboard_body)) == 0
     error_message = aws_cloudwatch_dashboard.this[0].dashboard_body
@@ -142,6 +104,7 @@ run "a_dry_run_says_so_on_the_wall" {
 
   variables {
     dry_run = true
+    consul  = { enabled = true, url = "https://consul.example.com" }
   }
 
   assert {

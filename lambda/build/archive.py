@@ -2,7 +2,7 @@
 
 import base64
 import hashlib
-import os
+import secrets
 import stat
 import zipfile
 from collections.abc import Mapping
@@ -86,8 +86,9 @@ def write(files: Mapping[str, bytes], output: Path) -> str:
     unpacked = sum(len(content) for content in files.values())
     if unpacked > UNPACKED_LIMIT:
         raise SourceError(f"The package would unpack to {unpacked} bytes; Lambda takes {UNPACKED_LIMIT} at most.")
-    # A name of its own in the same directory, so that the replacement is one step on one file system.
-    unfinished = output.with_name(f".{output.name}.{os.getpid()}.part")
+    # A name of its own in the same directory, so that the replacement is one step on one file system. Builds in two
+    # containers may have one process id.
+    unfinished = output.with_name(f".{output.name}.{secrets.token_hex(8)}.part")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         with zipfile.ZipFile(unfinished, "w") as archive:

@@ -1,12 +1,14 @@
-"""Gets the build program its own requirements: a virtual environment in the cache, made once and used again.
+"""Gives the build program its own requirements: a virtual environment in the cache, made once and used again.
 
-Standard library only. Everything installed is pinned by hash in lambda/requirements/build.txt.
+Standard library only. Everything installed is pinned by hash, in lambda/requirements.
 """
 
 import contextlib
 import hashlib
 import importlib.util
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,91 +18,142 @@ import venv
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+import pip_settings
 from errors import BuildError
+from home import home
 from progress import say
 
 HERE = Path(__file__).resolve().parent
 REQUIREMENTS = HERE.parent / "requirements"
-STALE = 30 * 24 * 3600  # seconds after which an environment that nothing used goes
+STALE = 30 * 24 * 3600  # seconds after which an unused environment is removed
 
-_NOT_FOR_PIP = frozenset(
-    f"PIP_{name}"
-    for name in (
-        "CONSTRAINT",
-        "NO_BINARY",
-        "ONLY_BINARY",
-        "PREFIX",
-        "QUIET",
-        "REQUIREMENT",
-        "REQUIRE_VIRTUALENV",
-        "TARGET",
-        "USER",
-        "VERBOSE",
-    )
-) | {"BUILD_SPEC"}
+# What the build imports of each lock file. Imports of setuptools bring packages of its own, those of pip forbid its
+# distutils, so they come last.
+_MODULES = {
+    "build": ("packaging.requirements", "wheel", "setuptools.build_meta", "pip"),
+    "seal": ("boto3.session", "certifi", "cryptography.hazmat.primitives.ciphers.aead", "socks", "urllib3"),
+}
+
+# Run in an environment: exits with a sentence unless all that was promised is there.
+_TRIAL = """
+import importlib, importlib.metadata, json, os, sys
+environment, pins, modules = json.loads(sys.argv[1])
+if os.path.realpath(sys.prefix) != os.path.realpath(environment):
+    sys.exit(f"its Python uses {sys.prefix}")
+for name, version in pins.items():
+    try:
+        found = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        sys.exit(f"{name} is missing")
+    if found != version:
+        sys.exit(f"{name} has the version {found} instead of {version}")
+for name in modules:
+    try:
+        importlib.import_module(name)
+    except Exception as error:
+        sys.exit(f"{name} cannot be imported ({type(error).__name__})")
+"""
 
 
-def enter(cache: Path, arguments: Sequence[str]) -> None:
-    """Goes on in the build environment: returns when this process runs in it, else replaces the process.
+def enter(cache: Path, arguments: Sequence[str], locks: Sequence[str]) -> None:
+    """Continues in an environment with these lock files, such as ("build", "seal").
 
-    Raises BuildError where the environment cannot be made.
+    Returns when this process runs in it already, else replaces the process. Raises BuildError where the environment
+    cannot be made.
     """
-    environment = _path(cache)
+    environment = _path(cache, locks)
     if Path(sys.prefix).resolve() == environment.resolve():
         return
     try:
         cache.mkdir(parents=True, exist_ok=True)
         with locked(cache / "lock"):
-            _remove_stale(cache, environment)
-            if not _python(environment).exists():
-                _make(environment)
+            _clean_up(cache, environment)
+            if environment.exists():
+                wrong = _problem(environment, locks)
+                if wrong:
+                    say(f"build environment: the cached one is unusable ({wrong}); making it again")
+                    _remove(environment)
+            if not environment.exists():
+                _make(environment, locks)
             os.utime(environment)
     except OSError as error:
         raise BuildError(
-            f"The build cache {cache} cannot be used: {error.strerror or type(error).__name__}."
+            f"The build cache {cache} cannot be used: {error.strerror or type(error).__name__}. Set BUILD_CACHE to a "
+            "directory that can be written."
         ) from None
-    # Isolated: the user's PYTHONPATH and site-packages have no part in a build.
+    # Isolated: PYTHON* variables and the user's own packages have no part in a build.
     command = [str(_python(environment)), "-I", "-B", str(HERE), *arguments]
-    if os.name == "nt":  # exec there returns to the shell before the new program ends
-        raise SystemExit(subprocess.call(command))
+    environ = {**os.environ, **pip_settings.environment(os.environ)}
     sys.stdout.flush()
-    os.execv(command[0], command)  # noqa: S606
+    if os.name == "nt":  # exec there returns to the shell before the new program ends
+        raise SystemExit(subprocess.call(command, env=environ))
+    os.execve(command[0], command, environ)  # noqa: S606
 
 
-def _path(cache: Path) -> Path:
-    """One environment for each lock file and each Python."""
-    base = f"{sys.version}|{Path(sys.base_prefix).resolve()}"
-    key = hashlib.sha256((REQUIREMENTS / "build.txt").read_bytes() + base.encode()).hexdigest()[:16]
-    return cache.resolve() / f"python-{key}"
+def _path(cache: Path, locks: Sequence[str]) -> Path:
+    """One environment for each set of requirements and each Python."""
+    digest = hashlib.sha256(f"{sys.version}|{Path(sys.base_prefix).resolve()}".encode())
+    for name in locks:
+        digest.update(_lock(name).read_bytes())
+    return cache.resolve() / f"python-{digest.hexdigest()[:16]}"
+
+
+def _lock(name: str) -> Path:
+    return REQUIREMENTS / f"{name}.txt"
 
 
 def _python(environment: Path) -> Path:
     return environment / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 
 
-def _make(environment: Path) -> None:
+def _make(environment: Path, locks: Sequence[str]) -> None:
+    """Fills a directory beside it, tries that, and renames it: `environment` is complete or absent."""
     if importlib.util.find_spec("ensurepip") is None:
         raise BuildError(
             f"This Python ({sys.executable}) cannot make virtual environments: install its venv module "
             "(on Debian and Ubuntu the package python3-venv)."
         )
-    say("build environment: being made (once a machine and version)")
-    shutil.rmtree(environment, ignore_errors=True)  # its Python is gone, or it would not be made again
+    say("build environment: making it (once for each machine and version)")
     unfinished = Path(tempfile.mkdtemp(prefix="unfinished-", dir=environment.parent))
     try:
         venv.EnvBuilder(symlinks=os.name != "nt").create(unfinished)
         python = str(_python(unfinished))
         _run([python, "-I", "-m", "ensurepip", "--default-pip"], "The virtual environment's pip cannot be set up")
         install = [python, "-I", "-m", "pip", "install", "--quiet", "--require-hashes", "--only-binary=:all:"]
-        install += ["--no-compile", "--requirement", str(REQUIREMENTS / "build.txt")]
+        install += ["--no-compile", *(f"--requirement={_lock(name)}" for name in locks)]
         _run(install, "The build program's own requirements cannot be installed")
+        wrong = _problem(unfinished, locks)
+        if wrong:
+            raise BuildError(f"pip reported success, but the build environment is unusable: {wrong}.")
         unfinished.rename(environment)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
+def _problem(environment: Path, locks: Sequence[str]) -> str | None:
+    """Why the build cannot run in this environment, or None."""
+    pins: dict[str, str] = {}
+    for name in locks:  # without those that have a marker: not every Python needs them
+        pins |= dict(re.findall(r"^([A-Za-z0-9._-]+)==(\S+) *\\?$", _lock(name).read_text("utf-8"), re.MULTILINE))
+    trial = json.dumps([str(environment), pins, [module for name in locks for module in _MODULES[name]]])
+    try:
+        done = _quiet([str(_python(environment)), "-I", "-B", "-c", _TRIAL, trial])
+    except OSError as error:
+        return f"its Python does not start: {error.strerror or type(error).__name__}"
+    if done.returncode == 0:
+        return None
+    return (done.stderr.strip().splitlines() or [f"its Python ends with status {done.returncode}"])[-1]
+
+
 def _run(command: Sequence[str], failure: str) -> None:
-    done = subprocess.run(
+    done = _quiet(command)
+    if done.returncode != 0:
+        tail = " / ".join(line.strip() for line in (done.stderr or done.stdout).strip().splitlines()[-3:])
+        raise BuildError(f"{failure}: {tail[:600]}")
+
+
+def _quiet(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
         command,
         env=pip_environment(os.environ),
         capture_output=True,
@@ -109,35 +162,44 @@ def _run(command: Sequence[str], failure: str) -> None:
         check=False,
         stdin=subprocess.DEVNULL,
     )
-    if done.returncode != 0:
-        tail = " / ".join(line.strip() for line in (done.stderr or done.stdout).strip().splitlines()[-3:])
-        raise BuildError(f"{failure}: {tail[:600]}")
 
 
 def pip_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """The user's environment, for their mirrors and proxies, without what would send files elsewhere or is none
-    of pip's business: Vault's credentials, and settings for installing."""
+    """The user's environment, for mirrors and proxies, without what is none of pip's business: Vault's credentials,
+    the specification, and settings that change what is installed or where."""
     kept = {
         key: value
         for key, value in environ.items()
-        if key not in _NOT_FOR_PIP and not key.startswith(("VAULT_", "PYTHON"))
+        if not key.startswith(("PIP_", "_PIP_", "VAULT_", "PYTHON", "SETUPTOOLS_"))
+        and key not in ("BUILD_SPEC", "DIST_EXTRA_CONFIG")
     }
-    return kept | {"PIP_NO_INPUT": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+    if home(environ) is None:
+        kept["HOME"] = "/nonexistent"  # pip does not start without
+    return kept | pip_settings.environment(environ) | {"PIP_NO_INPUT": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
 
 
-def _remove_stale(cache: Path, current: Path) -> None:
+def _clean_up(cache: Path, current: Path) -> None:
+    """Removes environments that nothing uses, and what killed builds left. Called with the lock held."""
+    old = time.time() - STALE
     for path in cache.glob("python-*"):
-        if path != current and path.stat().st_mtime < time.time() - STALE:
-            shutil.rmtree(path, ignore_errors=True)
-    for pattern in ("unfinished-*", "work-*"):  # of builds that were killed
+        if path != current and path.stat().st_mtime < old:
+            _remove(path)
+    for pattern in ("unfinished-*", "work-*"):  # younger ones may be in use
         for path in cache.glob(pattern):
             if path.stat().st_mtime < time.time() - 24 * 3600:
                 shutil.rmtree(path, ignore_errors=True)
 
 
+def _remove(environment: Path) -> None:
+    """In two steps, so that no build finds half of it under its name."""
+    doomed = Path(tempfile.mkdtemp(prefix="unfinished-", dir=environment.parent)) / "environment"
+    environment.rename(doomed)
+    shutil.rmtree(doomed.parent, ignore_errors=True)
+
+
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """One build at a time makes the environment; the others wait for it and find it made."""
+    """One build at a time makes the environment; the others wait, and find it made."""
     with path.open("w") as file:
         try:
             import fcntl  # noqa: PLC0415  # there is none on Windows, where two first builds at once may both make one

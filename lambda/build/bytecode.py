@@ -14,10 +14,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from home import home
+
 # Where Lambda unpacks the zip: what tracebacks show.
 TASK_ROOT = "/var/task"
 
-# Parts of Powertools that the function does not import. Compiled they would be a tenth of the zip.
+# Parts of Powertools that the function does not import. Their bytecode would be a tenth of the zip.
 _LEFT_OUT = re.compile(r"aws_lambda_powertools/(event_handler/|utilities/(?!__init__\.py|jmespath_utils/)).*")
 
 _PROBE = """
@@ -105,7 +107,7 @@ def _candidates(python: str) -> Iterator[str]:
             found = shutil.which(name, path=directory)
             if found:
                 yield found
-    pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
+    pyenv = Path(os.environ.get("PYENV_ROOT") or (home(os.environ) or Path("/")) / ".pyenv")
     yield from map(str, sorted(pyenv.glob(f"versions/{python}.*/bin/python3")))
 
 

@@ -7,10 +7,11 @@ import signal
 import sys
 import tempfile
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
+import archive
 import bootstrap
 import spec
 from errors import BuildError, SpecError
@@ -18,12 +19,15 @@ from progress import say, size, warn
 
 FUNCTION = bootstrap.HERE.parent / "src" / "ec2_decommission"
 
+LAYER_DIRECTORY = "ec2-decommission"  # below /opt in the function
+
 DESCRIPTION = """\
-Builds the function's deployment package. The specification is a JSON object, in the environment variable
-BUILD_SPEC or in a file; it holds references to secrets (Vault mount, path, field), never a secret.
+Builds the function's deployment package (kind "package"), or only its sealed secrets and settings as a Lambda
+layer (kind "bundle"). The specification is a JSON object, in the environment variable BUILD_SPEC or in a file; it
+holds references to secrets (Vault mount, path, field), never a secret.
 Vault is reached with the settings in it, else with VAULT_ADDR, VAULT_NAMESPACE, VAULT_CACERT and a login from
-the environment; KMS with the AWS credentials of the environment. The build's own environment (made once, some
-60 MB) is kept beside the package, or in the directory that BUILD_CACHE names."""
+the environment; KMS with the AWS credentials of the environment. The build's own Python environment (made once,
+20 to 60 MB) is kept beside the output, or in the directory that BUILD_CACHE names."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -37,45 +41,68 @@ def main(arguments: Sequence[str]) -> int:
     signal.signal(signal.SIGTERM, _terminated)
     try:
         wanted = spec.parse(*_specification(options.spec))
-        bootstrap.enter(wanted.cache, arguments)
+        locks = _locks(wanted)
+        if locks:
+            bootstrap.enter(wanted.cache, arguments, locks)
         build(wanted)
     except BuildError as error:
         for problem in error.problems:
             print(f"Error: {problem}", file=sys.stderr)
-        print("The package was not built.", file=sys.stderr)
+        print("Nothing was built.", file=sys.stderr)
         return 2 if isinstance(error, SpecError) else 1
     except KeyboardInterrupt:
-        print("Error: the build was interrupted. The package was not built.", file=sys.stderr)
+        print("Error: the build was interrupted. Nothing was built.", file=sys.stderr)
         return 130
     except Exception as error:
         # The message of an error that nobody foresaw might quote a value, so its place has to do.
         place = traceback.extract_tb(error.__traceback__)[-1]
         print(
             f"Error: the build failed in a way it should not ({type(error).__name__} at {Path(place.filename).name} "
-            f"line {place.lineno}). The package was not built. Please report this.",
+            f"line {place.lineno}). Nothing was built. Please report this.",
             file=sys.stderr,
         )
         return 1
     return 0
 
 
+def _locks(wanted: spec.Spec) -> list[str]:
+    """The lock files with what this build itself needs. A bundle without secrets needs the standard library only."""
+    return [*(["build"] if wanted.kind == "package" else []), *(["seal"] if wanted.secrets else [])]
+
+
 def build(wanted: spec.Spec) -> None:
-    """Raises BuildError. Runs in the build environment."""
+    """Runs in the build environment. Raises BuildError."""
+    bundle: dict[str, bytes] = {}
+    if wanted.settings is not None:
+        bundle["settings.json"] = json.dumps(wanted.settings, sort_keys=True, separators=(",", ":")).encode() + b"\n"
+    if wanted.ca_bundle_file is not None:
+        bundle["ca_bundle.pem"] = archive.ca_bundle(wanted.ca_bundle_file)
+    if wanted.kind == "bundle":
+        say(f"bundle {wanted.name}")
+        if wanted.secrets:
+            bundle["sealed_secrets.json"], _ = _sealed_secrets(wanted)
+        files = {f"{LAYER_DIRECTORY}/{name}": content for name, content in bundle.items()}
+    else:
+        files = _package(wanted, bundle)
+    digest = archive.write(files, wanted.output)
+    written = wanted.output.stat().st_size
+    if written > archive.UPLOAD_LIMIT:
+        warn(f"the zip has {size(written)}; Lambda accepts that much from S3 only, not by direct upload.")
+    say(f"wrote {wanted.output}: {size(written)}, {len(files)} files, code sha256 {digest}")
+
+
+def _package(wanted: spec.Spec, bundle: Mapping[str, bytes]) -> dict[str, bytes]:
+    """The files of a package: the function, its dependencies, custom steps, bytecode and the bundle."""
     # These modules need the build environment, which `main` has only now entered.
-    import archive  # noqa: PLC0415
     import bytecode  # noqa: PLC0415
-    import models  # noqa: PLC0415
     import step_check  # noqa: PLC0415
     import vendor  # noqa: PLC0415
 
     features = ", ".join(wanted.features) or "no step"
     say(f"package {wanted.name}: {wanted.runtime} on {wanted.architecture}, {features}")
-    # What lies on this machine first: a mistake there should not cost a login.
+    # Local files first: a mistake there should not cost a login.
     own = archive.function_files(FUNCTION)
     steps = [archive.custom_step_files(step) for step in wanted.custom_steps]
-    extra: dict[str, bytes] = {}
-    if wanted.ca_bundle_file is not None:
-        extra["ca_bundle.pem"] = archive.ca_bundle(wanted.ca_bundle_file)
     target = vendor.Target(wanted.runtime, wanted.architecture)
     theirs: dict[str, vendor.Pin] = {}
     for step in wanted.custom_steps:
@@ -83,9 +110,11 @@ def build(wanted: spec.Spec) -> None:
             pins = vendor.read_lock(step.requirements_file, target)
             theirs = vendor.merge(theirs, pins, f"The requirements file of the custom step {step.name}")
 
-    with_data_key = False
-    if wanted.all_secrets:
-        extra["sealed_secrets.json"], with_data_key = _sealed_secrets(wanted)
+    sealed: dict[str, bytes] = {}
+    # Without secrets of its own the package may be used with a bundle in a layer, of any size.
+    with_data_key = wanted.features != ("route53",) or bool(steps)
+    if wanted.secrets:
+        sealed["sealed_secrets.json"], with_data_key = _sealed_secrets(wanted)
 
     locks = vendor.requirement_files(bootstrap.REQUIREMENTS, wanted.features, with_data_key=with_data_key)
     pins = {}
@@ -96,9 +125,7 @@ def build(wanted: spec.Spec) -> None:
     with tempfile.TemporaryDirectory(prefix="work-", dir=wanted.cache) as work:
         vendored = vendor.collect(pins, theirs, target, Path(work))
         say(f"dependencies: {', '.join(vendored.packages)}")
-        if not steps:  # one of the user's own may call other operations
-            extra |= models.files()
-        files = archive.combine(own, *steps, extra, vendored.files)
+        files = archive.combine(own, *steps, bundle, sealed, vendored.files)
         for step in wanted.custom_steps:
             for warning in step_check.check(step.name, files, wanted.runtime):
                 warn(warning)
@@ -110,12 +137,7 @@ def build(wanted: spec.Spec) -> None:
     else:
         say(f"bytecode: {len(compiled.files)} modules, by Python {compiled.version}")
         files = archive.combine(files, compiled.files)
-    files = archive.combine(files, {"build_info.json": _build_info(wanted, with_bytecode=compiled is not None)})
-    digest = archive.write(files, wanted.output)
-    written = wanted.output.stat().st_size
-    if written > archive.UPLOAD_LIMIT:
-        warn(f"the package has {size(written)}; Lambda takes that much from S3 only, not by direct upload.")
-    say(f"wrote {wanted.output}: {size(written)}, {len(files)} files, code sha256 {digest}")
+    return archive.combine(files, {"build_info.json": _build_info(wanted, with_bytecode=compiled is not None)})
 
 
 def _sealed_secrets(wanted: spec.Spec) -> tuple[bytes, bool]:
@@ -126,8 +148,8 @@ def _sealed_secrets(wanted: spec.Spec) -> tuple[bytes, bool]:
     if wanted.kms is None:  # the specification has seen to it
         raise SpecError("There are secrets and no KMS key.")
     with vault.login(wanted.vault) as login:
-        values = vault.read(login, wanted.all_secrets, wanted.vault.kv_version)
-    seal.check(values, {reference.name: str(reference) for reference in wanted.all_secrets})
+        values = vault.read(login, wanted.secrets, wanted.vault.kv_version)
+    seal.check(values, {reference.name: str(reference) for reference in wanted.secrets})
     sealed = seal.seal(values, wanted.kms)
     how = "under a data key of " if sealed.with_data_key else "with "
     say(f"sealed {len(values)} secret{'s' if len(values) > 1 else ''} {how}{wanted.kms.key_arn}")
@@ -135,13 +157,13 @@ def _sealed_secrets(wanted: spec.Spec) -> tuple[bytes, bool]:
 
 
 def _build_info(wanted: spec.Spec, *, with_bytecode: bool) -> bytes:
-    """What the function checks its configuration against: it says so when the package was built for another one."""
+    """What the package was built for; the function compares its configuration with it."""
     info = {
         "features": list(wanted.features),
         "runtime": wanted.runtime,
         "architecture": wanted.architecture,
         "bytecode": with_bytecode,
-        "secrets": [reference.name for reference in wanted.all_secrets],
+        "secrets": [reference.name for reference in wanted.secrets],
         "custom_steps": [step.name for step in wanted.custom_steps],
     }
     return json.dumps(info, indent=1, sort_keys=True).encode() + b"\n"

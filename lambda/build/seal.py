@@ -17,6 +17,7 @@ from botocore.config import Config
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from cryptography.x509 import Certificate, load_pem_x509_certificates
 
 from errors import SealError
 from spec import KmsSettings
@@ -37,28 +38,60 @@ class Sealed:
 
 
 def check(values: Mapping[str, str], references: Mapping[str, str]) -> None:
-    """Refuses a Chef key that could not sign, now rather than at the first termination.
+    """Refuses a Chef key or a Consul client certificate that could not work, before the first termination does.
 
-    `references` gives the words for each secret's place. Raises SealError.
+    `references` says where each secret was read. Raises SealError.
     """
-    key = values.get("chef_client_key")
-    if key is None:
-        return
-    what = f"The secret chef_client_key, read from {references['chef_client_key']},"
-    if not re.search(r"-----BEGIN [A-Z ]*PRIVATE KEY-----", key):
+    if "chef_client_key" in values:
+        key = _private_key("chef_client_key", values, references)
+        if not isinstance(key, RSAPrivateKey):
+            raise SealError(
+                f"{_what('chef_client_key', references)} is not an RSA key; Chef's clients have RSA keys."
+            )
+    if "consul_client_key" in values:
+        key = _private_key("consul_client_key", values, references)
+        certificate = _certificate("consul_client_certificate", values, references)
+        if certificate.public_key() != key.public_key():
+            raise SealError(
+                f"{_what('consul_client_key', references)} does not belong to consul_client_certificate, read from "
+                f"{references['consul_client_certificate']}: they have different public keys."
+            )
+
+
+def _what(name: str, references: Mapping[str, str]) -> str:
+    return f"The secret {name}, read from {references[name]},"
+
+
+def _private_key(name: str, values: Mapping[str, str], references: Mapping[str, str]) -> Any:
+    text, what = values[name], _what(name, references)
+    if not re.search(r"-----BEGIN [A-Z ]*PRIVATE KEY-----", text):
         raise SealError(
-            f"{what} is not a private key in PEM form (there is no line -----BEGIN RSA PRIVATE KEY-----)."
+            f"{what} is not a private key in PEM form (there is no line -----BEGIN ... PRIVATE KEY-----)."
         )
-    if "ENCRYPTED" in key:
+    if "ENCRYPTED" in text:
         raise SealError(f"{what} is protected by a passphrase; the function needs it without one.")
-    if "\n" not in key.strip():
-        raise SealError(f"{what} has lost its line breaks; store the PEM file as it is (value=@client.pem).")
+    _has_lines(text, what)
     try:
-        parsed = load_pem_private_key(key.encode(), password=None)
+        return load_pem_private_key(text.encode(), password=None)
     except Exception:  # of many types, and a message could quote the key
         raise SealError(f"{what} is a damaged private key: it cannot be parsed.") from None
-    if not isinstance(parsed, RSAPrivateKey):
-        raise SealError(f"{what} is not an RSA key; Chef's clients have RSA keys.")
+
+
+def _certificate(name: str, values: Mapping[str, str], references: Mapping[str, str]) -> Certificate:
+    """The first certificate of a chain: the client's own."""
+    text, what = values[name], _what(name, references)
+    if "-----BEGIN CERTIFICATE-----" not in text:
+        raise SealError(f"{what} is not a certificate in PEM form (there is no line -----BEGIN CERTIFICATE-----).")
+    _has_lines(text, what)
+    try:
+        return load_pem_x509_certificates(text.encode())[0]
+    except Exception:
+        raise SealError(f"{what} is a damaged certificate: it cannot be parsed.") from None
+
+
+def _has_lines(text: str, what: str) -> None:
+    if "\n" not in text.strip():
+        raise SealError(f"{what} has lost its line breaks; store the PEM file as it is (value=@client.pem).")
 
 
 def seal(values: Mapping[str, str], kms: KmsSettings, client: Any = None) -> Sealed:
@@ -133,6 +166,12 @@ class _Explained:
             return f"There are no AWS credentials to seal the secrets with. {_HINT}"
         if isinstance(error, (botocore.exceptions.TokenRetrievalError, botocore.exceptions.SSOError)):
             return "The AWS single sign-on session has ended, so the secrets cannot be sealed; run `aws sso login`."
+        if isinstance(error, botocore.exceptions.SSLError):
+            cause = re.search(r"verify failed: ([^(]+?)\.? *(\(|$)", str(error))
+            return (
+                f"TLS with KMS in {region} failed ({cause[1] if cause else 'no certificate was accepted'}). Behind a "
+                "proxy that inspects TLS, give its authority in AWS_CA_BUNDLE."
+            )
         if isinstance(error, (botocore.exceptions.HTTPClientError, botocore.exceptions.ConnectionError)):
             return f"KMS in {region} cannot be reached to seal the secrets with {key}: check the network and proxies."
         return f"The secrets cannot be sealed with {key}: AWS's client failed ({type(error).__name__})."

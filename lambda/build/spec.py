@@ -13,15 +13,18 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from errors import SpecError
+from home import expanded
 
-RUNTIMES = ("python3.11", "python3.12", "python3.13")
+KINDS = ("package", "bundle")
+RUNTIMES = ("python3.11", "python3.12", "python3.13", "python3.14")
 ARCHITECTURES = ("arm64", "x86_64")
-FEATURES = ("route53", "chef", "consul")
+FEATURES = ("route53", "chef", "consul", "http")
 AUTH_METHODS = ("token", "approle", "jwt", "aws")
-SECRETS = ("chef_client_key", "consul_token")
+SECRETS = ("chef_client_key", "consul_token", "consul_client_certificate", "consul_client_key")
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _IDENTIFIER = re.compile(r"[a-z][a-z0-9_]{0,63}")
+_HTTP_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")  # of an HTTP step, and of its secrets
 _ENVIRONMENT_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _KMS_ARN = re.compile(r"arn:aws[a-z-]*:kms:(?P<region>[a-z0-9-]+):\d{12}:(key|alias)/\S+")
 
@@ -75,38 +78,41 @@ class KmsSettings:
 
 @dataclass(frozen=True)
 class CustomStep:
-    """A user's step. The names of its secrets are those in the bundle: ``custom_steps.<step>.<name>``."""
+    """A user's step, as far as its code goes."""
 
     name: str
     source_dir: Path
     requirements_file: Path | None = None
-    secrets: tuple[Reference, ...] = ()
 
 
 @dataclass(frozen=True)
 class Spec:
+    """One zip: the function's code and its bundle (kind "package"), or the bundle alone for a layer ("bundle").
+
+    The bundle is the sealed secrets and the settings, where there are any. `secrets` are those of the module's own
+    steps, then `custom_steps.<step>.<name>`, then `http_steps.<step>.<name>`. A bundle has no runtime ("") and no
+    custom steps: those are code.
+    """
+
+    kind: str
     output: Path
     name: str
-    runtime: str
-    architecture: str
-    features: tuple[str, ...]
+    runtime: str = ""
+    architecture: str = ""
+    features: tuple[str, ...] = ()
     secrets: tuple[Reference, ...] = ()
     vault: VaultSettings = VaultSettings()
     kms: KmsSettings | None = None
+    settings: Mapping[str, Any] | None = None
     ca_bundle_file: Path | None = None
     custom_steps: tuple[CustomStep, ...] = ()
-
-    @property
-    def all_secrets(self) -> tuple[Reference, ...]:
-        """Those of the module's steps and those of the user's."""
-        return self.secrets + tuple(reference for step in self.custom_steps for reference in step.secrets)
 
     @property
     def cache(self) -> Path:
         """Beside the output, so that several packages of one root module share it; or where BUILD_CACHE says, so
         that several root modules, or the runs of a pipeline, do."""
         chosen = os.environ.get("BUILD_CACHE")
-        return Path(chosen).expanduser() if chosen else self.output.parent / ".build-cache"
+        return expanded(chosen) if chosen else self.output.parent / ".build-cache"
 
 
 def parse(text: str, source: str) -> Spec:
@@ -115,8 +121,8 @@ def parse(text: str, source: str) -> Spec:
     Raises SpecError with every problem found.
     """
     try:
-        document = json.loads(text)
-    except ValueError as error:
+        document = json.loads(text, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
         raise SpecError(f"{source} is not JSON: {error}.") from None
     if not isinstance(document, dict):
         raise SpecError(f"{source} must hold a JSON object.")
@@ -127,8 +133,12 @@ def parse(text: str, source: str) -> Spec:
     return spec
 
 
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON number")
+
+
 class _Object:
-    """One JSON object under reading. Notes what is wrong and goes on with a harmless value."""
+    """One JSON object under reading. Notes what is wrong and continues with a harmless value."""
 
     def __init__(self, document: Mapping[str, Any], source: str, where: str, problems: list[str]) -> None:
         self._document = document
@@ -167,7 +177,7 @@ class _Object:
 
     def optional_path(self, key: str) -> Path | None:
         value = self.optional_text(key)
-        return None if value is None else Path(value).expanduser()
+        return None if value is None else expanded(value)
 
     def one_of(self, key: str, allowed: Sequence[str], default: str | None = None) -> str:
         value = self.value(key)
@@ -194,46 +204,62 @@ class _Object:
                 self.wrong(f"{key}.{name}", "must be an object")
         return found
 
-    def object(self, key: str) -> "_Object | None":
+    def mapping(self, key: str) -> Mapping[str, Any] | None:
+        """An object that is taken as it is."""
         value = self.value(key)
-        if value is None:
-            return None
-        if not isinstance(value, dict):
-            self.wrong(key, "must be an object")
-            return None
-        return _Object(value, self._source, self.name_of(key), self.problems)
+        if value is None or isinstance(value, dict):
+            return value
+        self.wrong(key, "must be an object")
+        return None
+
+    def object(self, key: str) -> "_Object | None":
+        value = self.mapping(key)
+        return None if value is None else _Object(value, self._source, self.name_of(key), self.problems)
 
 
 def _spec(top: _Object) -> Spec:
-    output = Path(top.text("output", re.compile(r".+\.zip"), "must end in .zip")).expanduser()
+    kind = top.one_of("kind", KINDS, default="package")
+    code = kind == "package"
+    output = expanded(top.text("output", re.compile(r".+\.zip"), "must end in .zip"))
     name = top.text("name", _NAME, "must be letters, digits, - and _, at most 64")
-    runtime = top.one_of("runtime", RUNTIMES)
-    architecture = top.one_of("architecture", ARCHITECTURES)
-    features = _features(top)
-    steps = _custom_steps(top)
+    # One document can describe both kinds, so a bundle accepts what it has no use for.
+    runtime = top.one_of("runtime", RUNTIMES, default=None if code else "")
+    architecture = top.one_of("architecture", ARCHITECTURES, default=None if code else "")
+    features = _features(top, required=code)
     secrets = _secrets(top, SECRETS)
+    steps, theirs = _custom_steps(top, code=code)
     spec = Spec(
+        kind=kind,
         output=output,
         name=name,
         runtime=runtime,
         architecture=architecture,
         features=features,
-        secrets=secrets,
+        secrets=(*secrets, *theirs, *_http_steps(top)),
         vault=_vault(top),
         kms=_kms(top),
+        settings=top.mapping("settings"),
         ca_bundle_file=top.optional_path("ca_bundle_file"),
         custom_steps=steps,
     )
     top.finish()
-    if spec.all_secrets and top.value("kms") is None:
-        top.wrong("kms", "is missing: secrets go into the package sealed with a KMS key, or not at all")
-    if "chef" in features and not any(reference.name == "chef_client_key" for reference in secrets):
+    names = {reference.name for reference in secrets}
+    if spec.secrets and top.value("kms") is None:
+        top.wrong("kms", "is missing: secrets are sealed with a KMS key")
+    if spec.secrets and "chef" in features and "chef_client_key" not in names:
         top.wrong("secrets.chef_client_key", "is missing: the chef step is on, and signs its requests with that key")
+    pair = {"consul_client_certificate", "consul_client_key"}
+    for missing in sorted(pair - names) if pair & names else ():
+        top.wrong(f"secrets.{missing}", "is missing: Consul needs the client certificate and its key")
+    if not code and not spec.secrets and spec.settings is None and spec.ca_bundle_file is None:
+        top.wrong("kind", 'is "bundle", and there are no secrets, settings or ca_bundle_file to put into it')
     return spec
 
 
-def _features(top: _Object) -> tuple[str, ...]:
+def _features(top: _Object, *, required: bool) -> tuple[str, ...]:
     value = top.value("features")
+    if value is None and not required:
+        return ()
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
         top.wrong("features", f"must be a list of some of {', '.join(FEATURES)}")
         return ()
@@ -243,8 +269,10 @@ def _features(top: _Object) -> tuple[str, ...]:
     return tuple(sorted(set(value)))
 
 
-def _secrets(owner: _Object, known: Sequence[str] = (), prefix: str = "") -> tuple[Reference, ...]:
-    """The references under ``secrets``. Without ``known`` names any name of the right form is one."""
+def _secrets(
+    owner: _Object, known: Sequence[str] = (), prefix: str = "", form: re.Pattern[str] = _IDENTIFIER
+) -> tuple[Reference, ...]:
+    """The references under `secrets`. Without `known` names, any name of the right form is accepted."""
     references = []
     # A part of dots only would be resolved on the way, and read something else.
     segments = re.compile(r"(?!\.+(/|$))[^/\s]+(/(?!\.+(/|$))[^/\s]+)*")
@@ -252,8 +280,8 @@ def _secrets(owner: _Object, known: Sequence[str] = (), prefix: str = "") -> tup
     for name, item in sorted(owner.objects("secrets").items()):
         if known and name not in known:
             owner.wrong(f"secrets.{name}", f"is not known; the secrets are {', '.join(known)}")
-        elif not _IDENTIFIER.fullmatch(name):
-            owner.wrong(f"secrets.{name}", "must be named in lower-case letters, digits and _")
+        elif not form.fullmatch(name):
+            owner.wrong(f"secrets.{name}", f"has a name that is not of the form {form.pattern}")
         version = item.value("version")
         if version is not None and (not isinstance(version, int) or isinstance(version, bool) or version < 1):
             item.wrong("version", "must be a whole number from 1, or null for the latest")
@@ -345,35 +373,54 @@ def _kms(top: _Object) -> KmsSettings | None:
     return KmsSettings(key_arn=key_arn, region=region, encryption_context=dict(context), role_arn=role_arn)
 
 
-def _custom_steps(top: _Object) -> tuple[CustomStep, ...]:
-    steps = []
+def _custom_steps(top: _Object, *, code: bool) -> tuple[tuple[CustomStep, ...], tuple[Reference, ...]]:
+    steps: list[CustomStep] = []
+    secrets: list[Reference] = []
     for name, item in sorted(top.objects("custom_steps").items()):
         if not _IDENTIFIER.fullmatch(name) or name in FEATURES:
             top.wrong(
                 f"custom_steps.{name}",
                 f"must be named in lower-case letters, digits and _, and not {', '.join(FEATURES)}",
             )
-        steps.append(
-            CustomStep(
-                name=name,
-                source_dir=Path(item.text("source_dir")).expanduser(),
-                requirements_file=item.optional_path("requirements_file"),
-                secrets=_secrets(item, prefix=f"custom_steps.{name}."),
-            )
-        )
+        source = item.text("source_dir") if code else item.value("source_dir")
+        requirements = item.optional_path("requirements_file")
+        secrets += _secrets(item, prefix=f"custom_steps.{name}.")
+        if code:
+            steps.append(CustomStep(name, expanded(source), requirements))
         item.finish()
-    return tuple(steps)
+    return tuple(steps), tuple(secrets)
+
+
+def _http_steps(top: _Object) -> tuple[Reference, ...]:
+    """The secrets of HTTP steps. The rest of a step is configuration, and comes in `settings`."""
+    secrets: list[Reference] = []
+    for name, item in sorted(top.objects("http_steps").items()):
+        if not _HTTP_NAME.fullmatch(name):
+            top.wrong(f"http_steps.{name}", "must be named in letters, digits, - and _, at most 64")
+        secrets += _secrets(item, prefix=f"http_steps.{name}.", form=_HTTP_NAME)
+        item.finish()
+    return tuple(secrets)
 
 
 def address_problem(address: str) -> str | None:
-    """What is wrong with a Vault address, or None. It never repeats the address, which might hold a password."""
+    """What is wrong with a Vault address, or None. It never repeats the address, which might hold a password.
+
+    >>> address_problem("https://vault.example.com/ui/")
+    'has a path with /ui, as a browser shows it; leave the path out (https://vault.example.com:8200)'
+    """
+    example = "https://vault.example.com:8200"
     try:
         parts = urlsplit(address)
         host, _ = parts.hostname, parts.port
     except ValueError:
         return "is not a URL"
     if parts.scheme not in ("http", "https") or not host:
-        return "must be a URL such as https://vault.example.com:8200"
+        return f"must be a URL such as {example}"
     if parts.username or parts.password:
         return "must not hold a user name or password"
+    for segment, seen in {"ui": "as a browser shows it", "v1": "as the HTTP API has it"}.items():
+        if segment in parts.path.split("/"):
+            return f"has a path with /{segment}, {seen}; leave the path out ({example})"
+    if parts.query or parts.fragment:
+        return f"must be a URL without ? and #, such as {example}"
     return None

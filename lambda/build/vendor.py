@@ -1,7 +1,7 @@
 """The function's dependencies: pinned, hash-checked, for the function's own Python and processor.
 
-pip downloads the wheels (from wherever the user's pip is told to look); they are read here, not installed,
-so nothing of the machine that builds gets into the package.
+pip downloads the wheels, from the index that the user configured. They are read here, not installed, so nothing of
+the build machine gets into the package.
 """
 
 import os
@@ -21,20 +21,19 @@ from errors import VendorError
 
 # What Lambda's images have for a C library: Amazon Linux 2 up to Python 3.11, Amazon Linux 2023 from 3.12.
 # https://docs.aws.amazon.com/lambda/latest/dg/lambda-runtimes.html
-_GLIBC = {"python3.11": 26, "python3.12": 34, "python3.13": 34}
+_GLIBC = {"python3.11": 26, "python3.12": 34, "python3.13": 34, "python3.14": 34}
 _MACHINE = {"arm64": "aarch64", "x86_64": "x86_64"}
 
 # Ships as a source distribution only, so its wheel is built here, from the hash-pinned source.
 _SOURCE_ONLY = frozenset({"pychef"})
 
-# The runtime has its own, and the AWS calls of the function are tested with it. It has jmespath, urllib3 and six too,
-# in versions that AWS changes at any time; those of the package are the ones that Powertools, requests and PyChef are
-# locked and tested with (0.4 MB of the zip).
+# The runtime brings these. It also brings jmespath, urllib3 and six, in versions that AWS changes at any time; the
+# package has the ones that Powertools, requests and PyChef are locked and tested with (0.4 MB of the zip).
 _OF_THE_RUNTIME = frozenset({"boto3", "botocore", "s3transfer"})
 
-# What of a package is never used by the function. Tried by the tests: the unpacked zip imports without it.
+# Parts of packages that the function never uses; the tests import the unpacked zip without them.
 _UNUSED = {
-    "aws-lambda-powertools": re.compile(r".*/swagger_ui/.*\.(js|css)"),  # a web page's assets, half of the package
+    "aws-lambda-powertools": re.compile(r"aws_lambda_powertools/event_handler/.*"),  # web APIs and a page for them
     "cffi": re.compile(r"cffi/.*"),  # cryptography needs its compiled backend only
     "pycparser": re.compile(r".*"),  # cffi's, to parse C
 }
@@ -102,7 +101,7 @@ class Vendored:
 def requirement_files(requirements: Path, features: Iterable[str], *, with_data_key: bool) -> list[Path]:
     """Which lock files the function needs: one for every function, one a step, and cryptography for a data key."""
     names = ["function"]
-    names += [name for name in ("chef", "consul") if name in features]
+    names += [name for name in ("chef", "consul", "http") if name in features]
     if with_data_key and "chef" not in features:
         names.append("crypto")
     return [requirements / f"{name}.txt" for name in names]
@@ -167,6 +166,8 @@ def collect(pins: Mapping[str, Pin], whole: Iterable[str], target: Target, work:
     """
     wanted = {name: pin for name, pin in pins.items() if name not in _OF_THE_RUNTIME}
     keep = frozenset(whole)
+    if "pydantic" in wanted:  # with it, Powertools's logger imports the web APIs
+        keep |= {"aws-lambda-powertools"}
     files: dict[str, bytes] = {}
     origin: dict[str, str] = {}
     wheels = _wheels(wanted, target, work)
@@ -200,14 +201,9 @@ def _wheels(pins: Mapping[str, Pin], target: Target, work: Path) -> dict[str, Pa
         tags += [f"--abi={name}" for name in (abi, "abi3", "none")]
         _pip("download", work / "wheels.txt", ready, wheels, options=["--only-binary=:all:", *tags], target=target)
     if source:
-        _pip(
-            "wheel",
-            work / "sources.txt",
-            source,
-            wheels,
-            options=["--no-binary=:all:", "--no-build-isolation"],
-            target=target,
-        )
+        # pip's cache may hold a wheel that was built in another way.
+        options = ["--no-binary=:all:", "--no-build-isolation", "--no-cache-dir"]
+        _pip("wheel", work / "sources.txt", source, wheels, options=options, target=target)
     found = {}
     for path in wheels.glob("*.whl"):
         name, _, _, tags_found = parse_wheel_filename(path.name)
@@ -220,7 +216,9 @@ def _wheels(pins: Mapping[str, Pin], target: Target, work: Path) -> dict[str, Pa
 def _pip(
     command: str, lock: Path, pins: Sequence[Pin], wheels: Path, *, options: Sequence[str], target: Target
 ) -> None:
-    lines = [f"{pin} " + " ".join(f"--hash={value}" for value in sorted(pin.hashes)) + "\n" for pin in pins]
+    # The user's ~/.pydistutils.cfg can redirect setuptools, as pip.conf can pip.
+    more = ' --config-settings="--global-option=--no-user-cfg"' if command == "wheel" else ""
+    lines = [f"{pin} {' '.join(f'--hash={value}' for value in sorted(pin.hashes))}{more}\n" for pin in pins]
     lock.write_text("".join(lines), encoding="utf-8")
     into = "--dest" if command == "download" else "--wheel-dir"
     arguments = [sys.executable, "-I", "-m", "pip", command, "--quiet", "--no-deps", "--require-hashes"]

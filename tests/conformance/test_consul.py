@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import itertools
-from typing import TYPE_CHECKING, Protocol
+import json
+from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import quote, urlsplit
 
 import pytest
 
 from ec2_decommission.clients.consul import (
     MAX_OPS,
+    MAX_TRANSACTION_BYTES,
     CatalogNode,
     ConsulCatalog,
     Key,
@@ -20,14 +24,25 @@ from ec2_decommission.clients.consul import (
     delete_node,
     unlock,
 )
+from ec2_decommission.clients.tls import add_client_certificate, trusting
 from ec2_decommission.config import ConsulSettings
 from ec2_decommission.deadline import Deadline
-from ec2_decommission.errors import AccessError, ConfigurationError
-from testbed.consul import ConsulCluster
+from ec2_decommission.errors import (
+    AccessError,
+    ConfigurationError,
+    DecommissionError,
+    PermanentError,
+    TransientError,
+)
+from testbed.consul import ConsulCluster, TlsFiles
+from testbed.fault_proxy import FaultProxy
+from tests.fakes.certificates import root
 from tests.fakes.consul import FakeConsulCatalog
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
 _numbers = itertools.count(1)
 READ_ALL = [Right("node", "read"), Right("session", "read"), Right("key", "read", "locks/")]
@@ -45,7 +60,16 @@ class World(Protocol):
 
     prefix: str
 
-    def register(self, name: str, meta: dict[str, str] | None = None, address: str = "10.0.0.5") -> None: ...
+    def register(
+        self,
+        name: str,
+        meta: dict[str, str] | None = None,
+        address: str = "10.0.0.5",
+        tagged: dict[str, str] | None = None,
+    ) -> None: ...
+
+    def register_service(self, node: str, service: str) -> None:
+        """A service with one check."""
 
     def add_agent(self, name: str) -> None: ...
 
@@ -70,8 +94,17 @@ class FakeWorld:
         self.prefix = f"t{next(_numbers)}-"
         self.fake = FakeConsulCatalog()
 
-    def register(self, name: str, meta: dict[str, str] | None = None, address: str = "10.0.0.5") -> None:
-        self.fake.register_node(name, address, meta)
+    def register(
+        self,
+        name: str,
+        meta: dict[str, str] | None = None,
+        address: str = "10.0.0.5",
+        tagged: dict[str, str] | None = None,
+    ) -> None:
+        self.fake.register_node(name, address, meta, tagged_addresses=tagged)
+
+    def register_service(self, node: str, service: str) -> None:
+        self.fake.register_service(node, service)
 
     def add_agent(self, name: str) -> None:
         self.fake.add_agent(name, "127.0.0.2")
@@ -106,8 +139,20 @@ class RealWorld:
         self._cluster = cluster
         self._opened = opened
 
-    def register(self, name: str, meta: dict[str, str] | None = None, address: str = "10.0.0.5") -> None:
-        self._cluster.register_node(name, address, meta)
+    def register(
+        self,
+        name: str,
+        meta: dict[str, str] | None = None,
+        address: str = "10.0.0.5",
+        tagged: dict[str, str] | None = None,
+    ) -> None:
+        node = {"Node": name, "Address": address, "NodeMeta": meta or {}, "TaggedAddresses": tagged or {}}
+        self._cluster.api("PUT", "/v1/catalog/register", json=node)
+
+    def register_service(self, node: str, service: str) -> None:
+        check = {"CheckID": f"service:{service}", "Name": service, "Status": "critical", "ServiceID": service}
+        registration = {"Node": node, "SkipNodeUpdate": True, "Service": {"Service": service}, "Check": check}
+        self._cluster.api("PUT", "/v1/catalog/register", json=registration)
 
     def add_agent(self, name: str) -> None:
         self._opened.callback(self._cluster.add_agent(name).stop)
@@ -142,10 +187,16 @@ class RealWorld:
             token = self._cluster.create_token("\n".join(rule for right, rule in RULES.items() if right != without))
         if not known:
             token = "00000000-1111-2222-3333-444444444444"
-        settings = ConsulSettings(url=self._cluster.url, lock_prefixes=("locks/",))
-        catalog = PyConsulCatalog(settings, token, lambda: Deadline.after(30))
-        self._opened.callback(catalog.close)
-        return catalog
+        return opened_catalog(self._opened, self._cluster.url, token)
+
+
+def opened_catalog(
+    opened: contextlib.ExitStack, url: str, token: str, tls: ssl.SSLContext | None = None
+) -> PyConsulCatalog:
+    settings = ConsulSettings(url=url, lock_prefixes=("locks/",))
+    catalog = PyConsulCatalog(settings, token, lambda: Deadline.after(30), tls)
+    opened.callback(catalog.close)
+    return catalog
 
 
 @pytest.fixture(scope="module")
@@ -174,18 +225,35 @@ def node_of(catalog: ConsulCatalog, name: str) -> CatalogNode:
     return catalog.read("", [name], ()).nodes[name]
 
 
-def test_nodes_are_read_with_address_and_meta(world: World) -> None:
+@pytest.mark.parametrize(
+    ("tagged", "lan", "others", "own"),
+    [
+        ({}, "", (), ("10.0.0.9",)),
+        ({"lan": "10.0.0.9", "wan": "10.0.0.9"}, "10.0.0.9", ("10.0.0.9",), ("10.0.0.9",)),
+        ({"lan": "10.0.1.9", "wan": "192.0.2.1"}, "10.0.1.9", ("192.0.2.1",), ("10.0.0.9", "10.0.1.9")),
+    ],
+    ids=["none", "the same", "others"],
+)
+def test_which_addresses_are_a_nodes_own(
+    world: World, tagged: dict[str, str], lan: str, others: tuple[str, ...], own: tuple[str, ...]
+) -> None:
+    """``wan`` is often the address of something in front of it."""
     name = world.prefix + "web"
-    world.register(name, {"instance_id": "i-0abc", "rack": "7"}, address="10.0.0.9")
+    world.register(name, address="10.0.0.9", tagged=tagged)
     [node] = [node for node in world.catalog().nodes("") if node.name == name]
-    assert (node.address, node.instance_id, node.datacenter, node.node_id) == ("10.0.0.9", "i-0abc", "dc1", "")
-    assert node.meta["rack"] == "7"
+    assert (node.address, node.lan, node.other_addresses, node.own_addresses) == ("10.0.0.9", lan, others, own)
+    assert (node.datacenter, node.node_id) == ("dc1", "")
 
 
-def test_a_node_without_meta_bears_no_id(world: World) -> None:
-    name = world.prefix + "web"
-    world.register(name)
-    assert node_of(world.catalog(), name).instance_id is None
+def test_what_a_node_says_of_itself(world: World) -> None:
+    said = {"account_id": "111111111111", "region": "eu-west-1", "availability_zone": "eu-west-1b", "rack": "7"}
+    world.register(world.prefix + "web", {"instance_id": "i-0abc", **said})
+    world.register(world.prefix + "bare")
+    node, bare = (node_of(world.catalog(), world.prefix + name) for name in ("web", "bare"))
+    assert (node.instance_id, node.meta["rack"]) == ("i-0abc", "7")
+    assert (node.account_id, node.region, node.availability_zone) == ("111111111111", "eu-west-1", "eu-west-1b")
+    assert (bare.instance_id, bare.account_id, bare.region, bare.availability_zone) == (None,) * 4
+    assert node.document["Meta"] == node.meta
 
 
 def test_nodes_are_found_whatever_their_case(world: World) -> None:
@@ -217,6 +285,7 @@ def test_the_status_of_an_agent_is_read(world: World) -> None:
     assert catalog.read("", [name], ()).agents == {name: "passing"}
     [member] = [m for m in catalog.members() if m.name == name]
     assert (member.alive, member.failed, member.node_id) == (True, False, node_of(catalog, name).node_id)
+    assert [m.name for m in catalog.members() if m.server] == ["dc1-server"]
     world.kill(name)
     assert catalog.read("", [name], ()).agents == {name: "critical"}
     [member] = [m for m in catalog.members() if m.name == name]
@@ -239,9 +308,21 @@ def test_keys_are_read_with_value_flags_and_session(world: World) -> None:
     prefix = f"locks/{world.prefix}"
     world.acquire(f"{prefix}a", session, b"\x00\xff", 0xE0F69A2BAA414DE0)
     world.put(f"{prefix}b")
-    a, b = world.catalog().read("", (), [prefix, f"{prefix}a"]).keys
+    catalog = world.catalog()
+    a, b = catalog.read("", (), [prefix, f"{prefix}a"]).keys
     assert (a.name, a.value, a.flags, a.session) == (f"{prefix}a", "AP8=", 0xE0F69A2BAA414DE0, session)
     assert (b.name, b.value, b.flags, b.session) == (f"{prefix}b", None, 0, None)
+    assert (a.document["Session"], a.document["Value"]) == (session, "AP8=")
+
+
+def test_sessions_are_read_with_what_their_end_does(world: World) -> None:
+    name = world.prefix + "web"
+    world.add_agent(name)
+    session = world.create_session(name, "delete", ["serfHealth"], lock_delay=1.5)
+    [read] = [s for s in world.catalog().sessions("") if s.node == name]
+    assert (read.session_id, read.behavior, read.lock_delay_seconds) == (session, "delete", 1.5)
+    assert read.checks == ("serfHealth",)
+    assert read.document["ID"] == session
 
 
 def test_an_unlocked_key_is_free_at_once(world: World) -> None:
@@ -378,10 +459,11 @@ def test_a_node_that_was_taken_over_is_not_deleted(world: World) -> None:
     assert session in {s.session_id for s in catalog.sessions("")}  # sessions hang on the name
 
 
-def test_a_large_value_is_released_by_itself(world: World) -> None:
+@pytest.mark.parametrize("size", [10, 300_000, 500_000])
+def test_a_value_of_any_size_is_released(world: World, size: int) -> None:
     world.register(world.prefix + "web")
     mine, other = (world.create_session(world.prefix + "web") for _ in range(2))
-    key = held_key(world, f"locks/{world.prefix}a", mine, b"x" * 500_000)
+    key = held_key(world, f"locks/{world.prefix}a b", mine, b"x" * size)
     catalog = world.catalog()
     assert catalog.release("", key) is True
     assert catalog.release("", key) is False
@@ -389,6 +471,19 @@ def test_a_large_value_is_released_by_itself(world: World) -> None:
     assert now is not None
     assert (now.value, now.flags, now.session) == (key.value, 7, None)
     assert world.acquire(key.name, other)
+
+
+def test_the_longest_transaction(world: World) -> None:
+    """As limits.txn_max_req_len is by default; one character more is refused."""
+
+    def ops(name: str) -> list[dict[str, Any]]:
+        return unlock(Key(name, 1, "A" * 520_000, 0, "00000000-1111-2222-3333-444444444444"))[1:]
+
+    room = MAX_TRANSACTION_BYTES - len(json.dumps(ops(""), separators=(",", ":")))
+    catalog = world.catalog()
+    assert [failure.index for failure in catalog.transact("", ops("k" * room))] == [0]  # taken; nobody holds it
+    with pytest.raises(RefusedError, match="too large"):
+        catalog.transact("", ops("k" * (room + 1)))
 
 
 def test_a_session_that_is_gone_is_destroyed_once_more(world: World) -> None:
@@ -408,9 +503,176 @@ def test_a_failed_agent_is_put_out(world: World) -> None:
     assert name not in {member.name for member in catalog.members()}
 
 
-def test_an_unknown_datacenter_is_named(world: World) -> None:
-    with pytest.raises(ConfigurationError, match=r"knows no datacenter dc9; it knows dc1"):
-        world.catalog().nodes("dc9")
+# What is put back
+
+
+@pytest.mark.parametrize("size", [0, 10, 500_000])
+def test_a_key_is_put_back_where_there_is_none(world: World, size: int) -> None:
+    world.register(world.prefix + "web")
+    key = held_key(world, f"locks/{world.prefix}a", world.create_session(world.prefix + "web"), b"x" * size)
+    catalog = world.catalog()
+    assert catalog.put_key_if_absent("", key) is False
+    assert catalog.transact("", delete_key(key)) == ()
+    assert catalog.put_key_if_absent("", key) is True
+    now = world.key(key.name)
+    assert now is not None
+    assert (now.value, now.flags, now.session) == (key.value, 7, None)
+    world.put(key.name, b"other")
+    assert catalog.put_key_if_absent("", key) is False
+    assert world.key(key.name) != now
+
+
+def test_a_node_is_put_back_with_what_was_registered_on_it(world: World) -> None:
+    name = world.prefix + "web"
+    world.register(
+        name, {"instance_id": "i-0abc"}, address="10.0.0.9", tagged={"lan": "10.0.0.9", "wan": "192.0.2.1"}
+    )
+    world.register_service(name, "api")
+    world.register(world.prefix + "bare")
+    catalog = world.catalog()
+    names = [name, world.prefix + "bare", world.prefix + "absent"]
+    documents = catalog.node_documents("", names)
+    assert documents[world.prefix + "absent"] is None
+    before = documents[name]
+    assert before is not None
+    assert not isinstance(before, DecommissionError)
+    assert [row["Service"] for row in before["Services"]] == ["api"]
+    assert [row["CheckID"] for row in before["Checks"]] == ["service:api"]
+    assert catalog.register_node_if_absent("", before) is False
+    assert catalog.transact("", delete_node(node_of(catalog, name))) == ()
+    assert catalog.register_node_if_absent("", before) is True
+    after = catalog.node_documents("", [name])[name]
+    assert without_index(after) == without_index(before)
+    assert catalog.register_node_if_absent("", {**before, "Node": {**before["Node"], "Node": name.upper()}}) is False
+
+
+def without_index(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: without_index(v) for k, v in value.items() if k not in ("CreateIndex", "ModifyIndex")}
+    return [without_index(one) for one in value] if isinstance(value, list) else value
+
+
+# Guards
+
+
+class StaleError(TransientError):
+    """What the guard of these tests raises."""
+
+
+def stale() -> None:
+    raise StaleError("the proof is too old")
+
+
+def test_a_change_whose_guard_raises_is_not_sent(world: World) -> None:
+    name = world.prefix + "web"
+    world.register(name)
+    mine = world.create_session(name)
+    small, large = (held_key(world, f"locks/{world.prefix}{n}", mine, b"x" * n) for n in (10, 500_000))
+    catalog = world.catalog()
+    node = node_of(catalog, name)
+    document = catalog.node_documents("", [name])[name]
+    assert document is not None
+    assert not isinstance(document, DecommissionError)
+    for change in (
+        lambda: catalog.transact("", [*unlock(small), *delete_node(node)], stale),
+        lambda: catalog.release("", small, stale),
+        lambda: catalog.release("", large, stale),
+        lambda: catalog.put_key_if_absent("", Key(f"locks/{world.prefix}new", 0), stale),
+        lambda: catalog.put_key_if_absent("", Key(f"locks/{world.prefix}new", 0, large.value), stale),
+        lambda: catalog.register_node_if_absent("", {**document, "Node": {**document["Node"], "Node": "new"}}, stale),
+    ):
+        with pytest.raises(StaleError):
+            change()
+    for answers in (catalog.destroy_sessions("", [mine, "x"], stale), catalog.force_leave([name, "x"], stale)):
+        assert [type(answer) for answer in answers.values()] == [StaleError, StaleError]
+    assert [world.key(key.name) for key in (small, large)] == [small, large]
+    assert node_of(catalog, name) == node
+    assert mine in {session.session_id for session in catalog.sessions("")}
+    assert world.key(f"locks/{world.prefix}new") is None
+
+
+def test_a_guard_that_does_not_raise_lets_a_change_through(world: World) -> None:
+    world.register(world.prefix + "web")
+    mine = world.create_session(world.prefix + "web")
+    key = held_key(world, f"locks/{world.prefix}a", mine)
+    called: list[str] = []
+    catalog = world.catalog()
+    assert catalog.release("", key, lambda: called.append("release")) is True
+    assert catalog.destroy_sessions("", [mine], lambda: called.append("destroy")) == {mine: None}
+    assert set(called) == {"release", "destroy"}
+
+
+# Names that would lead elsewhere
+
+AUTOPILOT = "/v1/operator/autopilot/configuration"
+# Their URLs would be resolved to another path, by a client library or by Consul's server.
+RESOLVED = ["..", "../../kv/a", "a/../b", "a/./b", "a/..", "./a", "/a", "a//b", ""]
+
+
+@pytest.mark.parametrize("name", RESOLVED)
+def test_a_name_that_would_lead_elsewhere_is_not_sent(world: World, name: str) -> None:
+    catalog = world.catalog()
+    for answers in (
+        catalog.destroy_sessions("", [name]),
+        catalog.force_leave([name]),
+        catalog.node_documents("", [name]),
+    ):
+        error = answers[name]
+        assert isinstance(error, PermanentError)
+        assert f"{name!r} is not sent" in str(error)
+    for change in (catalog.release, catalog.put_key_if_absent):
+        with pytest.raises(PermanentError, match="is not sent"):
+            change("", Key(name, 1, "A" * MAX_TRANSACTION_BYTES, 0, "s"))
+
+
+@pytest.mark.servers
+@pytest.mark.parametrize(
+    ("tail", "size", "by_url"),
+    [
+        ("../../operator/autopilot/configuration", 200_000, False),
+        ("../../operator/autopilot/configuration", 380_000, False),
+        ("%2e%2e/%2e%2e/operator/autopilot/configuration", 200_000, False),
+        ("%2e%2e/%2e%2e/operator/autopilot/configuration", 450_000, True),
+        ("..%2f..%2foperator%2fautopilot%2fconfiguration", 450_000, True),
+        ("a//b", 200_000, False),
+        ("a\nb", 200_000, False),
+        ("a/b", 450_000, True),
+        ("a?release=other#b;c&d", 450_000, True),
+        ("ü ~", 450_000, True),
+    ],
+)
+def test_a_key_s_name_never_leads_out_of_the_store(
+    cluster: ConsulCluster, tail: str, size: int, by_url: bool
+) -> None:
+    """A lock whose name leads to Consul's own configuration, and whose value is one; the token may write it."""
+    before = cluster.api("GET", AUTOPILOT)
+    assert before["CleanupDeadServers"] is True
+    name, value = f"locks/{tail}", json.dumps({**before, "CleanupDeadServers": False}).ljust(size).encode()
+    node = f"t{next(_numbers)}-holder"
+    cluster.register_node(node, "10.0.0.5")
+    session = cluster.create_session(node)
+    if by_url:
+        cluster.acquire(quote(name, safe=""), session, value)
+    else:
+        lock = {"Verb": "lock", "Key": name, "Value": base64.b64encode(value).decode(), "Session": session}
+        cluster.api("PUT", "/v1/txn", json=[{"KV": lock}])
+    with FaultProxy(cluster.url) as proxy, contextlib.ExitStack() as opened:
+        catalog = opened_catalog(opened, proxy.url, cluster.management_token)
+        [key] = [key for key in catalog.read("", (), ["locks/"]).keys if key.name == name]
+        assert key.session == session
+        assert catalog.release("", key) is True
+        paths = [urlsplit(request.path).path for request in proxy.seen]
+        [now] = [key for key in catalog.read("", (), ["locks/"]).keys if key.name == name]
+    assert (now.session, now.value) == (None, key.value)
+    assert cluster.api("GET", AUTOPILOT) == before
+    assert paths == ["/v1/txn", f"/v1/kv/{quote(name, safe='')}" if by_url else "/v1/txn"]
+    cluster.api("PUT", "/v1/txn", json=[{"KV": {"Verb": "delete", "Key": name}}])
+
+
+@pytest.mark.parametrize("datacenter", ["dc9", "../dc1", "dc1&dc=dc2", "dc 1#"])
+def test_an_unknown_datacenter_is_named(world: World, datacenter: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"knows no datacenter {datacenter}; it knows dc1"):
+        world.catalog().nodes(datacenter)
 
 
 def test_an_unknown_token_is_told(world: World) -> None:
@@ -463,3 +725,32 @@ def test_missing_rights_to_write(world: World) -> None:
     left = catalog.force_leave([name])[name]
     assert isinstance(left, AccessError)
     assert "operator:write" in str(left)
+
+
+# A certificate of our own
+
+
+@pytest.mark.servers
+def test_a_consul_that_verifies_incoming_connections(tmp_path: Path) -> None:
+    authority = root("Consul CA", odd=True)
+    (tmp_path / "ca.pem").write_text(authority.pem)
+    server, ours = (authority.signed(name, odd=True) for name in ("server.dc1.consul", "function"))
+    names = ("consul_client_certificate", "consul_client_key")
+    with (
+        ConsulCluster(tls=TlsFiles(tmp_path / "ca.pem", *server.files(tmp_path))) as cluster,
+        contextlib.ExitStack() as opened,
+    ):
+        contexts = [trusting(tmp_path / "ca.pem") for _ in range(2)]
+        add_client_certificate(contexts[1], ours.pem, ours.key_pem, names)
+        without, catalog = (
+            opened_catalog(opened, cluster.https_url, cluster.management_token, tls) for tls in contexts
+        )
+        with pytest.raises(ConfigurationError, match="a client certificate is missing"):
+            without.nodes("")
+        assert [node.name for node in catalog.nodes("")] == ["dc1-server"]
+        cluster.register_node("web", "10.0.0.5")
+        session = cluster.create_session("web")
+        cluster.acquire("locks/a", session)
+        [key] = catalog.read("", (), ["locks/"]).keys
+        assert catalog.transact("", unlock(key)) == ()
+        assert catalog.destroy_sessions("", [session]) == {session: None}

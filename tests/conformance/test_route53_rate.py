@@ -14,9 +14,16 @@ import pytest
 from ec2_decommission.clients.aws import AwsClients, ThrottledError
 from ec2_decommission.clients.governor import Governor
 from ec2_decommission.clients.route53 import BotoZones, ChangeRefusedError, list_names
+from ec2_decommission.config import Route53Settings, ZoneSettings
 from ec2_decommission.deadline import Deadline, current, until
 from ec2_decommission.errors import OutOfTime, TransientError
+from ec2_decommission.instance import Facts, Instance
+from ec2_decommission.live import Live
+from ec2_decommission.steps.base import Batch
+from ec2_decommission.steps.route53 import Route53Step
+from ec2_decommission.templates import Template
 from testbed.aws import Drop, StrictAws, throttled, unavailable
+from testbed.aws_route53 import fill, record_sets
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -170,3 +177,56 @@ def test_throttled_changes_slow_the_governor_down(strict: StrictAws, zone_id: st
         of.change(zone_id, [("CREATE", RAW)], nothing)
     of.wait(zone_id)
     assert [round(seconds) for seconds in slept] == [2]
+
+
+# The step over the real client
+
+
+def fleet(zone_id: str, number: int) -> tuple[Route53Step, Batch]:
+    """Dead instances with a record each; nothing lives."""
+    template = Template("{tag:Name}.example.internal")
+    facts = {n: Facts("inventory", private_ips=(f"10.0.1.{n}",), tags={"Name": f"web-{n}"}) for n in range(number)}
+    instances = {f"i-{n:017x}": Instance(f"i-{n:017x}").learn(known) for n, known in facts.items()}
+    fill(
+        zone_id,
+        [
+            {**RAW, "Name": f"web-{n}.example.internal.", "ResourceRecords": [{"Value": f"10.0.1.{n}"}]}
+            for n in range(number)
+        ],
+    )
+    step = Route53Step(Route53Settings((ZoneSettings(zone_id),), (template,)), zones(50))
+    return step, Batch(instances, Live({}), current())
+
+
+def left(zone_id: str) -> int:
+    return sum(record["Type"] == "A" for record in record_sets(zone_id))
+
+
+def test_case_17_a_change_of_a_hundred_whose_answer_is_lost(strict: StrictAws, zone_id: str) -> None:
+    step, batch = fleet(zone_id, 100)
+    strict.reset_calls()
+    drops = iter([Drop(after=True)])
+    change = "ChangeResourceRecordSets"
+    with strict.fault(lambda _service, operation, _params: next(drops, None) if operation == change else None):
+        findings = step.plan(batch)
+        outcomes = step.apply(batch, findings)
+    assert all(finding.removals and not finding.errors for finding in findings.values())
+    assert all(outcome.errors == () for outcome in outcomes.values())
+    assert left(zone_id) == 0
+    assert strict.calls.total() <= 12
+    assert strict.calls[f"route53:{change}"] == 2
+
+
+def test_a_change_that_another_hinders_is_made_when_that_is_done(strict: StrictAws, zone_id: str) -> None:
+    step, batch = fleet(zone_id, 3)
+    hindered = iter(range(6))  # more than botocore tries by itself
+
+    def busy(_service: str, operation: str, _params: object) -> object:
+        if operation == "ChangeResourceRecordSets" and next(hindered, None) is not None:
+            return throttled("PriorRequestNotComplete")
+        return None
+
+    with strict.fault(busy):
+        outcomes = step.apply(batch, step.plan(batch))
+    assert all(outcome.removed and not outcome.errors for outcome in outcomes.values())
+    assert left(zone_id) == 0

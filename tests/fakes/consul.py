@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import base64
+import json
 import uuid
 from collections import Counter
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ec2_decommission.clients.consul import (
     MAX_OPS,
+    MAX_TRANSACTION_BYTES,
     CatalogNode,
     Key,
     Member,
@@ -18,22 +20,19 @@ from ec2_decommission.clients.consul import (
     RefusedError,
     Right,
     Session,
+    unlock,
 )
-from ec2_decommission.errors import AccessError, ConfigurationError, DecommissionError
+from ec2_decommission.errors import AccessError, ConfigurationError, DecommissionError, PermanentError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from ec2_decommission.clients.consul import Op
+    from ec2_decommission.clients.http import Guard
+
+T = TypeVar("T")
 
 _HELD_BACK = "Permission denied"
-
-
-@dataclass
-class _Session:
-    session: Session
-    checks: tuple[str, ...]
-    lock_delay: float
 
 
 @dataclass
@@ -48,8 +47,9 @@ class _Agent:
 class _Datacenter:
     nodes: dict[str, CatalogNode] = field(default_factory=dict)
     agents: dict[str, _Agent] = field(default_factory=dict)
-    sessions: dict[str, _Session] = field(default_factory=dict)
+    sessions: dict[str, Session] = field(default_factory=dict)
     keys: dict[str, Key] = field(default_factory=dict)
+    registered: dict[str, dict[str, Any]] = field(default_factory=dict)  # services and checks, by node
     locked_until: dict[str, float] = field(default_factory=dict)
 
     def copy(self) -> _Datacenter:
@@ -84,46 +84,79 @@ class FakeConsulCatalog:
     # The world
 
     def add_agent(
-        self, name: str, address: str, meta: Mapping[str, str] | None = None, datacenter: str | None = None
+        self,
+        name: str,
+        address: str,
+        meta: Mapping[str, str] | None = None,
+        datacenter: str | None = None,
+        *,
+        wan: str = "",
     ) -> None:
         """An agent joins, and registers its node; one of a dead agent's name takes its node over."""
-        world = self._world[datacenter or self._own]
-        node = self._register(world, name, address, meta, datacenter, node_id=str(uuid.uuid4()))
-        world.agents[name] = _Agent(node)
+        tagged = {"lan": address, "wan": wan or address}
+        node = self._register(name, address, meta, datacenter, str(uuid.uuid4()), tagged)
+        self._world[datacenter or self._own].agents[name] = _Agent(node)
 
     def register_node(
-        self, name: str, address: str, meta: Mapping[str, str] | None = None, datacenter: str | None = None
+        self,
+        name: str,
+        address: str,
+        meta: Mapping[str, str] | None = None,
+        datacenter: str | None = None,
+        *,
+        tagged_addresses: Mapping[str, str] | None = None,
     ) -> None:
         """A node without an agent."""
-        self._register(self._world[datacenter or self._own], name, address, meta, datacenter, node_id="")
+        self._register(name, address, meta, datacenter, "", dict(tagged_addresses or {}))
 
     def _register(
         self,
-        world: _Datacenter,
         name: str,
         address: str,
         meta: Mapping[str, str] | None,
         datacenter: str | None,
         node_id: str,
+        tagged: dict[str, str],
     ) -> CatalogNode:
+        row = {
+            "ID": node_id,
+            "Node": name,
+            "Address": address,
+            "Datacenter": datacenter or self._own,
+            "TaggedAddresses": tagged,
+            "Meta": dict(meta or {}),
+        }
+        return self._put_node(self._world[datacenter or self._own], row)
+
+    def _put_node(self, world: _Datacenter, row: dict[str, Any]) -> CatalogNode:
         self._index += 1
-        node = CatalogNode(
-            name=name,
-            node_id=node_id,
-            address=address,
-            datacenter=datacenter or self._own,
+        tagged = row["TaggedAddresses"]
+        node = world.nodes[row["Node"]] = CatalogNode(
+            name=row["Node"],
+            node_id=row["ID"],
+            address=row["Address"],
+            datacenter=row["Datacenter"],
             modify_index=self._index,
-            meta=dict(meta or {}),
+            lan=tagged.get("lan", ""),
+            other_addresses=tuple(dict.fromkeys(a for kind, a in tagged.items() if kind != "lan")),
+            meta=row["Meta"],
+            document={**row, "ModifyIndex": self._index},
         )
-        world.nodes[name] = node
         return node
+
+    def register_service(self, node: str, service: str, datacenter: str | None = None) -> None:
+        """A service on a node, with one check."""
+        self._world[datacenter or self._own].registered[node] = {
+            "Services": [{"ID": service, "Service": service}],
+            "Checks": [{"Node": node, "CheckID": f"service:{service}", "Status": "critical", "ServiceID": service}],
+        }
 
     def kill(self, name: str, datacenter: str | None = None) -> None:
         """The agent dies, and gossip has seen it: the sessions that hang on its check end."""
         world = self._world[datacenter or self._own]
         world.agents[name].alive = False
         for session_id, session in list(world.sessions.items()):
-            if session.session.node == name and "serfHealth" in session.checks:
+            if session.node == name and "serfHealth" in session.checks:
                 self._end(world, session_id)
 
     def sync(self) -> None:
@@ -145,8 +178,10 @@ class FakeConsulCatalog:
     ) -> str:
         world = self._world[datacenter or self._own]
         assert node in world.nodes, f"Missing node registration {node}"
-        session = Session(str(uuid.uuid4()), node, behavior)
-        world.sessions[session.session_id] = _Session(session, tuple(checks), lock_delay_seconds)
+        identity, delay = str(uuid.uuid4()), int(lock_delay_seconds * 1e9)
+        row = {"ID": identity, "Node": node, "Behavior": behavior, "LockDelay": delay, "NodeChecks": list(checks)}
+        session = Session(identity, node, behavior, lock_delay_seconds, tuple(checks), row)
+        world.sessions[session.session_id] = session
         return session.session_id
 
     def acquire(
@@ -177,7 +212,10 @@ class FakeConsulCatalog:
 
     def _put(self, world: _Datacenter, key: Key) -> None:
         self._index += 1
-        world.keys[key.name] = replace(key, modify_index=self._index)
+        row = {"Key": key.name, "Value": key.value, "Flags": key.flags, "ModifyIndex": self._index}
+        if key.session:
+            row["Session"] = key.session
+        world.keys[key.name] = replace(key, modify_index=self._index, document=row)
 
     def _end(self, world: _Datacenter, session_id: str) -> None:
         """A session ends: its keys are released or deleted, and closed for its lock-delay."""
@@ -185,15 +223,16 @@ class FakeConsulCatalog:
         if session is None:
             return
         for key in [key for key in world.keys.values() if key.session == session_id]:
-            world.locked_until[key.name] = self.now + session.lock_delay
-            if session.session.behavior == "delete":
+            world.locked_until[key.name] = self.now + session.lock_delay_seconds
+            if session.behavior == "delete":
                 del world.keys[key.name]
             else:
                 self._put(world, replace(key, session=None))
 
     def _drop(self, world: _Datacenter, name: str) -> None:
         world.nodes.pop(name, None)
-        for session_id in [s for s, session in world.sessions.items() if session.session.node == name]:
+        world.registered.pop(name, None)
+        for session_id in [s for s, session in world.sessions.items() if session.node == name]:
             self._end(world, session_id)
 
     # The ConsulCatalog protocol
@@ -231,7 +270,7 @@ class FakeConsulCatalog:
         world = self._request("sessions", datacenter)
         if "session:read" in self.denied:
             return ()
-        return tuple(session.session for session in world.sessions.values())
+        return tuple(world.sessions.values())
 
     def read(self, datacenter: str, names: Sequence[str], prefixes: Sequence[str]) -> Reading:
         wanted = {name.casefold() for name in names}
@@ -254,14 +293,32 @@ class FakeConsulCatalog:
     def members(self) -> tuple[Member, ...]:
         world = self._request("members", "")
         return tuple(
-            Member(name, agent.node.node_id, alive=agent.alive, failed=not agent.alive)
+            Member(name, agent.node.node_id, agent.alive, failed=not agent.alive, server=name.endswith("-server"))
             for name, agent in world.agents.items()
         )
 
-    def transact(self, datacenter: str, ops: Sequence[Op]) -> tuple[OpFailure, ...]:
-        world = self._request("txn", datacenter)
+    def node_documents(
+        self, datacenter: str, names: Iterable[str]
+    ) -> Mapping[str, Mapping[str, Any] | DecommissionError | None]:
+        def document(name: str) -> Mapping[str, Any] | None:
+            world = self._request("node", datacenter, name)
+            _addressable("node", name)
+            node = world.nodes.get(name)
+            if node is None or "node:read" in self.denied:
+                return None
+            self._request("node checks", datacenter, name)
+            others = world.registered.get(name, {"Services": [], "Checks": []})
+            services = [] if "service:read" in self.denied else others["Services"]
+            return {"Node": node.document, "Services": services, "Checks": others["Checks"]}
+
+        return {name: _answer(document, name) for name in dict.fromkeys(names)}
+
+    def transact(self, datacenter: str, ops: Sequence[Op], guard: Guard | None = None) -> tuple[OpFailure, ...]:
+        world = self._request("txn", datacenter, guard=guard)
         if len(ops) > MAX_OPS:
             raise RefusedError(f"Transaction contains too many operations ({len(ops)} > {MAX_OPS})")
+        if (size := len(json.dumps(ops, separators=(",", ":")))) > MAX_TRANSACTION_BYTES:
+            raise RefusedError(f"Request body({size} bytes) too large, max size: {MAX_TRANSACTION_BYTES} bytes")
         failures = tuple(OpFailure(n, _HELD_BACK) for n, op in enumerate(ops) if self._may_not(op))
         if failures:
             return failures
@@ -273,24 +330,40 @@ class FakeConsulCatalog:
             self._world[datacenter or self._own] = before
         return failures
 
-    def release(self, datacenter: str, key: Key) -> bool:
-        world = self._request("release", datacenter)
-        if "key:write" in self.denied:
+    def release(self, datacenter: str, key: Key, guard: Guard | None = None) -> bool:
+        if not self._fits(key):
+            world = self._request("release", datacenter, key.name, guard=guard)
+            if "key:write" in self.denied:
+                raise AccessError(f"Consul: the token may not release {key.name} (key:write)")
+            return self._unlock(world, key.name, key.session, key.value, key.flags) is None
+        failures = self.transact(datacenter, unlock(key), guard)
+        if any(failure.denied for failure in failures):
             raise AccessError(f"Consul: the token may not release {key.name} (key:write)")
-        return self._unlock(world, key.name, key.session, key.value, key.flags) is None
+        return not failures
 
-    def destroy_sessions(self, datacenter: str, session_ids: Iterable[str]) -> Mapping[str, DecommissionError | None]:
+    def _fits(self, key: Key) -> bool:
+        """Whether the key's value fits into a transaction, or into its URL; an error where it fits into neither."""
+        fits = len(key.value or "") < MAX_TRANSACTION_BYTES - 1024
+        if not fits:
+            _addressable("key", key.name)
+        return fits
+
+    def destroy_sessions(
+        self, datacenter: str, session_ids: Iterable[str], guard: Guard | None = None
+    ) -> Mapping[str, DecommissionError | None]:
         def destroy(session_id: str) -> None:
-            world = self._request("destroy", datacenter, session_id)
+            _addressable("session", session_id)
+            world = self._request("destroy", datacenter, session_id, guard=guard)
             if session_id in world.sessions and "session:write" in self.denied:
                 raise AccessError(f"Consul: the token may not destroy session {session_id} (session:write)")
             self._end(world, session_id)
 
         return {s: _answer(destroy, s) for s in dict.fromkeys(session_ids)}
 
-    def force_leave(self, names: Iterable[str]) -> Mapping[str, DecommissionError | None]:
+    def force_leave(self, names: Iterable[str], guard: Guard | None = None) -> Mapping[str, DecommissionError | None]:
         def leave(name: str) -> None:
-            world = self._request("force-leave", "", name)
+            _addressable("node", name)
+            world = self._request("force-leave", "", name, guard=guard)
             if "operator:write" in self.denied:
                 raise AccessError(f"Consul: the token may not force {name} to leave (operator:write)")
             agent = world.agents.get(name)
@@ -301,7 +374,31 @@ class FakeConsulCatalog:
 
         return {name: _answer(leave, name) for name in dict.fromkeys(names)}
 
-    def _request(self, operation: str, datacenter: str, name: str = "") -> _Datacenter:
+    def put_key_if_absent(self, datacenter: str, key: Key, guard: Guard | None = None) -> bool:
+        world = self._request("txn" if self._fits(key) else "put", datacenter, key.name, guard=guard)
+        if "key:write" in self.denied:
+            raise AccessError(f"Consul: the token may not write {key.name} (key:write)")
+        if key.name in world.keys:
+            return False
+        self._put(world, replace(key, session=None))
+        return True
+
+    def register_node_if_absent(
+        self, datacenter: str, document: Mapping[str, Any], guard: Guard | None = None
+    ) -> bool:
+        row = document["Node"]
+        world = self._request("txn", datacenter, guard=guard)
+        if self.denied & {"node:write", "service:write"}:
+            raise AccessError(f"Consul: the token may not register node {row['Node']} (node:write, service:write)")
+        if row["Node"].casefold() in {name.casefold() for name in world.nodes}:
+            return False
+        self._put_node(world, {**row, "Datacenter": datacenter or self._own})
+        world.registered[row["Node"]] = {name: document[name] for name in ("Services", "Checks")}
+        return True
+
+    def _request(self, operation: str, datacenter: str, name: str = "", *, guard: Guard | None = None) -> _Datacenter:
+        if guard:
+            guard()
         self.calls[operation] += 1
         if self.fault:
             self.fault(operation, name or datacenter)
@@ -357,9 +454,15 @@ def _encoded(value: bytes) -> str | None:
     return base64.b64encode(value).decode() if value else None
 
 
-def _answer(call: Callable[[str], None], name: str) -> DecommissionError | None:
+def _addressable(kind: str, name: str) -> None:
+    """Raises PermanentError where the real client could not put the name into a URL."""
+    *parents, last = name.split("/")
+    if any(part in ("", ".", "..") for part in parents) or last in (".", "..") or not name:
+        raise PermanentError(f"{kind} {name!r} is not sent in a URL")
+
+
+def _answer(call: Callable[[str], T], name: str) -> T | DecommissionError:
     try:
-        call(name)
+        return call(name)
     except DecommissionError as error:
         return error
-    return None

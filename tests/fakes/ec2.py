@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 ACCOUNT = "123456789012"
 REGION = "us-east-1"
+HOME = Place(ACCOUNT, REGION)
 VPC = "vpc-0000000000000000a"
 _FILTER_VALUES = 200
 _FIRST_LAUNCH = datetime(2026, 1, 1, tzinfo=UTC)
@@ -65,7 +66,7 @@ class FakeEc2:
         calls: requests by operation.
     """
 
-    def __init__(self, place: Place = Place(ACCOUNT, REGION)) -> None:
+    def __init__(self, place: Place = HOME) -> None:
         self.place = place
         self.region = place.region
         self.allocated: set[str] = set()

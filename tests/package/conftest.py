@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from moto.server import ThreadedMotoServer
 
 from testbed.processes import free_port
-from testbed.vault import VaultServer
+from testbed.vault import Listener, VaultServer
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 BUILD = REPOSITORY / "lambda" / "build"
@@ -38,8 +38,8 @@ def rsa_key(bits: int = 2048) -> str:
 class OpenBao(VaultServer):
     """The testbed's server, what lies in it, and short ways of asking it."""
 
-    def __init__(self, *, tls: bool = False) -> None:
-        super().__init__(tls=tls)
+    def __init__(self, *, listeners: Mapping[str, Listener] | None = None) -> None:
+        super().__init__(listeners=listeners)
         self.values: dict[str, str] = {}
 
     def call(self, method: str, path: str, body: Any = None, *, namespace: str | None = None) -> Any:
@@ -139,7 +139,9 @@ class Builder:
         base = {"name": "ec2-decommission", "runtime": "python3.13", "architecture": HERE, "features": ["route53"]}
         return base | {"output": str(self.directory / "out" / f"{name}.zip")} | more
 
-    def start(self, spec: Mapping[str, Any], *environ: Mapping[str, str]) -> subprocess.Popen[str]:
+    def start(
+        self, spec: Mapping[str, Any], *environ: Mapping[str, str], start_new_session: bool = False
+    ) -> subprocess.Popen[str]:
         for name in ("home", "tmp"):
             (self.directory / name).mkdir(exist_ok=True)
         return subprocess.Popen(
@@ -149,6 +151,7 @@ class Builder:
             stderr=subprocess.PIPE,
             text=True,
             cwd=self.directory,
+            start_new_session=start_new_session,
         )
 
     def run(self, spec: Mapping[str, Any], *environ: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
@@ -185,7 +188,7 @@ def full_spec(builder: Builder, kms: Kms) -> Callable[..., dict[str, Any]]:
         return builder.spec(
             name,
             **{
-                "features": ["route53", "chef", "consul"],
+                "features": ["route53", "chef", "consul", "http"],
                 "secrets": SECRETS,
                 "vault": {"auth": {"method": "approle"}},
                 "kms": kms.spec,

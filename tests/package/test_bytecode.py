@@ -141,7 +141,7 @@ sys.addaudithook(watch)
 sys.path[:0] = sys.argv[1:]
 import ec2_decommission.entry
 import ec2_decommission.steps.chef, ec2_decommission.steps.consul, ec2_decommission.sweep, ec2_decommission.adoption
-import ec2_decommission.steps.route53, ec2_decommission.clients.route53, ec2_decommission.clients.shared_rate
+import ec2_decommission.steps.route53, ec2_decommission.clients.route53, ec2_decommission.clients.zone_cache
 import ec2_decommission.clients.chef, ec2_decommission.clients.consul, cryptography.hazmat.primitives.serialization
 own = [name for name in sys.modules if name.startswith("ec2_decommission.")]
 print(json.dumps([compiled, len(own)]))
@@ -171,7 +171,7 @@ def test_the_deployed_function_compiles_nothing(full: Callable[..., Path], tmp_p
 
 
 @pytest.mark.servers
-@pytest.mark.parametrize("runtime", ["python3.11", "python3.12", "python3.13"])
+@pytest.mark.parametrize("runtime", ["python3.11", "python3.12", "python3.13", "python3.14"])
 def test_the_package_has_the_functions_own_version_or_none(full: Callable[..., Path], runtime: str) -> None:
     with zipfile.ZipFile(full(runtime)) as archive:
         names = set(archive.namelist())

@@ -6,21 +6,26 @@ import base64
 import json
 import platform
 import subprocess
+import sys
 import threading
 import time
 import zipfile
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from tests.package.conftest import CONTEXT, HERE, REPOSITORY, SECRETS, Builder, Kms, OpenBao
+from tests.package.conftest import CONTEXT, HERE, REPOSITORY, Builder, Kms, OpenBao
 
 SpecMaker = Callable[..., dict[str, Any]]
 Full = Callable[..., Path]
 pytestmark = pytest.mark.servers
+
+SETTINGS = {"organization": {"members": {"2": {}, "1": {"regions": ["b", "a"]}}}, "http_steps": {"ü": 1.5}}
+SETTINGS_FILE = b'{"http_steps":{"\\u00fc":1.5},"organization":{"members":{"1":{"regions":["b","a"]},"2":{}}}}\n'
 
 LINUX = pytest.mark.skipif(platform.system() != "Linux", reason="the package's libraries are Linux's")
 
@@ -53,7 +58,7 @@ def test_holds_the_function_its_dependencies_and_what_it_was_built_for(builder: 
     for name in ("aws_lambda_powertools", "chef", "consul", "cryptography", "requests"):
         assert f"{name}/__init__.py" in files
     assert json.loads(files["build_info.json"]) == {
-        "features": ["chef", "consul", "route53"],
+        "features": ["chef", "consul", "http", "route53"],
         "runtime": "python3.13",
         "architecture": HERE,
         "bytecode": True,
@@ -83,10 +88,22 @@ def test_holds_nothing_that_the_function_does_not_need(full: Full) -> None:
     assert any("LICENSE" in name for name in names)
 
 
-def test_holds_only_what_the_features_need(builder: Builder) -> None:
-    tops = {name.split("/")[0] for name in members(builder.build(builder.spec("route53")))}
-    assert "aws_lambda_powertools" in tops
-    assert not tops & {"chef", "consul", "cryptography", "requests", "sealed_secrets.json", "ca_bundle.pem"}
+@pytest.mark.parametrize(
+    ("features", "has", "lacks"),
+    [
+        (["route53"], {"aws_lambda_powertools", "jmespath"}, {"chef", "consul", "cryptography", "requests"}),
+        # Its secrets may come in a layer, and be many.
+        (["http"], {"jmespath", "requests", "cryptography"}, {"chef", "consul"}),
+    ],
+)
+def test_holds_only_what_the_features_need(
+    builder: Builder, features: list[str], has: set[str], lacks: set[str]
+) -> None:
+    tops = {
+        name.split("/")[0] for name in members(builder.build(builder.spec("-".join(features), features=features)))
+    }
+    assert has <= tops
+    assert not tops & (lacks | {"sealed_secrets.json", "settings.json", "ca_bundle.pem", "botocore"})
 
 
 @pytest.mark.parametrize("architecture", ["arm64", "x86_64"])
@@ -102,20 +119,6 @@ def test_is_at_most_8_megabytes_and_of_the_right_architecture(full: Full, archit
 
 def test_seals_a_small_bundle_with_kms_itself(full: Full, kms: Kms, openbao: OpenBao) -> None:
     assert opened(full(), kms) == ("kms", openbao.values)
-
-
-def test_seals_a_large_bundle_under_a_data_key_and_brings_cryptography(
-    builder: Builder, full_spec: SpecMaker, kms: Kms, openbao: OpenBao, approle: Mapping[str, str]
-) -> None:
-    token = "long-" * 1000
-    openbao.write_kv2("secret", "decommission/large", {"token": token})
-    secrets = {"consul_token": {"mount": "secret", "path": "decommission/large", "field": "token"}}
-    spec = full_spec("large", features=["consul"], secrets=secrets)
-    path = builder.build(spec, kms.environ, approle)
-    assert opened(path, kms) == ("kms-data-key", {"consul_token": token})
-    names = members(path)
-    assert "cryptography/__init__.py" in names
-    assert "chef/__init__.py" not in names
 
 
 def test_the_bundle_opens_under_its_own_encryption_context_only(full: Full, kms: Kms) -> None:
@@ -140,16 +143,6 @@ def test_two_builds_side_by_side_are_the_same_byte_for_byte(builder: Builder) ->
     assert not list(Path(specs[0]["output"]).parent.glob(".*.part"))
 
 
-def test_a_build_again_differs_in_the_ciphertext_only(
-    builder: Builder, full: Full, full_spec: SpecMaker, kms: Kms, approle: Mapping[str, str]
-) -> None:
-    first = members(full())
-    second = members(builder.build(full_spec("again"), kms.environ, approle))
-    assert first.pop("sealed_secrets.json") != second.pop("sealed_secrets.json")
-    assert first == second
-    assert list(first) == list(second)
-
-
 def test_every_entry_has_a_fixed_time_and_mode(full: Full) -> None:
     with zipfile.ZipFile(full()) as archive:
         entries = archive.infolist()
@@ -163,7 +156,7 @@ def test_every_entry_has_a_fixed_time_and_mode(full: Full) -> None:
 _IMPORTS = """
 import sys
 sys.path[:0] = sys.argv[1:]
-import consul, requests, cryptography, six
+import consul, jmespath, requests, cryptography, six
 from aws_lambda_powertools import Logger, Metrics
 from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType, process_partial_response
 from aws_lambda_powertools.utilities.data_classes import SQSEvent
@@ -192,13 +185,8 @@ def test_imports_on_the_runtime_with_nothing_but_boto3_beside_it(full: Full, tmp
         pytest.skip(f"no Python {version} on this machine")
     with zipfile.ZipFile(full(f"python{version}")) as archive:
         archive.extractall(tmp_path / "task")
-    runtime = tmp_path / "runtime"  # what Lambda's image has of its own
-    runtime.mkdir()
-    site = Path(pytest.__file__).parents[1]
-    for name in ("boto3", "botocore", "s3transfer", "jmespath", "dateutil", "urllib3", "six.py"):
-        (runtime / name).symlink_to(site / name)
     done = subprocess.run(
-        [python.stdout.strip(), "-I", "-S", "-B", "-c", _IMPORTS, str(tmp_path / "task"), str(runtime)],
+        [python.stdout.strip(), "-I", "-S", "-B", "-c", _IMPORTS, str(tmp_path / "task"), str(runtime(tmp_path))],
         capture_output=True,
         text=True,
         check=False,
@@ -256,10 +244,19 @@ def traces(value: str) -> list[bytes]:
     return [*lines, *encoded]
 
 
-@LINUX
-def test_no_secret_is_in_the_clear_anywhere(
-    builder: Builder, full_spec: SpecMaker, kms: Kms, openbao: OpenBao, approle: Mapping[str, str]
-) -> None:
+@dataclass(frozen=True)
+class Watched:
+    """A second build of everything: what it wrote, and what was seen of it while it ran."""
+
+    path: Path
+    out: str
+    error: str
+    seen: Mapping[str, set[bytes]]
+
+
+@pytest.fixture(scope="module")
+def watched(builder: Builder, full: Full, full_spec: SpecMaker, kms: Kms, approle: Mapping[str, str]) -> Watched:
+    full()
     spec = full_spec("watched")
     process = builder.start(spec, kms.environ, approle)
     watch = Watch(process.pid, builder.directory)
@@ -268,11 +265,26 @@ def test_no_secret_is_in_the_clear_anywhere(
     finally:
         watch.end()
     assert process.returncode == 0, error
-    assert len(watch.seen["argv"]) > 2, "pip was seen at work"
-    assert watch.seen["files"], "files in the making were seen"
-    places = {"stdout": [out.encode()], "stderr": [error.encode()], "zip": [Path(spec["output"]).read_bytes()]}
-    places |= {f"zip member {name}": [content] for name, content in members(Path(spec["output"])).items()}
-    places |= {kind: list(contents) for kind, contents in watch.seen.items()}
+    return Watched(Path(spec["output"]), out, error, watch.seen)
+
+
+def test_a_build_again_differs_in_the_ciphertext_only(full: Full, watched: Watched) -> None:
+    first, second = members(full()), members(watched.path)
+    assert first.pop("sealed_secrets.json") != second.pop("sealed_secrets.json")
+    assert first == second
+    assert list(first) == list(second)
+
+
+@LINUX
+def test_no_secret_is_in_the_clear_anywhere(
+    builder: Builder, watched: Watched, openbao: OpenBao, approle: Mapping[str, str]
+) -> None:
+    seen = watched.seen
+    assert len(seen["argv"]) > 2, "pip was seen at work"
+    assert seen["files"], "files in the making were seen"
+    places = {"stdout": [watched.out.encode()], "stderr": [watched.error.encode()]}
+    places |= {f"zip member {name}": [content] for name, content in members(watched.path).items()}
+    places |= {kind: list(contents) for kind, contents in seen.items()}
     for path in builder.directory.rglob("*"):
         if path.is_file():
             places[str(path)] = [path.read_bytes()]
@@ -284,26 +296,22 @@ def test_no_secret_is_in_the_clear_anywhere(
     for place, contents in places.items():
         if place != "environ":
             assert not any(approle["VAULT_SECRET_ID"].encode() in content for content in contents), place
-    mine = {content for content in watch.seen["environ"] if b"VAULT_SECRET_ID=" in content}
+    mine = {content for content in seen["environ"] if b"VAULT_SECRET_ID=" in content}
     assert mine, "the build itself has them"
-    pip = [content for content in watch.seen["environ"] if b"PIP_NO_INPUT=1" in content]
+    pip = [content for content in seen["environ"] if b"PIP_NO_INPUT=1" in content]
     assert pip, "pip was seen"
     assert not any(b"VAULT_" in content or b"BUILD_SPEC=" in content for content in pip)
 
 
-def test_tells_what_it_reads_by_reference(
-    builder: Builder, full_spec: SpecMaker, kms: Kms, approle: Mapping[str, str]
-) -> None:
-    done = builder.run(full_spec("told"), kms.environ, approle)
-    assert done.returncode == 0, done.stderr
-    assert "vault: read chef_client_key from secret/decommission/chef#pem\n" in done.stdout
-    assert "vault: read consul_token from secret/decommission/consul#token@1\n" in done.stdout
-    assert "vault: own login revoked" in done.stdout
-    assert f"sealed 2 secrets with {kms.key_arn}" in done.stdout
-    assert "code sha256" in done.stdout
+def test_tells_what_it_reads_by_reference(watched: Watched, kms: Kms) -> None:
+    assert "vault: read chef_client_key from secret/decommission/chef#pem\n" in watched.out
+    assert "vault: read consul_token from secret/decommission/consul#token@1\n" in watched.out
+    assert "vault: own login revoked" in watched.out
+    assert f"sealed 2 secrets with {kms.key_arn}" in watched.out
+    assert "code sha256" in watched.out
 
 
-def test_a_custom_step_and_a_ca_bundle_go_in(builder: Builder, tmp_path: Path) -> None:
+def test_a_custom_step_settings_and_a_ca_bundle_go_in(builder: Builder, tmp_path: Path) -> None:
     step = tmp_path / "step"
     (step / "data").mkdir(parents=True)
     (step / "__init__.py").write_text("import consul\nfrom .tidy import Tidy as make_step\n")
@@ -319,8 +327,10 @@ def test_a_custom_step_and_a_ca_bundle_go_in(builder: Builder, tmp_path: Path) -
         "custom",
         custom_steps={"tidy": {"source_dir": str(step), "requirements_file": str(lock)}},
         ca_bundle_file=str(tmp_path / "ca.pem"),
+        settings=SETTINGS,
     )
     files = members(builder.build(spec))
+    assert files["settings.json"] == SETTINGS_FILE
     assert [name for name in files if name.startswith("custom_steps/")] == [
         "custom_steps/tidy/__init__.py",
         "custom_steps/tidy/__pycache__/__init__.cpython-313.pyc",
@@ -333,7 +343,7 @@ def test_a_custom_step_and_a_ca_bundle_go_in(builder: Builder, tmp_path: Path) -
     assert json.loads(files["build_info.json"])["custom_steps"] == ["tidy"]
 
 
-def test_a_custom_steps_secrets_are_sealed_under_its_name(
+def test_a_large_bundle_is_sealed_under_a_data_key_with_the_secrets_of_all_steps_under_their_names(
     builder: Builder,
     full_spec: SpecMaker,
     kms: Kms,
@@ -342,11 +352,118 @@ def test_a_custom_steps_secrets_are_sealed_under_its_name(
     tmp_path: Path,
 ) -> None:
     (tmp_path / "__init__.py").write_text("def make_step(tools): ...\n")
-    step = {"source_dir": str(tmp_path), "secrets": {"token": SECRETS["consul_token"]}}
-    path = builder.build(full_spec("own-secret", custom_steps={"tidy": step}), kms.environ, approle)
-    assert opened(path, kms)[1] == {**openbao.values, "custom_steps.tidy.token": openbao.values["consul_token"]}
-    info = json.loads(members(path)["build_info.json"])
-    assert info["secrets"] == ["chef_client_key", "consul_token", "custom_steps.tidy.token"]
+    token = "long-" * 1000
+    openbao.write_kv2("secret", "decommission/large", {"token": token})
+    reference = {"mount": "secret", "path": "decommission/large", "field": "token"}
+    spec = full_spec(
+        "large",
+        features=["consul"],
+        secrets={"consul_token": reference},
+        custom_steps={"tidy": {"source_dir": str(tmp_path), "secrets": {"token": reference}}},
+        http_steps={"zabbix": {"secrets": {"token": reference}}},
+    )
+    path = builder.build(spec, kms.environ, approle)
+    names = ["consul_token", "custom_steps.tidy.token", "http_steps.zabbix.token"]
+    assert opened(path, kms) == ("kms-data-key", dict.fromkeys(names, token))
+    files = members(path)
+    assert json.loads(files["build_info.json"])["secrets"] == names
+    assert "cryptography/__init__.py" in files, "it opens the bundle"
+    assert "chef/__init__.py" not in files
+
+
+# A bundle apart from the code
+
+
+def test_a_bundle_of_settings_needs_neither_pip_nor_a_network(builder: Builder, tmp_path: Path) -> None:
+    spec = {"kind": "bundle", "name": "x", "settings": SETTINGS}
+    paths = []
+    for name in ("a", "b"):
+        output = tmp_path / name / "bundle.zip"
+        done = builder.run(
+            spec | {"output": str(output)}, {"PIP_CONFIG_FILE": "/nonexistent/pip.conf", "PATH": "/none"}
+        )
+        assert done.returncode == 0, done.stderr
+        assert [path.name for path in output.parent.iterdir()] == ["bundle.zip"], "no cache, no environment"
+        paths.append(output)
+    assert members(paths[0]) == {"ec2-decommission/settings.json": SETTINGS_FILE}
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+
+
+@pytest.fixture(scope="module")
+def code(builder: Builder) -> Path:
+    """A package without secrets."""
+    return builder.build(builder.spec("code", features=["consul"]))
+
+
+@pytest.mark.parametrize("size", [100, 5000])
+def test_a_sealed_bundle_in_a_layer_opens_in_a_package_without_secrets(
+    builder: Builder,
+    full_spec: SpecMaker,
+    kms: Kms,
+    openbao: OpenBao,
+    approle: Mapping[str, str],
+    code: Path,
+    tmp_path: Path,
+    size: int,
+) -> None:
+    token = "long-" * (size // 5)
+    openbao.write_kv2("secret", f"decommission/layer-{size}", {"token": token})
+    secrets = {"consul_token": {"mount": "secret", "path": f"decommission/layer-{size}", "field": "token"}}
+    certificate = "-----BEGIN CERTIFICATE-----\nMII\n-----END CERTIFICATE-----\n"
+    (tmp_path / "ca.pem").write_text(certificate)
+    spec = full_spec(
+        f"layer-{size}", features=["consul"], secrets=secrets, custom_steps={"tidy": {"source_dir": "/none"}}
+    )
+    spec |= {"kind": "bundle", "settings": SETTINGS, "ca_bundle_file": str(tmp_path / "ca.pem")}
+    layer = builder.build(spec, kms.environ, approle)
+    assert sorted(members(layer)) == [
+        f"ec2-decommission/{name}" for name in ("ca_bundle.pem", "sealed_secrets.json", "settings.json")
+    ]
+    assert layer.stat().st_size < 10_000
+    for path, directory in ((layer, "opt"), (code, "task")):
+        with zipfile.ZipFile(path) as archive:
+            archive.extractall(tmp_path / directory)
+    environ = {**kms.environ, "AWS_DEFAULT_REGION": "us-east-1"}
+    environ["DECOMMISSION_LAYER_DIR"] = str(tmp_path / "opt" / "ec2-decommission")
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-I",
+            "-S",
+            "-B",
+            "-c",
+            _OPEN,
+            str(tmp_path / "task"),
+            str(runtime(tmp_path)),
+            json.dumps(CONTEXT),
+        ],
+        env=environ,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == token
+
+
+_OPEN = """
+import json, pathlib, sys
+sys.path[:0] = sys.argv[1:3]
+import boto3
+from ec2_decommission.secret_bundle import FILE_NAME, SecretBundle
+bundle = SecretBundle(pathlib.Path(sys.argv[1], FILE_NAME), json.loads(sys.argv[3]), lambda: boto3.client("kms"))
+sys.stdout.write(bundle["consul_token"])
+"""
+
+
+def runtime(directory: Path) -> Path:
+    """What Lambda's image has of its own."""
+    made = directory / "runtime"
+    made.mkdir()
+    site = Path(pytest.__file__).parents[1]
+    for name in ("boto3", "botocore", "s3transfer", "jmespath", "dateutil", "urllib3", "six.py"):
+        (made / name).symlink_to(site / name)
+    return made
 
 
 def test_leaves_nothing_in_the_module_and_the_temporary_directory(builder: Builder, full: Full) -> None:

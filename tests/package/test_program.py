@@ -24,7 +24,7 @@ pytestmark = pytest.mark.servers
 def failed(done: subprocess.CompletedProcess[str], status: int = 1) -> str:
     assert done.returncode == status, done.stderr
     assert "Traceback" not in done.stdout + done.stderr
-    assert done.stderr.endswith("The package was not built.\n")
+    assert done.stderr.endswith("Nothing was built.\n")
     return done.stderr
 
 
@@ -91,7 +91,7 @@ def test_a_python_that_is_too_old(builder: Builder, tmp_path: Path) -> None:
 def test_a_python_without_venv(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(BuildError, match="cannot make virtual environments: install its venv module"):
-        bootstrap.enter(tmp_path / "cache", [])
+        bootstrap.enter(tmp_path / "cache", [], ["build"])
 
 
 def test_a_package_index_that_cannot_be_reached(builder: Builder, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import ssl
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from cryptography.hazmat.primitives.serialization import (
 import seal
 from errors import SealError
 from spec import KmsSettings
+from testbed.certificates import Authority
 from tests.package.conftest import CONTEXT, Kms, rsa_key
 
 KEY = "arn:aws:kms:us-east-1:123456789012:key/11111111-2222-3333-4444-555555555555"
@@ -126,6 +128,13 @@ def test_a_refused_data_key_names_its_own_right() -> None:
             "The secrets cannot be sealed: the profile that AWS_PROFILE",
         ),
         (
+            botocore.exceptions.SSLError(
+                endpoint_url="https://kms",
+                error=ssl.SSLError("[SSL: X] certificate verify failed: unable to get issuer (_ssl.c:1)"),
+            ),
+            "TLS with KMS in us-east-1 failed (unable to get issuer). Behind a proxy that inspects TLS",
+        ),
+        (
             botocore.exceptions.EndpointConnectionError(endpoint_url="https://kms"),
             "KMS in us-east-1 cannot be reached to seal",
         ),
@@ -157,25 +166,69 @@ def test_no_credentials_on_the_machine(monkeypatch: pytest.MonkeyPatch, tmp_path
         seal.seal({"a": VALUE}, SETTINGS)
 
 
-def check(key: str) -> str:
+def elliptic_key(password: bytes | None = None) -> str:
+    protection = BestAvailableEncryption(password) if password else NoEncryption()
+    key = ec.generate_private_key(ec.SECP256R1())
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, protection).decode()
+
+
+GOOD = rsa_key()
+
+
+@pytest.mark.parametrize(
+    ("key", "sentence"),
+    [
+        ("hello", "is not a private key in PEM form"),
+        (GOOD.replace("\n", "\\n"), "has lost its line breaks"),
+        (GOOD.replace("M", "N", 40), "is a damaged private key"),
+        (elliptic_key(), "is not an RSA key"),
+        (elliptic_key(b"p"), "is protected by a passphrase"),
+    ],
+)
+def test_a_chef_key_that_could_not_sign_is_refused(key: str, sentence: str) -> None:
     with pytest.raises(SealError) as raised:
         seal.check({"chef_client_key": key}, {"chef_client_key": "secret/chef#pem"})
-    text = str(raised.value)
-    assert text.startswith("The secret chef_client_key, read from secret/chef#pem,")
-    assert not any(line in text for line in key.splitlines() if line)
-    return text
+    assert str(raised.value).startswith(f"The secret chef_client_key, read from secret/chef#pem, {sentence}")
+    assert not any(line in str(raised.value) for line in key.splitlines() if line)
 
 
-def test_a_chef_key_that_could_not_sign_is_refused() -> None:
-    good = rsa_key()
-    seal.check({"chef_client_key": good, "consul_token": "x"}, {"chef_client_key": "secret/chef#pem"})
+def test_good_keys_pass(tmp_path: Path) -> None:
+    client = Authority(tmp_path).issue("client")
+    values = {"chef_client_key": GOOD, "consul_token": "x", "http_steps.zabbix.token": "y"}
+    values |= {
+        "consul_client_certificate": client.certificate.read_text(),
+        "consul_client_key": client.key.read_text(),
+    }
+    seal.check(values, dict.fromkeys(values, "a/b#c"))
     seal.check({"consul_token": "x"}, {})
-    assert "is not a private key in PEM form" in check("hello")
-    assert "has lost its line breaks" in check(good.replace("\n", "\\n"))
-    assert "is a damaged private key" in check(good.replace("M", "N", 40))
-    elliptic = ec.generate_private_key(ec.SECP256R1())
-    assert "is not an RSA key" in check(
-        elliptic.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
-    )
-    protected = elliptic.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"p")).decode()
-    assert "is protected by a passphrase" in check(protected)
+
+
+@pytest.mark.parametrize(
+    ("certificate", "key", "sentence"),
+    [
+        (None, "hello", "consul_client_key, read from a/b#c, is not a private key in PEM form"),
+        ("hello", None, "consul_client_certificate, read from a/b#c, is not a certificate in PEM form"),
+        (
+            "-----BEGIN CERTIFICATE-----MII",
+            None,
+            "consul_client_certificate, read from a/b#c, has lost its line breaks",
+        ),
+        ("-----BEGIN CERTIFICATE-----\nMII\n", None, "consul_client_certificate, read from a/b#c, is a damaged cert"),
+        (
+            None,
+            GOOD,
+            "consul_client_key, read from a/b#c, does not belong to consul_client_certificate, read from a/b#c",
+        ),
+    ],
+)
+def test_a_consul_certificate_that_could_not_serve_is_refused(
+    tmp_path: Path, certificate: str | None, key: str | None, sentence: str
+) -> None:
+    client = Authority(tmp_path).issue("client")
+    values = {
+        "consul_client_certificate": certificate or client.certificate.read_text(),
+        "consul_client_key": key or client.key.read_text(),
+    }
+    with pytest.raises(SealError) as raised:
+        seal.check(values, dict.fromkeys(values, "a/b#c"))
+    assert str(raised.value).startswith(f"The secret {sentence}")

@@ -25,57 +25,99 @@ MINIMAL: dict[str, Any] = {
     "architecture": "arm64",
     "features": ["route53"],
 }
-WITH_SECRET = MINIMAL | {"secrets": {"consul_token": REFERENCE}, "kms": KMS}
+ALL: dict[str, Any] = MINIMAL | {
+    "kind": "package",
+    "features": ["route53", "chef", "consul", "http"],
+    "secrets": {
+        "chef_client_key": REFERENCE,
+        "consul_token": REFERENCE | {"version": 3},
+        "consul_client_certificate": REFERENCE,
+        "consul_client_key": REFERENCE,
+    },
+    "vault": {
+        "address": "https://vault.example.com:8200",
+        "namespace": "team",
+        "kv_version": 2,
+        "ca_certificate_file": None,
+        "auth": {
+            "method": "jwt",
+            "mount": "gitlab",
+            "role": "build",
+            "jwt_file": None,
+            "jwt_env": "ID_TOKEN",
+            "aws_header_value": None,
+            "aws_region": None,
+        },
+    },
+    "kms": KMS | {"role_arn": "arn:aws:iam::123456789012:role/seal"},
+    "settings": {"organization": {"members": {}}},
+    "ca_bundle_file": "ca.pem",
+    "custom_steps": {
+        "tidy": {"source_dir": "steps/tidy", "requirements_file": None, "secrets": {"ldap_password": REFERENCE}}
+    },
+    "http_steps": {"zabbix-prod": {"secrets": {"token": REFERENCE}}},
+}
+
+
+def parse(document: Any) -> spec.Spec:
+    return spec.parse(json.dumps(document), "BUILD_SPEC")
 
 
 def problems(document: Any) -> list[str]:
     with pytest.raises(SpecError) as raised:
-        spec.parse(json.dumps(document), "BUILD_SPEC")
+        parse(document)
     return list(raised.value.problems)
 
 
 def test_reads_the_least() -> None:
-    found = spec.parse(json.dumps(MINIMAL), "BUILD_SPEC")
-    assert (found.features, found.secrets, found.kms, found.custom_steps) == (("route53",), (), None, ())
-    assert found.vault.auth.method == "token"
+    found = parse(MINIMAL)
+    assert found == spec.Spec("package", Path("out/x.zip"), "x", "python3.13", "arm64", ("route53",))
 
 
 def test_reads_all_that_the_module_gives() -> None:
-    document = MINIMAL | {
-        "features": ["route53", "chef", "consul"],
-        "secrets": {"chef_client_key": REFERENCE, "consul_token": REFERENCE | {"version": 3}},
-        "vault": {
-            "address": "https://vault.example.com:8200",
-            "namespace": "team",
-            "kv_version": 2,
-            "ca_certificate_file": None,
-            "auth": {
-                "method": "jwt",
-                "mount": "gitlab",
-                "role": "build",
-                "jwt_file": None,
-                "jwt_env": "ID_TOKEN",
-                "aws_header_value": None,
-                "aws_region": None,
-            },
-        },
-        "kms": KMS | {"role_arn": "arn:aws:iam::123456789012:role/seal"},
-        "ca_bundle_file": "ca.pem",
-        "custom_steps": {"tidy": {"source_dir": "steps/tidy", "requirements_file": None}},
-    }
-    found = spec.parse(json.dumps(document), "BUILD_SPEC")
-    assert [str(reference) for reference in found.secrets] == ["secret/a/b#value", "secret/a/b#value@3"]
+    found = parse(ALL)
+    assert found.features == ("chef", "consul", "http", "route53")
+    assert [(reference.name, str(reference)) for reference in found.secrets] == [
+        ("chef_client_key", "secret/a/b#value"),
+        ("consul_client_certificate", "secret/a/b#value"),
+        ("consul_client_key", "secret/a/b#value"),
+        ("consul_token", "secret/a/b#value@3"),
+        ("custom_steps.tidy.ldap_password", "secret/a/b#value"),
+        ("http_steps.zabbix-prod.token", "secret/a/b#value"),
+    ]
     assert found.vault.auth == spec.VaultAuth(method="jwt", mount="gitlab", role="build", jwt_env="ID_TOKEN")
     assert found.kms is not None
     assert found.kms.encryption_context == {"FunctionName": "x"}
+    assert found.settings == {"organization": {"members": {}}}
+    assert found.custom_steps == (spec.CustomStep("tidy", Path("steps/tidy")),)
 
 
-def test_the_cache_lies_beside_the_package_or_where_it_is_to_be_shared(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = spec.parse(json.dumps(MINIMAL), "BUILD_SPEC")
-    monkeypatch.delenv("BUILD_CACHE", raising=False)
-    assert found.cache == found.output.parent / ".build-cache"
-    monkeypatch.setenv("BUILD_CACHE", "/somewhere/else")
-    assert found.cache == Path("/somewhere/else")
+def test_a_bundle_takes_the_secrets_of_the_same_document_and_none_of_its_code() -> None:
+    package, bundle = parse(ALL), parse(ALL | {"kind": "bundle"})
+    assert (bundle.secrets, bundle.settings, bundle.kms) == (package.secrets, package.settings, package.kms)
+    assert bundle.custom_steps == ()
+
+
+def test_a_bundle_needs_no_runtime_and_its_steps_no_code() -> None:
+    step = {"tidy": {"secrets": {"a": REFERENCE}}}
+    found = parse({"kind": "bundle", "output": "x.zip", "name": "x", "custom_steps": step, "kms": KMS})
+    assert [reference.name for reference in found.secrets] == ["custom_steps.tidy.a"]
+    assert (found.runtime, found.architecture, found.features) == ("", "", ())
+
+
+def test_a_package_may_leave_its_secrets_to_a_bundle() -> None:
+    assert parse(MINIMAL | {"features": ["chef", "consul", "http"]}).secrets == ()
+
+
+@pytest.mark.parametrize(
+    ("chosen", "cache"), [("", "out/.build-cache"), ("/somewhere/else", "/somewhere/else"), ("~/c", "/home/me/c")]
+)
+def test_the_cache_lies_beside_the_output_or_where_it_is_to_be_shared(
+    monkeypatch: pytest.MonkeyPatch, chosen: str, cache: str
+) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("BUILD_CACHE", chosen)
+    assert parse(MINIMAL).cache == Path(cache)
 
 
 def test_tells_all_problems_at_once() -> None:
@@ -84,92 +126,84 @@ def test_tells_all_problems_at_once() -> None:
     assert all(problem.startswith('BUILD_SPEC: "') and problem.endswith(".") for problem in found)
 
 
-def test_a_missing_key_is_named() -> None:
-    assert problems({key: value for key, value in MINIMAL.items() if key != "output"}) == [
-        'BUILD_SPEC: "output" is missing.'
-    ]
-
-
-@pytest.mark.parametrize("text", ["", "{", "[]", "5"])
+@pytest.mark.parametrize("text", ["", "{", "[]", "5", '{"settings": {"a": NaN}}', "[" * 100_000])
 def test_refuses_what_is_no_object(text: str) -> None:
     with pytest.raises(SpecError, match="JSON"):
         spec.parse(text, "BUILD_SPEC")
 
 
-AUTH = {"method": "token"}
+def secret(**more: Any) -> dict[str, Any]:
+    return {"secrets": {"consul_token": REFERENCE | more}, "kms": KMS}
+
+
+def auth(**more: Any) -> dict[str, Any]:
+    return {"vault": {"auth": {"method": "token"} | more}}
 
 
 @pytest.mark.parametrize(
     ("more", "sentence"),
     [
         ({"feature": []}, '"feature" is not known here'),
+        ({"kind": "layer"}, '"kind" is "layer"; it must be one of package, bundle'),
+        (
+            {"kind": "bundle"},
+            '"kind" is "bundle", and there are no secrets, settings or ca_bundle_file to put into it',
+        ),
+        ({"output": None}, '"output" is missing.'),
+        ({"runtime": None}, '"runtime" is missing; it must be one of python3.11, python3.12, python3.13, python3.14'),
         ({"runtime": "python3.8"}, '"runtime" is "python3.8"; it must be one of python3.11, python3.12, python3.13'),
         ({"architecture": "arm"}, '"architecture" is "arm"; it must be one of arm64, x86_64'),
-        ({"features": ["vault"]}, '"features" holds "vault"; the features are route53, chef, consul'),
-        ({"features": "route53"}, '"features" must be a list of some of route53, chef, consul'),
-        ({"features": ["chef"]}, '"secrets.chef_client_key" is missing: the chef step is on'),
-        ({"secrets": {"consul_token": REFERENCE}}, '"kms" is missing: secrets go into the package sealed'),
+        ({"features": None}, '"features" must be a list of some of route53, chef, consul, http'),
+        ({"features": ["vault"]}, '"features" holds "vault"; the features are route53, chef, consul, http'),
+        ({"features": "route53"}, '"features" must be a list of some of route53, chef, consul, http'),
+        ({"features": ["chef"]} | secret(), '"secrets.chef_client_key" is missing: the chef step is on'),
+        ({"settings": "x"}, '"settings" must be an object'),
+        ({"secrets": {"consul_token": REFERENCE}}, '"kms" is missing: secrets are sealed with a KMS key'),
         ({"secrets": {"chef_key": REFERENCE}}, '"secrets.chef_key" is not known; the secrets are chef_client_key'),
         ({"secrets": {"consul_token": "x"}}, '"secrets.consul_token" must be an object'),
-        ({"secrets": {"consul_token": REFERENCE | {"path": "/a"}}}, '"secrets.consul_token.path" must be written as'),
         (
-            {"secrets": {"consul_token": REFERENCE | {"path": "a/../b"}}},
-            '"secrets.consul_token.path" must be written',
+            {"secrets": {"consul_client_key": REFERENCE}, "kms": KMS},
+            '"secrets.consul_client_certificate" is missing: Consul needs the client certificate and its key',
         ),
-        (
-            {"secrets": {"consul_token": REFERENCE | {"path": "a//b"}}},
-            '"secrets.consul_token.path" must be written as',
-        ),
-        ({"secrets": {"consul_token": REFERENCE | {"mount": ""}}}, '"secrets.consul_token.mount" must be a string'),
-        ({"secrets": {"consul_token": REFERENCE | {"version": 0}}}, '"secrets.consul_token.version" must be a whole'),
-        (
-            {"secrets": {"consul_token": REFERENCE | {"version": True}}},
-            '"secrets.consul_token.version" must be a whole',
-        ),
-        ({"secrets": {"consul_token": REFERENCE | {"value": "x"}}}, '"secrets.consul_token.value" is not known here'),
+        (secret(path="/a"), '"secrets.consul_token.path" must be written as'),
+        (secret(path="a/../b"), '"secrets.consul_token.path" must be written'),
+        (secret(path="a//b"), '"secrets.consul_token.path" must be written as'),
+        (secret(mount=""), '"secrets.consul_token.mount" must be a string'),
+        (secret(version=0), '"secrets.consul_token.version" must be a whole'),
+        (secret(version=True), '"secrets.consul_token.version" must be a whole'),
+        (secret(value="x"), '"secrets.consul_token.value" is not known here'),
         ({"vault": {"address": "vault:8200"}}, '"vault.address" must be a URL'),
+        ({"vault": {"address": "https://v/ui/"}}, '"vault.address" has a path with /ui, as a browser shows it'),
         ({"vault": {"address": "https://u:p@vault"}}, '"vault.address" must not hold a user name or password'),
         ({"vault": {"kv_version": 3}}, '"vault.kv_version" must be 1 or 2'),
         ({"vault": {"token": "x"}}, '"vault.token" is not known here'),
-        ({"vault": {"auth": {"method": "ldap"}}}, '"vault.auth.method" is "ldap"; it must be one of token, approle'),
-        ({"vault": {"auth": AUTH | {"role": "x"}}}, '"vault.auth.role" is set, but the method "token" has no use'),
-        (
-            {"vault": {"auth": {"method": "jwt", "jwt_env": "a.b"}}},
-            '"vault.auth.jwt_env" must be the name of an envi',
-        ),
+        (auth(method="ldap"), '"vault.auth.method" is "ldap"; it must be one of token, approle'),
+        (auth(role="x"), '"vault.auth.role" is set, but the method "token" has no use'),
+        (auth(method="jwt", jwt_env="a.b"), '"vault.auth.jwt_env" must be the name of an envi'),
         ({"kms": KMS | {"key_arn": "alias/x"}}, '"kms.key_arn" must be the ARN of a KMS key or alias'),
         ({"kms": KMS | {"encryption_context": {}}}, '"kms.encryption_context" must be an object of strings'),
         ({"custom_steps": {"chef": {"source_dir": "x"}}}, '"custom_steps.chef" must be named in lower-case'),
+        ({"custom_steps": {"http": {"source_dir": "x"}}}, '"custom_steps.http" must be named in lower-case'),
         ({"custom_steps": {"tidy": {}}}, '"custom_steps.tidy.source_dir" is missing'),
         (
-            {"custom_steps": {"tidy": {"source_dir": "x", "secrets": {"a": REFERENCE}}}},
-            '"kms" is missing: secrets go into the package sealed',
-        ),
-        (
             {"custom_steps": {"tidy": {"source_dir": "x", "secrets": {"A": REFERENCE}}}},
-            '"custom_steps.tidy.secrets.A" must be named in lower-case',
+            '"custom_steps.tidy.secrets.A" has a name that is not of the form [a-z]',
         ),
+        ({"http_steps": {"a.b": {}}}, '"http_steps.a.b" must be named in letters, digits, - and _, at most 64'),
         (
-            {"custom_steps": {"tidy": {"source_dir": "x"}}, "secrets": {"ldap_password": REFERENCE}},
-            '"secrets.ldap_password" is not known; the secrets are chef_client_key, consul_token',
+            {"http_steps": {"a": {"secrets": {"x y": REFERENCE}}}},
+            '"http_steps.a.secrets.x y" has a name that is not of',
         ),
+        ({"http_steps": {"a": {"url": "https://a"}}}, '"http_steps.a.url" is not known here; the keys are secrets'),
+        ({"http_steps": {"a": {"secrets": {"x": REFERENCE}}}}, '"kms" is missing: secrets are sealed with a KMS key'),
     ],
 )
 def test_each_mistake_has_its_sentence(more: dict[str, Any], sentence: str) -> None:
-    assert any(sentence in problem for problem in problems(WITH_SECRET | {"secrets": {}, "kms": None} | more))
+    assert any(f"BUILD_SPEC: {sentence}" in problem for problem in problems(MINIMAL | more))
 
 
 def test_never_repeats_what_may_be_a_token_in_the_wrong_place() -> None:
-    text = " ".join(problems(MINIMAL | {"vault": {"auth": {"method": "jwt", "jwt_env": "eyJhbGciOi.secret"}}}))
+    text = " ".join(problems(MINIMAL | auth(method="jwt", jwt_env="eyJhbGciOi.secret")))
     assert "eyJ" not in text
     text = " ".join(problems(MINIMAL | {"vault": {"address": "https://user:hunter2@vault"}}))
     assert "hunter2" not in text
-
-
-def test_custom_steps_bring_secrets_of_their_own() -> None:
-    document = WITH_SECRET | {
-        "custom_steps": {"tidy": {"source_dir": "x", "secrets": {"ldap_password": REFERENCE}}},
-    }
-    found = spec.parse(json.dumps(document), "BUILD_SPEC")
-    assert [reference.name for reference in found.secrets] == ["consul_token"]
-    assert [reference.name for reference in found.all_secrets] == ["consul_token", "custom_steps.tidy.ldap_password"]

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 import archive
-import bootstrap
 import vendor
 from errors import SourceError, VendorError
 from tests.package.conftest import REPOSITORY
@@ -23,11 +22,14 @@ def lock(tmp_path: Path, text: str, target: vendor.Target = TARGET) -> dict[str,
     return vendor.read_lock(path, target)
 
 
-@pytest.mark.parametrize("name", ["function", "chef", "consul", "crypto"])
-def test_reads_the_projects_own_locks(name: str) -> None:
-    pins = vendor.read_lock(REQUIREMENTS / f"{name}.txt", TARGET)
-    assert pins
-    assert all(pin.hashes for pin in pins.values())
+def test_the_projects_own_locks_agree(tmp_path: Path) -> None:
+    """Any of them may meet in one package."""
+    pins: dict[str, vendor.Pin] = {}
+    for path in sorted(REQUIREMENTS.glob("*.txt")):
+        found = vendor.read_lock(path, TARGET)
+        assert found
+        assert all(pin.hashes for pin in found.values())
+        pins = vendor.merge(pins, found, path.name)
 
 
 def test_each_feature_brings_its_own_requirements() -> None:
@@ -35,7 +37,7 @@ def test_each_feature_brings_its_own_requirements() -> None:
         return [path.stem for path in vendor.requirement_files(REQUIREMENTS, features, with_data_key=with_data_key)]
 
     assert names("route53") == ["function"]
-    assert names("chef", "consul", "route53") == ["function", "chef", "consul"]
+    assert names("chef", "consul", "http", "route53") == ["function", "chef", "consul", "http"]
     assert names("consul", with_data_key=True) == ["function", "consul", "crypto"]
     assert names("chef", with_data_key=True) == ["function", "chef"], "it has cryptography anyway"
 
@@ -57,6 +59,7 @@ def test_markers_are_those_of_the_function_not_of_this_machine(tmp_path: Path) -
 
 def test_the_platform_is_that_of_lambdas_image() -> None:
     assert vendor.Target("python3.11", "x86_64").platforms[0] == "manylinux_2_26_x86_64"
+    assert vendor.Target("python3.14", "x86_64").platforms[0] == "manylinux_2_34_x86_64"
     assert TARGET.platforms[0] == "manylinux_2_34_aarch64"
     assert TARGET.platforms[-2:] == ["manylinux_2_17_aarch64", "manylinux2014_aarch64"]
 
@@ -127,23 +130,6 @@ def test_nothing_is_left_out_of_a_users_own_packages(tmp_path: Path) -> None:
 def test_the_runtime_keeps_its_own_boto3(tmp_path: Path) -> None:
     pins = {"boto3": vendor.Pin("boto3", "1.0", frozenset({HASH}))}
     assert vendor.collect(pins, (), TARGET, tmp_path).files == {}
-
-
-def test_pip_gets_the_users_configuration_and_no_credentials() -> None:
-    given = {
-        "PATH": "/bin",
-        "PIP_INDEX_URL": "https://mirror.example",
-        "HTTPS_PROXY": "http://proxy",
-        "PIP_TARGET": "/elsewhere",
-        "PIP_USER": "1",
-        "VAULT_TOKEN": "s.x",
-        "VAULT_SECRET_ID": "y",
-        "PYTHONPATH": "/mine",
-        "BUILD_SPEC": "{}",
-    }
-    kept = bootstrap.pip_environment(given)
-    assert {"PATH", "PIP_INDEX_URL", "HTTPS_PROXY"} <= set(kept)
-    assert not {"PIP_TARGET", "PIP_USER", "VAULT_TOKEN", "VAULT_SECRET_ID", "PYTHONPATH", "BUILD_SPEC"} & set(kept)
 
 
 def test_two_packages_with_one_file_are_refused() -> None:

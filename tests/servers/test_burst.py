@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from bench.fleet import ZONE, Servers, batch
-from ec2_decommission.steps.consul_removal import SEMAPHORE_FLAGS
+from ec2_decommission.steps.consul.observe import SEMAPHORE_FLAGS
 from testbed.aws_route53 import fill, record_sets
 
 if TYPE_CHECKING:

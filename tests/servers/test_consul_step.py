@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import itertools
 import json
@@ -9,8 +10,10 @@ import shutil
 import socket
 import threading
 import time
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -22,17 +25,22 @@ from ec2_decommission.errors import (
     ConfigurationError,
     DecommissionError,
     OutOfTime,
+    StillAlive,
     TransientError,
 )
 from ec2_decommission.instance import Instance
-from ec2_decommission.steps.base import Batch, Finding, Interface, Left, Outcome
+from ec2_decommission.live import Live
+from ec2_decommission.steps.base import Batch, Finding, Left, Outcome
 from ec2_decommission.steps.consul import ConsulStep
-from ec2_decommission.steps.consul_removal import SEMAPHORE_FLAGS
+from ec2_decommission.steps.consul.observe import SEMAPHORE_FLAGS
+from ec2_decommission.templates import Template
 from testbed.consul import ConsulCluster
-from tests.fakes.living import FakeLiving
+from tests.fakes.ec2 import VPC, FakeEc2
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from ec2_decommission.steps.base import Removal
 
 pytestmark = pytest.mark.servers
 
@@ -90,29 +98,44 @@ def run(
     *,
     deregister: bool = False,
     datacenters: tuple[str, ...] = (),
-    interfaces: Mapping[str, str] | None = None,
+    ec2: FakeEc2 | None = None,
     url: str | None = None,
     timeout: float = 10,
     deadline: Deadline | None = None,
     dry: bool = False,
+    audit: bool = False,
+    before_apply: Callable[[], object] | None = None,
+    keep: Callable[[str, Sequence[Removal]], None] = lambda *_: None,
 ) -> tuple[Finding, Outcome]:
-    """Look, find and remove, as the handler does it."""
+    """Identify, plan and apply, as the runner does it."""
     settings = ConsulSettings(
         url or consul.url, datacenters, None, ("locks/",), deregister, request_timeout_seconds=timeout
     )
-    until = deadline or Deadline.after(60)
+    until, ec2 = deadline or Deadline.after(60), ec2 or FakeEc2()
     catalog = PyConsulCatalog(settings, token, lambda: until)
     with contextlib.closing(catalog):
-        step = ConsulStep(settings, catalog)
-        taken = {address: (Interface("eni-1", "vpc-1", owner),) for address, owner in (interfaces or {}).items()}
-        batch = Batch({instance.instance_id: instance}, FakeLiving((), taken), until)
-        facts = step.look(batch).get(instance.instance_id)
+        step = ConsulStep(settings, catalog, audit=audit)
+        batch = Batch({instance.instance_id: instance}, Live({ec2.place: ec2}), until, keep=keep)
+        facts = step.identify(batch).get(instance.instance_id)
         if facts:
-            batch = Batch({instance.instance_id: instance.learn(facts)}, batch.living, until)
-        finding = step.find(batch)[instance.instance_id]
+            batch = replace(batch, instances={instance.instance_id: instance.learn(facts)})
+        finding = step.plan(batch)[instance.instance_id]
         if dry:
             return finding, Outcome(finding.removals)
-        return finding, step.remove(batch, {instance.instance_id: finding})[instance.instance_id]
+        if before_apply:
+            before_apply()
+        return finding, step.apply(batch, {instance.instance_id: finding})[instance.instance_id]
+
+
+def errors(finding: Finding, outcome: Outcome) -> str:
+    return "; ".join(map(str, (*finding.errors, *outcome.errors)))
+
+
+def failure(consul: ConsulCluster, token: str | None, instance_id: str, **more: Any) -> DecommissionError:
+    """The error of a run that cannot read anything."""
+    with pytest.raises(DecommissionError) as raised:
+        run(consul, token, Instance(instance_id), **more)
+    return raised.value
 
 
 def told(outcome: Outcome) -> list[tuple[str, str]]:
@@ -151,7 +174,7 @@ def test_while_the_agent_lives_nothing_goes(consul: ConsulCluster, tokens: dict[
     for deregister in (False, True):
         finding, outcome = run(consul, tokens[deregister], Instance(fresh), deregister=deregister)
         assert (finding.removals, outcome) == ((), Outcome())
-        assert "its Consul agent is alive" in str(finding.errors[0])
+        assert isinstance(finding.errors[0], StillAlive)
     key = consul.kv(f"locks/{fresh}")
     assert key is not None
     assert key["Session"] == mine
@@ -177,27 +200,92 @@ def test_a_replacement_that_took_the_name_over_keeps_everything(
         assert outcome == Outcome()
         [left] = finding.left
         assert left.target.startswith(f"node {fresh} ")
-        assert left.reason == f"it is {successor}'s by its meta instance_id"
+        assert left.reason == f"it belongs to {successor} by its meta instance_id"
     key = consul.kv(f"locks/{fresh}")
     assert key is not None
     assert key["Session"] == mine
     assert consul.member_status(fresh) == "alive"
 
 
-def test_an_address_on_record_proves_and_a_living_interface_disproves(
+def test_case_9_a_recorded_address_proves_until_somebody_else_has_it(
     consul: ConsulCluster, tokens: dict[bool, str], fresh: str
 ) -> None:
     consul.register_node(fresh, "10.7.0.5")
     consul.acquire(f"locks/{fresh}", consul.create_session(fresh))
-    known = Instance(fresh, private_ips=("10.7.0.5",))
-    finding, outcome = run(consul, tokens[True], known, deregister=True, interfaces={"10.7.0.5": "i-0living"})
-    assert (finding.left, outcome) == (
-        (Left(f"node {fresh} 10.7.0.5 (dc1)", "10.7.0.5 is i-0living's now"),),
-        Outcome(),
+    known = Instance(fresh, vpc_id=VPC, private_ips=("10.7.0.5",))
+    ec2 = FakeEc2()
+    finding, outcome = run(
+        consul, tokens[True], known, deregister=True, ec2=ec2, before_apply=lambda: ec2.launch("new", "10.7.0.5")
     )
+    [living] = ec2.machines
+    left = Left(f"node {fresh} 10.7.0.5 (dc1)", f"10.7.0.5 belongs to {living} in {ec2.place} now")
+    assert len(finding.removals) == 3
+    assert outcome == Outcome(left=(left,))
+    assert run(consul, tokens[True], known, deregister=True, ec2=ec2)[0] == Finding(left=(left,))
     outcome = run(consul, tokens[True], known, deregister=True)[1]
     assert [action for action, _ in told(outcome)] == ["release", "destroy", "deregister"]
     assert consul.node(fresh) is None
+
+
+def test_case_10_the_wan_address_of_an_outside_machine_proves_nothing(
+    consul: ConsulCluster, tokens: dict[bool, str], fresh: str
+) -> None:
+    addresses = {"lan": "192.0.2.7", "wan": "10.7.0.6"}
+    row = {"Node": fresh, "Address": "192.0.2.7", "TaggedAddresses": addresses}
+    consul.api("PUT", "/v1/catalog/register", json=row)
+    mine = consul.create_session(fresh)
+    known = Instance(fresh, private_ips=("10.7.0.6",))
+    for deregister in (False, True):
+        assert run(consul, tokens[deregister], known, deregister=deregister) == (Finding(), Outcome())
+    assert [session["ID"] for session in consul.sessions(fresh)] == [mine]
+
+
+@pytest.mark.parametrize("size", [10, 200_000])
+def test_case_12_a_crafted_key_does_not_lead_out_of_the_kv_store(
+    consul: ConsulCluster, fresh: str, size: int
+) -> None:
+    """With a token that may do everything, so that only the request's path protects the operator's settings."""
+    before = consul.api("GET", "/v1/operator/autopilot/configuration")
+    crafted = f"locks/{fresh}/../../../operator/autopilot/configuration"
+    consul.register_node(fresh, "10.7.0.7", {"instance_id": fresh})
+    mine = consul.create_session(fresh)
+    value = base64.b64encode(b" " * size).decode()
+    consul.api("PUT", "/v1/txn", json=[{"KV": {"Verb": "lock", "Key": crafted, "Value": value, "Session": mine}}])
+    finding, outcome = run(consul, consul.management_token, Instance(fresh))
+    assert len(finding.removals) == 2
+    assert outcome == Outcome(finding.removals)
+    assert consul.api("GET", "/v1/operator/autopilot/configuration") == before
+
+
+def test_case_18_a_living_stranger_at_the_address_does_not_block_the_node_with_the_id(
+    consul: ConsulCluster, tokens: dict[bool, str], fresh: str
+) -> None:
+    stranger = f"stranger-of-{fresh}"
+    # The agents of these tests have loopback addresses, which identify no machine: so this one only looks alive.
+    check = {"CheckID": "serfHealth", "Name": "Serf Health Status", "Status": "passing"}
+    consul.api("PUT", "/v1/catalog/register", json={"Node": stranger, "Address": "10.7.0.8", "Check": check})
+    consul.register_node(fresh, "10.7.0.8", {"instance_id": fresh})
+    mine, theirs = consul.create_session(fresh), consul.create_session(stranger)
+    consul.acquire(f"locks/{fresh}", mine)
+    finding, outcome = run(consul, tokens[False], Instance(fresh, private_ips=("10.7.0.8",)))
+    assert [action for action, _ in told(outcome)] == ["release", "destroy"]
+    assert finding.left == (Left(f"node {stranger} 10.7.0.8 (dc1)", "a living Consul agent of dc1 has its address"),)
+    assert errors(finding, outcome) == ""
+    assert [session["ID"] for session in consul.sessions(stranger)] == [theirs]
+
+
+def test_case_22_a_node_that_is_named_by_the_id_goes(
+    consul: ConsulCluster, tokens: dict[bool, str], fresh: str
+) -> None:
+    consul.register_node(f"node-{fresh}", "172.17.0.2")
+    settings = ConsulSettings(consul.url, (), Template("node-{instance_id}"), deregister_node=True)
+    until = Deadline.after(60)
+    with contextlib.closing(PyConsulCatalog(settings, tokens[True], lambda: until)) as catalog:
+        step = ConsulStep(settings, catalog)
+        batch = Batch({fresh: Instance(fresh)}, Live({}), until)
+        assert step.identify(batch)[fresh].known_as == {"consul": {"node": (f"dc1/node-{fresh}",)}}
+        outcome = step.apply(batch, step.plan(batch))[fresh]
+    assert told(outcome) == [("deregister", f"node node-{fresh} 172.17.0.2 (dc1)")]
 
 
 def test_a_semaphores_contender_and_a_deleting_session(
@@ -242,19 +330,23 @@ def test_a_hundred_at_once(consul: ConsulCluster, tokens: dict[bool, str], bysta
     settings = ConsulSettings(consul.url, lock_prefixes=("locks/",))
     with contextlib.closing(PyConsulCatalog(settings, tokens[False], lambda: Deadline.after(60))) as catalog:
         calls: list[str] = []
-        catalog._http.session.hooks["response"].append(lambda r, **_: calls.append(r.request.path_url.split("?")[0]))
+        send = catalog._http.send
+
+        def counted(method: str, url: str, **more: Any) -> Any:
+            calls.append(urlsplit(url).path)
+            return send(method, url, **more)
+
+        catalog._http.send = counted  # type: ignore[method-assign]
         step = ConsulStep(settings, catalog)
-        batch = Batch(
-            {i: Instance(i, private_ips=("10.8.0.2",)) for i in instances}, FakeLiving(), Deadline.after(60)
-        )
-        step.look(batch)
-        findings = step.find(batch)
-        outcomes = step.remove(batch, findings)
+        batch = Batch({i: Instance(i) for i in instances}, Live({}), Deadline.after(60))
+        step.identify(batch)
+        findings = step.plan(batch)
+        outcomes = step.apply(batch, findings)
     assert all(outcomes[i] == Outcome(findings[i].removals) and len(findings[i].removals) == 2 for i in instances)
     assert consul.acquire(f"locks/{first}", bystander)
     beside = [call for call in calls if not call.startswith("/v1/session/destroy/")]
-    assert len(beside) == 10
-    assert len(calls) == 110
+    assert len(beside) == 18
+    assert len(calls) == 118
 
 
 # Two datacenters
@@ -291,36 +383,38 @@ def test_a_token_that_cannot_see_is_told_from_a_clean_world(consul: ConsulCluste
     blind = consul.create_token(
         "\n".join(line for line in LOCKS_POLICY.splitlines() if not line.startswith(f"{right}_prefix"))
     )
-    with pytest.raises(AccessError, match=f"{right}:read"):
-        run(consul, blind, Instance(fresh))
+    assert isinstance(error := failure(consul, blind, fresh), AccessError)
+    assert f"{right}:read" in str(error)
 
 
 @pytest.mark.parametrize("lost", ["node", "session", "key"])
 @pytest.mark.parametrize("deregister", [True, False])
-def test_a_right_that_is_lost_between_two_batches_is_missed_at_once(
+def test_a_right_that_is_lost_between_plan_and_apply_is_missed_at_once(
     consul: ConsulCluster, fresh: str, deregister: bool, lost: str
 ) -> None:
-    """A warm function: what it proved for the batch before is no proof for this one, and Consul only leaves out."""
+    """Consul only leaves out what the token may not read, so a plan without it would look like a clean world."""
     policy = (NODES_POLICY if deregister else LOCKS_POLICY).strip().splitlines()
     token = consul.create_token("\n".join(policy))
     consul.register_node(fresh, "10.0.0.5", {"instance_id": fresh})
     consul.acquire(f"locks/{fresh}", consul.create_session(fresh))
     settings = ConsulSettings(consul.url, (), None, ("locks/",), deregister, request_timeout_seconds=10)
     until = Deadline.after(60)
-    batch = Batch({fresh: Instance(fresh, private_ips=("10.0.0.5",))}, FakeLiving((), {}), until)
+    batch = Batch({fresh: Instance(fresh)}, Live({}), until)
     with contextlib.closing(PyConsulCatalog(settings, token, lambda: until)) as catalog:
-        before = ConsulStep(settings, catalog)
-        before.look(batch)
-        assert len(before.find(batch)[fresh].removals) == (3 if deregister else 2)
+        step = ConsulStep(settings, catalog)
+        step.identify(batch)
+        planned = step.plan(batch)
+        assert len(planned[fresh].removals) == (3 if deregister else 2)
         consul.change_token(token, "\n".join(line for line in policy if f"{lost}_prefix" not in line))
-        with pytest.raises(AccessError, match=f"{lost}:read"):
-            ConsulStep(settings, catalog).look(batch)
+        [error] = step.apply(batch, planned)[fresh].errors
+        assert isinstance(error, AccessError)
+        assert f"{lost}:read" in str(error)
+    assert len(consul.sessions(fresh)) == 1
 
 
 @pytest.mark.parametrize("token", ["", "00000000-1111-2222-3333-444444444444"])
 def test_the_anonymous_and_an_unknown_token(consul: ConsulCluster, token: str, fresh: str) -> None:
-    with pytest.raises(AccessError):
-        run(consul, token, Instance(fresh))
+    assert isinstance(failure(consul, token, fresh), AccessError)
 
 
 def test_missing_rights_to_write_are_told(consul: ConsulCluster, fresh: str) -> None:
@@ -346,13 +440,13 @@ def test_missing_rights_to_write_are_told(consul: ConsulCluster, fresh: str) -> 
 
 def test_without_acls_no_token_is_needed() -> None:
     authorize: Any = (401, "ACL support disabled")
-    with _stand_in({"/v1/internal/acl/authorize": authorize, "/v1/session/list": (200, [])}) as url:
+    with _stand_in({"/v1/internal/acl/authorize": authorize, "/v1/catalog/nodes": (200, [ROW])}) as url:
         settings = ConsulSettings(url, lock_prefixes=("locks/",))
         with contextlib.closing(PyConsulCatalog(settings, None, lambda: Deadline.after(9))) as catalog:
             step = ConsulStep(settings, catalog)
-            batch = Batch({"i-0": Instance("i-0", private_ips=("10.0.0.1",))}, FakeLiving(), Deadline.after(9))
-            step.look(batch)
-            assert step.find(batch) == {"i-0": Finding()}
+            batch = Batch({"i-0": Instance("i-0")}, Live({}), Deadline.after(9))
+            step.identify(batch)
+            assert step.plan(batch) == {"i-0": Finding()}
 
 
 # A Consul that fails
@@ -421,8 +515,11 @@ def _stand_in(answers: Mapping[str, tuple[int, Any]], seconds: float = 0) -> Ite
 def test_bad_answers(
     consul: ConsulCluster, answer: tuple[int, Any], error: type[DecommissionError], words: str, fresh: str
 ) -> None:
-    with _stand_in({"": answer}) as url, pytest.raises(error, match=words):
-        run(consul, "secret-token", Instance(fresh), url=url)
+    with _stand_in({"": answer}) as url:
+        found = failure(consul, "secret-token", fresh, url=url)
+    assert isinstance(found, error)
+    assert words in str(found)
+    assert "secret-token" not in str(found)
 
 
 ALLOWED = (200, [{"Allow": True}] * 3)
@@ -446,51 +543,91 @@ def test_garbage_is_never_taken_for_a_world(consul: ConsulCluster, path: str, ro
             assert "secret" not in str(error)  # noqa: PT017
             return
     assert finding.removals == outcome.removed == ()
+    assert "secret" not in errors(finding, outcome)
 
 
 def test_a_consul_that_hangs_is_cut_off(consul: ConsulCluster, fresh: str) -> None:
     begin = time.monotonic()
-    with _stand_in({"": (200, [])}, seconds=3) as url, pytest.raises(TransientError, match="did not answer"):
-        run(consul, "x", Instance(fresh), url=url, timeout=1)
+    with _stand_in({"": (200, [])}, seconds=3) as url:
+        error = failure(consul, "x", fresh, url=url, timeout=1)
+    assert isinstance(error, TransientError)
+    assert "did not answer" in str(error)
     assert time.monotonic() - begin < 6
 
 
 def test_a_consul_that_is_down(consul: ConsulCluster, fresh: str) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{taken.getsockname()[1]}"
-        with pytest.raises(TransientError, match="no connection"):
-            run(consul, "x", Instance(fresh), url=url)
+        error = failure(consul, "x", fresh, url=f"http://127.0.0.1:{taken.getsockname()[1]}")
+    assert isinstance(error, TransientError)
+    assert "no connection" in str(error)
 
 
 def test_a_certificate_that_is_none(consul: ConsulCluster, fresh: str) -> None:
-    with pytest.raises(ConfigurationError, match="no trusted TLS connection"):
-        run(consul, "x", Instance(fresh), url=consul.url.replace("http:", "https:"))
+    error = failure(consul, "x", fresh, url=consul.url.replace("http:", "https:"))
+    assert isinstance(error, ConfigurationError)
+    assert "does not speak TLS there" in str(error)
 
 
 def test_no_call_is_begun_without_time(consul: ConsulCluster, fresh: str) -> None:
-    with pytest.raises(OutOfTime):
-        run(consul, "x", Instance(fresh), deadline=Deadline.after(0.5))
+    assert isinstance(failure(consul, "x", fresh, deadline=Deadline.after(0.5)), OutOfTime)
 
 
 def test_where_the_agent_does_not_know_the_proof_of_rights(consul: ConsulCluster, fresh: str) -> None:
-    with (
-        _stand_in({"": (404, "")}) as url,
-        pytest.raises(ConfigurationError, match="cannot be proven that the token sees all"),
-    ):
-        run(consul, "x", Instance(fresh), url=url)
+    with _stand_in({"": (404, "")}) as url:
+        error = failure(consul, "x", fresh, url=url)
+    assert isinstance(error, ConfigurationError)
+    assert "cannot be proven that the token sees all" in str(error)
 
 
-def test_a_pooled_connection_that_broke_is_replaced(consul: ConsulCluster, tokens: dict[bool, str]) -> None:
-    settings = ConsulSettings(consul.url)
-    with contextlib.closing(PyConsulCatalog(settings, tokens[False], lambda: Deadline.after(9))) as catalog:
-        sent: Callable[..., Any] = catalog._http.session.request
-        broken = iter([True])
+# The audit
 
-        def once_broken(*arguments: Any, **named: Any) -> Any:
-            if next(broken, False):
-                raise ConnectionResetError("reset by peer")
-            return sent(*arguments, **named)
 
-        catalog._http.session.request = once_broken  # type: ignore[method-assign]
-        assert catalog.nodes("")
+def test_the_audit_gets_services_and_checks_and_what_changed_since(consul: ConsulCluster, fresh: str) -> None:
+    token = consul.create_token(NODES_POLICY + 'service_prefix "" { policy = "read" }')
+    service = {"ID": "www", "Service": "www", "Port": 80}
+    check = {"CheckID": "service:www", "Name": "www", "Status": "critical", "ServiceID": "www"}
+    row = {
+        "Node": fresh,
+        "Address": "10.7.0.9",
+        "NodeMeta": {"instance_id": fresh},
+        "Service": service,
+        "Check": check,
+    }
+    consul.api("PUT", "/v1/catalog/register", json=row)
+    consul.acquire(f"locks/{fresh}", consul.create_session(fresh), b"v")
+    kept: list[Removal] = []
+
+    def change() -> None:
+        consul.put(f"locks/{fresh}", b"changed")
+
+    finding, outcome = run(
+        consul,
+        token,
+        Instance(fresh),
+        deregister=True,
+        audit=True,
+        before_apply=change,
+        keep=lambda _, removals: kept.extend(removals),
+    )
+    assert outcome == Outcome(finding.removals)
+    whole = {removal.kind: removal.object or {} for removal in finding.removals}
+    assert whole["consul_lock"]["key"]["Value"] == base64.b64encode(b"v").decode()
+    assert whole["consul_session"]["session"]["Node"] == fresh
+    document = whole["consul_node"]["node"]
+    assert (document["Node"]["Address"], document["Node"]["Meta"]) == ("10.7.0.9", {"instance_id": fresh})
+    assert [one["ID"] for one in document["Services"]] == ["www"]
+    assert [one["CheckID"] for one in document["Checks"]] == ["service:www"]
+    [changed] = kept
+    assert changed.object is not None
+    assert changed.object["key"]["Value"] == base64.b64encode(b"changed").decode()
+
+
+def test_without_service_read_the_audit_keeps_the_node(
+    consul: ConsulCluster, tokens: dict[bool, str], fresh: str
+) -> None:
+    consul.register_node(fresh, "10.7.0.9", {"instance_id": fresh})
+    finding, outcome = run(consul, tokens[True], Instance(fresh), deregister=True, audit=True)
+    assert outcome == Outcome()
+    assert "service:read" in errors(finding, outcome)
+    assert consul.node(fresh)

@@ -11,16 +11,20 @@ import pytest
 from ec2_decommission import application, entry
 from ec2_decommission.clients.aws import AwsClients
 from ec2_decommission.clients.sqs import SqsQueue
-from ec2_decommission.deadline import Deadline
+from ec2_decommission.config import Config, ConsulSettings
+from ec2_decommission.deadline import Deadline, until
 from ec2_decommission.errors import AccessError, ConfigurationError, TransientError
 from ec2_decommission.place import Place
 from testbed.aws import StrictAws, throttled
 from testbed.inventory import make_inventory_table
+from tests.fakes.certificates import root
+from tests.fakes.http import serving
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+CERTIFICATE = ("consul_client_certificate", "consul_client_key")
 CONFIG: dict[str, Any] = {
     "name": "f",
     "account_id": "123456789012",
@@ -141,7 +145,7 @@ def test_a_configuration_without_its_settings_file_does_not_start(
     environment: StrictAws, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     configure(monkeypatch, chef=None, settings_file=True)
-    with pytest.raises(ConfigurationError, match=r"no settings\.json"):
+    with pytest.raises(ConfigurationError, match=r"has settings\.json"):
         entry.handle({"instance_id": "i-0123456789abcdef0"}, Context())
     layer = tmp_path / "layer"
     layer.mkdir()
@@ -158,7 +162,7 @@ def test_a_step_whose_secret_is_not_in_the_package_fails_alone(
     steps = {step["step"]: step for step in report["steps"]}
     assert list(steps) == ["route53", "chef"]
     assert steps["chef"]["status"] == "failed"
-    assert steps["chef"]["reason"] == "the package holds no sealed_secrets.json: build it again with secrets"
+    assert steps["chef"]["reason"].startswith("neither the package nor a layer has sealed_")
 
 
 def test_a_package_without_a_step_that_is_on_does_not_start(
@@ -188,6 +192,40 @@ def test_records_without_message_ids_do_not_hide_a_wrong_configuration(
     assert entry.handle({"Records": [{}, None, {"messageId": "m"}]}, Context()) == {
         "batchItemFailures": [{"itemIdentifier": "m"}]
     }
+
+
+def test_the_packages_own_certificates_are_added_to_the_public_ones(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(application, "PACKAGE_ROOT", tmp_path)
+    public = len(application._tls().get_ca_certs())
+    assert public > 50
+    (tmp_path / "ca_bundle.pem").write_text(root("Private CA").pem)
+    assert len(application._tls().get_ca_certs()) == public + 1
+
+
+@pytest.mark.parametrize("given", [(), CERTIFICATE, CERTIFICATE[:1]])
+def test_consul_is_shown_the_certificate_of_the_secrets(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, given: tuple[str, ...]
+) -> None:
+    authority = root("Private CA")
+    ours = authority.signed("function")
+    (tmp_path / "ca_bundle.pem").write_text(authority.pem)
+    monkeypatch.setattr(application, "PACKAGE_ROOT", tmp_path)
+    nodes = '[{"Node": "a", "ModifyIndex": 1}]'
+    tls = authority.signed("server").server(tmp_path, clients=authority)
+    answers = serving(lambda _: (200, nodes, {"X-Consul-Index": "1"}), tls)
+    with answers as (url, _), until(Deadline.after(30)):
+        config = Config("x", "111111111111", "us-east-1", consul=ConsulSettings(url), secrets=given)
+        systems = application._Systems(config, AwsClients())
+        texts = dict(zip(CERTIFICATE, (ours.pem, ours.key_pem), strict=True))
+        systems.secrets._secrets = {name: texts[name] for name in given}
+        if given == CERTIFICATE:
+            assert [node.name for node in systems.consul().nodes("")] == ["a"]
+        else:
+            told = "no secret consul_client_key" if given else "a client certificate is missing"
+            with pytest.raises(ConfigurationError, match=told):
+                systems.consul().nodes("")
 
 
 def test_what_fails_to_be_made_is_made_at_the_next_try() -> None:

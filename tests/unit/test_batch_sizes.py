@@ -12,7 +12,7 @@ import pytest
 
 from ec2_decommission.config import InstanceFilter
 from ec2_decommission.errors import TransientError
-from ec2_decommission.steps.consul_removal import SEMAPHORE_FLAGS
+from ec2_decommission.steps.consul.observe import SEMAPHORE_FLAGS
 from tests.fakes import consul as fake_consul
 from tests.fakes.world import FORWARD, REVERSE, World, pointer
 from tests.unit.test_all_steps import CHEF, CONSUL, end, join, traces, world_of

@@ -130,8 +130,8 @@ def test_what_is_wrong_with_a_custom_step_is_told(package: Path, source: str, se
 
 def test_a_secret_that_is_not_in_the_bundle_is_told_by_its_whole_name(package: Path) -> None:
     (package / "__init__.py").write_text("make_step = lambda tools: tools.secret('token')")
-    with pytest.raises(ConfigurationError, match=r"the package holds no sealed_secrets\.json"):
-        factory().make(Circumstances(dry_run=False))
+    with pytest.raises(ConfigurationError, match=r"neither the package nor a layer has sealed_secrets\.json"):
+        factory().make(Circumstances())
 
 
 # The rules, whatever the user's code does

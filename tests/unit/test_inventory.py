@@ -19,7 +19,8 @@ from tests.fakes.world import World
 FULL = Instance(
     "i-1", account_id="1", region="r", vpc_id="v", launch_time="t",
     private_ips=("10.0.0.5",), public_ips=("54.0.0.1",),
-    ipv6_addresses=("2001:db8::5",), private_dns_names=("a",), public_dns_names=("b",), tags={"Name": "web-1"}, past_tags={"Name": ("web-0",)}, ran=True,
+    ipv6_addresses=("2001:db8::5",), private_dns_names=("a",), public_dns_names=("b",),
+    tags={"Name": "web-1"}, past_tags={"Name": ("web-0",)}, ran=True,
     known_as={"chef": {"node": ("a",)}},
 )  # fmt: skip
 

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ec2_decommission.errors import AccessError, ConfigurationError, DecommissionError, TransientError
-from ec2_decommission.secret_bundle import FILE_NAME, SecretBundle
+from ec2_decommission.secret_bundle import FILE_NAME, LAYER_VARIABLE, SecretBundle
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -84,14 +84,25 @@ def test_shows_no_secret_of_itself(tmp_path: Path) -> None:
 
 def test_a_secret_that_is_not_there_is_named(tmp_path: Path) -> None:
     secrets = bundle(tmp_path, direct(json.dumps({"a": SECRET}).encode()), FakeKms())
-    with pytest.raises(ConfigurationError, match="the package holds no secret consul_token") as error:
+    with pytest.raises(ConfigurationError, match="holds no secret consul_token") as error:
         secrets["consul_token"]
     assert SECRET not in str(error.value)
 
 
-def test_without_a_file(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match=f"the package holds no {FILE_NAME}"):
+def test_without_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(LAYER_VARIABLE, str(tmp_path / "none"))
+    with pytest.raises(ConfigurationError, match=f"neither the package nor a layer has {FILE_NAME}"):
         SecretBundle(tmp_path / FILE_NAME, CONTEXT, FakeKms)["a"]
+
+
+def test_a_layer_serves_where_the_package_has_no_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package, layer = tmp_path / "package", tmp_path / "layer"
+    package.mkdir()
+    layer.mkdir()
+    monkeypatch.setenv(LAYER_VARIABLE, str(layer))
+    (layer / FILE_NAME).write_text(json.dumps(direct(b'{"a": "of the layer"}')))
+    assert SecretBundle(package / FILE_NAME, CONTEXT, FakeKms)["a"] == "of the layer"
+    assert bundle(package, direct(b'{"a": "of the package"}'), FakeKms())["a"] == "of the package"
 
 
 @pytest.mark.parametrize("seal", [direct, with_data_key])
@@ -139,7 +150,7 @@ def test_errors_of_kms_are_of_their_kind_and_the_next_try_asks_again(
 
 @pytest.mark.parametrize("sealed", [b"", b"[]", b"5", b"{}", b"\xff\xfe", b"[" * 100_000, b'{"ciphertext": 1}'])
 def test_a_file_that_cannot_be_read(tmp_path: Path, sealed: bytes) -> None:
-    with pytest.raises(ConfigurationError, match=f"{FILE_NAME} in the package cannot be read"):
+    with pytest.raises(ConfigurationError, match=f"{FILE_NAME} cannot be read"):
         bundle(tmp_path, sealed, FakeKms())["a"]
 
 

@@ -94,7 +94,7 @@ def test_where_ec2_knows_nobody_at_all_nobody_is_gone_until_an_operator_says_so(
     for instance_id in ids:
         world.ec2.terminate(instance_id)
         world.ec2.forget(instance_id)
-    with pytest.raises(FailedError, match="EC2 in .* returned no instances at all"):
+    with pytest.raises(FailedError, match=r"EC2 in .* returned no instances at all"):
         world.send(EVENT)
     assert gone(world) == []
     seen = world.send({"sweep": True, "dry_run": True})

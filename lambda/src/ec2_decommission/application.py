@@ -25,7 +25,7 @@ from .metrics import Metrics
 from .place import Place, Served
 from .results import ResultEvents
 from .run import StepFactory, Tools
-from .secret_bundle import FILE_NAME, SecretBundle
+from .secret_bundle import FILE_NAME, SecretBundle, in_package_or_layer
 from .together import side_by_side
 
 if TYPE_CHECKING:
@@ -43,13 +43,12 @@ if TYPE_CHECKING:
     from .restore import System
     from .run import Circumstances
     from .steps.base import Step
+    from .steps.http.settings import HttpStepSettings
     from .sweep import Sweep
 
 T = TypeVar("T")
 
 PACKAGE_ROOT = Path(__file__).parent.parent
-LAYER_VARIABLE = "DECOMMISSION_LAYER_DIR"
-_LAYER_ROOT = "/opt/ec2-decommission"
 
 log = Logger()
 
@@ -60,7 +59,7 @@ def make_application() -> Application:
     Raises:
         ConfigurationError: says everything that is wrong with the configuration, or what the package lacks.
     """
-    config = Config.parse(os.environ.get(VARIABLE), package_file(SETTINGS_FILE))
+    config = Config.parse(os.environ.get(VARIABLE), in_package_or_layer(PACKAGE_ROOT / SETTINGS_FILE))
     aws = AwsClients()
     served = served_places(config)
     ec2 = {place: _ec2(aws, served, place) for place in served}
@@ -100,12 +99,6 @@ def served_places(config: Config) -> Served:
     return Served(own, organization.members, organization.role_name, organization.external_id, partition)
 
 
-def package_file(name: str) -> Path | None:
-    """A file that was packaged with the code or, if the code is the same for everybody, in a layer."""
-    layer = Path(os.environ.get(LAYER_VARIABLE, _LAYER_ROOT))
-    return next((path for root in (PACKAGE_ROOT, layer) if (path := root / name).is_file()), None)
-
-
 def _ec2(aws: AwsClients, served: Served, place: Place) -> BotoEc2:
     role_arn = served.role_arn(place.account_id)
     external_id = served.external_id if role_arn else None
@@ -117,10 +110,18 @@ class _Systems:
     """Chef and Consul, each connected when it is first asked for, and kept while the environment is warm."""
 
     def __init__(self, config: Config, aws: AwsClients) -> None:
-        secrets = SecretBundle(
-            package_file(FILE_NAME) or PACKAGE_ROOT / FILE_NAME, config.encryption_context, lambda: aws("kms")
-        )
-        tls = once(self._tls)
+        secrets = SecretBundle(PACKAGE_ROOT / FILE_NAME, config.encryption_context, lambda: aws("kms"))
+        tls = self.tls = once(_tls)
+
+        def consul_tls() -> Any:
+            from .clients.tls import add_client_certificate  # noqa: PLC0415
+
+            names = ("consul_client_certificate", "consul_client_key")
+            if not set(names) & set(config.secrets):
+                return tls()
+            context = _tls()  # one of its own: no other server is to see the certificate
+            add_client_certificate(context, secrets[names[0]], secrets[names[1]], names)
+            return context
 
         def chef() -> Any:
             from .clients.chef import PyChefServer  # noqa: PLC0415  # in the package only with the step
@@ -135,18 +136,19 @@ class _Systems:
             if config.consul is None:
                 raise ConfigurationError("consul: the step is off")
             token = secrets["consul_token"] if "consul_token" in config.secrets else None
-            return PyConsulCatalog(config.consul, token, current, tls())
+            return PyConsulCatalog(config.consul, token, current, consul_tls())
 
         self.secrets = secrets
         self.zones = once(lambda: _zones(config, aws))
         self.chef = once(chef)
         self.consul = once(consul)
 
-    @staticmethod
-    def _tls() -> Any:
-        from .clients.tls import context  # noqa: PLC0415  # not needed without Chef, Consul and HTTP steps
 
-        return context(package_file("ca_bundle.pem"))
+def _tls() -> Any:
+    """The certificates that Chef and Consul are checked against: the public authorities and the package's own."""
+    from .clients.tls import trusting  # noqa: PLC0415  # not needed by Route 53 alone
+
+    return trusting(PACKAGE_ROOT / "ca_bundle.pem")
 
 
 def _steps(config: Config, aws: AwsClients, systems: _Systems) -> list[StepFactory]:
@@ -172,9 +174,11 @@ def _steps(config: Config, aws: AwsClients, systems: _Systems) -> list[StepFacto
             return ConsulStep(consul, systems.consul(), audit=audit)
 
         steps.append(StepFactory("consul", consul_step))
+    steps += [_http_step(settings, systems) for settings in config.http_steps.values()]
     own = config.custom_steps.items()
     steps += [_custom_step(name, settings, systems.secrets, aws) for name, settings in own]
-    _check_package([step.name for step in steps])
+    built_in = [name for name in ("route53", "chef", "consul") if getattr(config, name)]
+    _check_package([*built_in, *(["http"] if config.http_steps else []), *config.custom_steps])
     return steps
 
 
@@ -259,6 +263,25 @@ def _sweep(
         return Sweep(settings, place, ec2[place], inventory, queue, config.instance_filter, orphans)
 
     return make
+
+
+def _http_step(settings: HttpStepSettings, systems: _Systems) -> StepFactory:
+    """A step for a REST API. Its client is kept while the environment is warm."""
+
+    def connect() -> Any:
+        from .steps.http.client import Client  # noqa: PLC0415  # in the package only with such a step
+
+        opened = {secret: systems.secrets[f"http_steps.{settings.name}.{secret}"] for secret in settings.secrets}
+        return Client(settings, opened, current, systems.tls())
+
+    client = once(connect)
+
+    def make(_: Circumstances) -> Step:
+        from .steps.http import HttpStep  # noqa: PLC0415
+
+        return HttpStep(settings, client())
+
+    return StepFactory(settings.name, make)
 
 
 def _custom_step(name: str, settings: CustomStepSettings, secrets: SecretBundle, aws: AwsClients) -> StepFactory:

@@ -10,9 +10,11 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from .errors import ConfigurationError
+from .steps.http.settings import http_step
 from .strict_json import Section
 from .templates import Template
 
@@ -20,8 +22,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from .steps.http.settings import HttpStepSettings
+
 VARIABLE = "DECOMMISSION_CONFIG"
 SETTINGS_FILE = "settings.json"
+BUILT_IN = ("route53", "chef", "consul")
 ADOPTS = ("chef", "consul")  # the systems whose nodes carry EC2 ids
 _ACCOUNT_ID = re.compile(r"[0-9]{12}")
 _ROLE_ARN = re.compile(r"arn:[a-z-]+:iam::[0-9]{12}:role/.+")
@@ -74,12 +79,18 @@ class Route53Settings:
 
 @dataclass(frozen=True)
 class ChefSettings:
-    """The step ``chef``. ``server_url`` holds the organization where there is one."""
+    """The step ``chef``.
+
+    Attributes:
+        server_url: holds the organization where there is one.
+        signing_protocol: ``1.3``, or ``1.0`` for old servers.
+    """
 
     server_url: str
     client_name: str
     node_name: Template | None = None
     delete_client: bool = True
+    signing_protocol: str = "1.3"
     request_timeout_seconds: float = 10.0
     max_concurrency: int = 8
 
@@ -186,6 +197,7 @@ class Config:
     audit: AuditSettings | None = None
     secrets: tuple[str, ...] = ()
     encryption_context: Mapping[str, str] = field(default_factory=dict)
+    http_steps: Mapping[str, HttpStepSettings] = field(default_factory=dict)
     custom_steps: Mapping[str, CustomStepSettings] = field(default_factory=dict)
 
     @classmethod
@@ -223,6 +235,7 @@ class Config:
             audit=top.section("audit", _audit),
             secrets=top.texts("secrets"),
             encryption_context=top.text_map("encryption_context"),
+            http_steps=top.section("http_steps", _http_steps) or {},
             custom_steps=top.section("custom_steps", _custom_steps) or {},
         )
         top.end()
@@ -243,11 +256,13 @@ def _settings(path: Path | None) -> dict[str, Any]:
     """The large part of the document."""
     try:
         settings = _json(path.read_text(), SETTINGS_FILE) if path else None
+    except FileNotFoundError:
+        settings = None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{SETTINGS_FILE} cannot be read: {error}") from None
     if not isinstance(settings, dict):
         raise ConfigurationError(
-            f"the package has no {SETTINGS_FILE}, which this configuration needs: build it again, or attach its layer"
+            f"neither the package nor a layer has {SETTINGS_FILE}, which this configuration needs: build it again"
         )
     return settings
 
@@ -256,9 +271,13 @@ def _contradictions(config: Config) -> list[str]:
     errors = []
     if config.chef and "chef_client_key" not in config.secrets:
         errors.append("chef: the step is on, and secrets does not list chef_client_key, the key it signs with")
-    sealed = config.secrets or any(step.secrets for step in config.custom_steps.values())
+    steps: list[HttpStepSettings | CustomStepSettings] = [*config.http_steps.values(), *config.custom_steps.values()]
+    sealed = config.secrets or any(step.secrets for step in steps)
     if sealed and not config.encryption_context:
         errors.append("encryption_context: needed to open the secrets, and empty")
+    for name in config.http_steps:
+        if name in BUILT_IN or name in config.custom_steps:
+            errors.append(f"http_steps.{name}: another step has this name")
     for source in config.sweep.adopt if config.sweep else ():
         if source in ADOPTS and getattr(config, source) is None:
             errors.append(f"sweep.adopt: names {source}, and the step {source} is off")
@@ -355,9 +374,17 @@ def _chef(section: Section) -> ChefSettings:
         client_name=section.text("client_name"),
         node_name=template(section, "node_name"),
         delete_client=section.flag("delete_client", default=True),
+        signing_protocol=_signing_protocol(section),
         request_timeout_seconds=section.number("request_timeout_seconds", default=10, least=1, most=60),
         max_concurrency=int(section.number("max_concurrency", default=8, least=1, most=32)),
     )
+
+
+def _signing_protocol(section: Section) -> str:
+    protocol = section.get("signing_protocol")
+    if protocol not in (None, "1.0", "1.3"):
+        section.wrong("signing_protocol", '"1.3" or "1.0"', protocol)
+    return protocol or "1.3"
 
 
 def _consul(section: Section) -> ConsulSettings:
@@ -400,6 +427,13 @@ def _queue(section: Section) -> QueueSettings:
         retry_delay_seconds=int(section.number("retry_delay_seconds", default=60, least=0, most=43_200)),
         max_retry_delay_seconds=int(section.number("max_retry_delay_seconds", default=3600, least=0, most=43_200)),
     )
+
+
+def _http_steps(section: Section) -> dict[str, HttpStepSettings]:
+    found = {name: section.section(name, partial(http_step, name)) for name in section.value}
+    for name in [name for name, value in section.value.items() if value is None]:
+        section.wrong(name, "an object", None)
+    return {name: settings for name, settings in found.items() if settings is not None}
 
 
 def _custom_steps(section: Section) -> dict[str, CustomStepSettings]:

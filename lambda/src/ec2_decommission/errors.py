@@ -47,7 +47,13 @@ class AccessError(ConfigurationError):
 
 
 class TransientError(DecommissionError):
-    """A fault that is expected to pass: no connection, a timeout, a 5xx answer, throttling."""
+    """A fault that is expected to pass: no connection, a timeout, a 5xx answer, throttling.
+
+    Attributes:
+        retry_after_seconds: how long the server asked to wait (Retry-After); None where it did not say.
+    """
+
+    retry_after_seconds: float | None = None
 
 
 class OutOfTime(TransientError):
@@ -83,7 +89,10 @@ _OF_KIND: dict[str, type[DecommissionError]] = {
 
 def about(what: str, error: DecommissionError) -> DecommissionError:
     """The error as one of ``what``: same kind, and the text says what it is about."""
-    return _OF_KIND[error.kind](f"{what}: {error}")
+    named = _OF_KIND[error.kind](f"{what}: {error}")
+    if isinstance(named, TransientError) and isinstance(error, TransientError):
+        named.retry_after_seconds = error.retry_after_seconds
+    return named
 
 
 def gravest(kinds: Iterable[str]) -> str | None:

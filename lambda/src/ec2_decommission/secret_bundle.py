@@ -1,13 +1,14 @@
-"""The secrets that the package carries: sealed with KMS when it was built, opened once per cold start.
+"""The secrets: sealed with KMS by the build, in the package or in a layer, opened once per cold start.
 
-The format is written by ``lambda/build``: ciphertext of one JSON object of texts by name, either KMS's own (up to
-4 KB) or AES-256-GCM under a KMS data key, both bound to the function by KMS's encryption context.
+``lambda/build`` writes the format: ciphertext of one JSON object of texts by name, either KMS's own (up to 4 KB) or
+AES-256-GCM under a KMS data key, both bound to the function by KMS's encryption context.
 """
 
 from __future__ import annotations
 
 import base64
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,13 +19,22 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 FILE_NAME = "sealed_secrets.json"
+LAYER_VARIABLE = "DECOMMISSION_LAYER_DIR"
+
+
+def in_package_or_layer(path: Path) -> Path:
+    """The file of the package, or where the package has none, that of the layer that ``lambda/build`` makes.
+
+    A package that was built without secrets and settings is the same for everybody; both come in the layer then.
+    """
+    return path if path.is_file() else Path(os.environ.get(LAYER_VARIABLE, "/opt/ec2-decommission")) / path.name
 
 
 class SecretBundle:
     """Opens the bundle when the first secret is asked for.
 
     Args:
-        path: the sealed file.
+        path: the sealed file in the package; where there is none, that of the same name in the layer.
         encryption_context: what it was sealed under.
         kms: returns a boto3 ``kms`` client; asked only when a secret is.
     """
@@ -42,7 +52,7 @@ class SecretBundle:
         """The secret of that name.
 
         Raises:
-            ConfigurationError: the package holds no such secret, or not in a form that this function opens.
+            ConfigurationError: there is no such secret, or not in a form that this function opens.
             AccessError: the role may not use the key.
             TransientError: KMS did not answer.
         """
@@ -51,19 +61,21 @@ class SecretBundle:
         try:
             return self._secrets[name]
         except KeyError:
-            raise ConfigurationError(f"the package holds no secret {name}: build it again with one") from None
+            raise ConfigurationError(f"{FILE_NAME} holds no secret {name}: build it again with one") from None
 
     def _open(self) -> dict[str, str]:
         try:
-            sealed = json.loads(self._path.read_text())
+            sealed = json.loads(in_package_or_layer(self._path).read_text())
             ciphertext = base64.b64decode(sealed["ciphertext"], validate=True)
             encryption = sealed["encryption"]
             data_key = base64.b64decode(sealed.get("encrypted_data_key", ""), validate=True)
             nonce = base64.b64decode(sealed.get("nonce", ""), validate=True)
         except FileNotFoundError:
-            raise ConfigurationError(f"the package holds no {FILE_NAME}: build it again with secrets") from None
+            raise ConfigurationError(
+                f"neither the package nor a layer has {FILE_NAME}: build one of them with secrets"
+            ) from None
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise ConfigurationError(f"{FILE_NAME} in the package cannot be read: {type(error).__name__}") from None
+            raise ConfigurationError(f"{FILE_NAME} cannot be read: {type(error).__name__}") from None
         if encryption == "kms":
             plaintext = self._decrypt(ciphertext)
         elif encryption == "kms-data-key":
@@ -92,6 +104,4 @@ class SecretBundle:
         try:
             return AESGCM(key).decrypt(nonce, ciphertext, aad)
         except (InvalidTag, ValueError):
-            raise ConfigurationError(
-                f"{FILE_NAME} was changed after it was sealed: build the package again"
-            ) from None
+            raise ConfigurationError(f"{FILE_NAME} was changed after it was sealed: build it again") from None

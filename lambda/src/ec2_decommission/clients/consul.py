@@ -15,6 +15,11 @@ Reads are in Consul's default mode: the leader answers. A stale read could show 
 that was passed on; the few moments in which a deposed leader still answers are covered by the checks on the modify
 index that every change carries. ``consistent`` would add a round trip between the servers to each read.
 
+A name never enters a URL where it could become a path. Consul's server unquotes a path before it resolves ``..`` in
+it, so ``/v1/kv/locks%2F..%2F..%2Foperator%2F...`` would be a request to ``/v1/operator`` with the token's rights.
+Transactions, which carry names as JSON, change the keys. Only a key whose value is too large for one goes by
+``/v1/kv/``, and only if its name has no segment that could be resolved.
+
 Measured on Consul 1.8.7, where nothing else is said.
 """
 
@@ -23,27 +28,25 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-import time
-from concurrent.futures import ThreadPoolExecutor
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import urlencode
 
-import requests
-import urllib3
 from consul.base import Consul, Response
 from consul.exceptions import ConsulException
-from consul.std import HTTPClient
-from requests.adapters import HTTPAdapter
 
 from ..chunks import chunks
-from ..errors import AccessError, ConfigurationError, DecommissionError, TransientError
+from ..errors import AccessError, ConfigurationError, DecommissionError, PermanentError, TransientError
+from .http import Http, each, host_of, segment
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from ..config import ConsulSettings
     from ..deadline import Deadline
+    from .http import Answer, Guard
 
 T = TypeVar("T")
 Op = dict[str, Any]  # one operation of a transaction, as Consul's API has it
@@ -52,57 +55,93 @@ MAX_OPS = 64  # https://developer.hashicorp.com/consul/api-docs/txn; more is a 4
 MAX_VALUES = 256 * 1024  # characters of values in one transaction: its body may have 512 KiB (txn_max_req_len)
 MAX_AUTHORIZATIONS = 64
 
+# The longest body of a transaction: limits.txn_max_req_len, whose default this is.
+MAX_TRANSACTION_BYTES = 512 * 1024
+
 _SERF_HEALTH = "serfHealth"
-_CONNECT_TIMEOUT_SECONDS = 5.0
 _MOST_BYTES = 128 * 1024 * 1024
 _WORKERS = 8
 _ROUNDS = 4
-# So many calls of one batch may fail to reach Consul; then the rest is handed back without trying.
-_LOST_CALLS = 3
 _MEMBER_ALIVE, _MEMBER_FAILED = 1, 4  # serf's own numbers
+_SERVER_ROLE = "consul"  # a client agent's is "node"
 
 
 @dataclass(frozen=True)
 class CatalogNode:
-    """A node of the catalog. ``node_id`` is empty where no agent registered it."""
+    """A node of the catalog.
+
+    Attributes:
+        node_id: empty where no agent registered it.
+        lan: its tagged address ``lan``; empty without one.
+        other_addresses: its other tagged addresses. ``wan`` is often that of something in front of the node.
+        document: the row as Consul gave it.
+    """
 
     name: str
     node_id: str
     address: str
     datacenter: str
     modify_index: int
-    tagged_addresses: tuple[str, ...] = ()
+    lan: str = ""
+    other_addresses: tuple[str, ...] = ()
     meta: Mapping[str, str] = field(default_factory=dict, hash=False)
+    document: Mapping[str, Any] = field(default_factory=dict, hash=False, compare=False, repr=False)
 
     @property
     def instance_id(self) -> str | None:
-        """The EC2 id that the node bears in its meta."""
+        """The EC2 id in its meta."""
         return self.meta.get("instance_id") or None
 
     @property
-    def addresses(self) -> tuple[str, ...]:
-        """Every address of the node, its main one first."""
-        return tuple(dict.fromkeys([self.address, *self.tagged_addresses]))
+    def account_id(self) -> str | None:
+        return self.meta.get("account_id") or None
+
+    @property
+    def region(self) -> str | None:
+        return self.meta.get("region") or None
+
+    @property
+    def availability_zone(self) -> str | None:
+        return self.meta.get("availability_zone") or None
+
+    @property
+    def own_addresses(self) -> tuple[str, ...]:
+        """The addresses that are the node's own: its address and ``lan``."""
+        return tuple(dict.fromkeys(address for address in (self.address, self.lan) if address))
 
 
 @dataclass(frozen=True)
 class Session:
-    """A session. ``behavior`` says what becomes of its keys: ``release`` or ``delete``."""
+    """A session. Consul names its node, and gives no id of it.
+
+    Attributes:
+        behavior: what becomes of its keys when it ends: ``release`` or ``delete``.
+        lock_delay_seconds: how long its keys stay closed when it ends without having released them.
+        checks: the node checks that end it, for example ``serfHealth``.
+        document: the row as Consul gave it.
+    """
 
     session_id: str
     node: str
     behavior: str = "release"
+    lock_delay_seconds: float = 15.0
+    checks: tuple[str, ...] = ()
+    document: Mapping[str, Any] = field(default_factory=dict, hash=False, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
 class Key:
-    """A key of the KV store. ``value`` is in base64, as Consul gives and takes it; None is no value."""
+    """A key of the KV store. ``value`` is in base64, as Consul gives and takes it; None is no value.
+
+    ``document`` is the row as Consul gave it.
+    """
 
     name: str
     modify_index: int
     value: str | None = None
     flags: int = 0
     session: str | None = None
+    document: Mapping[str, Any] = field(default_factory=dict, hash=False, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -116,12 +155,13 @@ class Reading:
 
 @dataclass(frozen=True)
 class Member:
-    """An agent that gossip knows in the datacenter of the agent that was asked."""
+    """An agent that gossip knows in the datacenter of the agent that was asked. ``server``: not a client agent."""
 
     name: str
     node_id: str
     alive: bool
     failed: bool
+    server: bool = False
 
 
 @dataclass(frozen=True)
@@ -214,136 +254,114 @@ class ConsulCatalog(Protocol):
     def members(self) -> tuple[Member, ...]:
         """The agents that gossip knows in the agent's own datacenter."""
 
-    def transact(self, datacenter: str, ops: Sequence[Op]) -> tuple[OpFailure, ...]:
-        """All of the operations (at most 64), or none: then tells which of them failed."""
+    def node_documents(
+        self, datacenter: str, names: Iterable[str]
+    ) -> Mapping[str, Mapping[str, Any] | DecommissionError | None]:
+        """Each node with all that is registered on it, for audit.
 
-    def release(self, datacenter: str, key: Key) -> bool:
-        """Releases a lock whose value is too large for a transaction; False when its session held it no more."""
+        Of the form ``{"Node": {...}, "Services": [{...}], "Checks": [{...}]}``, with rows as Consul gives them; None
+        where there is none. Consul leaves out services that the token may not read (service:read).
+        """
 
-    def destroy_sessions(self, datacenter: str, session_ids: Iterable[str]) -> Mapping[str, DecommissionError | None]:
+    def transact(self, datacenter: str, ops: Sequence[Op], guard: Guard | None = None) -> tuple[OpFailure, ...]:
+        """Carries out all of the operations (at most 64), or none; returns the operations that failed."""
+
+    def release(self, datacenter: str, key: Key, guard: Guard | None = None) -> bool:
+        """Releases one lock, also one whose value is too large for a transaction with others.
+
+        False when its session does not hold it any more, or the key changed since it was read.
+
+        Raises:
+            PermanentError: its value is too large for a transaction, and its name cannot enter a URL.
+        """
+
+    def destroy_sessions(
+        self, datacenter: str, session_ids: Iterable[str], guard: Guard | None = None
+    ) -> Mapping[str, DecommissionError | None]:
         """Destroys sessions; one that is gone already is a success."""
 
-    def force_leave(self, names: Iterable[str]) -> Mapping[str, DecommissionError | None]:
+    def force_leave(self, names: Iterable[str], guard: Guard | None = None) -> Mapping[str, DecommissionError | None]:
         """Puts failed agents out of the agent's own datacenter for good; no member of that name is a success.
 
         Never of a living agent: Consul drops its node, and its sessions and locks with it, for up to a minute.
+        """
+
+    def put_key_if_absent(self, datacenter: str, key: Key, guard: Guard | None = None) -> bool:
+        """Writes a key, with value and flags and without a session; False where one of that name exists."""
+
+    def register_node_if_absent(
+        self, datacenter: str, document: Mapping[str, Any], guard: Guard | None = None
+    ) -> bool:
+        """Registers a node with its services and checks, as `node_documents` gave them; False where one of that name
+        exists.
+
+        Its serfHealth check stays out: with it, Consul's leader would remove a node that is no member of gossip.
         """
 
 
 class _StatusError(Exception):
     """An answer other than 2xx."""
 
-    def __init__(self, status: int, said: str) -> None:
-        super().__init__(f"{status} {said}")
-        self.status = status
-        self.said = said
+    def __init__(self, answer: Answer) -> None:
+        super().__init__(answer.status)
+        self.answer = answer
+        self.status = answer.status
+        self.said = answer.text
 
 
-class _NoConnectionError(TransientError):
-    """Consul was not reached, or the connection broke."""
+class _Transport:
+    """What py-consul, and this module for changes, send by."""
 
+    def __init__(self, http: Http, url: str) -> None:
+        self.http = http
+        self._url = url
 
-class _NoAnswerError(TransientError):
-    """Consul did not answer in time."""
+    def get(self, callback: Any, path: str, params: Any = None, headers: Any = None) -> Any:  # noqa: ARG002
+        """As py-consul asks for it. The token is in the session's headers: py-consul leaves it out of some calls."""
+        answer = self.send("GET", path, params)
+        return callback(Response(answer.status, answer.headers, answer.text))
 
+    def send(
+        self,
+        method: str,
+        path: str,
+        params: Sequence[tuple[str, str]] = (),
+        body: bytes | None = None,
+        *,
+        repeatable: bool = True,
+        guard: Guard | None = None,
+    ) -> Answer:
+        """Sends a request; what is not a fixed part of ``path`` is a `_segment`.
 
-class _Http(HTTPClient):
-    """py-consul's HTTP client over pooled connections, with time-outs, and with this package's errors."""
+        Repeated where a connection broke: every change of ours may be sent twice, because it names what it expects
+        to find, or makes nothing of a repetition.
 
-    def __init__(self, settings: ConsulSettings, token: str | None, deadline: Callable[[], Deadline]) -> None:
-        self.base_uri = settings.url
-        self.host = urlsplit(settings.url).netloc.rpartition("@")[2]
-        self._deadline = deadline
-        self._timeout = settings.request_timeout_seconds
-        self.session = requests.Session()
-        self.session.trust_env = False  # no proxy, no .netrc: the module's settings are all there is
-        token = (token or "").strip()
-        if token:
-            if not token.isascii() or not token.isprintable():
-                # Said here: the HTTP client's own error would hold the token.
-                raise ConfigurationError("secret consul_token: an ACL token has printable ASCII characters only")
-            # Not as an argument: py-consul leaves it out of some calls, and breaks the body of others with it.
-            self.session.headers["X-Consul-Token"] = token
-        adapter = HTTPAdapter(pool_connections=1, pool_maxsize=_WORKERS)
-        self.session.mount("http://", adapter)
-        self.session.mount("https://", adapter)
-
-    def get(self, callback: Any, path: str, params: Any = None, headers: Any = None, raw: bool = False) -> Any:  # noqa: ARG002
-        return callback(self._send("GET", path, params))
-
-    def put(self, callback: Any, path: str, params: Any = None, data: Any = "", headers: Any = None) -> Any:  # noqa: ARG002
-        return callback(self._send("PUT", path, params, data))
-
-    def post(self, callback: Any, path: str, params: Any = None, data: Any = "", headers: Any = None) -> Any:  # noqa: ARG002
-        return callback(self._send("POST", path, params, data))
-
-    def delete(self, callback: Any, path: str, params: Any = None, data: Any = "", headers: Any = None) -> Any:  # noqa: ARG002
-        return callback(self._send("DELETE", path, params, data))
-
-    def close(self) -> None:
-        self.session.close()
-
-    def _send(self, method: str, path: str, params: Any, data: Any = None) -> Response:
-        try:
-            return self._try(method, path, params, data)
-        except _NoConnectionError:
-            # As with a pooled connection that idled while Lambda slept. Every change of ours may be sent twice:
-            # it names what it expects to find, or makes nothing of a repetition.
-            return self._try(method, path, params, data)
-
-    def _try(self, method: str, path: str, params: Any, data: Any) -> Response:
-        what = f"{method} {path}"
-        timeout = self._deadline().timeout(self._timeout, f"{what} on Consul {self.host}")
-        end = time.monotonic() + timeout
-        try:
-            response = self.session.request(
-                method,
-                self.uri(path, params),
-                data=data,
-                timeout=(min(timeout, _CONNECT_TIMEOUT_SECONDS), timeout),
-                allow_redirects=False,
-                stream=True,
-            )
-            with response:
-                body = self._read(response, end, what).decode(errors="replace")
-        except requests.exceptions.SSLError as error:
-            raise ConfigurationError(f"Consul {self.host}: no trusted TLS connection: {error}") from None
-        except (requests.Timeout, urllib3.exceptions.TimeoutError):
-            raise _NoAnswerError(f"Consul {self.host} did not answer {what} within {timeout:.0f} s") from None
-        except (requests.exceptions.InvalidURL, requests.exceptions.InvalidHeader, UnicodeError):
-            raise ConfigurationError(f"Consul {self.host}: {what} cannot be sent; consul.url is wrong") from None
-        except (requests.ConnectionError, urllib3.exceptions.ProtocolError, OSError) as error:
-            reason = _root_cause(error)
-            raise _NoConnectionError(f"Consul {self.host}: no connection for {what} ({reason})") from None
-        except urllib3.exceptions.HTTPError as error:
-            raise TransientError(f"Consul {self.host} gave an unreadable answer to {what}: {error}") from None
-        if not 200 <= response.status_code < 300:
-            raise _StatusError(response.status_code, body.strip())
-        return Response(response.status_code, response.headers, body)
-
-    def _read(self, response: requests.Response, end: float, what: str) -> bytes:
-        """The body. A server that sends it drop by drop does not outlast the call's time."""
-        parts: list[bytes] = []
-        size = 0
-        while part := response.raw.read1(65536, decode_content=True):
-            parts.append(part)
-            size += len(part)
-            if time.monotonic() > end:
-                raise _NoAnswerError(f"Consul {self.host} was too slow with its answer to {what}")
-            if size > _MOST_BYTES:
-                raise TransientError(f"Consul {self.host} gave an answer to {what} that does not end")
-        return b"".join(parts)
+        Raises:
+            _StatusError: for any status other than 2xx.
+        """
+        query = f"?{urlencode(params)}" if params else ""
+        answer = self.http.send(
+            method,
+            f"{self._url}{path}{query}",
+            body=body,
+            what=f"{method} {path}",
+            repeatable=repeatable,
+            guard=guard,
+        )
+        if not answer.ok:
+            raise _StatusError(answer)
+        return answer
 
 
 class _Api(Consul):
-    """py-consul with our HTTP client; it takes nothing from the environment."""
+    """py-consul over our transport; it takes nothing from the environment."""
 
-    def __init__(self, http: _Http) -> None:
-        self._ours = http
-        super().__init__(host=http.host, port=0)
+    def __init__(self, transport: _Transport) -> None:
+        self._ours = transport
+        super().__init__(host="", port=0)
         self.token = None
 
-    def http_connect(self, *_: Any, **__: Any) -> _Http:
+    def http_connect(self, *_: Any, **__: Any) -> _Transport:
         return self._ours
 
 
@@ -354,7 +372,7 @@ class PyConsulCatalog:
         settings: the agent's URL, and limits.
         token: the ACL token; None where ACLs are off, or the anonymous token is to serve.
         deadline: gives the deadline of the invocation that asks.
-        verify: as requests has it: True, False, or the path of a CA bundle.
+        tls: which certificates are trusted, and which one is presented (`tls.add_client_certificate`).
 
     Raises:
         ConfigurationError: the token cannot be one.
@@ -365,19 +383,30 @@ class PyConsulCatalog:
         settings: ConsulSettings,
         token: str | None,
         deadline: Callable[[], Deadline],
-        verify: bool | str = True,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
-        self._http = _Http(settings, token, deadline)
-        self._http.session.verify = verify
-        self._api: Any = _Api(self._http)
-        self._host = self._http.host
+        self._host = host_of(settings.url)
+        token = (token or "").strip()
+        if not token.isascii() or not token.isprintable():
+            raise ConfigurationError("secret consul_token: an ACL token has printable ASCII characters only")
+        self._http = Http(
+            f"Consul {self._host}",
+            deadline,
+            timeout_seconds=settings.request_timeout_seconds,
+            tls=tls,
+            headers={"X-Consul-Token": token} if token else {},
+            connections=_WORKERS,
+            max_bytes=_MOST_BYTES,
+        )
+        self._transport = _Transport(self._http, settings.url)
+        self._api: Any = _Api(self._transport)
 
     def close(self) -> None:
         """Closes the pooled connections."""
         self._http.close()
 
     def prove_rights(self, datacenter: str, rights: Iterable[Right]) -> None:
-        # Asked anew for each batch: a right that is lost shows in nothing else, as Consul only leaves out.
+        # Asked for each batch: nothing else shows that a right was lost, because Consul only leaves rows out.
         for some in chunks(dict.fromkeys(rights), MAX_AUTHORIZATIONS):
             missing = self._missing(datacenter, some)
             if missing:
@@ -387,10 +416,10 @@ class PyConsulCatalog:
 
     def _missing(self, datacenter: str, rights: Sequence[Right]) -> list[Right]:
         """Consul's own judgement of the token, which its user interface asks for as well."""
-        body = json.dumps([{"Resource": r.resource, "Access": r.access, "Segment": r.segment} for r in rights])
+        asked = [{"Resource": r.resource, "Access": r.access, "Segment": r.segment} for r in rights]
         path = "/v1/internal/acl/authorize"
         try:
-            answer = self._http.post(_json, path, _dc(datacenter), body)
+            answer = self._transport.send("POST", path, _dc(datacenter), json.dumps(asked).encode()).json()
             allowed = [one["Allow"] is True for one in answer]
             return [right for right, yes in zip(rights, allowed, strict=True) if not yes]
         except _StatusError as error:
@@ -416,6 +445,9 @@ class PyConsulCatalog:
         return nodes
 
     def instance_nodes(self, datacenter: str, prefix: str) -> tuple[CatalogNode, ...]:
+        if not re.fullmatch(r"[A-Za-z0-9-]*", prefix):
+            raise ValueError(f"prefix {prefix!r} would change the filter")
+
         def read() -> tuple[CatalogNode, ...]:
             # Consul says of a node without the meta that it matches: so that is asked for as well.
             wanted = "instance_id in Meta"
@@ -430,7 +462,7 @@ class PyConsulCatalog:
     def sessions(self, datacenter: str) -> tuple[Session, ...]:
         def read() -> tuple[Session, ...]:
             _, rows = self._api.session.list(dc=datacenter or None)
-            return tuple(Session(_text(r, "ID"), _text(r, "Node"), _maybe(r, "Behavior") or "release") for r in rows)
+            return tuple(_session(row) for row in rows)
 
         return self._call(read, "read sessions (session:read)", datacenter)
 
@@ -498,84 +530,153 @@ class PyConsulCatalog:
                     _maybe(row.get("Tags") or {}, "id"),
                     alive=row["Status"] == _MEMBER_ALIVE,
                     failed=row["Status"] == _MEMBER_FAILED,
+                    server=(row.get("Tags") or {}).get("role") == _SERVER_ROLE,
                 )
                 for row in self._api.agent.members()
             )
 
         return self._call(read, "read members (node:read)", "")
 
-    def transact(self, datacenter: str, ops: Sequence[Op]) -> tuple[OpFailure, ...]:
-        return self._transact(datacenter, ops, "change keys and nodes (key:write, node:write)")[0]
+    def node_documents(
+        self, datacenter: str, names: Iterable[str]
+    ) -> Mapping[str, Mapping[str, Any] | DecommissionError | None]:
+        def document(name: str) -> Mapping[str, Any] | None:
+            quoted = _segment("node", name)
+            what = f"read node {name} (node:read, service:read)"
 
-    def _transact(self, datacenter: str, ops: Sequence[Op], what: str) -> tuple[tuple[OpFailure, ...], Any]:
+            def read(path: str) -> Any:
+                return self._call(lambda: self._transport.send("GET", path, _dc(datacenter)).json(), what, datacenter)
+
+            found = read(f"/v1/catalog/node/{quoted}")
+            if not found:
+                return None
+            checks = read(f"/v1/health/node/{quoted}")
+            try:
+                # A later Consul answers an object without a node instead of null.
+                if not found["Node"]:
+                    return None
+                return {"Node": _row(found["Node"]), "Services": _rows(found["Services"]), "Checks": _rows(checks)}
+            except (LookupError, TypeError):
+                raise self._unreadable(f"the request to {what}") from None
+
+        return each(names, document, _WORKERS)
+
+    def transact(self, datacenter: str, ops: Sequence[Op], guard: Guard | None = None) -> tuple[OpFailure, ...]:
+        return self._transact(datacenter, ops, "change keys and nodes (key:write, node:write)", guard)[0]
+
+    def _transact(
+        self,
+        datacenter: str,
+        ops: Sequence[Op],
+        what: str,
+        guard: Guard | None = None,
+        *,
+        repeatable: bool = True,
+    ) -> tuple[tuple[OpFailure, ...], Any]:
         try:
-            answer = self._http.put(_json, "/v1/txn", _dc(datacenter), json.dumps(ops))
-            return (), answer["Results"]
+            answer = self._transport.send(
+                "PUT", "/v1/txn", _dc(datacenter), _body(ops), repeatable=repeatable, guard=guard
+            )
+            return (), answer.json()["Results"]
         except _StatusError as error:
             if error.status != 409:
                 raise self._judged(error, what, datacenter) from None
             try:
-                failures = json.loads(error.said)["Errors"]
+                failures = error.answer.json()["Errors"]
                 failed = tuple(OpFailure(int(f["OpIndex"]), str(f["What"])) for f in failures)
-            except (ValueError, RecursionError, LookupError, TypeError):
+            except (ValueError, LookupError, TypeError):
                 failed = ()
             if not failed or any(not 0 <= failure.index < len(ops) for failure in failed):
                 raise self._unreadable("a transaction") from None
             return failed, None
-        except (ValueError, RecursionError, LookupError, TypeError):
+        except (ValueError, LookupError, TypeError):
             raise self._unreadable("a transaction") from None
 
-    def release(self, datacenter: str, key: Key) -> bool:
-        def put() -> bool:
-            params = [*_dc(datacenter), ("flags", str(key.flags)), ("release", key.session or "")]
-            return self._http.put(_json, f"/v1/kv/{key.name}", params, base64.b64decode(key.value or "")) is True
+    def release(self, datacenter: str, key: Key, guard: Guard | None = None) -> bool:
+        url = [("flags", str(key.flags)), ("release", key.session or "")]
+        return self._write(datacenter, key, unlock(key), url, f"release {key.name[:200]} (key:write)", guard)
 
-        return self._call(put, f"release {key.name} (key:write)", datacenter)
+    def put_key_if_absent(self, datacenter: str, key: Key, guard: Guard | None = None) -> bool:
+        put = {"Verb": "cas", "Key": key.name, "Value": key.value or "", "Flags": key.flags, "Index": 0}
+        url = [("flags", str(key.flags)), ("cas", "0")]
+        what = f"write {key.name[:200]} (key:write)"
+        return self._write(datacenter, key, [{"KV": put}], url, what, guard, repeatable=False)
 
-    def destroy_sessions(self, datacenter: str, session_ids: Iterable[str]) -> Mapping[str, DecommissionError | None]:
+    def _write(
+        self,
+        datacenter: str,
+        key: Key,
+        ops: Sequence[Op],
+        params: Sequence[tuple[str, str]],
+        what: str,
+        guard: Guard | None,
+        *,
+        repeatable: bool = True,
+    ) -> bool:
+        """Writes a key by a transaction, or by its URL, which takes larger values. False: it is not as expected."""
+        if len(_body(ops)) > MAX_TRANSACTION_BYTES and _is_addressable(key.name):
+            path, value = f"/v1/kv/{segment(key.name)}", base64.b64decode(key.value or "")
+            query = [*_dc(datacenter), *params]
+
+            def put() -> bool:
+                sent = self._transport.send("PUT", path, query, value, repeatable=repeatable, guard=guard)
+                return sent.json() is True
+
+            return self._call(put, what, datacenter)
+        try:
+            failures, _ = self._transact(datacenter, ops, what, guard, repeatable=repeatable)
+        except RefusedError as error:
+            if _is_addressable(key.name):
+                raise
+            raise PermanentError(f"{error}; and {_not_sent('key', key.name)}") from None
+        return self._done(failures, what, datacenter)
+
+    def _done(self, failures: Sequence[OpFailure], what: str, datacenter: str) -> bool:
+        if any(failure.denied for failure in failures):
+            raise AccessError(f"Consul {self._host}: the token may not {what}{_in(datacenter)}")
+        return not failures
+
+    def register_node_if_absent(
+        self, datacenter: str, document: Mapping[str, Any], guard: Guard | None = None
+    ) -> bool:
+        node = document["Node"]
+        what = f"register node {node['Node']} (node:write, service:write)"
+        first, *more = chunks(_registration(document), MAX_OPS)
+        failures, _ = self._transact(datacenter, first, what, guard, repeatable=False)
+        if not self._done(failures, what, datacenter):
+            if any(failure.index == 0 and "index is stale" in failure.reason for failure in failures):
+                return False
+            raise PermanentError(f"Consul {self._host} refuses to {what}: {failures[0].reason}{_in(datacenter)}")
+        for some in more:
+            failures, _ = self._transact(datacenter, some, what, guard, repeatable=False)
+            if failures:
+                raise TransientError(f"Consul {self._host}: node {node['Node']} changed while it was registered")
+        return True
+
+    def destroy_sessions(
+        self, datacenter: str, session_ids: Iterable[str], guard: Guard | None = None
+    ) -> Mapping[str, DecommissionError | None]:
         def destroy(session_id: str) -> None:
-            def put() -> None:
-                self._api.session.destroy(session_id, dc=datacenter or None)
+            path = f"/v1/session/destroy/{_segment('session', session_id)}"
+            what = f"destroy session {session_id} (session:write on its node)"
+            self._call(lambda: self._transport.send("PUT", path, _dc(datacenter), guard=guard), what, datacenter)
 
-            self._call(put, f"destroy session {session_id} (session:write on its node)", datacenter)
+        return each(session_ids, destroy, _WORKERS)
 
-        return self._each(session_ids, destroy)
-
-    def force_leave(self, names: Iterable[str]) -> Mapping[str, DecommissionError | None]:
+    def force_leave(self, names: Iterable[str], guard: Guard | None = None) -> Mapping[str, DecommissionError | None]:
         def leave(name: str) -> None:
+            path = f"/v1/agent/force-leave/{_segment('node', name)}"
+
             def put() -> None:
-                if "/" in name or name in (".", ".."):
-                    raise ConfigurationError(f"node {name}: an agent of that name cannot be forced to leave")
                 try:
-                    self._api.agent.force_leave(name, prune=True)
+                    self._transport.send("PUT", path, [("prune", "1")], guard=guard)
                 except _StatusError as error:
                     if "No node found" not in error.said:
                         raise
 
             self._call(put, f"force {name} to leave (operator:write)", "")
 
-        return self._each(names, leave)
-
-    def _each(self, items: Iterable[str], call: Callable[[str], None]) -> dict[str, DecommissionError | None]:
-        """Calls for each item, a few at a time; an item's error is its answer."""
-        wanted = list(dict.fromkeys(items))
-        lost: list[DecommissionError] = []
-
-        def one(item: str) -> DecommissionError | None:
-            if len(lost) >= _LOST_CALLS:
-                return lost[0]
-            try:
-                call(item)
-            except DecommissionError as error:
-                if isinstance(error, (_NoConnectionError, _NoAnswerError)):
-                    lost.append(error)
-                return error
-            return None
-
-        if len(wanted) < 2:
-            return {item: one(item) for item in wanted}
-        with ThreadPoolExecutor(max_workers=min(_WORKERS, len(wanted))) as pool:
-            return dict(zip(wanted, pool.map(one, wanted), strict=True))
+        return each(names, leave, _WORKERS)
 
     def _call(self, call: Callable[[], T], what: str, datacenter: str) -> T:
         try:
@@ -596,8 +697,8 @@ class PyConsulCatalog:
             return RefusedError(f"{where} refuses to {what}{told}")
         if "No path to datacenter" in error.said and datacenter:
             return self._unknown_datacenter(datacenter)
-        if error.status in (408, 425, 429) or error.status >= 500:
-            return TransientError(f"{where} answered {error.status} when asked to {what}{told}")
+        if error.answer.is_transient:
+            return error.answer.failure(f"{where} answered {error.status} when asked to {what}{told}")
         return ConfigurationError(
             f"{where} answered {error.status} when asked to {what}{told}; is consul.url that of a Consul agent?"
         )
@@ -621,8 +722,53 @@ class PyConsulCatalog:
         return TransientError(f"Consul {self._host} gave an unreadable answer to {what}")
 
 
-def _json(response: Response) -> Any:
-    return json.loads(response.body)
+def _is_addressable(name: str) -> bool:
+    """Whether the name stays one segment of a path on its whole way.
+
+    Consul's server answers 301 for a path that, unquoted, holds ``.``, ``..`` or ``//``; others may follow it.
+    """
+    *parents, last = name.replace("\\", "/").split("/")
+    try:
+        segment(name)
+    except ValueError:
+        return False
+    return not any(part in ("", ".", "..") for part in parents) and last not in (".", "..")
+
+
+def _not_sent(kind: str, name: str) -> str:
+    return f"{kind} {name[:200]!r} is not sent in a URL: Consul's server would take it for another path"
+
+
+def _segment(kind: str, name: str) -> str:
+    """The name as one segment of a path.
+
+    Raises:
+        PermanentError: it would not stay one.
+    """
+    if not _is_addressable(name):
+        raise PermanentError(_not_sent(kind, name))
+    return segment(name)
+
+
+def _body(ops: Sequence[Op]) -> bytes:
+    return json.dumps(ops, separators=(",", ":")).encode()
+
+
+def _registration(document: Mapping[str, Any]) -> list[Op]:
+    """What registers a node that must not exist, and what was registered on it: index 0 is "there is none"."""
+
+    def fresh(row: Mapping[str, Any], without: Sequence[str] = ()) -> dict[str, Any]:
+        kept = {name: value for name, value in row.items() if name not in ("CreateIndex", *without)}
+        return {**kept, "ModifyIndex": 0}
+
+    node = document["Node"]
+    ops: list[Op] = [{"Node": {"Verb": "cas", "Node": fresh(node, ["Datacenter"])}}]
+    for service in document.get("Services", ()):
+        ops.append({"Service": {"Verb": "cas", "Node": node["Node"], "Service": fresh(service)}})
+    for check in document.get("Checks", ()):
+        if check.get("CheckID") != _SERF_HEALTH:
+            ops.append({"Check": {"Verb": "cas", "Check": fresh(check)}})
+    return ops
 
 
 def _dc(datacenter: str) -> list[tuple[str, str]]:
@@ -655,16 +801,42 @@ def _number(row: Any, name: str) -> int:
     return value
 
 
+def _row(value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise TypeError(value)
+    return value
+
+
+def _rows(value: Any) -> list[Mapping[str, Any]]:
+    """The rows of a list, or of an object by id; null is none."""
+    rows = value.values() if isinstance(value, dict) else value or ()
+    return [_row(row) for row in rows]
+
+
 def _node(row: Any) -> CatalogNode:
     meta, tagged = row.get("Meta") or {}, row.get("TaggedAddresses") or {}
+    others = (str(address) for kind, address in tagged.items() if kind != "lan" and address)
     return CatalogNode(
         name=_text(row, "Node"),
         node_id=_maybe(row, "ID"),
         address=_maybe(row, "Address"),
         datacenter=_maybe(row, "Datacenter"),
         modify_index=_number(row, "ModifyIndex"),
-        tagged_addresses=tuple(dict.fromkeys(str(address) for address in tagged.values())),
+        lan=_maybe(tagged, "lan"),
+        other_addresses=tuple(dict.fromkeys(others)),
         meta={str(key): str(value) for key, value in meta.items()},
+        document=row,
+    )
+
+
+def _session(row: Any) -> Session:
+    return Session(
+        session_id=_text(row, "ID"),
+        node=_text(row, "Node"),
+        behavior=_maybe(row, "Behavior") or "release",
+        lock_delay_seconds=_number({"LockDelay": 15_000_000_000, **row}, "LockDelay") / 1e9,
+        checks=tuple(str(check) for check in row.get("NodeChecks") or row.get("Checks") or ()),
+        document=row,
     )
 
 
@@ -680,11 +852,5 @@ def _key(row: Any) -> Key:
         value=value,
         flags=_number(row, "Flags"),
         session=_maybe(row, "Session") or None,
+        document=row,
     )
-
-
-def _root_cause(error: BaseException) -> str:
-    """The last link of the chain that urllib3 makes of an OSError, which is the readable one."""
-    while error.__context__ is not None:
-        error = error.__context__
-    return str(error)[:200] or type(error).__name__

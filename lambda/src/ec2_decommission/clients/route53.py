@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from botocore.exceptions import ClientError
 
 from ..errors import DecommissionError, TransientError
-from .aws import THROTTLED, ThrottledError, aws_errors
+from .aws import CALL_SECONDS, THROTTLED, ThrottledError, aws_errors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -26,6 +26,8 @@ Key = tuple[str, str, str, str | None]  # zone id, name, type, set identifier
 Change = tuple[str, "Mapping[str, Any]"]  # DELETE or CREATE, and the raw record set
 
 PAGE = 300  # the most record sets that ListResourceRecordSets returns
+# Zones share the time that is left. Each gets so much in any case: no request begins in the last 8 seconds of it.
+LEAST_SECONDS = 2 * CALL_SECONDS
 _THROTTLED_CALLS = 4  # each of botocore's four attempts
 _MANY = 8  # of the names on one page
 _HOOKS = "ec2-decommission-governor"

@@ -9,8 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
-from ...clients.route53 import ChangeRefusedError, Listing
+from ...clients.route53 import LEAST_SECONDS, ChangeRefusedError, Listing
+from ...deadline import current, until
 from ...errors import DecommissionError, OutOfTime, PermanentError, TransientError, about
+from ...live import StaleAnswer
 from ..base import Outcomes
 from .observe import read_again
 from .plan import plan, question
@@ -95,9 +97,13 @@ class _Run:
             open_keys = {edit.record.key for group in waiting for edit in group}
             ready = [group for group in waiting if not _needs_of_others(group) & open_keys]
             waiting = [group for group in waiting if _needs_of_others(group) & open_keys]
-            for zone_id in dict.fromkeys(group[0].record.zone_id for group in ready):
-                for some in _batches(group for group in ready if group[0].record.zone_id == zone_id):
-                    self._send(zone_id, some)
+            zone_ids = list(dict.fromkeys(group[0].record.zone_id for group in ready))
+            for number, zone_id in enumerate(zone_ids):
+                with until(
+                    current().share(len(zone_ids) - number, LEAST_SECONDS)
+                ):  # a throttled zone leaves time to the others
+                    for some in _batches(group for group in ready if group[0].record.zone_id == zone_id):
+                        self._send(zone_id, some)
         return self._outcomes.outcomes()
 
     def _send(self, zone_id: str, groups: Sequence[Group], *, refused: bool = False) -> None:
@@ -115,7 +121,12 @@ class _Run:
                 return
             except DecommissionError as error:
                 failure = error
-                # Throttled, no answer, or the answer about the living is too old: all that is worth another attempt.
+                if isinstance(error, StaleAnswer) and len(groups) > 1:
+                    # The second plan takes too long for so many on so slow a machine.
+                    for half in _halves(groups):
+                        self._send(zone_id, half, refused=refused)
+                    return
+                # Throttled, no answer, or the answer about the living is too old: worth another attempt.
                 if isinstance(error, OutOfTime) or not isinstance(error, TransientError):
                     break
             else:
@@ -271,5 +282,9 @@ def _parts(groups: Sequence[Group], refusal: str) -> list[list[Group]]:
     rest, named = [g for g in groups if not is_named(g)], [g for g in groups if is_named(g)]
     if rest and named:
         return [rest, named]
+    return _halves(groups)
+
+
+def _halves(groups: Sequence[Group]) -> list[list[Group]]:
     half = len(groups) // 2
     return [list(groups[:half]), list(groups[half:])]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from ...clients.route53 import PAGE, Listing, Zone, list_names
+from ...clients.route53 import LEAST_SECONDS, PAGE, Listing, Zone, list_names
 from ...deadline import current, until
 from ...errors import DecommissionError
 from .names import FORWARD, is_classless, mark_names, own_names
@@ -78,16 +78,17 @@ def observe(settings: Route53Settings, zones: Zones, instances: Iterable[Instanc
     pointers = {name for own in owns for name in own.pointers}
     known: list[Zone] = []
     unreadable: dict[str, DecommissionError] = {}
-    for zone_id in (zone.zone_id for zone in settings.zones):
+    for number, zone_id in enumerate(zone.zone_id for zone in settings.zones):
         try:
-            known.append(zones.zone(zone_id))
+            with until(current().share(len(settings.zones) - number, LEAST_SECONDS)):
+                known.append(zones.zone(zone_id))
         except DecommissionError as error:
             unreadable[zone_id] = error
     read = []
     for number, zone in enumerate(known):
         records = ZoneRecords(zone)
         if not records.unusable:
-            with until(current().share(len(known) - number)):
+            with until(current().share(len(known) - number, LEAST_SECONDS)):
                 listing = _with_marks(zones, zone, filter(zone.holds, forward), settings.external_dns)
                 records = records.updated(listing)
                 records = records.updated(list_names(zones, zone.zone_id, filter(zone.holds, pointers)))

@@ -15,7 +15,7 @@ These are the rules of "What counts as proof" in docs/proof.md.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
 from ...clients.route53 import Key, canonical
@@ -46,7 +46,6 @@ if TYPE_CHECKING:
     from .observe import Snapshot, ZoneRecords
 
 Only: TypeAlias = "Mapping[Key, Set[str]] | None"  # the values, by record set, to which a second plan is limited
-Claims: TypeAlias = dict[Key, dict[str, str]]  # the values that go, by record set, each with its instance id
 
 
 @dataclass(frozen=True)
@@ -90,6 +89,57 @@ class Unknown:
 Verdict: TypeAlias = Goes | Stays | Unknown
 
 
+@dataclass(frozen=True)
+class Candidate:
+    """One value of a record set at a name of an instance."""
+
+    own: OwnNames
+    record: RecordSet
+    value: str
+
+    @property
+    def name(self) -> str:
+        """The value as a canonical DNS name."""
+        return canonical(self.value)
+
+
+@dataclass
+class Draft:
+    """A plan while it is made.
+
+    Attributes:
+        claims: the values that go, by record set, each with its instance id.
+    """
+
+    only: Only
+    findings: Mapping[str, Findings]
+    claims: dict[Key, dict[str, str]] = field(default_factory=dict)
+
+    def enter(self, candidate: Candidate, verdict: Verdict | None) -> None:
+        """Writes a verdict down. A value goes once, with the first instance that it is proven to be of."""
+        record, value, instance_id = candidate.record, candidate.value, candidate.own.instance.instance_id
+        found, target = self.findings[instance_id], _target(record, value)
+        match verdict:
+            case Stays(reason):
+                found.stays(target, reason)
+            case Unknown(error):
+                found.errors.append(error)
+            case Goes(proof, own_name, needs) if self.only is None or value in self.only[record.key]:
+                first = self.claims.setdefault(record.key, {}).setdefault(value, instance_id)
+                if first != instance_id:
+                    found.stays(target, f"goes with {first}, which had the same name and address")
+                    return
+                if any(removal.target == target for removal in found.removals):
+                    target = f"{target} in zone {record.zone_id}"  # two zones of one name hold the same record
+                whole = {"zone_id": record.zone_id, "record_set": record.raw}
+                handle = Handle(record, value, own_name, needs)
+                found.removals.append(Removal("delete", target, proof, "record_set", whole, handle))
+
+    def takes_all_of(self, record: RecordSet) -> bool:
+        """Whether all values of a record set go. An alias has no values, and stays."""
+        return bool(record.values) and self.claims.get(record.key, {}).keys() >= set(record.values)
+
+
 def question(
     settings: Route53Settings, instances: Mapping[str, Instance], snapshot: Snapshot, only: Only = None
 ) -> Question:
@@ -105,8 +155,8 @@ def question(
                 addresses.add(own.pointers[record.name])
                 continue
             addresses.update(filter(None, map(address_of, record.values)))
-            for target in map(canonical, record.values if record.type == "CNAME" else ()):
-                if target in own.forward and not by_name_with_id(own, target):
+            for target in map(canonical, record.values):
+                if target in own.forward and not by_name_with_id(own, target):  # of a CNAME
                     names.update(name_questions(settings.record_names, target))
     return Question(frozenset(addresses), frozenset(names))
 
@@ -124,37 +174,31 @@ def plan(
         living: the answer to ``question`` with the same arguments.
         only: limits a second plan to what the first one chose.
     """
-    findings = {instance_id: Findings() for instance_id in instances}
-    claims: Claims = {}
-    waiting: list[tuple[OwnNames, RecordSet, str]] = []
+    draft = Draft(only, {instance_id: Findings() for instance_id in instances})
+    waiting: list[Candidate] = []
     for instance_id, instance in instances.items():
-        own, found = own_names(settings.record_names, instance), findings[instance_id]
+        own, found = own_names(settings.record_names, instance), draft.findings[instance_id]
         if only is None:
             _report_what_was_not_read(own, snapshot, found)
         found.errors.extend(zone.missed[name] for zone, name in _places(own, snapshot, only) if name in zone.missed)
         for zone, record in _record_sets(own, snapshot, only):
             if reason := untouchable(settings, zone, record):
                 found.stays(_target(record), reason)
-                continue
-            if error := _unread_mark(settings, zone, record):
+            elif error := _unread_mark(settings, zone, record):
                 found.errors.append(error)
-                continue
-            connected = False
-            for value in record.values:
-                verdict = judge(settings, own, record, value, living)
-                if verdict is not None:
-                    _carry_out(verdict, instance_id, record, value, found, claims, only)
-                elif record.type == "CNAME" and canonical(value) in own.forward:
-                    waiting.append((own, record, value))
-                else:
-                    continue
-                connected = True
-            if not connected:
-                found.stays(_target(record), _not_its_own(settings, own, record, living))
-    _settle_own_names(settings, waiting, snapshot, living, findings, claims, only)
-    for found in findings.values():
-        _note_what_stays_behind(found, snapshot, claims)
-    return {instance_id: found.finding() for instance_id, found in findings.items()}
+            else:
+                candidates = [Candidate(own, record, value) for value in record.values]
+                verdicts = [(c, judge(settings, c, living)) for c in candidates]
+                to_own_names = [c for c, verdict in verdicts if verdict is None and c.name in own.forward]
+                for candidate, verdict in verdicts:
+                    draft.enter(candidate, verdict)
+                if not to_own_names and all(verdict is None for _, verdict in verdicts):
+                    found.stays(_target(record), _not_its_own(settings, own, record, living))
+                waiting += to_own_names
+    _judge_own_names(settings, waiting, snapshot, living, draft)
+    for found in draft.findings.values():
+        _note_what_stays_behind(found, snapshot, draft)
+    return {instance_id: found.finding() for instance_id, found in draft.findings.items()}
 
 
 # What is never touched
@@ -191,12 +235,13 @@ def _marks(settings: Route53Settings, zone: ZoneRecords, record: RecordSet) -> t
 # The proofs
 
 
-def judge(settings: Route53Settings, own: OwnNames, record: RecordSet, value: str, living: Living) -> Verdict | None:
+def judge(settings: Route53Settings, candidate: Candidate, living: Living) -> Verdict | None:
     """The first proof that applies to one value; None if nothing connects the value to the instance."""
+    own, record, value = candidate.own, candidate.record, candidate.value
     if record.type == "PTR":
-        return by_pointer(settings, own, record, value, living)
+        return by_pointer(settings, candidate, living)
     if record.type == "CNAME":
-        recorded = canonical(value) in map(canonical, own.instance.dns_names)
+        recorded = candidate.name in map(canonical, own.instance.dns_names)
     else:
         recorded = address_of(value) in own.instance.addresses
     return (
@@ -220,7 +265,7 @@ def by_target_with_id(instance: Instance, value: str) -> Goes | Stays | None:
     if named is None or named[0] != instance.instance_id:
         return None
     if named[1] != instance.region:
-        return Stays(f"{value} is an instance in {named[1]}, and {instance.instance_id} ran in {instance.region}")
+        return Stays(f"{value} is an instance in {named[1]}, and {instance.instance_id} ran elsewhere")
     return Goes(f"{value} is EC2's own name for {instance.instance_id}")
 
 
@@ -238,36 +283,35 @@ def by_recorded_value(
     return Goes(f"{value} was recorded for {instance.instance_id}, and nobody else has it now")
 
 
-def by_pointer(
-    settings: Route53Settings, own: OwnNames, record: RecordSet, value: str, living: Living
-) -> Verdict | None:
+def by_pointer(settings: Route53Settings, candidate: Candidate, living: Living) -> Verdict | None:
     """A PTR record at a recorded address that points to one of the instance's names: rules 1 and 2."""
-    name = canonical(value)
-    if proof := by_name_with_id(own, name) or by_target_with_id(own.instance, value):
+    own, name = candidate.own, candidate.name
+    if proof := by_name_with_id(own, name) or by_target_with_id(own.instance, candidate.value):
         return proof
     if name not in own.forward and name not in map(canonical, own.instance.dns_names):
         return None
-    address, has_record_name = own.pointers[record.name], _has_name(settings, name)
+    address, has_record_name = own.pointers[candidate.record.name], _has_name(settings, name)
     verdict = by_recorded_value(
         own.instance,
         address,
         lambda other: has_record_name(other) or name in map(canonical, other.dns_names),
         living,
     )
-    return Goes(f"{verdict.proof}; {value} is its name") if isinstance(verdict, Goes) else verdict
+    return Goes(f"{verdict.proof}; {candidate.value} is its name") if isinstance(verdict, Goes) else verdict
 
 
 def by_own_name(
-    settings: Route53Settings, own: OwnNames, target: str, snapshot: Snapshot, living: Living, claims: Claims
+    settings: Route53Settings, candidate: Candidate, snapshot: Snapshot, living: Living, draft: Draft
 ) -> Verdict:
     """Rules 1 and 2 for a CNAME to another record name of the instance: it goes if nothing remains at that name."""
+    own, target = candidate.own, candidate.name
     zones = [zone for zone in snapshot.zones if zone.zone.holds(target)]
     if not zones or any(zone.unusable for zone in zones):
         return Stays(f"its target {target} lies in no zone that this step handles")
     if error := next((zone.missed[target] for zone in zones if target in zone.missed), None):
         return Unknown(error)
     there = _at(snapshot, target)
-    if not all(_goes_wholly(record, claims) for record in there):
+    if not all(map(draft.takes_all_of, there)):
         return Stays(f"its target {target} stays")
     if not there and snapshot.unreadable:  # it may lie there
         return Unknown(next(iter(snapshot.unreadable.values())))
@@ -283,56 +327,18 @@ def by_own_name(
     return Goes(proof, target, frozenset(record.key for record in there))
 
 
-def _settle_own_names(
-    settings: Route53Settings,
-    waiting: list[tuple[OwnNames, RecordSet, str]],
-    snapshot: Snapshot,
-    living: Living,
-    findings: Mapping[str, Findings],
-    claims: Claims,
-    only: Only,
+def _judge_own_names(
+    settings: Route53Settings, waiting: list[Candidate], snapshot: Snapshot, living: Living, draft: Draft
 ) -> None:
-    """Decides CNAMEs to own record names. Each that goes may free another that points to it."""
+    """Judges CNAMEs to own record names. Each that goes may free another that points to it."""
     while True:
-        left = []
-        for own, record, value in waiting:
-            verdict = by_own_name(settings, own, canonical(value), snapshot, living, claims)
-            if isinstance(verdict, Goes):
-                instance_id = own.instance.instance_id
-                _carry_out(verdict, instance_id, record, value, findings[instance_id], claims, only)
-            else:
-                left.append((own, record, value, verdict))
-        if len(left) == len(waiting):
-            break
-        waiting = [entry[:3] for entry in left]
-    for own, record, value, verdict in left:
-        instance_id = own.instance.instance_id
-        _carry_out(verdict, instance_id, record, value, findings[instance_id], claims, only)
-
-
-def _carry_out(
-    verdict: Verdict,
-    instance_id: str,
-    record: RecordSet,
-    value: str,
-    found: Findings,
-    claims: Claims,
-    only: Only,
-) -> None:
-    """Writes a verdict into the finding. Every value goes once, with the first instance that it is proven to be."""
-    target = _target(record, value)
-    if isinstance(verdict, Stays):
-        found.stays(target, verdict.reason)
-    elif isinstance(verdict, Unknown):
-        found.errors.append(verdict.error)
-    elif only is None or value in only[record.key]:
-        first = claims.setdefault(record.key, {}).setdefault(value, instance_id)
-        if first != instance_id:
-            found.stays(target, f"goes with {first}, which had the same name and address")
+        verdicts = [(c, by_own_name(settings, c, snapshot, living, draft)) for c in waiting]
+        going = [(c, verdict) for c, verdict in verdicts if isinstance(verdict, Goes)]
+        for candidate, verdict in going or verdicts:
+            draft.enter(candidate, verdict)
+        if not going:
             return
-        handle = Handle(record, value, verdict.target, verdict.needs)
-        whole = {"zone_id": record.zone_id, "record_set": record.raw}
-        found.removals.append(Removal("delete", target, verdict.proof, "record_set", whole, handle))
+        waiting = [c for c, verdict in verdicts if not isinstance(verdict, Goes)]
 
 
 # What was looked at
@@ -360,11 +366,6 @@ def _record_sets(own: OwnNames, snapshot: Snapshot, only: Only) -> Iterator[tupl
 def _at(snapshot: Snapshot, name: str) -> list[RecordSet]:
     """All A, AAAA and CNAME record sets at a name, aliases included."""
     return [r for zone in snapshot.zones for r in zone.found.get(name, ()) if r.type in FORWARD]
-
-
-def _goes_wholly(record: RecordSet, claims: Claims) -> bool:
-    """Whether all values of a record set go. An alias has no values, and stays."""
-    return bool(record.values) and claims.get(record.key, {}).keys() >= set(record.values)
 
 
 def _has_name(settings: Route53Settings, name: str) -> Callable[[Instance], bool]:
@@ -425,17 +426,17 @@ def _not_its_own(settings: Route53Settings, own: OwnNames, record: RecordSet, li
     return f"{reason} ({'; '.join(owners)})" if owners else reason
 
 
-def _note_what_stays_behind(found: Findings, snapshot: Snapshot, claims: Claims) -> None:
+def _note_what_stays_behind(found: Findings, snapshot: Snapshot, draft: Draft) -> None:
     """Health checks of removed record sets, and record sets of other types at names that are left without address."""
     for record in dict.fromkeys(removal.handle.record for removal in found.removals):
-        if not _goes_wholly(record, claims):
+        if not draft.takes_all_of(record):
             continue
         if health_check := record.raw.get("HealthCheckId"):
             found.notes.append(f"health check {health_check} of {record.type} {record.name} is not deleted")
         if record.type in FORWARD:
             (zone,) = (zone for zone in snapshot.zones if zone.zone.zone_id == record.zone_id)
             siblings = zone.found.get(record.name, ())
-            if all(_goes_wholly(r, claims) for r in siblings if r.type in FORWARD):
+            if all(draft.takes_all_of(r) for r in siblings if r.type in FORWARD):
                 others = dict.fromkeys(r.type for r in siblings if r.type not in FORWARD)
                 found.notes.extend(f"{kind} {record.name} is not deleted" for kind in others)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
+from ...clients.route53 import LEAST_SECONDS
 from ...deadline import until
 from .apply import apply
 from .observe import Snapshot, observe
@@ -37,7 +38,7 @@ class Route53Step:
         return {}
 
     def plan(self, batch: Batch) -> Mapping[str, Finding]:
-        with until(batch.deadline.share(2)):  # the other half of the time is for the removal
+        with until(batch.deadline.share(2, LEAST_SECONDS)):  # the other half of the time is for the removal
             self._snapshot = observe(self._settings, self._zones, batch.instances.values())
         with until(batch.deadline):
             asked = question(self._settings, batch.instances, self._snapshot)

@@ -1,0 +1,105 @@
+"""The settings of pip that a build keeps: which package index to use, and how to reach it.
+
+pip has many other settings, in configuration files and in PIP_* variables. They can change what is installed and
+where (target, prefix, user, root, constraint, no-deps, only-binary, platform, dry-run, ...), so a build ignores them:
+pip reads no configuration file, and gets the kept settings as variables.
+https://pip.pypa.io/en/stable/topics/configuration/
+"""
+
+import configparser
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from errors import BuildError
+from home import home
+
+KEPT = frozenset(
+    {
+        "cache-dir",
+        "cert",
+        "client-cert",
+        "default-timeout",
+        "extra-index-url",
+        "find-links",
+        "index-url",
+        "keyring-provider",
+        "no-cache-dir",
+        "no-index",
+        "no-proxy-env",
+        "proxy",
+        "pypi-url",
+        "resume-retries",
+        "retries",
+        "timeout",
+        "trusted-host",
+    }
+)
+# A setting of one pip command is meant for the downloads of a build too.
+_SECTIONS = ("global", "wheel", "download", "install")
+_FILE = "pip.ini" if os.name == "nt" else "pip.conf"
+
+
+def environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """The variables that give pip the kept settings and hide its configuration files.
+
+    The result, used as `environ`, gives itself. Raises BuildError where a configuration file is malformed.
+
+    >>> environment({"PIP_CONFIG_FILE": "/dev/null", "PIP_RETRIES": "2", "PIP_TARGET": "/elsewhere"})
+    {'PIP_RETRIES': '2', 'PIP_CONFIG_FILE': '/dev/null'}
+    """
+    found: dict[str, str] = {}
+    for path in _files(environ):
+        found |= _read(path)
+    found |= {_normal(name.removeprefix("PIP_")): value for name, value in environ.items() if name.startswith("PIP_")}
+    kept = {f"PIP_{name.upper().replace('-', '_')}": found[name] for name in sorted(KEPT & set(found)) if found[name]}
+    if home(environ) is None:
+        kept.setdefault("PIP_NO_CACHE_DIR", "1")  # pip would look for it below the home directory
+    return kept | {"PIP_CONFIG_FILE": os.devnull}
+
+
+def _files(environ: Mapping[str, str]) -> Iterator[Path]:
+    """pip's configuration files: system, user, this Python's, the chosen one. A later one overrides."""
+    chosen = environ.get("PIP_CONFIG_FILE")
+    if chosen == os.devnull:
+        return
+    own = home(environ)
+    user = [own / ("pip" if os.name == "nt" else ".pip") / _FILE] if own else []
+    if os.name == "nt":
+        yield Path(environ.get("PROGRAMDATA", "C:\\ProgramData")) / "pip" / _FILE
+        configuration = environ.get("APPDATA")
+    else:
+        shared = "/Library/Application Support" if sys.platform == "darwin" else "/etc/xdg"
+        for directory in (environ.get("XDG_CONFIG_DIRS") or shared).split(os.pathsep):
+            yield Path(directory) / "pip" / _FILE
+        yield Path("/etc") / _FILE
+        configuration = environ.get("XDG_CONFIG_HOME") or (str(own / ".config") if own else None)
+    if configuration:
+        user.append(Path(configuration) / "pip" / _FILE)
+    if sys.platform == "darwin" and own:
+        user.append(own / "Library" / "Application Support" / "pip" / _FILE)
+    yield from user
+    yield Path(sys.prefix) / _FILE
+    if chosen:
+        yield Path(chosen)
+
+
+def _read(path: Path) -> dict[str, str]:
+    """The settings of one file; of a file that is missing or closed to this user, none."""
+    parser = configparser.RawConfigParser()
+    parser.optionxform = _normal  # type: ignore[assignment,method-assign]
+    try:
+        parser.read(path)
+    except (configparser.Error, UnicodeDecodeError) as error:
+        raise BuildError(f"The pip configuration file {path} is malformed ({type(error).__name__}).") from None
+    found: dict[str, str] = {}
+    for section in _SECTIONS:
+        if parser.has_section(section):
+            found |= dict(parser.items(section))
+    return found
+
+
+def _normal(name: str) -> str:
+    """The one form of a setting's name: PIP_INDEX_URL, index_url and --index-url are `index-url`."""
+    return name.lower().replace("_", "-").removeprefix("--")

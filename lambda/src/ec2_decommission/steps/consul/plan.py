@@ -1,0 +1,372 @@
+"""Which locks, sessions and nodes are a dead instance's, and on what proof. Pure: no call, no clock.
+
+A node is the instance's by one of two proofs, and a session or lock only through its node:
+
+1. **By id**: its meta ``instance_id``, or its name, if ``node_name`` contains ``{instance_id}``.
+2. **By recorded address**: it carries no id, its own address was recorded for the instance, and nobody else has that
+   address now.
+
+A name alone proves nothing. An account or region that the node carries must be the instance's in both cases. While
+the agent of a node that is proven by id lives, nothing of the instance goes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ...errors import DecommissionError, StillAlive, about
+from ...instance import own_address
+from ...live import Question
+from ...regions import region_of_zone
+from ..base import Findings, Removal
+from .observe import SEMAPHORE_FLAGS, fold
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Mapping, Sequence
+
+    from ...clients.consul import CatalogNode, Key, Session
+    from ...config import ConsulSettings
+    from ...instance import Instance
+    from ...live import Living
+    from ..base import Finding
+    from .observe import Datacenter, Snapshot
+
+LOCK, SESSION, NODE = "consul_lock", "consul_session", "consul_node"
+
+_PASSING = "passing"  # serfHealth of an agent that lives
+# https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/resource-ids.html
+_EC2_ID = re.compile(r"(?<![0-9a-z])i-(?:[0-9a-f]{17}|[0-9a-f]{8})(?![0-9a-z])")
+
+
+@dataclass(frozen=True)
+class Handle:
+    """What a removal concerns: a node; or a session of it; or a key that this session holds."""
+
+    datacenter: str
+    node: CatalogNode
+    session: Session | None = None
+    key: Key | None = None
+
+
+@dataclass(frozen=True)
+class _Proof:
+    text: str
+    by_id: bool
+
+
+@dataclass(frozen=True)
+class _Claim:
+    """A node that is proven to be an instance's, and whether its agent lives."""
+
+    instance_id: str
+    datacenter: Datacenter
+    node: CatalogNode
+    proof: _Proof
+    lives: bool
+
+
+def candidates(
+    settings: ConsulSettings, instances: Mapping[str, Instance], nodes: Iterable[CatalogNode]
+) -> Mapping[str, tuple[CatalogNode, ...]]:
+    """The nodes that have an instance's id, one of its names, or, without an id, one of its addresses."""
+    by_trait: dict[tuple[str, str | None], list[CatalogNode]] = defaultdict(list)
+    for node in nodes:
+        names = [("name", fold(node.name)), ("known as", fold(f"{node.datacenter}/{node.name}"))]
+        addresses = () if node.instance_id else own_addresses(node)
+        for trait in [*names, ("id", node.instance_id), *(("address", address) for address in addresses)]:
+            by_trait[trait].append(node)
+    found: dict[str, tuple[CatalogNode, ...]] = {}
+    for instance in instances.values():
+        traits = [
+            ("id", instance.instance_id),
+            *(("address", address) for address in instance.addresses),
+            *(("name", fold(name)) for name in _names(settings, instance)),
+            *(("known as", fold(name)) for name in instance.names("consul", "node")),
+        ]
+        found[instance.instance_id] = tuple(dict.fromkeys(n for trait in traits for n in by_trait.get(trait, ())))
+    return found
+
+
+def question(settings: ConsulSettings, instances: Mapping[str, Instance], snapshot: Snapshot) -> Question:
+    """Who has the addresses of the nodes that only rule 2 can prove?"""
+    found = _nodes_in_question(settings, instances, snapshot)
+    return Question(
+        frozenset(
+            address
+            for instance_id, some in found.items()
+            for _, node in some
+            if _rests_on_address(settings, instances[instance_id], node)
+            for address in own_addresses(node)
+        )
+    )
+
+
+def plan(
+    settings: ConsulSettings, instances: Mapping[str, Instance], snapshot: Snapshot, living: Living
+) -> Mapping[str, Finding]:
+    """What goes and what stays, for each instance. Removals are in this order: locks, sessions, nodes."""
+    findings = {
+        instance_id: Findings(notes=_notes(settings, instance), errors=list(snapshot.errors.values()))
+        for instance_id, instance in instances.items()
+    }
+    claims: list[_Claim] = []
+    for instance_id, some in _nodes_in_question(settings, instances, snapshot).items():
+        for datacenter, node in some:
+            proof = _proof(settings, instances[instance_id], node, living)
+            if isinstance(proof, _Proof):
+                claims.append(_Claim(instance_id, datacenter, node, proof, _agent_lives(snapshot, datacenter, node)))
+            elif not _can_lose(settings, datacenter, node):
+                continue
+            elif isinstance(proof, DecommissionError):
+                findings[instance_id].errors.append(proof)
+            else:
+                findings[instance_id].stays(target_of(node), proof)
+    for instance_id, own in _without_double_claims(claims, findings).items():
+        for claim in _without_living(settings, snapshot, own, findings[instance_id]):
+            _remove(settings, snapshot, claim, findings[instance_id])
+    return {instance_id: some.finding() for instance_id, some in findings.items()}
+
+
+def target_of(node: CatalogNode) -> str:
+    """The node in reports."""
+    return f"node {node.name} {node.address} ({node.datacenter})"
+
+
+# Whose a node is
+
+
+def carried_ids(node: CatalogNode) -> frozenset[str]:
+    """The EC2 id in the node's meta; without it, those in its name."""
+    return frozenset([node.instance_id] if node.instance_id else _EC2_ID.findall(fold(node.name)))
+
+
+def proven_by_id(settings: ConsulSettings, instance: Instance, node: CatalogNode) -> str | None:
+    """Rule 1, as the text of the proof; None if the node is not the instance's by id."""
+    if _other_id(settings, instance, node) or _other_place(instance, node):
+        return None
+    if node.instance_id == instance.instance_id:
+        return f"node {node.name} has the meta instance_id {instance.instance_id}"
+    if _named_by_id(settings, instance, node):
+        return f"node {node.name} has the name from node_name, which contains {instance.instance_id}"
+    return None
+
+
+def _proof(
+    settings: ConsulSettings, instance: Instance, node: CatalogNode, living: Living
+) -> _Proof | str | DecommissionError:
+    """The proof that the node is the instance's; or the reason why it stays; or why that cannot be decided now."""
+    if text := proven_by_id(settings, instance, node):
+        return _Proof(text, by_id=True)
+    if reason := _other_id(settings, instance, node) or _other_place(instance, node):
+        return reason
+    return _by_recorded_address(settings, instance, node, living)
+
+
+def _by_recorded_address(
+    settings: ConsulSettings, instance: Instance, node: CatalogNode, living: Living
+) -> _Proof | str | DecommissionError:
+    """Rule 2. Every own address of the node must be free, for the node is of whoever has one of them."""
+    address = _recorded_address(instance, node)
+    if address is None:
+        return f"only its name is that of {instance.instance_id}; its address was not recorded for it"
+    if living.error:
+        return about(target_of(node), living.error)
+    for own in own_addresses(node):
+        if owner := living.owner(instance, own, lambda other: _may_be_named(settings, other, node)):
+            return f"{own} belongs to {owner} now"
+    text = f"node {node.name}: {address} was recorded for {instance.instance_id}, and nobody else has it now"
+    return _Proof(text, by_id=False)
+
+
+def _rests_on_address(settings: ConsulSettings, instance: Instance, node: CatalogNode) -> bool:
+    """Whether only rule 2 can prove that the node is the instance's."""
+    if _other_id(settings, instance, node) or _other_place(instance, node):
+        return False
+    return not proven_by_id(settings, instance, node) and _recorded_address(instance, node) is not None
+
+
+def _other_id(settings: ConsulSettings, instance: Instance, node: CatalogNode) -> str | None:
+    """Guard of both rules: the node carries no id of another instance."""
+    others = carried_ids(node) - {instance.instance_id}
+    if not others or (_named_by_id(settings, instance, node) and not node.instance_id):
+        return None
+    return f"it belongs to {min(others)} by {'its meta instance_id' if node.instance_id else 'its name'}"
+
+
+def _other_place(instance: Instance, node: CatalogNode) -> str | None:
+    """Guard of both rules: an account or region in the node's meta is the instance's."""
+    for what, of_node, of_instance in (
+        ("account", node.account_id, instance.account_id),
+        ("region", node.region, instance.region),
+        ("region", region_of_zone(node.availability_zone), instance.region),
+    ):
+        if of_node and of_node != of_instance:
+            return f"it is of {what} {of_node}, and {instance.instance_id} of {of_instance or 'an unknown one'}"
+    return None
+
+
+def _named_by_id(settings: ConsulSettings, instance: Instance, node: CatalogNode) -> bool:
+    """Whether the node has a name that contains the instance's id."""
+    template = settings.node_name
+    return template is not None and template.by_id and fold(node.name) in map(fold, template.render_all(instance))
+
+
+def _may_be_named(settings: ConsulSettings, other: Instance, node: CatalogNode) -> bool:
+    """Whether a living instance may have the node's name; also if names cannot tell."""
+    name = settings.node_name.render(other) if settings.node_name else None
+    return name is None or fold(name) == fold(node.name)
+
+
+def _recorded_address(instance: Instance, node: CatalogNode) -> str | None:
+    """The node's own address that was recorded for the instance."""
+    return next((own for own in own_addresses(node) if own in instance.addresses), None)
+
+
+def own_addresses(node: CatalogNode) -> tuple[str, ...]:
+    """The node's address and ``lan`` address, in the shortest form, as far as they can identify a machine."""
+    own = (own_address(4, text) or own_address(6, text) for text in node.own_addresses)
+    return tuple(dict.fromkeys(filter(None, own)))
+
+
+def _without_double_claims(
+    claims: Sequence[_Claim], findings: Mapping[str, Findings]
+) -> Mapping[str, Sequence[_Claim]]:
+    """Claims by instance. A node goes once: with the instance that it is by id, else with the first of the batch."""
+    owners: dict[tuple[str, str], str] = {}
+    own: dict[str, list[_Claim]] = defaultdict(list)
+    for claim in sorted(claims, key=lambda claim: not claim.proof.by_id):
+        owner = owners.setdefault((claim.datacenter.name, fold(claim.node.name)), claim.instance_id)
+        if owner == claim.instance_id:
+            own[owner].append(claim)
+        else:
+            findings[claim.instance_id].stays(target_of(claim.node), f"it goes with {owner}")
+    return own
+
+
+# What lives
+
+
+def _agent_lives(snapshot: Snapshot, datacenter: Datacenter, node: CatalogNode) -> bool:
+    """By the leader's health check; or by gossip, which knows an agent before it has that check."""
+    if datacenter.agents.get(fold(node.name)) == _PASSING:
+        return True
+    member = snapshot.members.get(node.node_id)
+    return member is not None and member.alive
+
+
+def _without_living(
+    settings: ConsulSettings, snapshot: Snapshot, claims: Sequence[_Claim], findings: Findings
+) -> Sequence[_Claim]:
+    """The claims of an instance that may go now.
+
+    A living node with the instance's id is the instance. A living node with its address only is the instance, or a
+    stranger elsewhere in a range that overlaps. It is a stranger if the instance is known by another node, or ended
+    long ago. If not, it stays until its agent is dead. It never blocks a node with the id, nor one of another
+    datacenter; in its own datacenter the address is its, because agents reach each other by address.
+    """
+    if not any(_can_lose(settings, claim.datacenter, claim.node) for claim in claims):
+        return []
+    living = [claim for claim in claims if claim.lives]
+    if any(claim.proof.by_id for claim in living):
+        findings.errors += [_still_alive(claim) for claim in living if claim.proof.by_id]
+        return []
+    inhabited = {claim.datacenter.name for claim in living}
+    dead = [claim for claim in claims if claim.proof.by_id or claim.datacenter.name not in inhabited]
+    for claim in claims:
+        if claim in dead or not _can_lose(settings, claim.datacenter, claim.node):
+            continue
+        if not dead and not snapshot.long_ended:
+            findings.errors.append(_still_alive(claim))
+        else:
+            findings.stays(target_of(claim.node), f"a living Consul agent of {claim.node.datacenter} has its address")
+    return dead
+
+
+def _still_alive(claim: _Claim) -> StillAlive:
+    agent = f"the Consul agent of {claim.instance_id}"
+    return StillAlive(f"{target_of(claim.node)}: {agent} is alive; nothing is removed until it is dead")
+
+
+# What goes with a node
+
+
+def _is_server(snapshot: Snapshot, node: CatalogNode) -> bool:
+    """A session that is made without naming a node, through a load balancer for example, gets the server's node."""
+    member = snapshot.members.get(node.node_id)
+    return member is not None and member.server
+
+
+def _can_lose(settings: ConsulSettings, datacenter: Datacenter, node: CatalogNode) -> bool:
+    """Whether there is anything to remove of a node."""
+    return settings.deregister_node or fold(node.name) in datacenter.sessions
+
+
+def _remove(settings: ConsulSettings, snapshot: Snapshot, claim: _Claim, findings: Findings) -> None:
+    datacenter, node, proof = claim.datacenter, claim.node, claim.proof.text
+    sessions = datacenter.sessions.get(fold(node.name), ())
+    if sessions and _is_server(snapshot, node):
+        findings.stays(target_of(node), "it is a Consul server, and others may have made its sessions through it")
+        return
+    for session in sessions:
+        for key in datacenter.keys_by_session.get(session.session_id, ()):
+            _remove_key(Handle(datacenter.name, node, session, key), session, key, proof, findings)
+    for session in sessions:
+        target = f"session {session.session_id} of {node.name} ({node.datacenter})"
+        document = {"datacenter": node.datacenter, "session": session.document}
+        handle = Handle(datacenter.name, node, session)
+        findings.removals.append(Removal("destroy", target, proof, SESSION, document, handle))
+    if settings.deregister_node:
+        _deregister(datacenter, node, proof, findings)
+
+
+def _remove_key(handle: Handle, session: Session, key: Key, proof: str, findings: Findings) -> None:
+    target = f"lock {key.name} ({handle.node.datacenter})"
+    contender = key.flags == SEMAPHORE_FLAGS and key.name.endswith(f"/{session.session_id}")
+    if key.flags == SEMAPHORE_FLAGS and key.name.endswith("/.lock"):
+        findings.stays(target, "it is shared by the other contenders of a semaphore")
+        return
+    action = "delete" if contender or session.behavior == "delete" else "release"
+    document = {"datacenter": handle.node.datacenter, "key": key.document}
+    proof = f"held by session {session.session_id}; {proof}"
+    findings.removals.append(Removal(action, target, proof, LOCK, document, handle))
+
+
+def _deregister(datacenter: Datacenter, node: CatalogNode, proof: str, findings: Findings) -> None:
+    document = datacenter.documents.get(fold(node.name), {"Node": node.document})
+    if isinstance(document, DecommissionError):
+        findings.errors.append(about(f"{target_of(node)} cannot be written to the audit", document))
+        return
+    whole: Mapping[str, Any] = {"datacenter": node.datacenter, "node": document}
+    findings.removals.append(
+        Removal("deregister", target_of(node), proof, NODE, whole, Handle(datacenter.name, node))
+    )
+
+
+# Which nodes are in question
+
+
+def _nodes_in_question(
+    settings: ConsulSettings, instances: Mapping[str, Instance], snapshot: Snapshot
+) -> Mapping[str, Collection[tuple[Datacenter, CatalogNode]]]:
+    """Each instance's candidates, with their datacenter; none for an instance that can lose nothing."""
+    found: dict[str, list[tuple[Datacenter, CatalogNode]]] = defaultdict(list)
+    for datacenter in snapshot.datacenters:
+        for instance_id, nodes in candidates(settings, instances, datacenter.nodes).items():
+            found[instance_id] += [(datacenter, node) for node in nodes]
+    return {i: some for i, some in found.items() if any(_can_lose(settings, *one) for one in some)}
+
+
+def _names(settings: ConsulSettings, instance: Instance) -> tuple[str, ...]:
+    """The names that ``node_name`` gives."""
+    return settings.node_name.render_all(instance) if settings.node_name else ()
+
+
+def _notes(settings: ConsulSettings, instance: Instance) -> list[str]:
+    template = settings.node_name
+    if template is None or _names(settings, instance):
+        return []
+    missing = ", ".join(template.missing(instance))
+    return [f"node_name {template.text}: {missing} is not known for {instance.instance_id}"]

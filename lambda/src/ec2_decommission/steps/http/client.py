@@ -1,0 +1,422 @@
+"""The REST API of one HTTP step: requests with credentials, and answers sorted into documents and errors.
+
+One client serves many batches, so connections and an OAuth 2.0 token are used again. No secret is in any error.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import quote, quote_plus, urlencode
+
+from ...clients.http import Answer, Http, each, host_of
+from ...errors import AccessError, ConfigurationError, DecommissionError, TransientError, about
+from ...instance import Instance
+from .expression import Expression, ExpressionError, excerpt, is_true
+from .settings import Basic, OAuth2
+from .template import Request, UnfitValueError, Values, as_it_is
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Collection, Iterable, Mapping
+
+    from ...clients.http import Guard
+    from ...deadline import Deadline
+    from .settings import HttpStepSettings
+    from .template import RequestTemplate, Text
+
+T = TypeVar("T")
+
+_MOST_BYTES = 16 * 1024 * 1024
+_DEEPEST = 100
+_TRANSIENT = (409, 423)  # beside those that every server means so
+# Words by which an API says in a 2xx answer that a right is missing, as Zabbix does ("Not authorized.").
+_DENIED = (
+    "not authori",
+    "unauthori",
+    "authenticat",
+    "permission",
+    "forbidden",
+    "access denied",
+    "session terminated",
+)
+# The forms in which a secret stands in a path, a query or a form, and JSON.
+_QUOTED: tuple[Callable[[str], str], ...] = (
+    lambda secret: quote(secret, safe="", errors="replace"),
+    lambda secret: quote_plus(secret, errors="replace"),
+    lambda secret: json.dumps(secret)[1:-1],
+)
+_TOKEN_SECONDS = 300.0  # if the server does not say
+_TOKEN_MARGIN_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A 2xx answer or one of the statuses that the caller asked to see. ``document`` is None if there is no JSON."""
+
+    status: int
+    document: Any = None
+
+    @property
+    def ok(self) -> bool:
+        return 200 <= self.status < 300
+
+
+class Client:
+    """The API of one step.
+
+    Args:
+        secrets: the step's secrets, opened.
+        deadline: gives the deadline of the invocation that asks.
+        tls: which certificates are trusted.
+        now: seconds, of a clock that only goes forward.
+
+    Raises:
+        ConfigurationError: a secret cannot be used as a credential.
+    """
+
+    def __init__(
+        self,
+        settings: HttpStepSettings,
+        secrets: Mapping[str, str],
+        deadline: Callable[[], Deadline],
+        tls: ssl.SSLContext | None = None,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.system = f"{settings.name} ({host_of(settings.url)})"
+        self._secrets = secrets
+        self._workers = settings.max_concurrency
+        self._hidden = _forms(secrets.values())
+
+        def http(url: str) -> Http:
+            return Http(
+                f"{settings.name} ({host_of(url)})",
+                deadline,
+                timeout_seconds=settings.request_timeout_seconds,
+                tls=tls,
+                connections=settings.max_concurrency,
+                max_bytes=_MOST_BYTES,
+            )
+
+        self._http = http(settings.url)
+        self._basic: str | None = None
+        self._token: _Token | None = None
+        if isinstance(settings.auth, Basic):
+            username, password = self._credentials(settings.auth.username, settings.auth.password)
+            self._basic = f"Basic {_base64(f'{username}:{password}')}"
+            self._hidden |= {self._basic.removeprefix("Basic ")}
+        elif isinstance(settings.auth, OAuth2):
+            client_id, client_secret = self._credentials(settings.auth.client_id, settings.auth.client_secret)
+            self._hidden |= {_base64(f"{quote_plus(client_id)}:{quote_plus(client_secret)}")}
+            self._token = _Token(self, http(settings.auth.token_url), settings.auth, client_id, client_secret, now)
+
+    def __repr__(self) -> str:
+        return f"Client({self.system})"
+
+    # Requests
+
+    def render(
+        self, template: RequestTemplate, instance: Instance, item: Any = None, item_id: str | None = None
+    ) -> Request:
+        """The request with the step's secrets put in.
+
+        Raises:
+            UnfitValueError: a value of the instance or the item is not known, or cannot stand where it should.
+            ConfigurationError: a secret cannot.
+        """
+        try:
+            return template.render(Values(instance, self._secrets, item, item_id))
+        except UnfitValueError as error:
+            if template.problem(instance, item, item_id):
+                raise
+            raise ConfigurationError(f"{self.system}: {error}") from None
+
+    def ask(
+        self,
+        request: Request,
+        what: str,
+        error: Expression | None,
+        *,
+        see: Collection[int] = (),
+        guard: Guard | None = None,
+        repeatable: bool = False,
+        json_needed: bool = False,
+    ) -> Reply:
+        """Sends a request, and returns what was answered.
+
+        Args:
+            what: the request in messages, for example ``find``.
+            error: finds an error in a 2xx answer.
+            see: statuses that are an answer, not an error.
+            guard: as in ``Http.send``.
+            repeatable: as in ``Http.send``.
+            json_needed: a 2xx answer without JSON is an error.
+
+        Raises:
+            AccessError: 401, 403 or 404, or an error that says that a right is missing.
+            ConfigurationError: a redirect, or another refusal; also what ``Http.send`` raises.
+            TransientError: 409, 423, 429, 5xx, or a 2xx answer with an error, or without JSON that can be read.
+        """
+        try:
+            answer = self._send(request, what, guard, repeatable=repeatable)
+            if answer.status in see:
+                return Reply(answer.status)
+            if not answer.ok:
+                raise self._failure(answer, what, error)
+            return Reply(answer.status, self._document(answer, what, error, json_needed=json_needed))
+        except DecommissionError as failed:
+            raise self.clean(failed) from None
+
+    def each(self, items: Iterable[str], call: Callable[[str], T]) -> dict[str, T | DecommissionError]:
+        """Calls for each item, ``max_concurrency`` at a time; an item's error is its answer."""
+        return each(items, call, self._workers)
+
+    def hide(self, text: str) -> str:
+        """The text without the step's secrets, in whatever form they are sent."""
+        hidden = self._hidden | (self._token.hidden if self._token else frozenset())
+        for secret in sorted(hidden, key=len, reverse=True):
+            text = text.replace(secret, "***")
+        return text
+
+    def clean(self, error: DecommissionError) -> DecommissionError:
+        """The error without secrets."""
+        text = self.hide(str(error))
+        if text == str(error):
+            return error
+        clean = type(error)(text)
+        if isinstance(error, TransientError) and isinstance(clean, TransientError):
+            clean.retry_after_seconds = error.retry_after_seconds
+        return clean
+
+    def _credentials(self, *texts: Text) -> list[str]:
+        nobody = Instance("")  # no placeholder of an instance is in them
+        try:
+            return [text.render(Values(nobody, self._secrets), as_it_is) for text in texts]
+        except UnfitValueError as error:
+            raise ConfigurationError(f"{self.system}: auth: {error}") from None
+
+    def _send(self, request: Request, what: str, guard: Guard | None, *, repeatable: bool) -> Answer:
+        for last in (False, True):
+            token = self._token.get() if self._token else None
+            headers = dict(request.headers)
+            if authorization := self._basic or (f"Bearer {token}" if token else None):
+                headers["Authorization"] = authorization
+            answer = self._http.send(
+                request.method,
+                request.url,
+                headers=headers,
+                body=None if request.body is None else request.body.encode(),
+                what=what,
+                repeatable=repeatable,
+                guard=guard,
+            )
+            if answer.status != 401 or self._token is None or last:
+                break
+            self._token.forget(str(token))  # revoked before its time; what answers 401 did nothing
+        return answer
+
+    # Answers
+
+    def _document(self, answer: Answer, what: str, error: Expression | None, *, json_needed: bool) -> Any:
+        if not json_needed and (error is None or not answer.body.strip()):
+            return None
+        try:
+            document = parsed(answer)
+        except ValueError as reason:
+            raise TransientError(f"{self.system} answers {what} with {answer.status}, and {reason}") from None
+        if error is not None:
+            self._look_for_error(document, what, error)
+        return document
+
+    def _look_for_error(self, document: Any, what: str, error: Expression) -> None:
+        try:
+            found = error.search(document)
+        except ExpressionError as failed:
+            raise ConfigurationError(f"{self.system}: error of {what}: {failed}") from None
+        if not is_true(found):
+            return
+        text = excerpt(found, 300)
+        kind = AccessError if any(word in text.lower() for word in _DENIED) else TransientError
+        raise kind(f"{self.system} answers {what} with an error: {text}")
+
+    def _failure(self, answer: Answer, what: str, error: Expression | None) -> DecommissionError:
+        status = answer.status
+        if 300 <= status < 400:
+            location = answer.headers.get("Location", "").partition("?")[0]
+            return ConfigurationError(
+                f"{self.system} redirects {what} to {excerpt(location, 200) or 'nowhere'} ({status}). Redirects are "
+                "not followed: set url and path to where the API is"
+            )
+        said = self._said(answer, error)
+        if status == 401:
+            return AccessError(f"{self.system} refuses the credentials for {what} (401){said}")
+        if status == 403:
+            return AccessError(f"{self.system}: the credentials have no right to {what} (403){said}")
+        if status in (404, 410):
+            return AccessError(
+                f"{self.system} answers {what} with {status}, which does not prove that nothing is there: the "
+                f"credentials have no right to see it, or the path is wrong{said}"
+            )
+        if answer.is_transient or status in _TRANSIENT:
+            return answer.failure(f"{self.system} answers {what} with {status}{said}")
+        return ConfigurationError(f"{self.system} refuses {what} ({status}){said}")
+
+    def _said(self, answer: Answer, error: Expression | None) -> str:
+        """What the server says of a failure, if that is no page for a browser."""
+        try:
+            document = parsed(answer)
+            found = error.search(document) if error else None
+            return f": {excerpt(found if is_true(found) else document, 200)}"
+        except (ValueError, ExpressionError):
+            text = answer.text
+        return f": {excerpt(text, 200)}" if text and not text.startswith("<") else ""
+
+
+def parsed(answer: Answer) -> Any:
+    """The JSON of an answer.
+
+    Raises:
+        ValueError: it has none that can be used; the text continues a sentence.
+    """
+    try:
+        document = json.loads(answer.body, parse_constant=_not_json)
+    except (ValueError, RecursionError):
+        begin = excerpt(answer.text[:200], 40)
+        raise ValueError(f"it is not JSON (it begins with {begin!r}): is url that of the API?") from None
+    if not _shallow(document):
+        raise ValueError(f"its JSON is nested more than {_DEEPEST} levels deep")
+    return document
+
+
+def _not_json(constant: str) -> None:
+    raise ValueError(constant)  # NaN and Infinity, which Python alone reads
+
+
+def _shallow(document: Any) -> bool:
+    level = [document]
+    for _ in range(_DEEPEST):
+        level = [
+            inner
+            for value in level
+            if isinstance(value, (dict, list))
+            for inner in (value.values() if isinstance(value, dict) else value)
+        ]
+        if not level:
+            return True
+    return False
+
+
+def _forms(secrets: Iterable[str]) -> frozenset[str]:
+    """The forms in which secrets may come back in an answer."""
+    forms = (
+        form
+        for secret in secrets
+        if secret.strip()
+        for form in (secret, secret.strip(), *(quote_as(secret) for quote_as in _QUOTED))
+    )
+    return frozenset(forms)
+
+
+def _base64(text: str) -> str:
+    return base64.b64encode(text.encode(errors="replace")).decode()
+
+
+class _Token:
+    """An access token, used until shortly before it expires."""
+
+    def __init__(
+        self,
+        client: Client,
+        http: Http,
+        settings: OAuth2,
+        client_id: str,
+        client_secret: str,
+        now: Callable[[], float],
+    ) -> None:
+        self._client = client
+        self._http = http
+        self._settings = settings
+        self._client_id = client_id
+        self._client_secret = client_secret
+        self._now = now
+        self._lock = threading.Lock()
+        self._token: str | None = None
+        self._ends_at = 0.0
+        self.hidden: frozenset[str] = frozenset()
+
+    def get(self) -> str:
+        """A token that is valid for the next request.
+
+        Raises:
+            AccessError: the server refuses the client's credentials.
+            ConfigurationError, TransientError: the server gives no token.
+        """
+        with self._lock:
+            if self._token is None or self._now() >= self._ends_at:
+                self._token, seconds = self._fetch()
+                self.hidden |= {self._token}
+                self._ends_at = self._now() + max(seconds - _TOKEN_MARGIN_SECONDS, seconds / 2)
+            return self._token
+
+    def forget(self, token: str) -> None:
+        """Drops a token that the API refuses."""
+        with self._lock:
+            if self._token == token:
+                self._token = None
+
+    def _fetch(self) -> tuple[str, float]:
+        # Both forms are in use: RFC 6749, 2.3.1. Servers that take one of them refuse the other with 400 or 401.
+        answer = self._ask({"client_id": self._client_id, "client_secret": self._client_secret}, {})
+        if answer.status in (400, 401):
+            pair = f"{quote_plus(self._client_id)}:{quote_plus(self._client_secret)}"
+            answer = self._ask({}, {"Authorization": f"Basic {_base64(pair)}"})
+        if not answer.ok:
+            raise self._failure(answer)
+        try:
+            document = parsed(answer)
+        except ValueError as reason:
+            raise TransientError(f"{self._http.system} gives no token: {reason}") from None
+        token = document.get("access_token") if isinstance(document, dict) else None
+        if not isinstance(token, str) or not token or not token.isascii() or not token.isprintable() or " " in token:
+            raise ConfigurationError(f"{self._http.system}: the answer has no access_token: is token_url right?")
+        if str(document.get("token_type") or "bearer").lower() != "bearer":
+            raise ConfigurationError(f"{self._http.system} gives a token of another type than Bearer")
+        return token, _seconds(document.get("expires_in"))
+
+    def _ask(self, credentials: Mapping[str, str], headers: Mapping[str, str]) -> Answer:
+        form = {"grant_type": "client_credentials", **credentials}
+        if self._settings.scope:
+            form["scope"] = self._settings.scope
+        return self._http.send(
+            "POST",
+            self._settings.token_url,
+            headers={"Content-Type": "application/x-www-form-urlencoded", "Accept": "application/json", **headers},
+            body=urlencode(form).encode(),
+            what="the request for a token",
+            repeatable=True,
+        )
+
+    def _failure(self, answer: Answer) -> DecommissionError:
+        if answer.status in (400, 401, 403):
+            try:
+                document = parsed(answer)
+                code = document.get("error") if isinstance(document, dict) else None
+            except ValueError:
+                code = None
+            said = f": {excerpt(code, 100)}" if code else ""
+            return AccessError(f"{self._http.system} refuses the client's credentials ({answer.status}){said}")
+        return about("token", self._client._failure(answer, "the request for a token", None))
+
+
+def _seconds(value: Any) -> float:
+    """``expires_in``, which some servers give as a text."""
+    try:
+        seconds = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return _TOKEN_SECONDS
+    return seconds if 0 < seconds < 10**9 else _TOKEN_SECONDS

@@ -1,0 +1,162 @@
+"""All that an HTTP step reads: what the find of each instance shows, on all pages."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl, urlencode, urljoin, urlsplit
+
+from ...errors import ConfigurationError, DecommissionError
+from .expression import ExpressionError, as_text, excerpt, is_true
+from .template import UnfitValueError, variants
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ...instance import Instance
+    from .client import Client
+    from .settings import Find, HttpStepSettings
+    from .template import Request
+
+_MOST_PAGES = 100
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the finds of one instance show: one find for each value that a tag in its template ever had.
+
+    Attributes:
+        items: as the server gave them.
+        errors: why a find failed. What the others found is complete.
+    """
+
+    items: tuple[Any, ...] = ()
+    errors: tuple[DecommissionError, ...] = ()
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What was found, by instance id; no entry for an instance that cannot be asked for."""
+
+    found: Mapping[str, Found] = field(default_factory=dict)
+
+
+def observe(client: Client, settings: HttpStepSettings, instances: Mapping[str, Instance]) -> Snapshot:
+    """Asks for each instance. Requests that are equal are sent once."""
+    requests: dict[str, list[Request]] = {}
+    errors: dict[str, list[DecommissionError]] = {}
+    for instance_id, instance in instances.items():
+        try:
+            requests[instance_id] = _requests(client, settings.find, instance)
+        except DecommissionError as error:
+            requests[instance_id], errors[instance_id] = [], [error]
+    numbers = {
+        request: str(n) for n, request in enumerate(dict.fromkeys(r for some in requests.values() for r in some))
+    }
+    by_number = {number: request for request, number in numbers.items()}
+    answers = client.each(by_number, lambda number: _find(client, settings.find, by_number[number]))
+    found = {}
+    for instance_id, some in requests.items():
+        mine = [answers[numbers[request]] for request in some]
+        failed = [*errors.get(instance_id, ()), *(a for a in mine if isinstance(a, DecommissionError))]
+        items = tuple(item for answer in mine if isinstance(answer, tuple) for item in answer)
+        if some or failed:
+            found[instance_id] = Found(items, tuple(failed))
+    return Snapshot(found)
+
+
+def _requests(client: Client, find: Find, instance: Instance) -> list[Request]:
+    requests = []
+    for variant in variants(instance, find.request.tags):
+        try:
+            requests.append(client.render(find.request, variant))
+        except UnfitValueError:
+            continue  # the plan says so, if it is all of them
+    return list(dict.fromkeys(requests))
+
+
+def _find(client: Client, find: Find, request: Request) -> tuple[Any, ...]:
+    """The items of all pages.
+
+    Raises:
+        DecommissionError: not all of them could be read.
+    """
+    items: list[Any] = []
+    pages: set[str] = set()
+    following: Request | None = request
+    while following is not None:
+        if following.url in pages:
+            raise ConfigurationError(f"{client.system}: find.next leads to a page that was read already")
+        if len(pages) == _MOST_PAGES:
+            raise ConfigurationError(f"{client.system}: find has more than {_MOST_PAGES} pages: let it ask for less")
+        pages.add(following.url)
+        document = client.ask(following, "find", find.error, repeatable=True, json_needed=True).document
+        items += _items(client, find, document)
+        following = _next(client, find, following, document)
+    return tuple(items)
+
+
+def _items(client: Client, find: Find, document: Any) -> list[Any]:
+    try:
+        items = find.items.search(document)
+    except ExpressionError as error:
+        raise ConfigurationError(f"{client.system}: find.items: {error}") from None
+    if not isinstance(items, list):
+        said = client.hide(excerpt(document, 200))
+        raise ConfigurationError(
+            f"{client.system}: find.items ({find.items.text}) is no list in the answer, which does not prove that "
+            f"nothing is there: {said}"
+        )
+    return items
+
+
+def _next(client: Client, find: Find, request: Request, document: Any) -> Request | None:
+    """The request for the next page: the same with another query. None after the last page."""
+    if find.next is None:
+        return None
+    try:
+        value = find.next.search(document)
+    except ExpressionError as error:
+        raise ConfigurationError(f"{client.system}: find.next: {error}") from None
+    if not is_true(value):
+        return None
+    base, _, query = request.url.partition("?")
+    if isinstance(value, dict):
+        chosen = {name: as_text(part) for name, part in value.items()}
+        if not any(is_true(part) for part in value.values()):
+            return None
+        if all(chosen.values()):
+            kept = [(name, part) for name, part in parse_qsl(query, keep_blank_values=True) if name not in chosen]
+            return replace(request, url=f"{base}?{_encoded([*kept, *chosen.items()])}")
+    elif isinstance(value, str) and (following := _same_place(base, request.url, value)) is not None:
+        return replace(request, url=f"{base}?{following}")
+    raise ConfigurationError(
+        f"{client.system}: find.next is {client.hide(excerpt(value))}: it must be a URL of the same scheme, host, "
+        "port and path, or an object of query parameters"
+    )
+
+
+def _encoded(pairs: list[tuple[str, Any]]) -> str:
+    return urlencode(pairs, errors="replace")
+
+
+def _same_place(base: str, url: str, value: str) -> str | None:
+    """The query of the next page's URL; None if that is not one of the same place."""
+    try:
+        following = urlsplit(urljoin(url, value))
+        same = _place(following.geturl()) == _place(base)
+    except ValueError:
+        return None
+    fine = same and following.query.isascii() and following.query.isprintable() and " " not in following.query
+    return following.query if fine and "@" not in following.netloc else None
+
+
+def _place(url: str) -> tuple[str, str, int | None, str]:
+    """Scheme, host, port and path of a URL.
+
+    Raises:
+        ValueError: its port is none.
+    """
+    parts = urlsplit(url)
+    port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+    return parts.scheme, (parts.hostname or "").lower(), port, parts.path or "/"

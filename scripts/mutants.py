@@ -1,0 +1,208 @@
+"""Breaks each guard of the plan functions, one at a time, and runs the tests that must notice. `make mutants`.
+
+A mutant is one change of one expression: a condition that never holds or always does, an operand of `and` or `or` left
+out, `and` for `or`, a comparison turned round, a filter of a comprehension dropped. Each runs in a fork of this process,
+which has imported everything. A mutant that survives is a guard that no test needs, or a change that makes no
+difference; the latter are listed in tests/mutants/equivalent.txt, each with its reason.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import contextlib
+import copy
+import io
+import os
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+ROOT = Path(__file__).resolve().parent.parent
+SOURCE = ROOT / "lambda" / "src"
+EQUIVALENT = ROOT / "tests" / "mutants" / "equivalent.txt"
+SECONDS = 240.0
+
+# Each file with guards, and the tests that must notice when one breaks: the fast ones first.
+SUITES: dict[str, tuple[str, ...]] = {
+    "ec2_decommission/steps/route53/plan.py": ("tests/unit/test_route53_plan.py", "tests/exhaustive/test_route53.py"),
+    "ec2_decommission/steps/route53/names.py": ("tests/unit/test_route53_plan.py", "tests/exhaustive/test_route53.py"),
+    "ec2_decommission/steps/chef/plan.py": ("tests/unit/test_chef_plan.py", "tests/exhaustive/test_chef.py"),
+    "ec2_decommission/steps/consul/plan.py": ("tests/unit/test_consul_plan.py", "tests/exhaustive/test_consul.py"),
+    "ec2_decommission/steps/http/plan.py": ("tests/unit/test_http_plan.py",),
+    "ec2_decommission/live.py": ("tests/unit/test_live.py",),
+    "ec2_decommission/instance_filter.py": ("tests/unit/test_instance_filter.py", "tests/unit/test_handler.py"),
+}
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One change: the file, the line, the expression before and after."""
+
+    file: str
+    line: int
+    before: str
+    after: str
+    tree: ast.Module
+
+    @property
+    def name(self) -> str:
+        return f"{self.file}: {self.before}  ->  {self.after}"
+
+
+def mutants(file: str) -> Iterator[Mutant]:
+    """All mutants of one file."""
+    source = (SOURCE / file).read_text()
+    tree = ast.parse(source)
+    nodes = list(ast.walk(tree))
+    for index, node in enumerate(nodes):
+        for field, after in _changes(node):
+            changed = copy.deepcopy(tree)
+            target = list(ast.walk(changed))[index]
+            before = _expression(node, field)
+            _put(target, field, after)
+            ast.fix_missing_locations(changed)
+            line = getattr(before, "lineno", getattr(node, "lineno", 0))
+            yield Mutant(file, line, ast.unparse(before), ast.unparse(after), changed)
+
+
+def _changes(node: ast.AST) -> Iterator[tuple[str | tuple[str, int], ast.expr]]:
+    """The fields of a node to change, each with what takes their place."""
+    if isinstance(node, ast.If | ast.IfExp | ast.While) and not _is_type_checking(node.test):
+        for value in (True, False):
+            if not isinstance(node.test, ast.Constant):
+                yield "test", ast.Constant(value)
+    if isinstance(node, ast.comprehension):
+        for number, _ in enumerate(node.ifs):
+            yield ("ifs", number), ast.Constant(True)
+    for field, value in ast.iter_fields(node):
+        children = value if isinstance(value, list) else [value]
+        for number, child in enumerate(children):
+            place = (field, number) if isinstance(value, list) else field
+            if isinstance(child, ast.BoolOp):
+                other = ast.And() if isinstance(child.op, ast.Or) else ast.Or()
+                yield place, ast.BoolOp(other, child.values)
+                for left_out, _ in enumerate(child.values):
+                    rest = [v for n, v in enumerate(child.values) if n != left_out]
+                    yield place, rest[0] if len(rest) == 1 else ast.BoolOp(child.op, rest)
+            if isinstance(child, ast.UnaryOp) and isinstance(child.op, ast.Not):
+                yield place, child.operand
+            if isinstance(child, ast.Compare) and len(child.ops) == 1:
+                for swapped in _SWAPPED.get(type(child.ops[0]), ()):
+                    yield place, ast.Compare(child.left, [swapped()], child.comparators)
+
+
+_SWAPPED: dict[type[ast.cmpop], tuple[type[ast.cmpop], ...]] = {
+    ast.Eq: (ast.NotEq,),
+    ast.NotEq: (ast.Eq,),
+    ast.In: (ast.NotIn,),
+    ast.NotIn: (ast.In,),
+    ast.Is: (ast.IsNot,),
+    ast.IsNot: (ast.Is,),
+    ast.Lt: (ast.LtE, ast.Gt),
+    ast.LtE: (ast.Lt, ast.Gt),
+    ast.Gt: (ast.GtE, ast.Lt),
+    ast.GtE: (ast.Gt, ast.Lt),
+}
+
+
+def _is_type_checking(test: ast.expr) -> bool:
+    return isinstance(test, ast.Name) and test.id == "TYPE_CHECKING"
+
+
+def _expression(node: ast.AST, field: str | tuple[str, int]) -> ast.expr:
+    value = getattr(node, field) if isinstance(field, str) else getattr(node, field[0])[field[1]]
+    assert isinstance(value, ast.expr)
+    return value
+
+
+def _put(node: ast.AST, field: str | tuple[str, int], value: ast.expr) -> None:
+    if isinstance(field, str):
+        setattr(node, field, copy.deepcopy(value))
+    else:
+        getattr(node, field[0])[field[1]] = copy.deepcopy(value)
+
+
+def survives(mutant: Mutant, suites: tuple[str, ...]) -> bool:
+    """Whether all tests pass with the mutant. Runs in a fork, which ends with it."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        with contextlib.suppress(BaseException), contextlib.redirect_stdout(io.StringIO()):
+            sys.stderr = io.StringIO()
+            code = _run(mutant, suites)
+        os._exit(code)
+    end = time.monotonic() + SECONDS
+    while time.monotonic() < end:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status) == 0
+        time.sleep(0.02)
+    os.kill(child, 9)
+    os.waitpid(child, 0)
+    return False  # it runs for ever: noticed
+
+
+def _run(mutant: Mutant, suites: tuple[str, ...]) -> int:
+    import pytest  # noqa: PLC0415  # after the fork it is there already
+
+    name = mutant.file.removesuffix(".py").replace("/", ".")
+    module = sys.modules[name]
+    _replace(module, mutant.tree)
+    for suite in suites:
+        options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:randomly", "--no-header"]
+        if pytest.main([*options, str(ROOT / suite)]) != 0:
+            return 1
+    return 0
+
+
+def _replace(module: ModuleType, tree: ast.Module) -> None:
+    """Runs the mutated source in the module, and gives its functions to everybody who imported the old ones."""
+    old = dict(vars(module))
+    exec(compile(tree, str(module.__file__), "exec"), vars(module))  # noqa: S102  # that is what a mutant is
+    for other in list(sys.modules.values()):
+        if not getattr(other, "__name__", "").startswith("ec2_decommission") or other is module:
+            continue
+        for key, value in list(vars(other).items()):
+            if key in old and value is old[key] and callable(value):
+                setattr(other, key, vars(module)[key])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("files", nargs="*", help="only these files, by a part of their path")
+    parser.add_argument("--list", action="store_true", help="list the mutants, run nothing")
+    arguments = parser.parse_args()
+    sys.path[:0] = [str(SOURCE), str(ROOT)]
+    os.chdir(ROOT)
+    os.environ["EXHAUSTIVE"] = "sample"  # of the exhaustive worlds every so-manieth
+    chosen = {f: s for f, s in SUITES.items() if not arguments.files or any(part in f for part in arguments.files)}
+    for file in chosen:
+        __import__(file.removesuffix(".py").replace("/", "."))
+    import hypothesis  # noqa: F401, PLC0415  # imported once, before the forks
+    import pytest  # noqa: F401, PLC0415
+
+    equivalent = {line.split("  #")[0] for line in EQUIVALENT.read_text().splitlines() if line and line[0] != "#"}
+    killed, survived, known = 0, [], 0
+    for file, suites in chosen.items():
+        present = tuple(suite for suite in suites if (ROOT / suite).is_file())
+        for mutant in mutants(file):
+            if arguments.list:
+                print(mutant.name)
+            elif mutant.name in equivalent:
+                known += 1
+            elif survives(mutant, present):
+                survived.append(mutant)
+                print(f"survived: {mutant.file}:{mutant.line}: {mutant.before}  ->  {mutant.after}", flush=True)
+            else:
+                killed += 1
+    if not arguments.list:
+        print(f"{killed + len(survived)} mutants, {killed} killed, {len(survived)} survived; {known} make no difference")
+    return 1 if survived else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,65 @@
+"""HTTP steps as Terraform gives them to the function: from the example, and from the page of recipes."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from testbed.tools import REPOSITORY, terraform_binary
+
+EXAMPLE = REPOSITORY / "examples" / "http-steps"
+PAGE = REPOSITORY / "docs" / "http-steps.md"
+
+
+def of_example(name: str, **variables: str) -> dict[str, Any]:
+    """A step of the example, with these values of its variables."""
+    files = [EXAMPLE / f"{name}.tf", EXAMPLE / "variables.tf"]
+    texts = "\n".join(path.read_text() for path in files)
+    return _step(_evaluated(texts, f"local.{name}", tuple(sorted(variables.items()))))
+
+
+def of_page() -> dict[str, dict[str, Any]]:
+    """Every step on the page, by name."""
+    blocks = re.findall(r"^```hcl\n(http_steps = \{\n.*?^\})\n```$", PAGE.read_text(), flags=re.MULTILINE | re.DOTALL)
+    steps: dict[str, dict[str, Any]] = {}
+    for block in blocks:
+        for name, step in _evaluated(f"locals {{\n{block}\n}}", "local.http_steps", ()).items():
+            assert name not in steps, name
+            steps[name] = _step(step)
+    return steps
+
+
+def _step(step: dict[str, Any]) -> dict[str, Any]:
+    """As the module writes it: of the secrets, their names only."""
+    return {**step, "secrets": sorted(step.get("secrets", {}))}
+
+
+@lru_cache
+def _evaluated(text: str, expression: str, variables: tuple[tuple[str, str], ...]) -> Any:
+    folder = Path(tempfile.mkdtemp(prefix="recipe-"))
+    try:
+        (folder / "main.tf").write_text(text)
+        options = [f"-var={name}={value}" for name, value in variables]
+        answer = subprocess.run(
+            [terraform_binary(), "console", *options],
+            cwd=folder,
+            input=f"base64encode(jsonencode({expression}))",
+            env={**os.environ, "CHECKPOINT_DISABLE": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+    finally:
+        shutil.rmtree(folder)
+    if answer.returncode != 0:
+        raise RuntimeError(answer.stderr)
+    return json.loads(base64.b64decode(answer.stdout.strip().strip('"')))
