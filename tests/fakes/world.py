@@ -213,14 +213,16 @@ class World:
         if chef:
 
             def chef_step(_: Circumstances) -> Step:
-                step: Step = import_module("ec2_decommission.steps.chef").ChefStep(chef, self.chef)
+                make = import_module("ec2_decommission.steps.chef").ChefStep
+                step: Step = make(chef, self.chef, audit=self.audit is not None)
                 return step
 
             steps.append(StepFactory("chef", chef_step))
         if consul:
 
             def consul_step(_: Circumstances) -> Step:
-                step: Step = import_module("ec2_decommission.steps.consul").ConsulStep(consul, self.consul)
+                make = import_module("ec2_decommission.steps.consul").ConsulStep
+                step: Step = make(consul, self.consul, audit=self.audit is not None)
                 return step
 
             steps.append(StepFactory("consul", consul_step))

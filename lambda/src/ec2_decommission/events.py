@@ -237,14 +237,16 @@ def _operator_call(payload: dict[str, Any], served: Served) -> Request:
 def _only(value: Any) -> frozenset[Approved]:
     """The approved actions. An empty list approves nothing; what is not of this form is refused as a whole."""
     keys = {"step", "action", "target"}
-    entries = value if isinstance(value, list) else [None]
-    for entry in entries:
-        if not isinstance(entry, dict) or set(entry) != keys or not all(_text(part) for part in entry.values()):
+    approved: set[Approved] = set()
+    for entry in value if isinstance(value, list) else [value]:
+        whole = isinstance(value, list) and isinstance(entry, dict) and set(entry) == keys
+        if not whole or not all(_text(part) for part in entry.values()):
             raise MalformedEvent(
                 'only: expected a list of {"step": "...", "action": "...", "target": "..."} as a report has them, '
-                f"found {_shown(value if entry is None else entry)}"
+                f"found {_shown(entry)}"
             )
-    return frozenset(Approved(**entry) for entry in entries)
+        approved.add(Approved(**entry))
+    return frozenset(approved)
 
 
 def _restore(payload: dict[str, Any], served: Served) -> Request:

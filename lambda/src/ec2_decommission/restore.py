@@ -232,8 +232,10 @@ def _record_set(zones: Zones, parts: Sequence[tuple[Gone, RecordSet]], findings:
     if not lost:
         return
     in_the_way = [other for other in here if _excludes(other, record)]
-    if in_the_way or (there and not _is_rest_of(there, record)):
-        now = "; ".join(f"{r.type} {', '.join(r.values) or 'alias'}" for r in in_the_way or [there] if r)
+    if there and not _is_rest_of(there, record):
+        in_the_way.append(there)
+    if in_the_way:
+        now = "; ".join(f"{r.type} {', '.join(r.values) or 'alias'}" for r in in_the_way)
         findings.stays(newest.kept.target, f"{record.name} has {now} now, which is not overwritten")
         return
     whole = lost | (set(there.values) if there else set())
