@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ...clients.chef import ChefClient, ChefNode
@@ -56,7 +57,7 @@ class Snapshot:
     @cached_property
     def _nodes_by_id(self) -> Mapping[str, Sequence[ChefNode]]:
         found = defaultdict(list)
-        for _, node in sorted(self.nodes.items()):
+        for _, node in sorted(self.nodes.items(), key=itemgetter(0)):
             if isinstance(node, ChefNode) and node.instance_id:
                 found[node.instance_id].append(node)
         return found
@@ -72,7 +73,7 @@ class Snapshot:
 
 def _by_label(things: Mapping[str, T]) -> Mapping[str, Sequence[tuple[str, T]]]:
     found = defaultdict(list)
-    for name, thing in sorted(things.items(), key=lambda item: item[0]):
+    for name, thing in sorted(things.items(), key=itemgetter(0)):
         found[short(name)].append((name, thing))
     return found
 
