@@ -246,8 +246,9 @@ def test_what_goes_while_it_is_read_is_not_there() -> None:
     server.put_client("web-1")
 
     def fault(operation: str, name: str) -> None:
-        if operation.startswith("read") and name:
+        if operation == "read nodes" and name:
             server.node_objects.clear()
+        if operation == "read clients" and name:
             server.client_names.clear()
 
     server.fault = fault
