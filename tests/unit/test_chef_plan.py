@@ -877,4 +877,8 @@ def test_of_several_nodes_only_a_known_name_is_the_client_s(
 
 
 def test_a_node_that_is_not_proven_says_nothing() -> None:
-    assert facts(node(region="us-west-2"), bare(), node("web-2", B)) == {}
+    other = node(region="us-west-2", private_ips=("10.9.9.9",))
+    assert facts(other, bare(), node("web-2", B)) == {}
+    proven = node("web-3", vpc_id=None), node("web-4", vpc_id="vpc-1")
+    found = facts(other, *proven, settings=chef(None))
+    assert found == {"source": "chef", "vpc_id": "vpc-1", "known_as": {"chef": {"node": ("web-3", "web-4")}}}
