@@ -18,6 +18,7 @@ from ec2_decommission.live import Live
 from ec2_decommission.place import Place
 from ec2_decommission.steps.base import Batch
 from ec2_decommission.steps.http.client import Client
+from ec2_decommission.steps.http.observe import _same_place
 from tests.fakes.ec2 import FakeEc2
 from tests.fakes.http import Answer, Request, closed_port, serving
 from tests.fakes.http_step import ALIVE, DEAD, Deployment, FakeApi, document, read
@@ -671,6 +672,7 @@ def test_a_page_by_parameters_keeps_the_others_and_replaces_its_own() -> None:
         "javascript:alert(1)",
         "/items?p=t w\no",
         "/items?p=ä",
+        "/items?p=\x7f",
         "two",
         5,
         True,
@@ -689,6 +691,22 @@ def test_a_page_elsewhere_is_refused(following: Any) -> None:
         assert (report.status, report.error_kind, report.actions) == ("failed", "configuration", ())
         assert "it must be a URL of the same scheme, host, port and path" in str(report.reason)
         assert (seen.lines, strange.lines) == (["GET /items"], [])
+
+
+@pytest.mark.parametrize(
+    ("base", "following", "query"),
+    [
+        ("https://x/items", "https://x:443/items?p=2", "p=2"),
+        ("https://x:443/items", "https://X/items?p=2", "p=2"),
+        ("http://x/items", "http://x:80/items?p=2", "p=2"),
+        ("http://x/items", "https://x/items?p=2", None),
+        ("https://x/items", "https://x:80/items?p=2", None),
+        ("https://x", "https://x/?p=2", "p=2"),
+        ("https://x/items", "https://x/items", ""),
+    ],
+)
+def test_the_place_of_a_page(base: str, following: str, query: str | None) -> None:
+    assert _same_place(base, f"{base}?p=1", following) == query
 
 
 @pytest.mark.parametrize("following", [None, False, "", [], {}, {"p": None}, {"p": ""}])
