@@ -129,11 +129,11 @@ class Icinga(Part):
         """The names of all hosts."""
         return sorted(host["name"] for host in self.api("GET", "/v1/objects/hosts")["results"])
 
-    def api(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
-        """One request as the user ``admin``; gives the parsed answer."""
+    def api(self, method: str, path: str, body: Mapping[str, Any] | None = None, *, user: str = "admin") -> Any:
+        """One request; gives the parsed answer. Raises IcingaApiError for any status other than 200."""
         context = ssl.create_default_context(cafile=self.ca)
         context.verify_flags &= ~ssl.VERIFY_X509_STRICT
-        credentials = base64.b64encode(f"admin:{self.passwords['admin']}".encode()).decode()
+        credentials = base64.b64encode(f"{user}:{self.passwords[user]}".encode()).decode()
         headers = {"Accept": "application/json", "Authorization": f"Basic {credentials}"}
         connection = http.client.HTTPSConnection(_NAME, self._port, timeout=_TIMEOUT_SECONDS, context=context)
         with contextlib.closing(connection):

@@ -27,7 +27,7 @@ layer (kind "bundle"). The specification is a JSON object, in the environment va
 holds references to secrets (Vault mount, path, field), never a secret.
 Vault is reached with the settings in it, else with VAULT_ADDR, VAULT_NAMESPACE, VAULT_CACERT and a login from
 the environment; KMS with the AWS credentials of the environment. The build's own Python environment (made once,
-20 to 60 MB) is kept beside the output, or in the directory that BUILD_CACHE names."""
+20 to 80 MB) is kept beside the output, or in the directory that BUILD_CACHE names."""
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -18,7 +18,8 @@ from home import expanded
 KINDS = ("package", "bundle")
 RUNTIMES = ("python3.11", "python3.12", "python3.13", "python3.14")
 ARCHITECTURES = ("arm64", "x86_64")
-FEATURES = ("route53", "chef", "consul", "http")
+STEPS = ("route53", "chef", "consul")  # the module's own
+FEATURES = (*STEPS, "http")  # "http" is for all HTTP steps together
 AUTH_METHODS = ("token", "approle", "jwt", "aws")
 SECRETS = ("chef_client_key", "consul_token", "consul_client_certificate", "consul_client_key")
 
@@ -377,10 +378,10 @@ def _custom_steps(top: _Object, *, code: bool) -> tuple[tuple[CustomStep, ...], 
     steps: list[CustomStep] = []
     secrets: list[Reference] = []
     for name, item in sorted(top.objects("custom_steps").items()):
-        if not _IDENTIFIER.fullmatch(name) or name in FEATURES:
+        if not _IDENTIFIER.fullmatch(name) or name in STEPS:
             top.wrong(
                 f"custom_steps.{name}",
-                f"must be named in lower-case letters, digits and _, and not {', '.join(FEATURES)}",
+                f"must be named in lower-case letters, digits and _, and not {', '.join(STEPS)}",
             )
         source = item.text("source_dir") if code else item.value("source_dir")
         requirements = item.optional_path("requirements_file")

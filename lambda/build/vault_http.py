@@ -139,7 +139,7 @@ def _trust(context: ssl.SSLContext, path: Path, source: str) -> None:
     if not path.exists():
         raise VaultError(f"{what} does not exist.")
     found = False
-    for file in sorted(path.iterdir()) if path.is_dir() else [path]:
+    for file in sorted(inner for inner in path.iterdir() if inner.is_file()) if path.is_dir() else [path]:
         try:
             context.load_verify_locations(file)
             found = True

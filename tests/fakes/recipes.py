@@ -26,9 +26,10 @@ def of_example(name: str, **variables: str) -> dict[str, Any]:
     return _step(_evaluated(texts, f"local.{name}", tuple(sorted(variables.items()))))
 
 
-def of_page() -> dict[str, dict[str, Any]]:
-    """Every step on the page, by name."""
-    blocks = re.findall(r"^```hcl\n(http_steps = \{\n.*?^\})\n```$", PAGE.read_text(), flags=re.MULTILINE | re.DOTALL)
+def of_page(text: str | None = None) -> dict[str, dict[str, Any]]:
+    """Every recipe on the page, by name."""
+    page = PAGE.read_text() if text is None else text
+    blocks = re.findall(r"^```hcl\n(http_steps = \{\n.*?^\})\n```$", page, flags=re.MULTILINE | re.DOTALL)
     steps: dict[str, dict[str, Any]] = {}
     for block in blocks:
         for name, step in _evaluated(f"locals {{\n{block}\n}}", "local.http_steps", ()).items():

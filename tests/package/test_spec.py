@@ -183,7 +183,6 @@ def auth(**more: Any) -> dict[str, Any]:
         ({"kms": KMS | {"key_arn": "alias/x"}}, '"kms.key_arn" must be the ARN of a KMS key or alias'),
         ({"kms": KMS | {"encryption_context": {}}}, '"kms.encryption_context" must be an object of strings'),
         ({"custom_steps": {"chef": {"source_dir": "x"}}}, '"custom_steps.chef" must be named in lower-case'),
-        ({"custom_steps": {"http": {"source_dir": "x"}}}, '"custom_steps.http" must be named in lower-case'),
         ({"custom_steps": {"tidy": {}}}, '"custom_steps.tidy.source_dir" is missing'),
         (
             {"custom_steps": {"tidy": {"source_dir": "x", "secrets": {"A": REFERENCE}}}},

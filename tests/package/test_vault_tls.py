@@ -30,6 +30,7 @@ class Tls:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        (directory / "..data").mkdir()  # as in a volume of Kubernetes
         self.authority = Authority(directory)
         self.old = Authority(directory, "old", key_identifiers=False)
         self.client: Identity = self.authority.issue("client")

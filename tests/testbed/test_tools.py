@@ -105,12 +105,37 @@ def test_two_at_once_install_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     assert installed == ["bullseye"]
 
 
+@pytest.mark.usefixtures("bare_machine")
+def test_packages_that_are_missing_are_told_with_a_way_to_get_them() -> None:
+    with pytest.raises(ToolMissing, match=r"thing is not on this machine.*apt-get install a b"):
+        tools._tree("thing", ["a", "b"], "no/such/file")
+
+
+@pytest.mark.usefixtures("bare_machine")
+def test_unpacked_packages_are_used_with_their_own_libraries() -> None:
+    root = tools.CACHE / "debian" / "thing"
+    for name in ("usr/sbin/thing-daemon", "usr/lib/x86_64-linux-gnu/libthing.so.1", "usr/lib/thing/plugin.so"):
+        (root / name).parent.mkdir(parents=True)
+        (root / name).touch()
+    tree = tools._tree("thing", ["a"], "usr/sbin/thing-*")
+    assert tree.find("usr/sbin/*") == [root / "usr/sbin/thing-daemon"]
+    assert tree.environment == {"LD_LIBRARY_PATH": str(root / "usr/lib/x86_64-linux-gnu")}
+
+
+@pytest.mark.usefixtures("bare_machine")
+def test_what_the_machine_has_comes_first_and_needs_nothing() -> None:
+    tree = tools._tree("thing", ["a"], "etc/host*")
+    assert (tree.root, tree.environment) == (Path("/"), {})
+
+
 @pytest.mark.servers
 @pytest.mark.skipif(shutil.which("apt-get") is None, reason="not a Debian machine")
 def test_failed_installation_says_what_apt_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(tools, "CACHE", tmp_path)
     with pytest.raises(ToolMissing, match=r"could not be installed \(apt-get: .*\)\. Do something"):
         tools._find("no-such-program-at-all", suite="bullseye", advice="Do something.")
+    with pytest.raises(ToolMissing, match=r"could not be installed \(apt-get: .*\)"):
+        tools._tree("thing", ["no-such-package-at-all"], "no/such/file")
     assert not list((tmp_path / "debian").iterdir())
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ec2_decommission.clients.chef import ChefNode
+from ec2_decommission.clients.chef import ChefClient, ChefNode
 from ec2_decommission.clients.ec2 import Description
 from ec2_decommission.config import ChefSettings
 from ec2_decommission.deadline import Deadline
@@ -19,6 +19,7 @@ from ec2_decommission.live import FRESH_SECONDS, Live
 from ec2_decommission.place import Place
 from ec2_decommission.steps.base import Batch, Finding, Left, Outcome, Removal
 from ec2_decommission.steps.chef import ChefStep
+from ec2_decommission.steps.chef.observe import Snapshot, observe
 from ec2_decommission.templates import Template
 from tests.fakes.chef import FakeChefServer
 
@@ -196,6 +197,79 @@ def test_a_stranger_s_node_that_the_index_has_not_taken_in_yet_protects_its_clie
     run = Run(server, named()).apply()
     assert run.removed() == ["node web-1"]
     assert server.client_names == {"web-1"}
+
+
+# What is read
+
+
+def read(server: FakeChefServer, *instances: Instance, settings: ChefSettings = BY_NAME) -> Snapshot:
+    return observe(server, settings, {i.instance_id: i for i in instances}, with_keys=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("web-1", {"web-1", "WEB-1", "web-1.a", "Web-1.b"}),
+        ("WEB-1", {"web-1", "WEB-1", "web-1.a", "Web-1.b"}),
+        ("web-1.A", {"web-1", "WEB-1", "web-1.a"}),
+        ("Web-1.b", {"web-1", "WEB-1", "Web-1.b"}),
+        ("web", set()),
+        ("c", set()),
+        ("../nodes", set()),
+    ],
+)
+def test_what_is_read_besides_the_nodes_with_the_id(name: str, found: set[str]) -> None:
+    server = FakeChefServer()
+    for other in ("web-1", "WEB-1", "web-1.a", "Web-1.b", "web-10", "db.web-1", "a", "b.c"):
+        server.put_node(other)
+        server.put_client(other)
+    snapshot = read(server, named(name=name))
+    assert snapshot.nodes.keys() == snapshot.clients.keys() == found
+    by_node = read(server, named(name=None, known_as={"chef": {"node": (name,)}}), settings=BY_ID)
+    by_client = read(server, named(name=None, known_as={"chef": {"client": (name,)}}), settings=BY_ID)
+    assert by_node == by_client == snapshot
+    server.put_node(name, A)
+    assert read(server, named(name=None)).nodes.keys() == found | {name}
+
+
+def test_what_the_index_shows_is_not_read_one_by_one() -> None:
+    server = world("web-1")
+    server.put_node("web-1.example.com")
+    read(server, named())
+    assert server.calls == {"search nodes": 2, "read nodes": 1, "read clients": 1, "search clients": 1}
+
+
+def test_what_goes_while_it_is_read_is_not_there() -> None:
+    server = FakeChefServer()
+    server.lagging = True
+    server.put_node("web-1")
+    server.put_client("web-1")
+
+    def fault(operation: str, name: str) -> None:
+        if operation == "read nodes" and name:
+            server.node_objects.clear()
+        if operation == "read clients" and name:
+            server.client_names.clear()
+
+    server.fault = fault
+    assert read(server, named()) == Snapshot()
+
+
+def test_clients_are_read_one_by_one_if_the_search_does_not_show_all_that_are_privileged() -> None:
+    server = world("web-1")
+    server.put_client("boss", admin=True)
+    server.unreadable = {"boss"}
+    assert read(server, named()).clients == {"web-1": ChefClient("web-1")}
+    assert server.calls["read clients"] == 2
+
+
+def test_a_client_that_no_node_with_the_id_protects_is_read_itself() -> None:
+    """The index may not know yet what it is."""
+    server = world("web-1")
+    server.lagging = True
+    server.put_node("web-1", B)
+    server.put_client("web-1", validator=True)
+    assert read(server, named()).clients == {"web-1": ChefClient("web-1", validator=True)}
 
 
 # What changes between the plan and the deletion
@@ -483,6 +557,22 @@ def test_the_audit_gets_the_whole_node() -> None:
     assert run.removed() == BOTH
 
 
+def test_the_audit_reads_the_nodes_that_go_and_no_other() -> None:
+    server = world("web-1.example.com", "web-1")
+    server.client_names.discard("web-1.example.com")
+    server.delete_nodes(["web-1"])
+    asked: list[str] = []
+    node_documents = server.node_documents
+
+    def listen(names: Iterable[str]) -> Any:
+        asked.extend(names := list(names))
+        return node_documents(names)
+
+    server.node_documents = listen  # type: ignore[method-assign]
+    assert Run(server, named(), audit=True).apply().removed() == ["client web-1", "node web-1.example.com"]
+    assert asked == ["web-1.example.com"] * 2
+
+
 def test_what_changed_since_the_plan_is_kept_again() -> None:
     server = world("web-1")
     run = Run(server, named(), audit=True)
@@ -588,7 +678,7 @@ def test_calls_for_many(count: int, most: float) -> None:
 NAMES = ("web-1", "WEB-1", "web-1.example.com", "web-2")
 
 
-@settings(max_examples=200)
+@settings(max_examples=60)
 @given(st.data())
 def test_a_dry_run_lists_what_a_real_run_removes(data: st.DataObject) -> None:
     server = FakeChefServer()

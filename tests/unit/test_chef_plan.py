@@ -242,10 +242,6 @@ GOES: dict[str, tuple[World, list[str]]] = {
         World(nodes=[node(FQDN), bare("web-1.example.net")], clients=[client(FQDN)]),
         [f"client {FQDN}", f"node {FQDN}"],
     ),
-    "a stranger's client has the same first label in another domain": (
-        World([instance(name=FQDN)], [node(FQDN)], [client("web-1.example.net")]),
-        [f"node {FQDN}"],
-    ),
     "a stranger's node under the FQDN has a client of its own": (
         World(nodes=[node(), node(FQDN, B)], clients=[client(), client(FQDN)]),
         BOTH,
@@ -275,6 +271,12 @@ def test_what_goes(world: World, expected: list[str]) -> None:
 # What stays: the things that go all the same, and a part of the reason for each that stays.
 STAYS: dict[str, tuple[World, list[str], dict[str, str]]] = {
     "nothing is there": (World(), [], {}),
+    "a stranger's client has the same first label in another domain": (
+        World([instance(name=FQDN)], [node(FQDN)], [client("web-1.example.net")]),
+        [f"node {FQDN}"],
+        {},
+    ),
+    "a stranger's client has the instance's name as its first label": (World(clients=[client(FQDN)]), [], {}),
     # A node by id
     "case 4: a node in another region": (
         World(nodes=[node(region="us-west-2", ohai_time=MINUTE_AGO)], clients=[client()]),
@@ -575,6 +577,7 @@ def test_what_stays(world: World, expected: list[str], reasons: dict[str, str]) 
                 "chef.node_name gives this name, the node has no ec2 data, and no living instance has the name",
             ],
         ),
+        (World(clients=[client("WEB-1")]), ["chef.node_name gives this name"]),
         (
             World([instance(known_as=known_as(client=["old"]))], clients=[client("old")]),
             ["an earlier node of the instance had this name"],
@@ -874,4 +877,8 @@ def test_of_several_nodes_only_a_known_name_is_the_client_s(
 
 
 def test_a_node_that_is_not_proven_says_nothing() -> None:
-    assert facts(node(region="us-west-2"), bare(), node("web-2", B)) == {}
+    other = node(region="us-west-2", private_ips=("10.9.9.9",))
+    assert facts(other, bare(), node("web-2", B)) == {}
+    proven = node("web-3", vpc_id=None), node("web-4", vpc_id="vpc-1")
+    found = facts(other, *proven, settings=chef(None))
+    assert found == {"source": "chef", "vpc_id": "vpc-1", "known_as": {"chef": {"node": ("web-3", "web-4")}}}

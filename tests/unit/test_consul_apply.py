@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
 
+from ec2_decommission.clients.consul import Member
 from ec2_decommission.config import ConsulSettings
 from ec2_decommission.deadline import Deadline
 from ec2_decommission.errors import AccessError, ConfigurationError, PermanentError, TransientError
@@ -119,7 +120,7 @@ def lock(consul: FakeConsulCatalog, node: str = "web-1", key: str = "locks/a", *
 def test_facts_come_from_nodes_that_are_the_instances_by_id(consul: FakeConsulCatalog) -> None:
     consul.add_agent("web-1", "10.0.0.5", {"instance_id": A}, wan="54.0.0.1")
     consul.add_agent("web-1b", "54.1.2.3", {"instance_id": A})
-    consul.register_node("web-1c", "2001:db8::5", {"instance_id": A}, tagged_addresses={"lan": "127.0.0.1"})
+    consul.register_node("web-1c", "2a05:d018::5", {"instance_id": A}, tagged_addresses={"lan": "127.0.0.1"})
     consul.add_agent("web-2", "10.0.0.6")
     consul.add_agent("web-3", "10.0.0.7", {"instance_id": B, "region": "eu-west-9"})
     facts = Run(consul, instance(A, ""), instance(B, "")).facts
@@ -127,7 +128,7 @@ def test_facts_come_from_nodes_that_are_the_instances_by_id(consul: FakeConsulCa
     assert (facts[A].private_ips, facts[A].public_ips, facts[A].ipv6_addresses) == (
         ("10.0.0.5",),
         ("54.1.2.3",),
-        ("2001:db8::5",),
+        ("2a05:d018::5",),
     )
     assert facts[A].known_as == {"consul": {"node": ("dc1/web-1", "dc1/web-1b", "dc1/web-1c")}}
 
@@ -726,6 +727,40 @@ def test_an_agent_that_cannot_be_forced_out_is_told(consul: FakeConsulCatalog, f
     assert run.errors() == "node web-1 10.0.0.5 (dc1): 503"
 
 
+# What is read
+
+
+def test_without_sessions_nothing_more_is_read(consul: FakeConsulCatalog) -> None:
+    dead(consul, instance_id=A)
+    assert Run(consul, instance(A)).findings[A] == Finding()
+    assert consul.calls == {"authorize": 2, "nodes": 1, "sessions": 1}
+
+
+@pytest.mark.parametrize(("locked", "prefixes"), [(True, ("locks/",)), (False, ())])
+def test_keys_are_read_only_if_a_node_has_a_session(
+    consul: FakeConsulCatalog, monkeypatch: pytest.MonkeyPatch, locked: bool, prefixes: tuple[str, ...]
+) -> None:
+    dead(consul, instance_id=A)
+    if locked:
+        lock(consul)
+    read, asked = consul.read, []
+
+    def spy(datacenter: str, names: Sequence[str], wanted: Sequence[str]) -> Any:
+        asked.append(wanted)
+        return read(datacenter, names, wanted)
+
+    monkeypatch.setattr(consul, "read", spy)
+    Run(consul, instance(A), settings=NODES, dry=True)
+    assert asked == [prefixes]
+
+
+def test_a_member_without_an_id_is_nobodys_agent(consul: FakeConsulCatalog, monkeypatch: pytest.MonkeyPatch) -> None:
+    consul.register_node("web-1", "10.0.0.5", {"instance_id": A})
+    members = (*consul.members(), Member("old-agent", "", alive=True, failed=False))
+    monkeypatch.setattr(consul, "members", lambda: members)
+    assert Run(consul, instance(A), settings=NODES).removed() == [("deregister", "web-1")]
+
+
 # The audit
 
 
@@ -743,10 +778,29 @@ def test_with_an_audit_nodes_are_read_with_services_and_checks(consul: FakeConsu
     assert run.removed() == [("deregister", "web-1")]
 
 
-def test_without_an_audit_services_are_not_read(consul: FakeConsulCatalog) -> None:
+@pytest.mark.parametrize(("settings", "audit"), [(NODES, False), (LOCKS, True)])
+def test_services_are_read_for_a_node_that_goes_into_the_audit_only(
+    consul: FakeConsulCatalog, settings: ConsulSettings, audit: bool
+) -> None:
     dead(consul, instance_id=A)
-    Run(consul, instance(A), settings=NODES)
+    lock(consul)
+    Run(consul, instance(A), settings=settings, audit=audit)
     assert (consul.calls["node"], consul.calls["node checks"]) == (0, 0)
+
+
+def test_a_node_that_goes_while_it_is_read_for_the_audit_is_a_success(consul: FakeConsulCatalog) -> None:
+    dead(consul, instance_id=A)
+
+    def go(operation: str, _: str) -> None:
+        if operation == "node":
+            consul._drop(consul._world["dc1"], "web-1")
+
+    consul.fault = go
+    run = Run(consul, instance(A), settings=NODES, audit=True)
+    [removal] = run.findings[A].removals
+    assert removal.object is not None
+    assert removal.object["node"]["Node"]["Node"] == "web-1"
+    assert run.outcomes[A] == Outcome()
 
 
 def test_a_token_that_cannot_see_services_deregisters_no_node_with_an_audit(consul: FakeConsulCatalog) -> None:

@@ -167,6 +167,7 @@ def test_credentials() -> None:
     assert (found.token_url, found.client_id.text, found.scope) == ("https://login/token", "me", None)
 
 
+NOT_STATUSES: list[Any] = [[200], [399], [500], ["404"], [404.0], [True], 404, {}]
 NOT_A_URL = (
     "rest.url: expected a URL that begins with http:// or https:// and names a host, without user, query, fragment, "
     "placeholder or space"
@@ -261,7 +262,7 @@ NOT_A_URL = (
         ({"headers": {"X": "{secret:a}"}}, "rest.find.headers.X: unknown placeholder {secret:a}"),
         *(
             ({"remove": {"gone": gone}}, "rest.remove.gone: expected a list of HTTP statuses from 400 to 499")
-            for gone in ([200], [399], [500], ["404"], [404.0], [True], 404, {})
+            for gone in NOT_STATUSES
         ),
         ({"remove": {"error": "["}}, "rest.remove.error: '[' is not a JMESPath expression"),
         ({"keep": ["a", "["]}, "rest.keep: '[' is not a JMESPath expression"),

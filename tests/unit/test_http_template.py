@@ -9,7 +9,7 @@ import pytest
 
 from ec2_decommission.errors import ConfigurationError
 from ec2_decommission.instance import Instance
-from ec2_decommission.steps.http.expression import Expression, ExpressionError, as_text, excerpt, is_true
+from ec2_decommission.steps.http.expression import Expression, ExpressionError, as_text, cut, is_true, one_line
 from ec2_decommission.steps.http.template import (
     Allowed,
     Request,
@@ -34,14 +34,15 @@ WEB = Instance(
 
 def rendered(value: str, **places: Any) -> Request:
     """A request with {tag:v} in one place, for an instance whose tag has that value."""
-    texts = {
-        "path": parse(places.get("path", "/x"), IN_REMOVE),
-        "query": {k: parse(v, IN_REMOVE) for k, v in places.get("query", {}).items()},
-        "headers": {k: parse(v, IN_REMOVE) for k, v in places.get("headers", {}).items()},
-        "body": parse_body(places["body"], IN_REMOVE) if "body" in places else None,
-    }
+    template = RequestTemplate(
+        "GET",
+        "https://api.example.com/v1",
+        parse(places.get("path", "/x"), IN_REMOVE),
+        {k: parse(v, IN_REMOVE) for k, v in places.get("query", {}).items()},
+        {k: parse(v, IN_REMOVE) for k, v in places.get("headers", {}).items()},
+        parse_body(places["body"], IN_REMOVE) if "body" in places else None,
+    )
     item = {"name": value, "n": 5}
-    template = RequestTemplate("GET", "https://api.example.com/v1", **texts)
     return template.render(Values(Instance("i-1", tags={"v": value}), {"token": "s3cret"}, item, value))
 
 
@@ -95,7 +96,7 @@ def test_a_value_in_a_body_stays_inside_its_string(value: str) -> None:
 
 @pytest.mark.parametrize("value", ["a\r\nX-Evil: 1", "a\nb", "\x00", "ä", "\x7f", "\t"])
 def test_a_header_takes_printable_ascii_only(value: str) -> None:
-    with pytest.raises(UnfitValueError, match=r"the value of \{tag:v\} .* cannot stand in a header"):
+    with pytest.raises(UnfitValueError, match=r"the value of \{tag:v\} cannot stand in a header, .*: "):
         rendered(value, headers={"X-A": "{tag:v}"})
 
 
@@ -113,8 +114,8 @@ def test_a_secret_is_never_in_the_error() -> None:
     template = RequestTemplate("GET", "https://x", parse("/", IN_FIND), headers={"X": text})
     with pytest.raises(UnfitValueError) as error:
         template.render(Values(WEB, {"token": "sec\nret"}))
-    assert str(error.value) == (
-        "the value of {secret:token} cannot stand in a header: it may have printable ASCII characters only"
+    assert (
+        str(error.value) == "the value of {secret:token} cannot stand in a header, which takes printable ASCII only"
     )
 
 
@@ -212,10 +213,12 @@ def test_an_expression_that_cannot_be_evaluated(text: str) -> None:
         Expression(text).search({"a": 5, "l": ["x", {"a": []}, None]})
 
 
-def test_an_excerpt_is_short_and_on_one_line() -> None:
-    assert excerpt({"a": "ä\n"}) == '{"a": "\\u00e4\\n"}'
-    assert excerpt("a\n b\x00c") == "a b c"
-    assert excerpt("x" * 81) == "x" * 79 + "…"
+def test_a_value_in_a_message_is_on_one_line_and_short() -> None:
+    assert one_line({"a": "ä\n"}) == '{"a": "\\u00e4\\n"}'
+    assert one_line("a\n b\x00c") == "a b c"
+    assert one_line("x" * 20_000) == "x" * 10_000
+    assert cut("x" * 80, 80) == "x" * 80
+    assert cut("x" * 81, 80) == "x" * 79 + "…"
 
 
 @pytest.mark.parametrize(

@@ -108,7 +108,9 @@ class Scene:
         """What is left of one instance with the reasons. Nothing goes, and nothing fails."""
         finding = self.plan()[instance_id]
         assert (finding.removals, finding.errors) == ((), ())
-        return {left.target: left.reason for left in finding.left}
+        left = {item.target: item.reason for item in finding.left}
+        assert len(left) == len(finding.left)
+        return left
 
     def fails(self, instance_id: str = DEAD) -> list[str]:
         """The errors of one instance. Nothing goes."""
@@ -276,6 +278,7 @@ def test_from_a_set_of_several_only_the_instances_value_goes() -> None:
     scene.dead()
     scene.put("www.example.internal", "A", "10.0.0.4", "10.0.0.5", "10.0.0.6")
     assert list(scene.goes()) == ["A www.example.internal. 10.0.0.5"]
+    assert scene.plan()[DEAD].left == ()
 
 
 def test_each_own_value_is_judged_by_itself() -> None:
@@ -486,6 +489,7 @@ def test_chains_of_cnames_go_together() -> None:
     assert [target.split()[1] for target in scene.goes()] == ["web-1.example.internal.", "www.example.internal."]
     scene.put("10-0-0-5.example.internal", "A", "10.0.0.5")
     assert len(scene.goes()) == 3
+    assert scene.plan()[DEAD].left == ()
     scene.lives("10.0.0.5")
     assert len(scene.stays()) == 3
 
@@ -986,6 +990,7 @@ def test_the_question_names_what_the_plan_needs_and_no_more() -> None:
     ("target", "names"),
     [
         ("lb.example.com", set()),
+        ("web-2.example.internal", set()),
         (f"{DEAD}.example.internal", set()),  # a living instance cannot have this name
         ("10-0-0-5.example.internal", {"10-0-0-5.example.internal"}),
     ],

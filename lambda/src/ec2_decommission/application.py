@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -249,8 +249,10 @@ def _sweep(
     systems: _Systems,
 ) -> Callable[[Place], Sweep] | None:
     settings = config.sweep
-    if settings is None or queue is None or inventory is None:
+    if settings is None or config.queue is None or queue is None or inventory is None:
         return None
+
+    visibility_timeout = timedelta(seconds=config.queue.visibility_timeout_seconds)
 
     def make(place: Place) -> Sweep:
         from .orphans import Orphans, Scope, sources  # noqa: PLC0415  # not needed by an event
@@ -260,7 +262,9 @@ def _sweep(
         datacenters = config.consul.datacenters if config.consul else ()
         found = sources(settings.adopt, scope, systems.chef, systems.consul, datacenters)
         orphans = Orphans(found, ec2[place], inventory) if found else None
-        return Sweep(settings, place, ec2[place], inventory, queue, config.instance_filter, orphans)
+        return Sweep(
+            settings, place, ec2[place], inventory, queue, config.instance_filter, orphans, visibility_timeout
+        )
 
     return make
 

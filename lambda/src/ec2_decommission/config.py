@@ -140,9 +140,14 @@ class SweepSettings:
 
 @dataclass(frozen=True)
 class QueueSettings:
-    """Delivery: the queue, and how long a failed message waits (seconds, doubled with each receive)."""
+    """Delivery: the queue, and how long a failed message waits (seconds, doubled with each receive).
+
+    Attributes:
+        visibility_timeout_seconds: after which SQS gives a message to another invocation.
+    """
 
     url: str
+    visibility_timeout_seconds: int = 900
     max_receive_count: int = 30
     retry_delay_seconds: int = 60
     max_retry_delay_seconds: int = 3600
@@ -423,6 +428,9 @@ def _adopt(section: Section) -> tuple[str, ...]:
 def _queue(section: Section) -> QueueSettings:
     return QueueSettings(
         url=section.url("url"),
+        visibility_timeout_seconds=int(
+            section.number("visibility_timeout_seconds", default=900, least=0, most=43_200)
+        ),
         max_receive_count=int(section.number("max_receive_count", default=30, least=1, most=1000)),
         retry_delay_seconds=int(section.number("retry_delay_seconds", default=60, least=0, most=43_200)),
         max_retry_delay_seconds=int(section.number("max_retry_delay_seconds", default=3600, least=0, most=43_200)),

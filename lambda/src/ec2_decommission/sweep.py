@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
 # EC2's answers lag behind: a young instance may not be in them yet.
 YOUNG = timedelta(minutes=10)
-# A message that is being handled, or waits for its retry, is not sent again so soon.
-_BEING_HANDLED = timedelta(minutes=15)
 # In a small fleet a fraction says nothing: one of three is a third.
 LEAST_ALLOWED = 10
 _WRITTEN_AT_ONCE = 100
@@ -133,6 +131,7 @@ class Sweep:
     Args:
         place: the account and region that ``ec2`` asks.
         orphans: searches for the dead that nobody recorded; None if no source is opted in to.
+        visibility_timeout: after which the message of an invocation that was killed is handled again.
         now: the time.
     """
 
@@ -145,6 +144,7 @@ class Sweep:
         outbox: Outbox,
         instance_filter: InstanceFilter,
         orphans: Orphans | None = None,
+        visibility_timeout: timedelta = timedelta(minutes=15),
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._settings = settings
@@ -154,6 +154,7 @@ class Sweep:
         self._outbox = outbox
         self._filter = instance_filter
         self._orphans = orphans
+        self._visibility_timeout = visibility_timeout
         self._now = now
 
     def run(self, *, dry_run: bool, accept: Iterable[str] = ()) -> SweepReport:
@@ -327,7 +328,7 @@ class Sweep:
         due = _time(record.next_try_at)
         if due is None:
             ended = _time(record.terminated_at)
-            due = ended + _BEING_HANDLED if ended else None
+            due = ended + self._visibility_timeout if ended else None
         return due is None or self._now() >= due
 
     def _young(self, record: _Recorded) -> bool:

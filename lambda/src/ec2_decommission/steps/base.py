@@ -37,7 +37,7 @@ class Removal:
         target: the thing, as its system writes it, for example ``A web-1.example.internal. 10.0.0.5``.
         proof: why it is the instance's, in a few words.
         kind: what the thing is, in the audit: ``record_set``, ``chef_node``, ``chef_client``, ``consul_node``,
-            ``consul_session``, ``consul_lock``. Empty if it is not audited.
+            ``consul_session``, ``consul_lock``, ``http_item``. Empty if it is not audited.
         object: the whole thing as its system gave it, for the audit. Holds no secret.
         handle: what the step needs to remove it. Nobody else reads it.
     """

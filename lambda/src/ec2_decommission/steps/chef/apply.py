@@ -109,7 +109,7 @@ def _delete(
 ) -> tuple[Removals, Removals]:
     """Returns what was not sent, because the answers were too old, and what failed."""
     names = [removal.handle for of_instance in removals.values() for removal in of_instance]
-    results = delete(names, guard=guard) if names else {}
+    results = delete(names, guard=guard)
     stale, failed = defaultdict(list), defaultdict(list)
     for instance_id, of_instance in removals.items():
         for removal in of_instance:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ...clients.chef import ChefClient, ChefNode
@@ -54,10 +55,10 @@ class Snapshot:
         return self._clients_by_label.get(short(name), ())
 
     @cached_property
-    def _nodes_by_id(self) -> Mapping[str, Sequence[ChefNode]]:
+    def _nodes_by_id(self) -> Mapping[str | None, Sequence[ChefNode]]:
         found = defaultdict(list)
-        for _, node in sorted(self.nodes.items()):
-            if isinstance(node, ChefNode) and node.instance_id:
+        for _, node in sorted(self.nodes.items(), key=itemgetter(0)):
+            if isinstance(node, ChefNode):
                 found[node.instance_id].append(node)
         return found
 
@@ -72,7 +73,7 @@ class Snapshot:
 
 def _by_label(things: Mapping[str, T]) -> Mapping[str, Sequence[tuple[str, T]]]:
     found = defaultdict(list)
-    for name, thing in sorted(things.items(), key=lambda item: item[0]):
+    for name, thing in sorted(things.items(), key=itemgetter(0)):
         found[short(name)].append((name, thing))
     return found
 
@@ -114,17 +115,15 @@ def observe(
 def _is_like(names: Iterable[str]) -> Callable[[str], bool] | None:
     """Whether a name is like one of these, as ``plan.alike`` has it; None if there are none."""
     whole = {name.lower() for name in names}
-    labels = {short(name) for name in whole}
+    with_labels = whole | {short(name) for name in whole}
     if not whole:
         return None
-    return lambda name: name.lower() in whole or name.lower() in labels or short(name) in whole
+    return lambda name: name.lower() in with_labels or short(name) in whole
 
 
 def _nodes(server: ChefServer, names: Sequence[str]) -> Mapping[str, ChefNode | DecommissionError]:
     """The nodes of these names: by one search, and one by one those that the index does not show."""
-    if not names:
-        return {}
-    shown = {node.name: node for node in server.search_nodes_by_name(names).nodes if node.name in names}
+    shown = {node.name: node for node in server.search_nodes_by_name(names).nodes}
     rest = server.nodes([name for name in names if name not in shown])
     return shown | {name: node for name, node in rest.items() if node is not None}
 
@@ -147,7 +146,7 @@ def _clients(
 def documents(server: ChefServer, removals: Iterable[Removal]) -> Mapping[str, Document]:
     """The whole documents of the nodes among these: one request for each. For the audit."""
     names = [removal.handle for removal in removals if removal.kind == "chef_node"]
-    return server.node_documents(names) if names else {}
+    return server.node_documents(names)
 
 
 def with_documents(finding: Finding, found: Mapping[str, Document]) -> Finding:

@@ -330,5 +330,4 @@ def _packed(jobs: Iterable[_Job]) -> Iterator[list[_Job]]:
             yield piece
             piece = []
         piece.append(job)
-    if piece:
-        yield piece
+    yield piece

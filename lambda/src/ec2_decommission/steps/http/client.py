@@ -17,7 +17,7 @@ from urllib.parse import quote, quote_plus, urlencode
 from ...clients.http import Answer, Http, each, host_of
 from ...errors import AccessError, ConfigurationError, DecommissionError, TransientError, about
 from ...instance import Instance
-from .expression import Expression, ExpressionError, excerpt, is_true
+from .expression import Expression, ExpressionError, cut, is_true, one_line
 from .settings import Basic, OAuth2
 from .template import Request, UnfitValueError, Values, as_it_is
 
@@ -45,11 +45,12 @@ _DENIED = (
     "access denied",
     "session terminated",
 )
-# The forms in which a secret stands in a path, a query or a form, and JSON.
+# The forms in which a secret stands in a path, a query or a form, JSON, and messages of Python's.
 _QUOTED: tuple[Callable[[str], str], ...] = (
     lambda secret: quote(secret, safe="", errors="replace"),
     lambda secret: quote_plus(secret, errors="replace"),
     lambda secret: json.dumps(secret)[1:-1],
+    lambda secret: repr(secret)[1:-1],
 )
 _TOKEN_SECONDS = 300.0  # if the server does not say
 _TOKEN_MARGIN_SECONDS = 60.0
@@ -91,6 +92,8 @@ class Client:
         self.system = f"{settings.name} ({host_of(settings.url)})"
         self._secrets = secrets
         self._workers = settings.max_concurrency
+        # Of requests, not of jobs: an instance whose tags changed has several finds, inside the job of its removal.
+        self._slots = threading.BoundedSemaphore(settings.max_concurrency)
         self._hidden = _forms(secrets.values())
 
         def http(url: str) -> Http:
@@ -183,6 +186,10 @@ class Client:
             text = text.replace(secret, "***")
         return text
 
+    def shown(self, value: Any, most: int) -> str:
+        """A value of an answer for a message: without secrets, on one line, at most so many characters."""
+        return cut(self.hide(one_line(value)), most)
+
     def clean(self, error: DecommissionError) -> DecommissionError:
         """The error without secrets."""
         text = self.hide(str(error))
@@ -206,15 +213,16 @@ class Client:
             headers = dict(request.headers)
             if authorization := self._basic or (f"Bearer {token}" if token else None):
                 headers["Authorization"] = authorization
-            answer = self._http.send(
-                request.method,
-                request.url,
-                headers=headers,
-                body=None if request.body is None else request.body.encode(),
-                what=what,
-                repeatable=repeatable,
-                guard=guard,
-            )
+            with self._slots:
+                answer = self._http.send(
+                    request.method,
+                    request.url,
+                    headers=headers,
+                    body=None if request.body is None else request.body.encode(),
+                    what=what,
+                    repeatable=repeatable,
+                    guard=guard,
+                )
             if answer.status != 401 or self._token is None or last:
                 break
             self._token.forget(str(token))  # revoked before its time; what answers 401 did nothing
@@ -228,7 +236,10 @@ class Client:
         try:
             document = parsed(answer)
         except ValueError as reason:
-            raise TransientError(f"{self.system} answers {what} with {answer.status}, and {reason}") from None
+            begin = self.shown(answer.text, 60) or "nothing"
+            raise TransientError(
+                f"{self.system} answers {what} with {answer.status} {reason} (is url that of the API?): {begin}"
+            ) from None
         if error is not None:
             self._look_for_error(document, what, error)
         return document
@@ -237,10 +248,10 @@ class Client:
         try:
             found = error.search(document)
         except ExpressionError as failed:
-            raise ConfigurationError(f"{self.system}: error of {what}: {failed}") from None
+            raise ConfigurationError(f"{self.system}: error of {what}: {self.shown(str(failed), 300)}") from None
         if not is_true(found):
             return
-        text = excerpt(found, 300)
+        text = self.shown(found, 300)
         kind = AccessError if any(word in text.lower() for word in _DENIED) else TransientError
         raise kind(f"{self.system} answers {what} with an error: {text}")
 
@@ -249,8 +260,8 @@ class Client:
         if 300 <= status < 400:
             location = answer.headers.get("Location", "").partition("?")[0]
             return ConfigurationError(
-                f"{self.system} redirects {what} to {excerpt(location, 200) or 'nowhere'} ({status}). Redirects are "
-                "not followed: set url and path to where the API is"
+                f"{self.system} redirects {what} to {self.shown(location, 200) or 'nowhere'} ({status}). Redirects "
+                "are not followed: set url and path to where the API is"
             )
         said = self._said(answer, error)
         if status == 401:
@@ -271,25 +282,24 @@ class Client:
         try:
             document = parsed(answer)
             found = error.search(document) if error else None
-            return f": {excerpt(found if is_true(found) else document, 200)}"
+            return f": {self.shown(found if is_true(found) else document, 200)}"
         except (ValueError, ExpressionError):
             text = answer.text
-        return f": {excerpt(text, 200)}" if text and not text.startswith("<") else ""
+        return f": {self.shown(text, 200)}" if text and not text.startswith("<") else ""
 
 
 def parsed(answer: Answer) -> Any:
     """The JSON of an answer.
 
     Raises:
-        ValueError: it has none that can be used; the text continues a sentence.
+        ValueError: it has none that can be read; the text says why.
     """
     try:
         document = json.loads(answer.body, parse_constant=_not_json)
     except (ValueError, RecursionError):
-        begin = excerpt(answer.text[:200], 40)
-        raise ValueError(f"it is not JSON (it begins with {begin!r}): is url that of the API?") from None
+        raise ValueError("without JSON") from None
     if not _shallow(document):
-        raise ValueError(f"its JSON is nested more than {_DEEPEST} levels deep")
+        raise ValueError(f"with JSON of more than {_DEEPEST} levels")
     return document
 
 
@@ -312,14 +322,13 @@ def _shallow(document: Any) -> bool:
 
 
 def _forms(secrets: Iterable[str]) -> frozenset[str]:
-    """The forms in which secrets may come back in an answer."""
+    """The forms in which secrets may come back in an answer, or in a message that is made of one."""
     forms = (
         form
         for secret in secrets
-        if secret.strip()
-        for form in (secret, secret.strip(), *(quote_as(secret) for quote_as in _QUOTED))
+        for form in (secret, secret.strip(), one_line(secret), *(quote_as(secret) for quote_as in _QUOTED))
     )
-    return frozenset(forms)
+    return frozenset(filter(str.strip, forms))
 
 
 def _base64(text: str) -> str:
@@ -380,7 +389,7 @@ class _Token:
         try:
             document = parsed(answer)
         except ValueError as reason:
-            raise TransientError(f"{self._http.system} gives no token: {reason}") from None
+            raise TransientError(f"{self._http.system} answers the request for a token {reason}") from None
         token = document.get("access_token") if isinstance(document, dict) else None
         if not isinstance(token, str) or not token or not token.isascii() or not token.isprintable() or " " in token:
             raise ConfigurationError(f"{self._http.system}: the answer has no access_token: is token_url right?")
@@ -408,7 +417,7 @@ class _Token:
                 code = document.get("error") if isinstance(document, dict) else None
             except ValueError:
                 code = None
-            said = f": {excerpt(code, 100)}" if code else ""
+            said = f": {self._client.shown(code, 100)}" if code else ""
             return AccessError(f"{self._http.system} refuses the client's credentials ({answer.status}){said}")
         return about("token", self._client._failure(answer, "the request for a token", None))
 

@@ -9,6 +9,8 @@ import jmespath
 
 from ...errors import ConfigurationError
 
+_LONGEST = 10_000  # characters of a value that any message is made of
+
 
 class ExpressionError(Exception):
     """An expression cannot be evaluated on this value, for example ``length(@)`` on a number."""
@@ -52,8 +54,9 @@ class Expression:
             return self._compiled.search(value)
         except Exception as error:
             # Any: the library raises its own errors, and TypeError or RecursionError for values that are odd enough.
-            reason = str(error).partition("\n")[0][:200]
-            raise ExpressionError(f"{self.text} cannot be evaluated: {reason or type(error).__name__}") from None
+            raise ExpressionError(
+                f"{self.text} cannot be evaluated: {one_line(str(error)) or type(error).__name__}"
+            ) from None
 
 
 def is_true(value: Any) -> bool:
@@ -76,8 +79,12 @@ def as_text(value: Any) -> str | None:
     return None
 
 
-def excerpt(value: Any, most: int = 80) -> str:
-    """A JSON value for a message: on one line, cut at ``most`` characters."""
+def one_line(value: Any) -> str:
+    """A JSON value as a text for a message. It may hold secrets: hide them before it is cut to its length."""
     text = value if isinstance(value, str) else json.dumps(value)
-    text = " ".join("".join(c if c.isprintable() else " " for c in text[: 4 * most]).split())
+    return " ".join("".join(c if c.isprintable() else " " for c in text[:_LONGEST]).split())
+
+
+def cut(text: str, most: int) -> str:
+    """The text, or as much of it as ``most`` characters hold."""
     return text if len(text) <= most else f"{text[: most - 1]}…"

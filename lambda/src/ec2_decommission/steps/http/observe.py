@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlencode, urljoin, urlsplit
 
 from ...errors import ConfigurationError, DecommissionError
-from .expression import ExpressionError, as_text, excerpt, is_true
+from .expression import ExpressionError, as_text, is_true
 from .template import UnfitValueError, variants
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from ...instance import Instance
     from .client import Client
@@ -42,27 +43,27 @@ class Snapshot:
 
 
 def observe(client: Client, settings: HttpStepSettings, instances: Mapping[str, Instance]) -> Snapshot:
-    """Asks for each instance. Requests that are equal are sent once."""
-    requests: dict[str, list[Request]] = {}
-    errors: dict[str, list[DecommissionError]] = {}
-    for instance_id, instance in instances.items():
-        try:
-            requests[instance_id] = _requests(client, settings.find, instance)
-        except DecommissionError as error:
-            requests[instance_id], errors[instance_id] = [], [error]
-    numbers = {
-        request: str(n) for n, request in enumerate(dict.fromkeys(r for some in requests.values() for r in some))
-    }
-    by_number = {number: request for request, number in numbers.items()}
-    answers = client.each(by_number, lambda number: _find(client, settings.find, by_number[number]))
-    found = {}
-    for instance_id, some in requests.items():
-        mine = [answers[numbers[request]] for request in some]
-        failed = [*errors.get(instance_id, ()), *(a for a in mine if isinstance(a, DecommissionError))]
-        items = tuple(item for answer in mine if isinstance(answer, tuple) for item in answer)
-        if some or failed:
-            found[instance_id] = Found(items, tuple(failed))
-    return Snapshot(found)
+    """Asks for each instance. Requests that are equal are sent once.
+
+    Raises:
+        ConfigurationError: a secret cannot stand in the request.
+    """
+    requests = {instance_id: _requests(client, settings.find, one) for instance_id, one in instances.items()}
+    different = {str(n): request for n, request in enumerate(dict.fromkeys(chain(*requests.values())))}
+    answers = client.each(different, lambda key: _find(client, settings.find, different[key]))
+    by_request = {different[key]: answer for key, answer in answers.items()}
+    return Snapshot({i: _found([by_request[request] for request in some]) for i, some in requests.items() if some})
+
+
+def _found(answers: Iterable[tuple[Any, ...] | DecommissionError]) -> Found:
+    items: list[Any] = []
+    errors: list[DecommissionError] = []
+    for answer in answers:
+        if isinstance(answer, DecommissionError):
+            errors.append(answer)
+        else:
+            items += answer
+    return Found(tuple(items), tuple(errors))
 
 
 def _requests(client: Client, find: Find, instance: Instance) -> list[Request]:
@@ -100,9 +101,9 @@ def _items(client: Client, find: Find, document: Any) -> list[Any]:
     try:
         items = find.items.search(document)
     except ExpressionError as error:
-        raise ConfigurationError(f"{client.system}: find.items: {error}") from None
+        raise ConfigurationError(f"{client.system}: find.items: {client.shown(str(error), 300)}") from None
     if not isinstance(items, list):
-        said = client.hide(excerpt(document, 200))
+        said = client.shown(document, 200)
         raise ConfigurationError(
             f"{client.system}: find.items ({find.items.text}) is no list in the answer, which does not prove that "
             f"nothing is there: {said}"
@@ -117,7 +118,7 @@ def _next(client: Client, find: Find, request: Request, document: Any) -> Reques
     try:
         value = find.next.search(document)
     except ExpressionError as error:
-        raise ConfigurationError(f"{client.system}: find.next: {error}") from None
+        raise ConfigurationError(f"{client.system}: find.next: {client.shown(str(error), 300)}") from None
     if not is_true(value):
         return None
     base, _, query = request.url.partition("?")
@@ -131,7 +132,7 @@ def _next(client: Client, find: Find, request: Request, document: Any) -> Reques
     elif isinstance(value, str) and (following := _same_place(base, request.url, value)) is not None:
         return replace(request, url=f"{base}?{following}")
     raise ConfigurationError(
-        f"{client.system}: find.next is {client.hide(excerpt(value))}: it must be a URL of the same scheme, host, "
+        f"{client.system}: find.next is {client.shown(value, 80)}: it must be a URL of the same scheme, host, "
         "port and path, or an object of query parameters"
     )
 

@@ -8,7 +8,7 @@ An item is the instance's by one of two proofs, and for no other reason:
    in another VPC keeps the item as one in the same VPC does.
 
 The comparison is exact, whatever the server's search did: only a text can be equal, and it is never trimmed, unquoted
-or changed in case.
+or changed in case. A reason quotes an item at its end only: ``step`` hides secrets in the reason, and then cuts it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ...instance import own_address
 from ...live import Question
 from ...templates import Template
 from ..base import Findings, Left, Removal
-from .expression import ExpressionError, as_text, excerpt, is_true
+from .expression import ExpressionError, as_text, is_true, one_line
 from .settings import INSTANCE_ID, PRIVATE_DNS_NAME
 from .template import variants
 
@@ -188,7 +188,7 @@ def _stranger(settings: HttpStepSettings, instance: Instance, item: Any) -> str 
     expected = _expected(settings, instance)
     if isinstance(value, str) and value == expected:
         return None
-    return f"its {settings.prove.field.text} is {excerpt(value)}, not {expected}"
+    return f"its {settings.prove.field.text} is not {expected}, but {one_line(value) or 'empty'}"
 
 
 def _proven(
@@ -261,7 +261,7 @@ def _without_id(settings: HttpStepSettings, item: Any) -> str | None:
     except ExpressionError as error:
         return f"find.id: {error}"
     if as_text(value) in (None, ".", ".."):
-        return f"its id ({settings.find.id.text}) is {excerpt(value) or 'empty'}, which is never sent"
+        return f"its id ({settings.find.id.text}) is never sent: it is {one_line(value) or 'empty'}"
     return None
 
 
@@ -278,4 +278,4 @@ def _cannot_be_sent(settings: HttpStepSettings, instance: Instance, item: Any, i
 
 def _target(settings: HttpStepSettings, item: Any) -> str:
     item_id = id_of(settings, item)
-    return "an item without an id" if item_id is None else f"item {excerpt(item_id)}"
+    return "an item without an id" if item_id is None else f"item {one_line(item_id)}"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..base import Left
 from .apply import Applier
+from .expression import cut
 from .observe import observe
 from .plan import in_question, plan, question, unknown
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from .client import Client
     from .observe import Snapshot
     from .settings import HttpStepSettings
+
+_LONGEST_TARGET, _LONGEST_REASON = 100, 300  # characters in a report
 
 
 class HttpStep:
@@ -57,19 +60,25 @@ class HttpStep:
 
 
 def _without_secrets(finding: Finding, client: Client) -> Finding:
-    """An item may hold a secret of the step. It is sent with the request, and stands in no report and no audit."""
+    """The finding fit for a report and the audit: an item may hold a secret of the step, and texts of any length."""
     hide = client.hide
     return replace(
         finding,
         removals=tuple(_removal(removal, hide) for removal in finding.removals),
-        left=tuple(Left(hide(left.target), hide(left.reason)) for left in finding.left),
+        left=tuple(
+            Left(cut(hide(left.target), _LONGEST_TARGET), cut(hide(left.reason), _LONGEST_REASON))
+            for left in finding.left
+        ),
         errors=tuple(map(client.clean, finding.errors)),
     )
 
 
 def _removal(removal: Removal, hide: Callable[[str], str]) -> Removal:
     return replace(
-        removal, target=hide(removal.target), proof=hide(removal.proof), object=_hidden(removal.object, hide)
+        removal,
+        target=cut(hide(removal.target), _LONGEST_TARGET),
+        proof=hide(removal.proof),
+        object=_hidden(removal.object, hide),
     )
 
 

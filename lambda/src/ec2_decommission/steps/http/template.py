@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 from ...errors import ConfigurationError
 from ...templates import PLACEHOLDERS, Template
-from .expression import Expression, ExpressionError, as_text, excerpt
+from .expression import Expression, ExpressionError, as_text, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -97,7 +97,7 @@ class Placeholder:
         value = as_text(found)
         if value is None:
             raise UnfitValueError(
-                f"the value of {{{self.name}}} is {excerpt(found) or 'empty'}, neither a text nor a whole number"
+                f"the value of {{{self.name}}} is neither text nor a whole number: it is {one_line(found) or 'empty'}"
             )
         return value
 
@@ -127,8 +127,8 @@ def _encoded(placeholder: Placeholder, values: Values, encode: Callable[[str], s
     try:
         return encode(value)
     except UnfitValueError as error:
-        shown = "" if placeholder.name.startswith("secret:") else f" ({excerpt(value)!r})"
-        raise UnfitValueError(f"the value of {{{placeholder.name}}}{shown} {error}") from None
+        shown = "" if placeholder.name.startswith("secret:") else f": {one_line(value)}"
+        raise UnfitValueError(f"the value of {{{placeholder.name}}} {error}{shown}") from None
 
 
 # How a value is written
@@ -168,7 +168,7 @@ def in_body(value: str) -> str:
 def in_header(value: str) -> str:
     """A part of a header's value."""
     if not _HEADER_VALUE.fullmatch(value):
-        raise UnfitValueError("cannot stand in a header: it may have printable ASCII characters only")
+        raise UnfitValueError("cannot stand in a header, which takes printable ASCII only")
     return value
 
 
