@@ -237,15 +237,35 @@ def _sqs() -> Iterator[Patch]:
                 return
         raise ReceiptHandleIsInvalid
 
+    set_attributes = Queue._set_attributes
+
+    def strict_set_attributes(self: Queue, attributes: dict[str, Any], now: float | None = None) -> None:
+        # AWS leaves an attribute that is not named as it was; moto drops the queue's policy.
+        policy = getattr(self, "policy", None)
+        set_attributes(self, attributes, now)
+        if "Policy" not in attributes:
+            self.policy = policy
+
+    setup_dlq = Queue._setup_dlq
+
+    def strict_setup_dlq(self: Queue, policy: Any) -> None:
+        # A queue says which others may use it as their dead-letter queue. moto does not know the attribute.
+        setup_dlq(self, policy)
+        allowed = json.loads(getattr(self.dead_letter_queue, "redrive_allow_policy", None) or "{}")
+        if allowed.get("redrivePermission", "allowAll") != "allowAll" and self.queue_arn not in allowed.get(
+            "sourceQueueArns", []
+        ):
+            raise InvalidParameterValue("Reason: the dead letter queue does not allow this queue as its source.")
+
     attributes_of = vars(Queue)["attributes"].fget
 
     def compact_attributes(self: Queue) -> dict[str, Any]:
         # AWS gives the policy back as it was written; moto writes it anew, with other white space, which a second
         # plan would take for a change.
         attributes: dict[str, Any] = attributes_of(self)
-        if attributes.get("RedrivePolicy"):
-            policy = json.loads(attributes["RedrivePolicy"])
-            attributes["RedrivePolicy"] = json.dumps(policy, separators=(",", ":"))
+        for name in ("RedrivePolicy", "RedriveAllowPolicy"):
+            if attributes.get(name):
+                attributes[name] = json.dumps(json.loads(attributes[name]), separators=(",", ":"))
         return attributes
 
     messages_of = vars(Queue)["messages"].fget
@@ -255,6 +275,9 @@ def _sqs() -> Iterator[Patch]:
         wanted = getattr(self, "only", None)
         return visible if wanted is None else [message for message in visible if message.id in wanted]
 
+    yield Queue, "_set_attributes", strict_set_attributes
+    yield Queue, "_setup_dlq", strict_setup_dlq
+    yield Queue, "BASE_ATTRIBUTES", [*Queue.BASE_ATTRIBUTES, "RedriveAllowPolicy"]
     yield Queue, "attributes", property(compact_attributes)
     yield Queue, "messages", property(chosen_messages)
     yield Message, "mark_received", strict_mark_received
@@ -262,6 +285,8 @@ def _sqs() -> Iterator[Patch]:
     # `patch.object` cannot replace what is not there yet.
     if not hasattr(Queue, "lambda_event_source_mappings"):
         Queue.lambda_event_source_mappings = {}
+    if not hasattr(Queue, "redrive_allow_policy"):
+        Queue.redrive_allow_policy = None  # type: ignore[attr-defined]  # moto sets what it is given
     yield Queue, "lambda_event_source_mappings", _NoMappings()
 
 
