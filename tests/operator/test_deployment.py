@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import venv
@@ -149,7 +150,7 @@ def test_the_installed_command_is_called_ec2_decommission(tmp_path: Path) -> Non
     venv.create(tmp_path / "venv", with_pip=True)
     python = tmp_path / "venv" / "bin" / "python"
     source = tmp_path / "checkout" / "cli"
-    subprocess.run(["cp", "-r", str(CLI), str(source.parent.mkdir() or source)], check=True)
+    shutil.copytree(CLI, source)
     subprocess.run([python, "-m", "pip", "install", "-q", source], check=True, capture_output=True, timeout=280)
     done = subprocess.run(
         [python.parent / "ec2-decommission", "--help"], capture_output=True, text=True, check=False, cwd=tmp_path

@@ -55,7 +55,8 @@ def killing(world: AuditedWorld, operation: str) -> Callable[..., None]:
 
     def kill(now: str, *_: object) -> None:
         if now == operation:
-            world.zones.fault = world.inventory.fault = lambda *_: None
+            world.zones.fault = lambda *_: None
+            world.inventory.fault = lambda *_: None
             raise Killed
 
     return kill

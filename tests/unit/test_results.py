@@ -71,7 +71,8 @@ def test_an_end_is_announced_once_with_the_report_as_detail(aws: StrictAws) -> N
     instance_id = ended(world)
     report = world.send(world.terminated(instance_id))
     [(kind, detail)] = sent(aws)
-    assert (kind, {**detail, "id": None}) == (DONE, {**report, "id": None})
+    assert (kind, {**detail, "id": None, "summary": None}) == (DONE, {**report, "id": None, "summary": None})
+    assert detail["summary"].startswith(f"{instance_id} (web-1) in 123456789012/us-east-1: route53 done (A web-1.")
     world.send(world.terminated(instance_id))
     world.operate(instance_id)
     assert sent(aws) == []
@@ -213,6 +214,19 @@ def test_an_event_reaches_the_target_of_a_rule(aws: StrictAws) -> None:
     (message,) = sqs.receive_message(QueueUrl=queue)["Messages"]
     event = json.loads(message["Body"])
     assert (event["detail-type"], event["detail"]["instance_id"]) == (DONE, instance_id)
+
+
+def test_the_summary_can_stand_inside_a_json_text(aws: StrictAws) -> None:
+    """EventBridge's input transformer puts it there as it is."""
+    reason = 'said "no" in C:\\\\dir\nand\x1b[2J then ' + "x" * 2000
+    report = Report("i-1", PLACE, "terminated", False, steps=(StepReport.failed("chef", TransientError(reason)),))
+    client = aws.client("events")
+    ResultEvents(lambda: client, "default").announce({"i-1": report})
+    [(_, detail)] = sent(aws)
+    summary = detail["summary"]
+    assert json.loads(f'"{summary}"') == summary
+    assert summary.startswith("i-1 in 111111111111/eu-west-1: chef failed: said 'no' in C:")
+    assert len(summary) == 600
 
 
 # The id

@@ -1,6 +1,7 @@
 """Result events: what was done, as EventBridge events for chat, e-mail and other consumers.
 
-Every event has an ``id`` in its detail. Delivery is at least once: a consumer drops an id that it has seen.
+Every event has an ``id`` in its detail. Delivery is at least once: a consumer drops an id that it has seen. The
+``summary`` is one line for a person; it can stand inside a JSON text of an EventBridge input transformer.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ SWEEP_BRAKED = "Sweep Braked"
 _BATCH = 10
 _DETAIL_BYTES = 24_000
 _LISTED, _TEXT = 40, 400  # of a detail that is too large: entries of a list, characters of a text
+_SUMMARY = 600
 # What differs from try to try in the text of the same failure: durations, request ids, times, and the encoded message
 # that EC2 adds to a denial. https://docs.aws.amazon.com/AWSEC2/latest/APIReference/errors-overview.html
 _VOLATILE = re.compile(
@@ -92,14 +94,16 @@ class ResultEvents:
 
     def announce_brake(self, place: Place, document: Mapping[str, Any], found: Iterable[str]) -> None:
         """Sends ``Sweep Braked``. Raises a DecommissionError if EventBridge does not take it."""
-        detail = {**document, "id": _digest(["sweep", str(place), *sorted(found)])}
+        errors = "; ".join(document.get("errors", ()))
+        identity = _digest(["sweep", str(place), *sorted(found)])
+        detail = {**document, "id": identity, "summary": _line(errors or f"the sweep of {place} was stopped")}
         (answer,) = self._put([self._envelope(SWEEP_BRAKED, detail)])
         if code := answer.get("ErrorCode"):
             raise TransientError(f"event bus {self._event_bus_name} refused a result event: {code}")
 
     def _entry(self, report: Report) -> dict[str, Any]:
         detail_type = DECOMMISSION_FAILED if report.failed else DECOMMISSIONED
-        return self._envelope(detail_type, {**report.document(), "id": event_id(report)})
+        return self._envelope(detail_type, {**report.document(), "id": event_id(report), "summary": _summary(report)})
 
     def _envelope(self, detail_type: str, detail: Mapping[str, Any]) -> dict[str, Any]:
         text, listed, most = json.dumps(detail), _LISTED, _TEXT
@@ -118,6 +122,24 @@ class ResultEvents:
         if len(answers) != len(entries):
             raise TransientError(f"event bus {self._event_bus_name} did not answer for every result event")
         return answers
+
+
+def _summary(report: Report) -> str:
+    name = report.identity.get("name_tag")
+    parts = [str(error) for error in report.errors]
+    for step in report.steps:
+        done = f" ({', '.join(action['target'] for action in step.actions)})" if step.actions else ""
+        reason = f": {step.reason}" if step.reason else ""
+        parts.append(f"{step.step} {step.status}{done}{reason}")
+    named = f" ({name})" if name else ""
+    return _line(f"{report.instance_id}{named} in {report.place}: {'; '.join(parts) or report.note or report.state}")
+
+
+def _line(text: str) -> str:
+    """Printable, without quotes and backslashes, and not longer than chat shows."""
+    plain = " ".join(text.replace('"', "'").replace("\\", "/").split())
+    plain = "".join(character for character in plain if character.isprintable())
+    return plain if len(plain) <= _SUMMARY else f"{plain[: _SUMMARY - 3]}..."
 
 
 def _shortened(value: Any, listed: int, most: int) -> Any:
