@@ -30,8 +30,8 @@ class FakeChefServer:
     Attributes:
         client_details: clients that are more than a name.
         key_accepted: False for a server that does not know the signature.
-        forbidden: rights that the client lacks: ``search nodes``, ``read nodes``, ``read clients``,
-            ``delete nodes``, ``delete clients``, ``create nodes``, ``create clients``.
+        forbidden: rights that the client lacks: ``search nodes``, ``search clients``, ``read nodes``,
+            ``read clients``, ``delete nodes``, ``delete clients``, ``create nodes``, ``create clients``.
         unreadable: nodes that the client may not read: a search counts them and does not show them, as a Chef
             server with ``strict_search_result_acls`` does.
         lagging: while True, the index takes in no change; ``catch_up`` lets it.
@@ -50,6 +50,7 @@ class FakeChefServer:
         self.fault: Callable[[str, str], None] | None = None
         self.calls: Counter[str] = Counter()
         self._index: dict[str, ChefNode] = {}
+        self._privileged: set[str] = set()
 
     # The world
 
@@ -67,6 +68,7 @@ class FakeChefServer:
         """Creates a client; ``details`` as `ChefClient` has them."""
         self.client_names.add(name)
         self.client_details[name] = ChefClient(name, **details)
+        self._write()
 
     def catch_up(self) -> None:
         """The index takes in all that changed, and goes on doing so."""
@@ -76,6 +78,7 @@ class FakeChefServer:
     def _write(self) -> None:
         if not self.lagging:
             self._index = dict(self.node_objects)
+            self._privileged = {n for n, client in self.client_details.items() if client.validator or client.admin}
 
     # The ChefServer protocol
 
@@ -84,17 +87,8 @@ class FakeChefServer:
         return self._search(len(wanted), lambda node: node.instance_id in wanted)
 
     def search_nodes_by_name(self, names: Iterable[str]) -> NodeSearch:
-        wanted = _in_both_cases(name for name in names if is_node_name(name))
+        wanted = {name for name in names if is_node_name(name)}
         return self._search(len(wanted), lambda node: node.name in wanted)
-
-    def search_nodes_by_short_name(self, names: Iterable[str]) -> NodeSearch:
-        wanted = _in_both_cases(name for name in names if is_node_name(name) and "." not in name)
-
-        def matches(node: ChefNode) -> bool:
-            label, dot, _ = node.name.partition(".")
-            return bool(dot) and label in wanted
-
-        return self._search(len(wanted), matches)
 
     def nodes(self, names: Iterable[str]) -> Mapping[str, ChefNode | DecommissionError | None]:
         return self._read("read nodes", names, is_node_name, self.node_objects, self._node)
@@ -131,6 +125,11 @@ class FakeChefServer:
         self._request("read clients", "")
         return tuple(self.client_names)
 
+    def privileged_clients(self) -> frozenset[str] | None:
+        self._request("search clients", "")
+        shown = self._privileged & self.client_names - self.unreadable
+        return frozenset(shown) if shown == self._privileged else None
+
     def delete_nodes(
         self, names: Iterable[str], guard: Guard | None = None
     ) -> Mapping[str, bool | DecommissionError]:
@@ -149,6 +148,7 @@ class FakeChefServer:
             there = name in self.client_names
             self.client_names.discard(name)
             self.client_details.pop(name, None)
+            self._write()
             return there
 
         wanted = dict.fromkeys(names)
@@ -245,14 +245,16 @@ def document_of(node: ChefNode) -> dict[str, Any]:
             }
         },
     }
-    automatic = {"fqdn": node.fqdn, "hostname": node.hostname, "ohai_time": node.ohai_time, "ec2": ec2}
+    automatic = {
+        "ipaddress": node.ipaddress,
+        "fqdn": node.fqdn,
+        "hostname": node.hostname,
+        "ohai_time": node.ohai_time,
+        "ec2": ec2,
+    }
     levels: dict[str, Any] = {"automatic": automatic, "normal": {}, "default": {}, "override": {}}
     return {"name": node.name, "chef_type": "node", "json_class": "Chef::Node", "run_list": [], **levels}
 
 
 def _lines(values: Sequence[str]) -> str:
     return "\n".join(values)
-
-
-def _in_both_cases(names: Iterable[str]) -> set[str]:
-    return {spelt for name in names for spelt in (name, name.lower())}

@@ -247,7 +247,7 @@ def test_case_11_a_second_node_named_after_a_victim_s_client(goiardi: Goiardi, n
     add(goiardi, "victim.example.com", B, client=False)
     attacker = goiardi.api_as("attacker", key)
     for name in ("attacker", "victim"):
-        node = {"name": name, "chef_type": "node", "json_class": "Chef::Node", "run_list": []}
+        node: dict[str, Any] = {"name": name, "chef_type": "node", "json_class": "Chef::Node", "run_list": []}
         levels: dict[str, Any] = {"normal": {}, "default": {}, "override": {}}
         automatic = {"ec2": {"instance_id": A}}
         attacker.request("POST", "/nodes", json={**node, **levels, "automatic": automatic})
@@ -302,7 +302,7 @@ def test_the_audit_has_what_brings_them_back(goiardi: Goiardi) -> None:
     objects = {removal.kind: removal.object for removal in findings[A].removals}
     assert objects["chef_node"] == node
     assert (objects["chef_client"] or {})["public_key"] == client["public_key"]
-    goiardi.api.request("POST", "/nodes", json=objects["chef_node"])
+    goiardi.api.request("POST", "/nodes", json=dict(objects["chef_node"] or {}))
     assert goiardi.node("web-1") == node
 
 

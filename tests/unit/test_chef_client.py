@@ -368,8 +368,8 @@ def test_queries_are_joined_and_their_urls_short() -> None:
     [
         ("rack:7", r"name:rack\:7"),
         ("-x-1", r"name:\-x-1"),
-        ("WEB-1", "name:WEB-1 OR name:web-1"),
-        ("ORx", "name:ORx OR name:orx"),
+        ("WEB-1", "name:WEB-1"),
+        ("ORx", "name:ORx"),
     ],
 )
 def test_what_a_name_has_is_no_syntax(name: str, query: str) -> None:
@@ -380,6 +380,19 @@ def test_what_a_name_has_is_no_syntax(name: str, query: str) -> None:
     assert "/" not in line.partition("?q=")[2]
 
 
+def test_a_name_that_is_an_operator_is_not_searched_for() -> None:
+    with serving(lambda _: search_answer([], 0)) as (url, seen):
+        assert client(url).search_nodes_by_name(["OR", "NOT-1"]).nodes == ()
+    assert seen.lines == []
+
+
+@pytest.mark.parametrize(("total", "found"), [(1, frozenset({"boss"})), (2, None)])
+def test_privileged_clients_are_all_or_unknown(total: int, found: frozenset[str] | None) -> None:
+    with serving(lambda _: search_answer([{"url": "", "data": {"name": "boss"}}], total)) as (url, seen):
+        assert client(url).privileged_clients() == found
+    assert "/search/client?q=validator%3Atrue%20OR%20admin%3Atrue&" in seen.lines[0]
+
+
 def test_names_that_no_server_can_hold_cost_no_call() -> None:
     """Least of all "..": an HTTP client shortens DELETE /nodes/.. to DELETE /."""
     names = ["", ".", "..", "a/b", "a b", "web-1\n", "a?b", "a%2fb", "ä", "../clients/web-1"]
@@ -388,7 +401,7 @@ def test_names_that_no_server_can_hold_cost_no_call() -> None:
         assert server.delete_nodes(names) == dict.fromkeys(names, False)
         assert server.delete_clients([*names, "rack:7"]) == dict.fromkeys([*names, "rack:7"], False)
         assert server.nodes(names) == server.node_documents(names) == server.clients(names) == dict.fromkeys(names)
-        assert server.search_nodes_by_name(names).nodes == server.search_nodes_by_short_name(names).nodes == ()
+        assert server.search_nodes_by_name(names).nodes == ()
         assert server.search_nodes_by_instance_id(["", "i-1) OR (name:*", "-i", "i_1"]).nodes == ()
     assert seen.lines == []
 
@@ -463,13 +476,16 @@ FULL = {
                 ipv6_addresses=("2001:db8::1",),
                 private_dns_names=("ip-10-0-0-5.ec2.internal",),
                 public_dns_names=("ec2-192-0-2-1.compute-1.amazonaws.com",),
+                ipaddress="172.17.0.1",
                 fqdn="web-1.example.com",
                 hostname="web-1",
                 ohai_time=1_760_000_000.5,
             ),
         ),
         ({"name": "web-1"}, ChefNode("web-1")),
-        (automatic(ipaddress="10.0.0.5"), ChefNode("web-1", private_ips=("10.0.0.5",))),
+        (automatic(ipaddress="10.0.0.5"), ChefNode("web-1", ipaddress="10.0.0.5")),
+        (automatic(ipaddress="2001:DB8::5"), ChefNode("web-1", ipaddress="2001:db8::5")),
+        (automatic(ipaddress="nowhere"), ChefNode("web-1")),
         (automatic(ipaddress=["10.0.0.5"], fqdn=7, hostname=None), ChefNode("web-1")),
         (ec2(local_ipv4="none", local_hostname=7, network_interfaces_macs=["x"]), ChefNode("web-1", "i-0aaa")),
         (ec2(account_id=123, region=5), ChefNode("web-1", "i-0aaa", account_id="123")),

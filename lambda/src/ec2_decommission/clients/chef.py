@@ -88,6 +88,8 @@ class ChefNode:
 
     Attributes:
         instance_id: its own ``ec2.instance_id``; a node that never converged has none.
+        private_ips: as EC2's metadata has them, as all but the last of what follows.
+        ipaddress: the one that Ohai took for the machine's own. May be that of a container bridge.
         fqdn: as the machine itself had it, as ``hostname`` too.
         ohai_time: when Ohai last ran on it, in seconds since 1970.
     """
@@ -103,6 +105,7 @@ class ChefNode:
     ipv6_addresses: tuple[str, ...] = ()
     private_dns_names: tuple[str, ...] = ()
     public_dns_names: tuple[str, ...] = ()
+    ipaddress: str | None = None
     fqdn: str | None = None
     hostname: str | None = None
     ohai_time: float | None = None
@@ -157,15 +160,8 @@ class ChefServer(Protocol):
         """The nodes that the index has under these EC2 ids; compare the node's own id before you believe it."""
 
     def search_nodes_by_name(self, names: Iterable[str]) -> NodeSearch:
-        """The nodes of these names, and of these names in lower case.
-
-        The index knows no other case than a name's own: for ``WEB-4`` it finds ``web-4``, and not ``Web-4``. Where
-        that matters, compare with `list_nodes`.
-        """
-
-    def search_nodes_by_short_name(self, names: Iterable[str]) -> NodeSearch:
-        """The nodes of which these are the first label, for example ``web-4.example.com`` of ``web-4``; in the case
-        as given, and in lower case."""
+        """The nodes that the index has under these names. Ask `nodes` for a name that is not shown: the index lags,
+        and cannot be asked for every name."""
 
     def nodes(self, names: Iterable[str]) -> Mapping[str, ChefNode | DecommissionError | None]:
         """Each node as it is now, not as the index has it; None where there is none."""
@@ -188,6 +184,12 @@ class ChefServer(Protocol):
     def list_clients(self) -> tuple[str, ...]:
         """The names of all clients."""
 
+    def privileged_clients(self) -> frozenset[str] | None:
+        """The names of the validators and admins that the index has, by one search; None if it does not show all.
+
+        The index lags. Ask `clients` if nothing else protects a client.
+        """
+
     def delete_nodes(
         self, names: Iterable[str], guard: Guard | None = None
     ) -> Mapping[str, bool | DecommissionError]:
@@ -207,7 +209,7 @@ class ChefServer(Protocol):
 
 @dataclass(frozen=True)
 class _Page:
-    """A page of a search: the attributes of its nodes, and how many match so far, or in all where that is told."""
+    """A page of a search: the attributes asked for, and how many match so far, or in all where that is told."""
 
     rows: Sequence[Mapping[str, Any]]
     counted: int
@@ -351,32 +353,7 @@ class PyChefServer:
         return self._search("ec2_instance_id", (i for i in instance_ids if _EC2_ID.fullmatch(i)))
 
     def search_nodes_by_name(self, names: Iterable[str]) -> NodeSearch:
-        wanted = _in_both_cases(name for name in names if is_node_name(name))
-        found = self._search("name", (name for name in wanted if not _NOT_SEARCHABLE.match(name)))
-        return self._with_others(found, [name for name in wanted if _NOT_SEARCHABLE.match(name)])
-
-    def search_nodes_by_short_name(self, names: Iterable[str]) -> NodeSearch:
-        wanted = _in_both_cases(name for name in names if is_node_name(name) and "." not in name)
-
-        def matches(name: str) -> bool:
-            label, dot, _ = name.partition(".")
-            return bool(dot) and label in wanted
-
-        found = self._search("name", (name for name in wanted if not _NOT_SEARCHABLE.match(name)), tail=".*")
-        unsearched = any(_NOT_SEARCHABLE.match(name) for name in wanted)
-        found = self._with_others(found, [name for name in self.list_nodes() if matches(name)] if unsearched else [])
-        # goiardi's "*" also stands for what is before the term.
-        return NodeSearch(tuple(node for node in found.nodes if matches(node.name)), found.hidden)
-
-    def _with_others(self, found: NodeSearch, names: Sequence[str]) -> NodeSearch:
-        """What a search showed, and nodes that it could not be asked for."""
-        nodes = {node.name: node for node in found.nodes}
-        for name, answer in self.nodes(name for name in names if name not in nodes).items():
-            if isinstance(answer, DecommissionError):
-                raise answer
-            if answer is not None:
-                nodes[name] = answer
-        return NodeSearch(tuple(nodes.values()), found.hidden)
+        return self._search("name", (n for n in names if is_node_name(n) and not _NOT_SEARCHABLE.match(n)))
 
     def nodes(self, names: Iterable[str]) -> Mapping[str, ChefNode | DecommissionError | None]:
         return self._read("nodes", names, is_node_name, node_of)
@@ -391,7 +368,7 @@ class PyChefServer:
         prefixes = [prefix]
         while prefixes:
             prefix = prefixes.pop()
-            for page in self._pages(f"ec2_instance_id:{_escaped(prefix)}*", _WHERE_AND_WHEN):
+            for page in self._pages("node", f"ec2_instance_id:{_escaped(prefix)}*", _WHERE_AND_WHEN):
                 if page.counted >= _DEEPEST:
                     prefixes += [prefix + digit for digit in "0123456789abcdef"]
                     break
@@ -404,6 +381,14 @@ class PyChefServer:
 
     def list_clients(self) -> tuple[str, ...]:
         return tuple(self._call("GET", "/clients"))
+
+    def privileged_clients(self) -> frozenset[str] | None:
+        names: list[str] = []
+        counted = 0
+        for page in self._pages("client", "validator:true OR admin:true", {}):
+            names += [row["name"] for row in page.rows]
+            counted = page.counted
+        return frozenset(names) if counted <= len(names) else None
 
     def delete_nodes(
         self, names: Iterable[str], guard: Guard | None = None
@@ -425,13 +410,13 @@ class PyChefServer:
             raise PermanentError(f"a Chef client cannot have the name {name!r}")
         return self._create("/clients", {"name": name, "public_key": public_key, "validator": False}, guard)
 
-    def _search(self, field: str, values: Iterable[str], tail: str = "") -> NodeSearch:
+    def _search(self, field: str, values: Iterable[str]) -> NodeSearch:
         """One joined query for a hundred values.
 
         The rows hold the nodes as they are now; only the match is the index's, which lags (chef-server,
         chef_wm_search.erl: ids from the index, objects from the database).
         """
-        queries = _joined_queries([f"{field}:{_escaped(value)}{tail}" for value in dict.fromkeys(values)])
+        queries = _joined_queries([f"{field}:{_escaped(value)}" for value in dict.fromkeys(values)])
         nodes: dict[str, ChefNode] = {}
         hidden = 0
         for answer in each(queries, self._search_one, self._workers).values():
@@ -444,18 +429,18 @@ class PyChefServer:
     def _search_one(self, query: str) -> NodeSearch:
         nodes: list[ChefNode] = []
         counted = 0
-        for page in self._pages(query, _ATTRIBUTES):
+        for page in self._pages("node", query, _ATTRIBUTES):
             nodes += [_chef_node(data["name"], data) for data in page.rows]
             counted = page.counted
         return NodeSearch(tuple(nodes), max(0, counted - len(nodes)))
 
-    def _pages(self, query: str, attributes: Mapping[str, tuple[str, ...]]) -> Iterator[_Page]:
+    def _pages(self, index: str, query: str, attributes: Mapping[str, tuple[str, ...]]) -> Iterator[_Page]:
         body = {"name": ["name"], **{key: list(path) for key, path in attributes.items()}}
         start, counted, page = 0, 0, _ROWS_PER_PAGE
         # A Chef server's total counts all that match, of which a page may show fewer; goiardi's counts the page.
         # So the end is where the page is short and the total is reached, and never one of the two alone.
         while page >= _ROWS_PER_PAGE or start < counted:
-            path = f"/search/node?q={quote(query, safe='')}&start={start}&rows={_ROWS_PER_PAGE}"
+            path = f"/search/{index}?q={quote(query, safe='')}&start={start}&rows={_ROWS_PER_PAGE}"
             try:
                 answer = self._call("POST", path, body)
             except _NotFoundError as error:
@@ -568,10 +553,6 @@ def _path(kind: str, name: str) -> str:
     return f"/{kind}/{segment(name).replace('%3A', ':')}"
 
 
-def _in_both_cases(names: Iterable[str]) -> list[str]:
-    return list(dict.fromkeys(spelt for name in names for spelt in (name, name.lower())))
-
-
 def _escaped(value: str) -> str:
     """The value as one term of a query: what Lucene's syntax gives a meaning is escaped."""
     return re.sub(r"(^-|[^A-Za-z0-9_.-])", r"\\\1", value)
@@ -611,7 +592,6 @@ def node_of(document: Mapping[str, Any]) -> ChefNode:
 def _chef_node(name: str, data: Mapping[str, Any]) -> ChefNode:
     macs = data.get("macs")
     interfaces = [mac for mac in macs.values() if isinstance(mac, dict)] if isinstance(macs, dict) else []
-    private = _addresses(4, data.get("local_ipv4"), *(mac.get("local_ipv4s") for mac in interfaces))
     return ChefNode(
         name=name,
         # A value of another type is no id of ours, and not the same as none.
@@ -620,11 +600,12 @@ def _chef_node(name: str, data: Mapping[str, Any]) -> ChefNode:
         region=_text(data.get("region")),
         availability_zone=_text(data.get("availability_zone")),
         vpc_id=next((mac["vpc_id"] for mac in interfaces if isinstance(mac.get("vpc_id"), str)), None),
-        private_ips=private or _addresses(4, data.get("ipaddress")),
+        private_ips=_addresses(4, data.get("local_ipv4"), *(mac.get("local_ipv4s") for mac in interfaces)),
         public_ips=_addresses(4, data.get("public_ipv4"), *(mac.get("public_ipv4s") for mac in interfaces)),
         ipv6_addresses=_addresses(6, *(mac.get("ipv6s") for mac in interfaces)),
         private_dns_names=_texts(data.get("local_hostname")),
         public_dns_names=_texts(data.get("public_hostname")),
+        ipaddress=next(iter(_addresses(4, data.get("ipaddress")) + _addresses(6, data.get("ipaddress"))), None),
         fqdn=_text(data.get("fqdn")),
         hostname=_text(data.get("hostname")),
         ohai_time=_seconds(data.get("ohai_time")),
