@@ -36,6 +36,7 @@ from ec2_decommission.clients.chef import NodeSearch
 from ec2_decommission.clients.consul import MAX_OPS
 from ec2_decommission.clients.ec2 import FILTER_VALUES, Description, LivingInEc2
 from ec2_decommission.clients.governor import BURST_SECONDS, Governor
+from ec2_decommission.clients.http import Guard
 from ec2_decommission.clients.route53 import BotoZones, Listing
 from ec2_decommission.config import (
     ChefSettings,
@@ -300,14 +301,22 @@ class FarChef(FakeChefServer):
         self._wait(math.ceil(len(wanted) / 100))
         return NodeSearch(tuple(n for n in map(self.node_objects.get, wanted) if n))
 
-    def delete_nodes(self, names: Iterable[str]) -> Mapping[str, bool | DecommissionError]:
+    def delete_nodes(
+        self, names: Iterable[str], guard: Guard | None = None
+    ) -> Mapping[str, bool | DecommissionError]:
         wanted = list(names)
         self._wait(len(wanted))
+        if guard:
+            guard()
         return {name: self.node_objects.pop(name, None) is not None for name in wanted}
 
-    def delete_clients(self, names: Iterable[str]) -> Mapping[str, bool | DecommissionError]:
+    def delete_clients(
+        self, names: Iterable[str], guard: Guard | None = None
+    ) -> Mapping[str, bool | DecommissionError]:
         wanted = list(names)
         self._wait(len(wanted))
+        if guard:
+            guard()
         there = {name: name in self.client_names for name in wanted}
         self.client_names.difference_update(wanted)
         return there
@@ -323,15 +332,15 @@ class FarConsul(FakeConsulCatalog):
         self._time = time
         self._computing = computing
 
-    def _request(self, operation: str, datacenter: str, name: str = "") -> Any:
+    def _request(self, operation: str, datacenter: str, name: str = "", *, guard: Guard | None = None) -> Any:
         if operation != "destroy":
             self._time.sleep(NEAR)
-        return super()._request(operation, datacenter, name)
+        return super()._request(operation, datacenter, name, guard=guard)
 
-    def destroy_sessions(self, datacenter: str, session_ids: Iterable[str]) -> Any:
+    def destroy_sessions(self, datacenter: str, session_ids: Iterable[str], guard: Guard | None = None) -> Any:
         ids = list(session_ids)
         _request(self._time, len(ids), CONSUL_WORKERS, self._computing)
-        return super().destroy_sessions(datacenter, ids)
+        return super().destroy_sessions(datacenter, ids, guard)
 
 
 class BusyZones(BotoZones):

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
+import json
 from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import urlsplit
 
 import pytest
 
-from ec2_decommission.clients.chef import ChefNode, ChefServer, ConvergedNode, PyChefServer
+from ec2_decommission.clients.chef import ChefClient, ChefNode, ChefServer, PyChefServer
 from ec2_decommission.config import ChefSettings
 from ec2_decommission.deadline import Deadline
-from ec2_decommission.errors import AccessError, ConfigurationError, DecommissionError
+from ec2_decommission.errors import AccessError, ConfigurationError, DecommissionError, PermanentError, TransientError
 from testbed.chef import ChefServer as Goiardi
-from tests.fakes.chef import FakeChefServer
+from testbed.fault_proxy import FaultProxy
+from tests.fakes.chef import FakeChefServer, document_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,9 +23,8 @@ if TYPE_CHECKING:
 class World(Protocol):
     """A Chef server that a test fills, and the clients that ask it."""
 
-    def put_node(self, name: str, instance_id: str | None = None) -> None: ...
-
-    def put_converged(self, node: ConvergedNode) -> None: ...
+    def put_node(self, name: str, instance_id: str | None = None, **facts: Any) -> ChefNode:
+        """A node with one address, and with what else `ChefNode` has."""
 
     def put_client(self, name: str) -> None: ...
 
@@ -31,48 +32,42 @@ class World(Protocol):
         """As an administrator, or as a client without the right to remove others or to read them."""
 
 
+def node(name: str, instance_id: str | None = None, **facts: Any) -> ChefNode:
+    return ChefNode(name, instance_id, **{"private_ips": ("10.0.0.5",), **facts})
+
+
 class FakeWorld:
     def __init__(self) -> None:
         self._server = FakeChefServer()
+        self._server.put_client("chef-validator", validator=True)
 
-    def put_node(self, name: str, instance_id: str | None = None) -> None:
-        self._server.put_node(name, instance_id, private_ips=("10.0.0.5",))
-
-    def put_converged(self, node: ConvergedNode) -> None:
-        self._server.put_node(node.name, node.instance_id)
-        told = {k: v for k, v in dataclasses.asdict(node).items() if k not in ("name", "instance_id")}
-        self._server.where_and_when[node.name] = told
+    def put_node(self, name: str, instance_id: str | None = None, **facts: Any) -> ChefNode:
+        put = node(name, instance_id, **facts)
+        self._server.node_objects[name] = put
+        self._server.catch_up()
+        return put
 
     def put_client(self, name: str) -> None:
-        self._server.put_client(name)
+        self._server.put_client(name, public_key="-----BEGIN PUBLIC KEY-----")
 
     def server(self, *, admin: bool = True, right_key: bool = True) -> ChefServer:
         self._server.key_accepted = right_key
         # What goiardi keeps from a client that is no administrator.
-        self._server.forbidden = set() if admin else {"read clients", "delete nodes", "delete clients"}
+        kept = {"read clients", "delete nodes", "delete clients", "create clients"}
+        self._server.forbidden = set() if admin else kept
         return self._server
 
 
 class RealWorld:
-    def __init__(self, goiardi: Goiardi) -> None:
+    def __init__(self, goiardi: Goiardi, protocol: str = "1.3") -> None:
         self._goiardi = goiardi
+        self._protocol = protocol
         self._open: list[PyChefServer] = []
 
-    def put_node(self, name: str, instance_id: str | None = None) -> None:
-        ec2: dict[str, Any] | None = {"instance_id": instance_id, "local_ipv4": "10.0.0.5"} if instance_id else None
-        self._goiardi.create_node(name, ec2=ec2, automatic={"ipaddress": "10.0.0.5"})
-
-    def put_converged(self, node: ConvergedNode) -> None:
-        ec2 = {
-            "instance_id": node.instance_id,
-            "account_id": node.account_id,
-            "region": node.region,
-            "placement_availability_zone": node.availability_zone,
-            **dict(zip(("local_hostname", "public_hostname"), node.dns_names, strict=False)),
-        }
-        told = {key: value for key, value in ec2.items() if value is not None}
-        automatic = {"ohai_time": node.ohai_time} if node.ohai_time is not None else {}
-        self._goiardi.create_node(node.name, ec2=told, automatic=automatic)
+    def put_node(self, name: str, instance_id: str | None = None, **facts: Any) -> ChefNode:
+        put = node(name, instance_id, **facts)
+        self._goiardi.api.request("POST", "/nodes", json=document_of(put))
+        return put
 
     def put_client(self, name: str) -> None:
         self._goiardi.create_client(name)
@@ -83,7 +78,7 @@ class RealWorld:
             name, key = "lowly", self._goiardi.create_client("lowly")
         elif not right_key:
             key = self._goiardi.create_client("somebody")
-        settings = ChefSettings(self._goiardi.url, name)
+        settings = ChefSettings(self._goiardi.url, name, signing_protocol=self._protocol)
         self._open.append(PyChefServer(settings, key.decode(), lambda: Deadline.after(60)))
         return self._open[-1]
 
@@ -107,56 +102,64 @@ def world(request: pytest.FixtureRequest) -> Iterator[World]:
     if request.param == "fake":
         yield FakeWorld()
     else:
-        real = RealWorld(request.getfixturevalue("goiardi"))
-        yield real
-        real.clear()
+        world = RealWorld(request.getfixturevalue("goiardi"))
+        yield world
+        world.clear()
 
 
-def test_search_shows_the_nodes_that_bear_the_ids(world: World) -> None:
-    world.put_node("web-1", "i-0aaa")
-    world.put_node("web-1-again", "i-0aaa")
-    world.put_node("web-2", "i-0bbb")
+FULL: dict[str, Any] = {
+    "account_id": "123456789012",
+    "region": "eu-west-1",
+    "availability_zone": "eu-west-1b",
+    "vpc_id": "vpc-1",
+    "private_ips": ("10.0.0.5", "10.0.0.6"),
+    "public_ips": ("192.0.2.1",),
+    "ipv6_addresses": ("2001:db8::5",),
+    "private_dns_names": ("ip-10-0-0-5.eu-west-1.compute.internal",),
+    "public_dns_names": ("ec2-192-0-2-1.eu-west-1.compute.amazonaws.com",),
+    "fqdn": "web-1.example.com",
+    "hostname": "web-1",
+    "ohai_time": 1_760_000_000.25,
+}
+
+
+# Searching
+
+
+def test_search_shows_the_nodes_with_the_ids_and_all_that_ohai_wrote(world: World) -> None:
+    own = [world.put_node("web-1", "i-0aaa", **FULL), world.put_node("web-1-again", "i-0aaa")]
+    other = world.put_node("web-2", "i-0bbb")
     world.put_node("web-3", "i-0ccc")
     world.put_node("bare")
     found = world.server().search_nodes_by_instance_id(["i-0aaa", "i-0bbb", "i-0ddd"])
-    assert {(node.name, node.instance_id) for node in found.nodes} == {
-        ("web-1", "i-0aaa"),
-        ("web-1-again", "i-0aaa"),
-        ("web-2", "i-0bbb"),
-    }
+    assert sorted(found.nodes, key=lambda node: node.name) == [*own, other]
     assert found.hidden == 0
-    assert all(node.private_ips == ("10.0.0.5",) for node in found.nodes)
 
 
 def test_converged_nodes_tell_where_and_when(world: World) -> None:
-    full = ConvergedNode(
-        "web-1",
-        "i-0aaa",
-        "123456789012",
-        "eu-west-1",
-        "eu-west-1b",
-        ("ip-10-0-0-5.eu-west-1.compute.internal", "ec2-3-4-5-6.eu-west-1.compute.amazonaws.com"),
-        1_760_000_000.25,
-    )
-    bare, again = ConvergedNode("web-2", "i-0aab"), ConvergedNode("web-1-again", "i-0aaa")
-    for node in (full, bare, again):
-        world.put_converged(node)
+    full = world.put_node("web-1", "i-0aaa", **FULL)
+    world.put_node("web-1-again", "i-0aaa")
+    world.put_node("web-2", "i-0aab")
     world.put_node("never-converged")
     world.put_node("elsewhere", "vm-17")
 
-    def found(prefix: str) -> list[ConvergedNode]:
-        return sorted(world.server().converged_nodes(prefix), key=lambda node: node.name)
+    def found(prefix: str) -> list[str]:
+        return sorted(node.name for node in world.server().converged_nodes(prefix))
 
-    assert found("i-") == [full, again, bare]
-    assert found("i-0aab") == [bare]
+    assert found("i-") == ["web-1", "web-1-again", "web-2"]
+    assert found("i-0aab") == ["web-2"]
     assert found("i-0b") == []
+    assert found("") == ["elsewhere", "web-1", "web-1-again", "web-2"]
+    [read] = [node for node in world.server().converged_nodes("i-") if node.name == "web-1"]
+    assert (read.account_id, read.region, read.availability_zone) == ("123456789012", "eu-west-1", "eu-west-1b")
+    assert (read.dns_names, read.ohai_time) == (full.dns_names, 1_760_000_000.25)
 
 
 def test_converged_nodes_of_more_than_a_page(world: World) -> None:
     for number in range(1001):
         world.put_node(f"web-{number}", f"i-{number:017x}")
     found = {node.name for node in world.server().converged_nodes("i-")}
-    # goiardi sorts each page anew, by nothing: at the border of two pages a node may be shown twice, and one not.
+    # goiardi does not sort its pages: at the border of two pages a node may be shown twice, and one not.
     assert found <= {f"web-{number}" for number in range(1001)}
     assert len(found) >= 1000
 
@@ -178,35 +181,75 @@ def test_search_for_nothing(world: World) -> None:
     assert world.server().search_nodes_by_instance_id([]).nodes == ()
 
 
-def test_search_by_name(world: World) -> None:
-    world.put_node("web-1.example.internal", "i-0aaa")
-    world.put_node("rack:7")
-    world.put_node("web-1", "i-0bbb")
-    found = world.server().search_nodes_by_name(["web-1.example.internal", "rack:7", "nobody", "no name at all"])
-    assert {(node.name, node.instance_id) for node in found.nodes} == {
-        ("web-1.example.internal", "i-0aaa"),
-        ("rack:7", None),
-    }
+ODD_NAMES = ["OR", "AND", "NOT", "NOT-1", "ORx", "or", "-x", "--", "x:y", ":x", ".x", "_", "x."]
+
+
+@pytest.mark.parametrize("name", ["web-1.example.internal", *ODD_NAMES])
+def test_a_name_that_the_query_language_would_read_otherwise_is_found_and_spoils_no_query(
+    world: World, name: str
+) -> None:
+    both = {world.put_node(name), world.put_node("web-1", "i-0bbb")}
+    found = world.server().search_nodes_by_name([name, "web-1", "nobody", "no name at all", ""])
+    assert set(found.nodes) == both
+
+
+def test_search_by_name_finds_the_name_as_given_and_in_lower_case(world: World) -> None:
+    for name in ("WEB-4", "web-4", "Web-4", "web-40"):
+        world.put_node(name)
+    assert {node.name for node in world.server().search_nodes_by_name(["WEB-4"]).nodes} == {"WEB-4", "web-4"}
+
+
+@pytest.mark.parametrize(
+    ("label", "found"),
+    [
+        ("web-4", {"web-4.example.com", "web-4.eu.example.com"}),
+        ("WEB-4", {"web-4.example.com", "web-4.eu.example.com"}),
+        ("web", set()),
+        ("web-4.eu", set()),
+        ("NOT-1", {"NOT-1.example.com"}),
+        ("-x", {"-x.example.com"}),
+        ("*", set()),
+        ("", set()),
+    ],
+)
+def test_search_by_the_first_label(world: World, label: str, found: set[str]) -> None:
+    for name in ("web-4", "web-4.example.com", "web-4.eu.example.com", "web-40.example.com", "a.web-4.example.com"):
+        world.put_node(name, "i-0aaa")
+    for name in ("NOT-1.example.com", "NOT-1", "-x.example.com"):
+        world.put_node(name)
+    assert {node.name for node in world.server().search_nodes_by_short_name([label]).nodes} == found
+
+
+# By name
+
+IMPOSSIBLE = ["../../clients/web-1", "..", ".", "", "a b", "ä", "a/b", "a?b", "a%2fb", "web-1\n"]
 
 
 @pytest.mark.parametrize("others", [0, 20], ids=["few", "many"])
 def test_nodes_by_name(world: World, others: int) -> None:
-    world.put_node("web-1", "i-0aaa")
-    world.put_node("rack:7")
-    absent = ["gone", "../../clients/web-1", "..", ".", "", "a b", "ä", *(f"gone-{n}" for n in range(others))]
-    found = world.server().nodes(["web-1", "rack:7", *absent])
-    assert found == {
-        "web-1": ChefNode("web-1", "i-0aaa", private_ips=("10.0.0.5",)),
-        "rack:7": ChefNode("rack:7", None, private_ips=("10.0.0.5",)),
-        **dict.fromkeys(absent),
-    }
+    full, rack = world.put_node("web-1", "i-0aaa", **FULL), world.put_node("rack:7")
+    absent = ["gone", "WEB-1", *IMPOSSIBLE, *(f"gone-{n}" for n in range(others))]
+    server = world.server()
+    assert server.nodes(["web-1", "rack:7", *absent]) == {"web-1": full, "rack:7": rack, **dict.fromkeys(absent)}
+    documents = server.node_documents(["web-1", *absent])
+    assert documents == {"web-1": documents["web-1"], **dict.fromkeys(absent)}
+    assert set(server.list_nodes()) == {"web-1", "rack:7"}
 
 
 @pytest.mark.parametrize("others", [0, 20], ids=["few", "many"])
-def test_whether_clients_exist(world: World, others: int) -> None:
+def test_clients_by_name(world: World, others: int) -> None:
     world.put_client("web-1")
-    absent = ["gone", "rack:7", "..", "", "a/b", *(f"gone-{n}" for n in range(others))]
-    assert world.server().clients(["web-1", *absent]) == {"web-1": True, **dict.fromkeys(absent, False)}
+    absent = ["gone", "rack:7", *IMPOSSIBLE, *(f"gone-{n}" for n in range(others))]
+    server = world.server()
+    found = server.clients(["web-1", "chef-validator", *absent])
+    own, validator = found["web-1"], found["chef-validator"]
+    assert isinstance(own, ChefClient)
+    assert isinstance(validator, ChefClient)
+    assert (own.name, own.validator, own.admin) == ("web-1", False, False)
+    assert (own.public_key or "").startswith("-----BEGIN PUBLIC KEY-----")
+    assert (validator.validator, validator.admin) == (True, False)
+    assert found == {"web-1": own, "chef-validator": validator, **dict.fromkeys(absent)}
+    assert {"web-1", "chef-validator"} <= set(server.list_clients())
 
 
 def test_deleting_tells_what_was_there(world: World) -> None:
@@ -214,21 +257,115 @@ def test_deleting_tells_what_was_there(world: World) -> None:
         world.put_node(name, "i-0aaa")
         world.put_client(name)
     server = world.server()
-    names = ["web-1", "gone", "..", "a/b", ""]
-    expected = {"web-1": True, "gone": False, "..": False, "a/b": False, "": False}
+    names = ["web-1", "gone", *IMPOSSIBLE]
+    expected = {**dict.fromkeys(names, False), "web-1": True}
     assert server.delete_nodes(names) == expected
+    assert [n and n.name for n in server.clients(["web-1"]).values() if isinstance(n, ChefClient)] == ["web-1"]
     assert server.delete_clients(names) == expected
-    assert server.nodes(["web-1", "web-2"])["web-2"] is not None
-    assert server.clients(["web-1", "web-2"]) == {"web-1": False, "web-2": True}
+    assert server.nodes(["web-1"]) == server.clients(["web-1"]) == {"web-1": None}
     assert [node.name for node in server.search_nodes_by_instance_id(["i-0aaa"]).nodes] == ["web-2"]
+    assert isinstance(server.clients(["web-2"])["web-2"], ChefClient)
     assert server.delete_nodes(["web-1"]) == {"web-1": False}
 
 
-def test_deleting_the_node_leaves_the_client(world: World) -> None:
-    world.put_node("web-1", "i-0aaa")
+def test_what_was_removed_can_be_put_back_and_nothing_is_overwritten(world: World) -> None:
+    full = world.put_node("web-1", "i-0aaa", **FULL)
     world.put_client("web-1")
-    assert world.server().delete_nodes(["web-1"]) == {"web-1": True}
-    assert world.server().clients(["web-1"]) == {"web-1": True}
+    server = world.server()
+    document, client = server.node_documents(["web-1"])["web-1"], server.clients(["web-1"])["web-1"]
+    assert document is not None
+    assert not isinstance(document, DecommissionError)
+    assert isinstance(client, ChefClient)
+    assert client.public_key
+    kept = json.loads(json.dumps(document))  # as an audit object
+    assert server.create_node({**kept, "automatic": {}}) is False
+    assert server.create_client("web-1", "-----BEGIN PUBLIC KEY-----\nother") is False
+    assert server.nodes(["web-1"]) == {"web-1": full}
+    assert server.clients(["web-1"]) == {"web-1": client}
+    server.delete_nodes(["web-1"])
+    server.delete_clients(["web-1"])
+    assert server.create_node(kept) is True
+    assert server.create_client("web-1", client.public_key) is True
+    assert server.nodes(["web-1"]) == {"web-1": full}
+    assert server.node_documents(["web-1"]) == {"web-1": document}
+    assert server.clients(["web-1"]) == {"web-1": client}
+
+
+@pytest.mark.parametrize("name", IMPOSSIBLE)
+def test_what_no_server_can_hold_is_not_created(world: World, name: str) -> None:
+    with pytest.raises(PermanentError, match="a Chef node cannot have the name"):
+        world.server().create_node({"name": name})
+    with pytest.raises(PermanentError, match="a Chef client cannot have the name"):
+        world.server().create_client(name, "key")
+
+
+class StaleError(TransientError):
+    """What the guard of these tests raises."""
+
+
+def test_a_change_whose_guard_raises_is_not_sent(world: World) -> None:
+    calls: list[str] = []
+
+    def guard() -> None:
+        calls.append("")
+        if len(calls) > 2:
+            raise StaleError("the proof is too old")
+
+    names = [f"web-{number}" for number in range(12)]
+    for name in names:
+        world.put_node(name)
+        world.put_client(name)
+    server = world.server()
+    for delete, read in ((server.delete_nodes, server.nodes), (server.delete_clients, server.clients)):
+        calls.clear()
+        answers = delete(names, guard)
+        there = {name for name, found in read(names).items() if found is not None}
+        assert {name for name, answer in answers.items() if isinstance(answer, StaleError)} == there
+        assert len(there) >= len(names) - 2
+    document = server.node_documents(["web-11"])["web-11"]
+    assert isinstance(document, dict)
+    with pytest.raises(StaleError):
+        server.create_node({**document, "name": "new"}, guard)
+    with pytest.raises(StaleError):
+        server.create_client("new", "-----BEGIN PUBLIC KEY-----", guard)
+    assert server.nodes(["new"]) == server.clients(["new"]) == {"new": None}
+
+
+@pytest.mark.servers
+def test_an_old_server_is_served_with_its_own_signatures(goiardi: Goiardi) -> None:
+    world = RealWorld(goiardi, "1.0")
+    full = world.put_node("web-1", "i-0aaa", **FULL)
+    world.put_client("web-1")
+    server = world.server()
+    assert server.search_nodes_by_instance_id(["i-0aaa"]).nodes == (full,)
+    assert server.nodes(["web-1"]) == {"web-1": full}
+    document = server.node_documents(["web-1"])["web-1"]
+    assert isinstance(document, dict)
+    assert server.delete_nodes(["web-1"]) == server.delete_clients(["web-1"]) == {"web-1": True}
+    assert server.create_node(document) is True
+    world.clear()
+
+
+@pytest.mark.servers
+def test_no_name_leads_elsewhere(goiardi: Goiardi) -> None:
+    """Whatever is asked for: every request is to a path of the API, and each name is one segment of it."""
+    names = [*IMPOSSIBLE, "web-1", "rack:7", "..x", *ODD_NAMES]
+    with FaultProxy(goiardi.url) as proxy:
+        settings = ChefSettings(proxy.url, goiardi.admin_name)
+        server = PyChefServer(settings, goiardi.admin_key.decode(), lambda: Deadline.after(60))
+        for name in names:
+            server.nodes([name])
+            server.clients([name])
+            server.delete_nodes([name])
+            server.delete_clients([name])
+        server.search_nodes_by_name(names)
+        server.search_nodes_by_short_name(names)
+        server.search_nodes_by_instance_id(["i-0aaa) OR (name:*", "../x&q=name:*#"])
+        server.close()
+        paths = [urlsplit(request.path).path for request in proxy.seen]
+    assert paths
+    allowed = {"/search/node", "/nodes", *(f"/{kind}/{name}" for kind in ("nodes", "clients") for name in names[10:])}
+    assert set(paths) <= allowed
 
 
 def test_a_wrong_key_is_a_configuration_error(world: World) -> None:
@@ -244,12 +381,13 @@ def test_a_missing_right_is_told_from_absence(world: World) -> None:
     world.put_node("web-1", "i-0aaa")
     world.put_client("web-1")
     server = world.server(admin=False)
-    answers: list[bool | DecommissionError] = [
+    for answer in (
         server.delete_nodes(["web-1"])["web-1"],
         server.delete_clients(["web-1"])["web-1"],
         server.clients(["web-1"])["web-1"],
-    ]
-    for answer in answers:
+    ):
         assert isinstance(answer, AccessError)
         assert "web-1" in str(answer)
-    assert world.server().clients(["web-1"]) == {"web-1": True}
+    with pytest.raises(AccessError):
+        server.create_client("new", "-----BEGIN PUBLIC KEY-----")
+    assert isinstance(world.server().clients(["web-1"])["web-1"], ChefClient)

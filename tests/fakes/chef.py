@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ec2_decommission.clients.chef import ChefNode, ConvergedNode, NodeSearch, is_client_name, is_node_name
-from ec2_decommission.errors import AccessError, ConfigurationError, DecommissionError
+from ec2_decommission.clients.chef import (
+    ChefClient,
+    ChefNode,
+    NodeSearch,
+    is_client_name,
+    is_node_name,
+    node_of,
+)
+from ec2_decommission.errors import AccessError, ConfigurationError, DecommissionError, PermanentError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    from ec2_decommission.clients.http import Guard
 
 T = TypeVar("T")
 
@@ -18,10 +28,10 @@ class FakeChefServer:
     """The world is in ``node_objects`` and ``client_names``; the switches change how it answers.
 
     Attributes:
-        where_and_when: the attributes of ``ConvergedNode`` beside name and id, by name of the node.
+        client_details: clients that are more than a name.
         key_accepted: False for a server that does not know the signature.
         forbidden: rights that the client lacks: ``search nodes``, ``read nodes``, ``read clients``,
-            ``delete nodes``, ``delete clients``.
+            ``delete nodes``, ``delete clients``, ``create nodes``, ``create clients``.
         unreadable: nodes that the client may not read: a search counts them and does not show them, as a Chef
             server with ``strict_search_result_acls`` does.
         lagging: while True, the index takes in no change; ``catch_up`` lets it.
@@ -32,7 +42,7 @@ class FakeChefServer:
     def __init__(self) -> None:
         self.node_objects: dict[str, ChefNode] = {}
         self.client_names: set[str] = set()
-        self.where_and_when: dict[str, dict[str, Any]] = {}
+        self.client_details: dict[str, ChefClient] = {}
         self.key_accepted = True
         self.forbidden: set[str] = set()
         self.unreadable: set[str] = set()
@@ -46,11 +56,17 @@ class FakeChefServer:
     def put_node(self, name: str, instance_id: str | None = None, **facts: Any) -> None:
         """Saves a node, as Chef Infra Client does at the end of a run."""
         self.node_objects[name] = ChefNode(name, instance_id, **facts)
-        self.where_and_when.pop(name, None)
         self._write()
 
-    def put_client(self, name: str) -> None:
+    def tell(self, name: str, **facts: Any) -> None:
+        """What Ohai wrote into a node besides."""
+        self.node_objects[name] = replace(self.node_objects[name], **facts)
+        self._write()
+
+    def put_client(self, name: str, **details: Any) -> None:
+        """Creates a client; ``details`` as `ChefClient` has them."""
         self.client_names.add(name)
+        self.client_details[name] = ChefClient(name, **details)
 
     def catch_up(self) -> None:
         """The index takes in all that changed, and goes on doing so."""
@@ -68,48 +84,95 @@ class FakeChefServer:
         return self._search(len(wanted), lambda node: node.instance_id in wanted)
 
     def search_nodes_by_name(self, names: Iterable[str]) -> NodeSearch:
-        wanted = {name for name in names if is_node_name(name)}
+        wanted = _in_both_cases(name for name in names if is_node_name(name))
         return self._search(len(wanted), lambda node: node.name in wanted)
 
-    def nodes(self, names: Iterable[str]) -> Mapping[str, ChefNode | DecommissionError | None]:
-        wanted = list(dict.fromkeys(names))
-        possible = self._listed("read nodes", [name for name in wanted if is_node_name(name)], self.node_objects)
-        found = {name: self._each("read nodes", name, self._read) for name in possible}
-        return {name: found.get(name) for name in wanted}
+    def search_nodes_by_short_name(self, names: Iterable[str]) -> NodeSearch:
+        wanted = _in_both_cases(name for name in names if is_node_name(name) and "." not in name)
 
-    def converged_nodes(self, prefix: str) -> Iterator[ConvergedNode]:
+        def matches(node: ChefNode) -> bool:
+            label, dot, _ = node.name.partition(".")
+            return bool(dot) and label in wanted
+
+        return self._search(len(wanted), matches)
+
+    def nodes(self, names: Iterable[str]) -> Mapping[str, ChefNode | DecommissionError | None]:
+        return self._read("read nodes", names, is_node_name, self.node_objects, self._node)
+
+    def node_documents(self, names: Iterable[str]) -> Mapping[str, Mapping[str, Any] | DecommissionError | None]:
+        def document(name: str) -> Mapping[str, Any] | None:
+            node = self._node(name)
+            return document_of(node) if node else None
+
+        return self._read("read nodes", names, is_node_name, self.node_objects, document)
+
+    def list_nodes(self) -> tuple[str, ...]:
+        self._request("read nodes", "")
+        return tuple(self.node_objects)
+
+    def converged_nodes(self, prefix: str) -> Iterator[ChefNode]:
         hits = [name for name, node in self._index.items() if (node.instance_id or "").startswith(prefix)]
         for start in range(0, max(1, len(hits)), 1000):
             self._request("search nodes", "")
             for name in hits[start : start + 1000]:
                 own = self.node_objects.get(name)
-                if own is not None and name not in self.unreadable and (own.instance_id or "").startswith(prefix):
-                    yield ConvergedNode(name, own.instance_id or "", **self.where_and_when.get(name, {}))
+                if own and own.instance_id and name not in self.unreadable and own.instance_id.startswith(prefix):
+                    yield replace(
+                        own, vpc_id=None, private_ips=(), public_ips=(), ipv6_addresses=(), fqdn=None, hostname=None
+                    )
 
-    def clients(self, names: Iterable[str]) -> Mapping[str, bool | DecommissionError]:
-        wanted = list(dict.fromkeys(names))
-        possible = [name for name in wanted if is_client_name(name)]
-        if len(possible) > 8:
-            listed = self._listed("read clients", possible, self.client_names)
-            return {name: name in listed for name in wanted}
-        found = {name: self._each("read clients", name, lambda n: n in self.client_names) for name in possible}
-        return {name: found.get(name, False) for name in wanted}
+    def clients(self, names: Iterable[str]) -> Mapping[str, ChefClient | DecommissionError | None]:
+        def client(name: str) -> ChefClient | None:
+            return self.client_details.get(name, ChefClient(name)) if name in self.client_names else None
 
-    def delete_nodes(self, names: Iterable[str]) -> Mapping[str, bool | DecommissionError]:
+        return self._read("read clients", names, is_client_name, self.client_names, client)
+
+    def list_clients(self) -> tuple[str, ...]:
+        self._request("read clients", "")
+        return tuple(self.client_names)
+
+    def delete_nodes(
+        self, names: Iterable[str], guard: Guard | None = None
+    ) -> Mapping[str, bool | DecommissionError]:
         def delete(name: str) -> bool:
             gone = self.node_objects.pop(name, None)
             self._write()
             return gone is not None
 
-        return {n: is_node_name(n) and self._each("delete nodes", n, delete) for n in dict.fromkeys(names)}
+        wanted = dict.fromkeys(names)
+        return {n: is_node_name(n) and self._each("delete nodes", n, delete, guard) for n in wanted}
 
-    def delete_clients(self, names: Iterable[str]) -> Mapping[str, bool | DecommissionError]:
+    def delete_clients(
+        self, names: Iterable[str], guard: Guard | None = None
+    ) -> Mapping[str, bool | DecommissionError]:
         def delete(name: str) -> bool:
             there = name in self.client_names
             self.client_names.discard(name)
+            self.client_details.pop(name, None)
             return there
 
-        return {n: is_client_name(n) and self._each("delete clients", n, delete) for n in dict.fromkeys(names)}
+        wanted = dict.fromkeys(names)
+        return {n: is_client_name(n) and self._each("delete clients", n, delete, guard) for n in wanted}
+
+    def create_node(self, document: Mapping[str, Any], guard: Guard | None = None) -> bool:
+        name = str(document.get("name"))
+        if not is_node_name(name):
+            raise PermanentError(f"a Chef node cannot have the name {name!r}")
+        self._request("create nodes", name, guard)
+        if name in self.node_objects:
+            return False
+        self.node_objects[name] = node_of(document)
+        self._write()
+        return True
+
+    def create_client(self, name: str, public_key: str, guard: Guard | None = None) -> bool:
+        if not is_client_name(name):
+            raise PermanentError(f"a Chef client cannot have the name {name!r}")
+        self._request("create clients", name, guard)
+        if name in self.client_names:
+            return False
+        self.put_client(name, public_key=public_key)
+        return True
 
     def _search(self, terms: int, matches: Callable[[ChefNode], bool]) -> NodeSearch:
         for _ in range((terms + 99) // 100):
@@ -120,27 +183,41 @@ class FakeChefServer:
         ]
         return NodeSearch(tuple(shown), len(hits) - len(shown))
 
-    def _read(self, name: str) -> ChefNode | None:
+    def _node(self, name: str) -> ChefNode | None:
         if name in self.unreadable and name in self.node_objects:
             raise AccessError(f"Chef client may not read node {name}")
         return self.node_objects.get(name)
 
-    def _listed(self, right: str, names: list[str], existing: Iterable[str]) -> list[str]:
-        """Many names: one listing tells which exist."""
-        if len(names) <= 8:
-            return names
-        self._request(right, "")
-        there = set(existing)
-        return [name for name in names if name in there]
+    def _read(
+        self,
+        right: str,
+        names: Iterable[str],
+        possible: Callable[[str], bool],
+        existing: Iterable[str],
+        read: Callable[[str], T | None],
+    ) -> Mapping[str, T | DecommissionError | None]:
+        """For many names, one listing first shows which exist."""
+        wanted = list(dict.fromkeys(names))
+        asked = [name for name in wanted if possible(name)]
+        if len(asked) > 8:
+            self._request(right, "")
+            there = set(existing)
+            asked = [name for name in asked if name in there]
+        found = {name: self._each(right, name, read) for name in asked}
+        return {name: found.get(name) for name in wanted}
 
-    def _each(self, operation: str, name: str, call: Callable[[str], T]) -> T | DecommissionError:
+    def _each(
+        self, operation: str, name: str, call: Callable[[str], T], guard: Guard | None = None
+    ) -> T | DecommissionError:
         try:
-            self._request(operation, name)
+            self._request(operation, name, guard)
             return call(name)
         except DecommissionError as error:
             return error
 
-    def _request(self, operation: str, name: str) -> None:
+    def _request(self, operation: str, name: str, guard: Guard | None = None) -> None:
+        if guard:
+            guard()
         self.calls[operation] += 1
         if self.fault:
             self.fault(operation, name)
@@ -148,3 +225,34 @@ class FakeChefServer:
             raise ConfigurationError("Chef server does not accept the signature: chef_client_key is wrong")
         if operation in self.forbidden:
             raise AccessError(f"Chef client may not {operation} {name}".rstrip())
+
+
+def document_of(node: ChefNode) -> dict[str, Any]:
+    """A node whole, as a server would keep it."""
+    ec2 = {
+        "instance_id": node.instance_id,
+        "account_id": node.account_id,
+        "region": node.region,
+        "placement_availability_zone": node.availability_zone,
+        "local_hostname": _lines(node.private_dns_names),
+        "public_hostname": _lines(node.public_dns_names),
+        "network_interfaces_macs": {
+            "0a:00": {
+                "vpc_id": node.vpc_id,
+                "local_ipv4s": _lines(node.private_ips),
+                "public_ipv4s": _lines(node.public_ips),
+                "ipv6s": _lines(node.ipv6_addresses),
+            }
+        },
+    }
+    automatic = {"fqdn": node.fqdn, "hostname": node.hostname, "ohai_time": node.ohai_time, "ec2": ec2}
+    levels: dict[str, Any] = {"automatic": automatic, "normal": {}, "default": {}, "override": {}}
+    return {"name": node.name, "chef_type": "node", "json_class": "Chef::Node", "run_list": [], **levels}
+
+
+def _lines(values: Sequence[str]) -> str:
+    return "\n".join(values)
+
+
+def _in_both_cases(names: Iterable[str]) -> set[str]:
+    return {spelt for name in names for spelt in (name, name.lower())}

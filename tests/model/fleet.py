@@ -304,7 +304,8 @@ class Fleet:
                 return
             facts = {"private_ips": (FOREIGN,)}
             chef.put_node(name, FOREIGN_ID if act == "chef" else None, **facts)
-            chef.where_and_when[name] = {"account_id": "999999999999"} if act == "chef" else {}
+            if act == "chef":
+                chef.tell(name, account_id="999999999999")
             chef.put_client(name)
             ledger.chef_nodes[name] = ledger.chef_clients[name] = STRANGER
         elif act == "unnode" and name in view.chef_nodes:

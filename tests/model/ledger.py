@@ -94,7 +94,7 @@ class View:
             frozenset(world.chef.client_names),
             dict(consul.nodes),
             {name: agent.alive for name, agent in consul.agents.items()},
-            {session_id: session.session for session_id, session in consul.sessions.items()},
+            dict(consul.sessions),
             dict(consul.keys),
             dict(world.inventory.items),
             {i: dict(m.tags) for i, m in world.ec2.machines.items()},

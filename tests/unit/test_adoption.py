@@ -125,8 +125,8 @@ def test_what_ec2_still_shows_as_terminated_is_adopted() -> None:
 ELSEWHERE: list[tuple[dict[str, Any], str]] = [
     ({"region": "eu-west-1"}, "region eu-west-1"),
     ({"availability_zone": "eu-west-1b"}, "region eu-west-1"),
-    ({"dns_names": ("ip-10-0-0-5.eu-west-1.compute.internal",)}, "region eu-west-1"),
-    ({"dns_names": ("web", "ec2-3-4-5-6.eu-west-1.compute.amazonaws.com")}, "region eu-west-1"),
+    ({"private_dns_names": ("ip-10-0-0-5.eu-west-1.compute.internal",)}, "region eu-west-1"),
+    ({"private_dns_names": ("web", "ec2-3-4-5-6.eu-west-1.compute.amazonaws.com")}, "region eu-west-1"),
     ({"region": REGION, "account_id": "999999999999"}, "account 999999999999"),
     ({"region": REGION, "availability_zone": "eu-west-1b"}, "region eu-west-1"),
 ]
@@ -136,7 +136,7 @@ ELSEWHERE: list[tuple[dict[str, Any], str]] = [
 def test_a_chef_node_of_another_place_stays(told: dict[str, Any], reason: str) -> None:
     world = world_of()
     world.chef.put_node("old", DEAD)
-    world.chef.where_and_when["old"] = told
+    world.chef.tell("old", **told)
     sweep = swept(world)
     assert sweep["adopted"] == []
     [left] = sweep["not_adopted"]
@@ -147,13 +147,15 @@ def test_a_chef_node_of_another_place_stays(told: dict[str, Any], reason: str) -
 def test_a_chef_node_of_this_place_goes() -> None:
     world = world_of()
     world.chef.put_node("old", DEAD)
-    world.chef.where_and_when["old"] = {
-        "region": REGION,
-        "account_id": ACCOUNT,
-        "availability_zone": f"{REGION}a",
-        "dns_names": ("ip-10-0-0-5.ec2.internal", "ec2-3-4-5-6.compute-1.amazonaws.com", "web.example.com"),
-        "ohai_time": (world.time - timedelta(hours=24, seconds=1)).timestamp(),
-    }
+    world.chef.tell(
+        "old",
+        region=REGION,
+        account_id=ACCOUNT,
+        availability_zone=f"{REGION}a",
+        private_dns_names=("ip-10-0-0-5.ec2.internal",),
+        public_dns_names=("ec2-3-4-5-6.compute-1.amazonaws.com", "web.example.com"),
+        ohai_time=(world.time - timedelta(hours=24, seconds=1)).timestamp(),
+    )
     assert swept(world)["adopted"] == [DEAD]
 
 
@@ -162,7 +164,7 @@ def test_a_chef_node_that_still_converges_stays(age: timedelta) -> None:
     """It may be an instance that EC2 does not show yet; or something else took over the node's name."""
     world = world_of()
     world.chef.put_node("old", DEAD)
-    world.chef.where_and_when["old"] = {"ohai_time": (world.time - age).timestamp()}
+    world.chef.tell("old", ohai_time=(world.time - age).timestamp())
     sweep = swept(world)
     assert sweep["adopted"] == []
     assert "converged under its name" in reasons(sweep)[DEAD]
@@ -211,7 +213,7 @@ def test_every_datacenter_is_looked_into() -> None:
 def test_the_strictest_word_of_all_sources_counts() -> None:
     world = world_of()
     world.chef.put_node("a", DEAD)
-    world.chef.where_and_when["a"] = {"region": "eu-west-1"}
+    world.chef.tell("a", region="eu-west-1")
     world.consul.register_node("a", "10.0.0.77", {"instance_id": DEAD})
     world.chef.put_node("b", DEAD_8)
     world.consul.add_agent("b", "10.0.0.78", {"instance_id": DEAD_8})

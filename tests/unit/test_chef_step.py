@@ -271,7 +271,7 @@ def test_calls_for_one(server: FakeChefServer) -> None:
     assert server.calls.total() == 3
 
 
-@pytest.mark.parametrize(("count", "most"), [(10, 2.3), (100, 2.1), (1000, 2.1)])
+@pytest.mark.parametrize(("count", "most"), [(10, 3.3), (100, 3.1), (1000, 3.1)])
 def test_calls_for_many(server: FakeChefServer, count: int, most: float) -> None:
     for number in range(count):
         server.put_node(f"web-{number}", f"i-{number:017x}")

@@ -70,6 +70,7 @@ def test_reads_all_of_it() -> None:
     assert config.chef
     assert config.chef.server_url == "https://chef/organizations/x"
     assert (config.chef.delete_client, config.chef.max_concurrency) == (False, 8)
+    assert config.chef.signing_protocol == "1.3"
     assert config.consul
     assert (config.consul.node_name, config.consul.request_timeout_seconds) == (None, 2.5)
     assert config.inventory
@@ -136,6 +137,8 @@ def test_what_is_off_is_null_or_absent() -> None:
         ({"chef": {**FULL["chef"], "request_timeout_seconds": 0}}, "expected a number from 1 to 60, found 0"),
         ({"chef": {**FULL["chef"], "request_timeout_seconds": True}}, "expected a number from 1 to 60, found true"),
         ({"chef": {**FULL["chef"], "max_concurrency": 1e9}}, "expected a number from 1 to 32"),
+        ({"chef": {**FULL["chef"], "signing_protocol": "1.1"}}, 'chef.signing_protocol: expected "1.3" or "1.0"'),
+        ({"chef": {**FULL["chef"], "signing_protocol": 1.3}}, 'chef.signing_protocol: expected "1.3" or "1.0"'),
         ({"secrets": ["consul_token"]}, "secrets does not list chef_client_key"),
         ({"encryption_context": {}}, "encryption_context: needed to open the secrets, and empty"),
         ({"encryption_context": {"a": 1}}, "encryption_context: expected an object whose values are texts"),

@@ -159,7 +159,7 @@ def test_a_transaction_that_was_rolled_back_for_no_reason_that_can_be_read(error
 @pytest.mark.parametrize("large", [False, True])
 @pytest.mark.parametrize("creates", [False, True])
 def test_a_change_is_repeated_after_a_broken_connection_and_a_creation_is_not(large: bool, creates: bool) -> None:
-    """A creation that finds its own first attempt would be told as somebody else's."""
+    """A creation that found the key of its first attempt would report that somebody else had made it."""
     answers: list[Answer] = [None, (200, "true" if large else '{"Results": []}')]
     key = Key("locks/a", 1, LARGE if large else "AAAA", 7, "s")
     with serving(lambda _: answers.pop(0)) as (url, seen):

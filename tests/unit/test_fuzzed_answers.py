@@ -134,7 +134,7 @@ def chef_server(
     chosen = ChefSettings("http://chef/organizations/x", "decommission", node_name=NAME, max_concurrency=1)
     server = PyChefServer(chosen, PEM, lambda: Deadline.after(60))
     transport = Transport(spoiler, answer)
-    server._api.session.mount("http://", transport)
+    server._http.session.mount("http://", transport)
     return chosen, server, transport
 
 
@@ -169,7 +169,7 @@ def chef_of(nodes: Mapping[str, tuple[str, str]]) -> Callable[[str, str, Any], A
             return {name: f"http://chef/{kind}/{name}" for name in nodes}
         if name in nodes and kind == "nodes":
             return node(name, *nodes[name])
-        return {"name": name} if name in nodes else {"error": ["not found"]}
+        return {"name": name, "validator": False} if name in nodes else {"error": ["not found"]}
 
     return answer
 

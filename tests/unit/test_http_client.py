@@ -129,6 +129,12 @@ def test_a_url_that_is_none(url: str) -> None:
         http().send("GET", url)
 
 
+@pytest.mark.parametrize("method", ["", "GET /x", "GET\nX: y", "GÄT"])
+def test_a_method_that_is_none(method: str) -> None:
+    with pytest.raises(ConfigurationError, match="is not a method of HTTP"):
+        http().send(method, "http://host/")
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [("X-Token", "secret\nX-Evil: 1"), ("X-Token", "sécret"), ("X-Token", "se\x00cret"), ("X Token", "secret")],
@@ -191,8 +197,8 @@ def test_a_body_that_is_no_json(body: str | bytes) -> None:
         (" 120 ", 120),
         ("0", 0),
         ("99999999", 86_400),
-        (format_datetime(datetime.now(UTC) + timedelta(seconds=60), usegmt=True), 60),
-        (format_datetime(datetime.now(UTC) - timedelta(days=1), usegmt=True), 0),
+        (timedelta(seconds=60), 60),
+        (timedelta(days=-1), 0),
         ("-5", None),
         ("soon", None),
         ("1e3", None),
@@ -200,8 +206,9 @@ def test_a_body_that_is_no_json(body: str | bytes) -> None:
         ("", None),
     ],
 )
-def test_how_long_a_server_asks_to_wait(value: str, seconds: float | None) -> None:
-    with serving(lambda _: (429, "", {"Retry-After": value})) as (url, _):
+def test_how_long_a_server_asks_to_wait(value: str | timedelta, seconds: float | None) -> None:
+    text = value if isinstance(value, str) else format_datetime(datetime.now(UTC) + value, usegmt=True)
+    with serving(lambda _: (429, "", {"Retry-After": text})) as (url, _):
         answer = http().send("GET", url)
     error = about("node web-1", answer.failure("slow down"))
     assert isinstance(error, TransientError)

@@ -1,25 +1,29 @@
-"""PyChef imports, leaves the interpreter as it was, and signs as Chef's protocol 1.0 wants."""
+"""PyChef imports, leaves the interpreter as it was, and signs as Chef's protocols 1.0 and 1.3 want."""
 
 from __future__ import annotations
 
 import base64
+import hashlib
 import subprocess
 import sys
 import textwrap
-import warnings
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import pytest
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
     Encoding,
     NoEncryption,
     PrivateFormat,
     PublicFormat,
+    load_pem_private_key,
 )
 
+from ec2_decommission.clients.chef_signature import signed_headers
 from ec2_decommission.clients.pychef_compat import Key, chef, parse_version
 from ec2_decommission.errors import ConfigurationError
 
@@ -126,46 +130,45 @@ def test_a_signature_is_the_padded_text_to_the_power_of_the_key(
     assert recovered == b"\x00\x01" + b"\xff" * (256 - 3 - len(raw)) + b"\x00" + raw
 
 
-def test_pychef_signs_requests_with_it(private_key: rsa.RSAPrivateKey) -> None:
-    headers = chef.auth.sign_request(
-        key=Key(pem(private_key)),
-        http_method="GET",
-        path="/nodes//web-1/",
-        body=None,
-        host="chef",
-        timestamp=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
-        user_id="decommission",
+AT = datetime(2026, 1, 2, 3, 4, 5, 678, tzinfo=UTC)
+
+
+def signed(key: rsa.RSAPrivateKey, protocol: str, body: str = "") -> tuple[dict[str, str], bytes]:
+    """The headers, in lower case, and the signature in them."""
+    headers = signed_headers(
+        protocol, Key(pem(key)), method="GET", path="/nodes//web-1/", body=body, user_id="decommission", at=AT
     )
-    lines = [headers[f"x-ops-authorization-{number}"] for number in range(1, 7)]
+    headers = {name.lower(): value for name, value in headers.items()}
+    lines = [value for name, value in headers.items() if name.startswith("x-ops-authorization-")]
+    assert [f"x-ops-authorization-{number}" in headers for number in range(1, 7)] == [True] * 6
     assert all(len(line) == 60 for line in lines[:-1])
+    return headers, base64.b64decode("".join(lines))
+
+
+def test_version_1_0_signs_the_request_itself(private_key: rsa.RSAPrivateKey) -> None:
+    headers, signature = signed(private_key, "1.0")
     public = private_key.public_key().public_numbers()
-    recovered = pow(int.from_bytes(base64.b64decode("".join(lines))), public.e, public.n).to_bytes(256)
+    recovered = pow(int.from_bytes(signature), public.e, public.n).to_bytes(256)
     # SHA-1 of "/nodes/web-1" and of nothing, as Chef's page on authentication headers (version 1.0) has it.
     assert recovered.endswith(
         b"\x00Method:GET\nHashed Path:b+eaYP/GAUkH8Xe/yk+9HHky0rk=\nX-Ops-Content-Hash:2jmj7l5rSw0yVb/vlWAYkK/YBwk=\n"
         b"X-Ops-Timestamp:2026-01-02T03:04:05Z\nX-Ops-UserId:decommission"
     )
+    assert headers["x-ops-sign"] == "version=1.0"
 
 
-def test_the_request_is_dated_without_a_deprecation(private_key: rsa.RSAPrivateKey) -> None:
-    """``datetime.utcnow`` warns since Python 3.12."""
-    api = chef.ChefAPI("http://127.0.0.1:1", Key(pem(private_key)), "decommission")
-    sent: list[dict[str, str]] = []
-
-    class Stop(Exception):
-        pass
-
-    def request(method: str, url: str, data: object, headers: dict[str, str]) -> None:
-        sent.append(headers)
-        raise Stop
-
-    api._request = request
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        with pytest.raises(Stop):
-            api.request("GET", "/nodes")
-    stamp = datetime.strptime(sent[0]["X-ops-timestamp"], "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
-    assert abs((datetime.now(UTC) - stamp).total_seconds()) < 60
+@pytest.mark.parametrize("body", ["", '{"ä": 1}'])
+def test_version_1_3_signs_the_sha_256_of_the_request(private_key: rsa.RSAPrivateKey, body: str) -> None:
+    headers, signature = signed(private_key, "1.3", body)
+    content_hash = base64.b64encode(hashlib.sha256(body.encode()).digest()).decode()
+    canonical = (
+        f"Method:GET\nPath:/nodes/web-1\nX-Ops-Content-Hash:{content_hash}\nX-Ops-Sign:version=1.3\n"
+        "X-Ops-Timestamp:2026-01-02T03:04:05Z\nX-Ops-UserId:decommission\nX-Ops-Server-API-Version:0"
+    )
+    private_key.public_key().verify(signature, canonical.encode(), PKCS1v15(), hashes.SHA256())
+    assert headers["x-ops-sign"] == "algorithm=sha256;version=1.3"
+    assert headers["x-ops-content-hash"] == content_hash
+    assert headers["x-ops-server-api-version"] == "0"
 
 
 def test_a_key_as_text_is_no_path(private_key: rsa.RSAPrivateKey) -> None:
@@ -191,6 +194,17 @@ def test_a_key_that_is_none_is_refused_in_words(private_key: rsa.RSAPrivateKey) 
         assert "hunter2" not in str(caught.value)
         assert caught.value.__cause__ is None
         assert not any(line in str(caught.value) for line in wrong.splitlines()[1:] if line)
+
+
+def test_a_key_is_not_validated_again(private_key: rsa.RSAPrivateKey) -> None:
+    """The build did that, and it takes 0.1 s. A key whose numbers are wrong signs, and the server refuses it."""
+    numbers = private_key.private_numbers()
+    wrong = rsa.RSAPrivateNumbers(
+        numbers.p, numbers.q, numbers.d, numbers.dmp1 + 2, numbers.dmq1, numbers.iqmp, numbers.public_numbers
+    ).private_key(unsafe_skip_rsa_key_validation=True)
+    with pytest.raises(ValueError, match="Invalid private key"):
+        load_pem_private_key(pem(wrong).encode(), password=None)
+    assert len(Key(pem(wrong)).sign(b"x")) == 256
 
 
 def test_a_request_too_long_for_the_key_is_told(private_key: rsa.RSAPrivateKey) -> None:

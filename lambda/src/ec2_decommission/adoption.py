@@ -18,7 +18,7 @@ from .errors import DecommissionError, OutOfTime, about
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 
-    from .clients.chef import ChefServer, ConvergedNode
+    from .clients.chef import ChefNode, ChefServer
     from .clients.consul import CatalogNode, ConsulCatalog, Member
     from .clients.ec2 import Ec2
     from .inventory import Inventory
@@ -113,14 +113,14 @@ class ChefSource:
         for node in self._server().converged_nodes(prefix):
             regions = (node.region, region_of_zone(node.availability_zone), *map(region_of_name, node.dns_names))
             yield Trace(
-                node.instance_id,
+                node.instance_id or "",
                 self.name,
                 f"node {node.name}",
                 self._place.elsewhere(regions, [node.account_id]),
                 self._converges(node),
             )
 
-    def _converges(self, node: ConvergedNode) -> str | None:
+    def _converges(self, node: ChefNode) -> str | None:
         if node.ohai_time is None:
             return None
         age = self._now().timestamp() - node.ohai_time

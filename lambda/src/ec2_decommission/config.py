@@ -46,12 +46,18 @@ class Route53Settings:
 
 @dataclass(frozen=True)
 class ChefSettings:
-    """The step ``chef``. ``server_url`` holds the organization where there is one."""
+    """The step ``chef``.
+
+    Attributes:
+        server_url: holds the organization where there is one.
+        signing_protocol: ``1.3``, or ``1.0`` for old servers.
+    """
 
     server_url: str
     client_name: str
     node_name: Template | None = None
     delete_client: bool = True
+    signing_protocol: str = "1.3"
     request_timeout_seconds: float = 10.0
     max_concurrency: int = 8
 
@@ -313,9 +319,17 @@ def _chef(section: _Section) -> ChefSettings:
         client_name=section.text("client_name"),
         node_name=section.template("node_name"),
         delete_client=section.flag("delete_client", default=True),
+        signing_protocol=_signing_protocol(section),
         request_timeout_seconds=section.number("request_timeout_seconds", default=10, least=1, most=60),
         max_concurrency=int(section.number("max_concurrency", default=8, least=1, most=32)),
     )
+
+
+def _signing_protocol(section: _Section) -> str:
+    protocol = section.get("signing_protocol")
+    if protocol not in (None, "1.0", "1.3"):
+        section.wrong("signing_protocol", '"1.3" or "1.0"', protocol)
+    return protocol or "1.3"
 
 
 def _consul(section: _Section) -> ConsulSettings:

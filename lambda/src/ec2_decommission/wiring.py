@@ -92,7 +92,7 @@ class _Systems:
 
             if config.chef is None:
                 raise ConfigurationError("chef: the step is off")
-            return PyChefServer(config.chef, secrets["chef_client_key"], lambda: clock.deadline, _verify())
+            return PyChefServer(config.chef, secrets["chef_client_key"], lambda: clock.deadline, tls())
 
         def consul() -> Any:
             from .clients.consul import PyConsulCatalog  # noqa: PLC0415
@@ -224,12 +224,6 @@ def _once(make: Callable[[], T]) -> Callable[[], T]:
         return made[0]
 
     return get
-
-
-def _verify() -> bool | str:
-    """The certificates that Chef is checked against."""
-    bundle = PACKAGE_ROOT / "ca_bundle.pem"
-    return str(bundle) if bundle.is_file() else True
 
 
 def _tls() -> Any:

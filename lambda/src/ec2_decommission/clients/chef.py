@@ -6,36 +6,39 @@ A name that is asked for gets its own answer, so one node that cannot be read or
 from __future__ import annotations
 
 import ipaddress
+import json
+import math
 import re
-import ssl
-import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from urllib.parse import quote, urlsplit
 
-import requests
-import urllib3
-from requests.adapters import HTTPAdapter
-
 from ..errors import AccessError, ConfigurationError, DecommissionError, PermanentError, TransientError
+from .chef_signature import signed_headers
+from .http import Answer, Http, each, host_of, segment
 from .pychef_compat import Key, chef
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from ..config import ChefSettings
     from ..deadline import Deadline
+    from .http import Guard
 
 T = TypeVar("T")
 
 # What a server accepts as a name (Chef's own validation; goiardi 0.11.10 answers 400 to others). Nothing else can
-# exist there. "." and ".." are put aside: an HTTP client takes them out of the path, and DELETE /nodes/.. would
-# become DELETE /.
+# exist there. "." and ".." are excluded: in a path they are resolved, and DELETE /nodes/.. would become DELETE /.
 _NODE_NAME = re.compile(r"(?!\.{1,2}\Z)[A-Za-z0-9_.:-]+\Z")
 _CLIENT_NAME = re.compile(r"(?!\.{1,2}\Z)[A-Za-z0-9_.-]+\Z")
+_EC2_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]*")
+# Names that begin as an operator of the query language, which no escape turns into a term (measured on goiardi, whose
+# grammar is Chef's).
+_NOT_SEARCHABLE = re.compile(r"(AND|OR|NOT)(?![A-Za-z0-9_.])")
 
-# A query of 100 ids makes a URL of about 4.5 KB; nginx before a Chef server takes 8 KB unless told otherwise.
+# A query of 100 ids makes a URL of about 4.5 KB; nginx before a Chef server takes 8 KB by default.
 _TERMS_PER_SEARCH = 100
 _CHARACTERS_PER_SEARCH = 6000
 _ROWS_PER_PAGE = 1000
@@ -43,26 +46,12 @@ _ROWS_PER_PAGE = 1000
 _DEEPEST = 10_000
 # From so many names on, one listing of all names is cheaper for the server than a question for each.
 _LIST_FROM = 9
-_CONNECT_TIMEOUT_SECONDS = 5.0
-_MOST_BYTES = 64 * 1024 * 1024
-# So many calls of one batch may fail to reach the server; then the rest is handed back without trying.
-_LOST_CALLS = 3
 
 # The path of one object; what the server refuses there (as a proxy may a long name) it refuses for that one alone.
-_ONE_OBJECT = re.compile(r"/(?:nodes|clients)/[^/]+\Z")
+_ONE_OBJECT = re.compile(r"(?:GET|DELETE) \S*/(?:nodes|clients)/[^/]+|POST \S*/(?:nodes|clients)")
 _REFUSALS = (400, 413, 414, 422)
 
-# The attributes that a partial search brings, each as its path in the node's merged attributes.
-_ATTRIBUTES = {
-    "instance_id": ("ec2", "instance_id"),
-    "local_ipv4": ("ec2", "local_ipv4"),
-    "public_ipv4": ("ec2", "public_ipv4"),
-    "local_hostname": ("ec2", "local_hostname"),
-    "public_hostname": ("ec2", "public_hostname"),
-    "macs": ("ec2", "network_interfaces_macs"),
-    "ipaddress": ("ipaddress",),
-}
-
+# The attributes of which a `ChefNode` is made, each as its path in the node's merged attributes.
 _WHERE_AND_WHEN = {
     "instance_id": ("ec2", "instance_id"),
     "account_id": ("ec2", "account_id"),
@@ -71,6 +60,15 @@ _WHERE_AND_WHEN = {
     "local_hostname": ("ec2", "local_hostname"),
     "public_hostname": ("ec2", "public_hostname"),
     "ohai_time": ("ohai_time",),
+}
+_ATTRIBUTES = {
+    **_WHERE_AND_WHEN,
+    "local_ipv4": ("ec2", "local_ipv4"),
+    "public_ipv4": ("ec2", "public_ipv4"),
+    "macs": ("ec2", "network_interfaces_macs"),
+    "ipaddress": ("ipaddress",),
+    "fqdn": ("fqdn",),
+    "hostname": ("hostname",),
 }
 
 
@@ -86,34 +84,49 @@ def is_client_name(name: str) -> bool:
 
 @dataclass(frozen=True)
 class ChefNode:
-    """A node. ``instance_id`` is its own ``ec2.instance_id``; None where it bears none (it never converged)."""
+    """A node, with what Ohai wrote into it; None and empty where it wrote nothing.
+
+    Attributes:
+        instance_id: its own ``ec2.instance_id``; a node that never converged has none.
+        fqdn: as the machine itself had it, as ``hostname`` too.
+        ohai_time: when Ohai last ran on it, in seconds since 1970.
+    """
 
     name: str
     instance_id: str | None = None
+    account_id: str | None = None
+    region: str | None = None
+    availability_zone: str | None = None
     vpc_id: str | None = None
     private_ips: tuple[str, ...] = ()
     public_ips: tuple[str, ...] = ()
     ipv6_addresses: tuple[str, ...] = ()
     private_dns_names: tuple[str, ...] = ()
     public_dns_names: tuple[str, ...] = ()
+    fqdn: str | None = None
+    hostname: str | None = None
+    ohai_time: float | None = None
+
+    @property
+    def dns_names(self) -> tuple[str, ...]:
+        """Its names as EC2 gave them."""
+        return self.private_dns_names + self.public_dns_names
 
 
 @dataclass(frozen=True)
-class ConvergedNode:
-    """A node that bears an EC2 id, with what Ohai wrote of where and when; None and empty where it wrote nothing.
+class ChefClient:
+    """A client, which is a name and a key that opens the server.
 
     Attributes:
-        dns_names: as EC2 named the instance.
-        ohai_time: when Ohai last ran on it, in seconds since 1970.
+        validator: it may create other clients.
+        admin: goiardi's and old servers' administrator; a Chef Infra Server has no such client.
+        public_key: PEM.
     """
 
     name: str
-    instance_id: str
-    account_id: str | None = None
-    region: str | None = None
-    availability_zone: str | None = None
-    dns_names: tuple[str, ...] = ()
-    ohai_time: float | None = None
+    validator: bool = False
+    admin: bool = False
+    public_key: str | None = None
 
 
 @dataclass(frozen=True)
@@ -135,29 +148,61 @@ class ChefServer(Protocol):
 
     Every method may raise a DecommissionError for the whole batch; where a value of the answer can be an error,
     it stands for that name alone. Names that no server can hold are answered as absent, without a call.
+
+    A ``guard`` is called right before each request that changes something, and raises where it must not be sent any
+    more; a DecommissionError that it raises is the answer for that name.
     """
 
     def search_nodes_by_instance_id(self, instance_ids: Iterable[str]) -> NodeSearch:
         """The nodes that the index has under these EC2 ids; compare the node's own id before you believe it."""
 
     def search_nodes_by_name(self, names: Iterable[str]) -> NodeSearch:
-        """The nodes that the index has under these names."""
+        """The nodes of these names, and of these names in lower case.
+
+        The index knows no other case than a name's own: for ``WEB-4`` it finds ``web-4``, and not ``Web-4``. Where
+        that matters, compare with `list_nodes`.
+        """
+
+    def search_nodes_by_short_name(self, names: Iterable[str]) -> NodeSearch:
+        """The nodes of which these are the first label, for example ``web-4.example.com`` of ``web-4``; in the case
+        as given, and in lower case."""
 
     def nodes(self, names: Iterable[str]) -> Mapping[str, ChefNode | DecommissionError | None]:
         """Each node as it is now, not as the index has it; None where there is none."""
 
-    def converged_nodes(self, prefix: str) -> Iterator[ConvergedNode]:
-        """Every node whose own EC2 id begins so, a page at a time. One may come twice, or not at all, where nodes
-        are written or deleted meanwhile."""
+    def node_documents(self, names: Iterable[str]) -> Mapping[str, Mapping[str, Any] | DecommissionError | None]:
+        """Each node whole, as the server keeps it, for audit: some 100 KB each. `create_node` takes one back."""
 
-    def clients(self, names: Iterable[str]) -> Mapping[str, bool | DecommissionError]:
-        """Whether a client of each name exists."""
+    def list_nodes(self) -> tuple[str, ...]:
+        """The names of all nodes."""
 
-    def delete_nodes(self, names: Iterable[str]) -> Mapping[str, bool | DecommissionError]:
+    def converged_nodes(self, prefix: str) -> Iterator[ChefNode]:
+        """Every node whose own EC2 id begins so, a page at a time, without addresses.
+
+        One may come twice, or not at all, where nodes are written or deleted meanwhile.
+        """
+
+    def clients(self, names: Iterable[str]) -> Mapping[str, ChefClient | DecommissionError | None]:
+        """Each client; None where there is none."""
+
+    def list_clients(self) -> tuple[str, ...]:
+        """The names of all clients."""
+
+    def delete_nodes(
+        self, names: Iterable[str], guard: Guard | None = None
+    ) -> Mapping[str, bool | DecommissionError]:
         """Deletes nodes: True where this call removed it, False where it was gone already."""
 
-    def delete_clients(self, names: Iterable[str]) -> Mapping[str, bool | DecommissionError]:
+    def delete_clients(
+        self, names: Iterable[str], guard: Guard | None = None
+    ) -> Mapping[str, bool | DecommissionError]:
         """Deletes clients, and with each its key: True and False as for nodes."""
+
+    def create_node(self, document: Mapping[str, Any], guard: Guard | None = None) -> bool:
+        """Creates a node as `node_documents` gave it; False where one of that name exists, which stays as it is."""
+
+    def create_client(self, name: str, public_key: str, guard: Guard | None = None) -> bool:
+        """Creates a client with that key; False where one of that name exists, which stays as it is."""
 
 
 @dataclass(frozen=True)
@@ -169,126 +214,103 @@ class _Page:
 
 
 class _NotFoundError(DecommissionError):
-    """The server says that there is no such object."""
+    """The server says that there is no such object; ``repeated`` as in `Answer`."""
+
+    repeated = False
 
 
-class _NoConnectionError(TransientError):
-    """The server was not reached, or the connection broke."""
-
-
-class _NoAnswerError(TransientError):
-    """The server did not answer in time."""
+class _ExistsError(DecommissionError):
+    """The server says that there is such an object already."""
 
 
 class _Api(chef.ChefAPI):  # type: ignore[misc]  # PyChef has no types
-    """PyChef's ChefAPI over pooled connections, with time-outs, and with this package's errors.
+    """PyChef's ChefAPI over `Http`, with version 1.3 of the protocol as well, and with this package's errors.
 
-    PyChef waits for ever, asks a failed connection for an attribute that Python 3 has not (``e.message``), and
+    PyChef itself waits for ever, asks a failed connection for an attribute that Python 3 has not (``e.message``), and
     takes a redirection for an answer; so nothing of that kind gets back to it.
     """
 
-    def __init__(
-        self, settings: ChefSettings, key: Key, deadline: Callable[[], Deadline], verify: bool | str
-    ) -> None:
+    def __init__(self, settings: ChefSettings, key: Key, http: Http) -> None:
         # By PyChef's default we would be a client of Chef 0.10.8, of 2012, which a server may refuse.
-        super().__init__(settings.server_url, key, settings.client_name, version="12.0.0", ssl_verify=verify)
-        self.host = urlsplit(settings.server_url).netloc.rpartition("@")[2]
-        self._deadline = deadline
-        self._timeout = settings.request_timeout_seconds
-        self.session = requests.Session()
-        self.session.trust_env = False  # no proxy, no .netrc: the module's settings are all there is
-        adapter = HTTPAdapter(pool_connections=1, pool_maxsize=settings.max_concurrency)
-        self.session.mount("http://", adapter)
-        self.session.mount("https://", adapter)
+        super().__init__(settings.server_url, key, settings.client_name, version="12.0.0")
+        self.host = host_of(settings.server_url)
+        self._protocol = settings.signing_protocol
+        self._http = http
 
-    def _request(self, method: str, url: str, data: Any, headers: Any) -> requests.Response:
-        what = f"{method} {urlsplit(url).path}"
-        timeout = self._deadline().timeout(self._timeout, f"{what} on the Chef server {self.host}")
-        end = time.monotonic() + timeout
-        try:
-            response = self.session.request(
-                method,
-                url,
-                data=data,
-                headers=headers,
-                verify=self.ssl_verify,
-                timeout=(min(timeout, _CONNECT_TIMEOUT_SECONDS), timeout),
-                allow_redirects=False,
-                stream=True,
-            )
-            with response:
-                response._content = self._read(response, end, what)
-        except (requests.Timeout, urllib3.exceptions.TimeoutError):
-            raise _NoAnswerError(f"Chef server {self.host} did not answer {what} within {timeout:.0f} s") from None
-        except (requests.ConnectionError, urllib3.exceptions.ProtocolError, OSError) as error:
-            if isinstance(error, (requests.exceptions.InvalidURL, requests.exceptions.InvalidHeader)):
-                raise ConfigurationError(f"Chef server {self.host}: {what} cannot be sent: {error}") from None
-            cause = _root_cause(error)
-            reason = str(cause)[:200] or type(cause).__name__
-            if isinstance(cause, ssl.SSLCertVerificationError):
-                raise ConfigurationError(
-                    f"Chef server {self.host}: its certificate is not trusted: {reason}"
-                ) from None
-            raise _NoConnectionError(f"Chef server {self.host}: no connection for {what} ({reason})") from None
-        except urllib3.exceptions.HTTPError as error:
-            raise TransientError(f"Chef server {self.host} gave an unreadable answer to {what}: {error}") from None
-        self._judge(response, what)
-        return response
+    def request(
+        self,
+        method: str,
+        path: str,
+        headers: Mapping[str, str] | None = None,
+        data: str | None = None,
+        *,
+        repeatable: bool = True,
+        guard: Guard | None = None,
+    ) -> Answer:
+        """As PyChef calls it: signs a request, sends it, and gives the answer where it is a 2xx."""
+        url = f"{self.url}{path}"
+        full_path = urlsplit(url).path
+        signed = signed_headers(
+            self._protocol,
+            self.key,
+            method=method,
+            path=full_path,
+            body=data or "",
+            user_id=self.client,
+            at=datetime.now(UTC),
+        )
+        what = f"{method} {full_path}"
+        answer = self._http.send(
+            method,
+            url,
+            headers={"X-Chef-Version": self.version, "Accept": "application/json", **(headers or {}), **signed},
+            body=data.encode() if data is not None else None,
+            what=what,
+            repeatable=repeatable,
+            guard=guard,
+        )
+        self._judge(answer, what)
+        return answer
 
-    def _read(self, response: requests.Response, end: float, what: str) -> bytes:
-        """The body. A server that sends it drop by drop does not outlast the call's time."""
-        parts: list[bytes] = []
-        size = 0
-        while part := response.raw.read1(65536, decode_content=True):
-            parts.append(part)
-            size += len(part)
-            if time.monotonic() > end:
-                raise _NoAnswerError(f"Chef server {self.host} was too slow with its answer to {what}")
-            if size > _MOST_BYTES:
-                raise TransientError(f"Chef server {self.host} gave an answer to {what} that does not end")
-        return b"".join(parts)
-
-    def _judge(self, response: requests.Response, what: str) -> None:
-        status = response.status_code
-        if status < 300:
+    def _judge(self, answer: Answer, what: str) -> None:
+        status = answer.status
+        if answer.ok:
             return
-        said = _error_text(response)
+        said = _error_text(answer)
         told = f": {said}" if said else ""
         if status < 400:
-            target = response.headers.get("Location", "elsewhere")
+            target = answer.headers.get("Location", "elsewhere")
             raise ConfigurationError(
                 f"Chef server {self.host} redirects {what} to {target}; chef.server_url is wrong"
             )
         if status == 401:
             raise ConfigurationError(
                 f"Chef server {self.host} does not accept the signature of client {self.client}: chef_client_key or "
-                f"chef.client_name is wrong, or the clocks differ by more than 15 minutes{told}"
+                "chef.client_name is wrong, the clocks differ by more than 15 minutes, or the server does not take "
+                f'chef.signing_protocol "{self._protocol}"{told}'
             )
         if status == 403:
             raise AccessError(f"Chef client {self.client} may not {what} on {self.host}{told}")
         if status == 404 and said:
-            raise _NotFoundError(f"Chef server {self.host} knows no {what}{told}")
-        if status in (404, 408, 425, 429) or status >= 500:
-            raise TransientError(f"Chef server {self.host} answered {what} with {status}{told}")
-        if status in _REFUSALS and _ONE_OBJECT.search(what):
+            absent = _NotFoundError(f"Chef server {self.host} knows no {what}{told}")
+            absent.repeated = answer.repeated
+            raise absent
+        if status == 409 and said:
+            raise _ExistsError(f"Chef server {self.host}: {what}{told}")
+        if status == 404 or answer.is_transient:
+            raise answer.failure(f"Chef server {self.host} answered {what} with {status}{told}")
+        if status in _REFUSALS and _ONE_OBJECT.fullmatch(what):
             raise PermanentError(f"Chef server {self.host} refused {what} with {status}{told}")
         raise ConfigurationError(f"Chef server {self.host} refused {what} with {status}{told}")
 
 
-def _error_text(response: requests.Response) -> str:
+def _error_text(answer: Answer) -> str:
     """What a Chef server says in ``{"error": [...]}``; empty where the answer is not a Chef server's."""
     try:
-        said = response.json()["error"]
-    except (ValueError, RecursionError, LookupError, TypeError):
+        said = answer.json()["error"]
+    except (ValueError, LookupError, TypeError):
         return ""
     return ", ".join(str(part) for part in said)[:200] if isinstance(said, list) else str(said)[:200]
-
-
-def _root_cause(error: BaseException) -> BaseException:
-    """The last link of the chain that urllib3 makes of an OSError, which is the readable one."""
-    while error.__context__ is not None:
-        error = error.__context__
-    return error
 
 
 class PyChefServer:
@@ -298,70 +320,121 @@ class PyChefServer:
         settings: server, client and limits.
         key_pem: the client's private key.
         deadline: gives the deadline of the invocation that asks.
-        verify: as requests has it: True, False, or the path of a CA bundle.
+        tls: which certificates are trusted; the public authorities by default.
 
     Raises:
         ConfigurationError: the key is not an RSA private key.
     """
 
     def __init__(
-        self, settings: ChefSettings, key_pem: str, deadline: Callable[[], Deadline], verify: bool | str = True
+        self,
+        settings: ChefSettings,
+        key_pem: str,
+        deadline: Callable[[], Deadline],
+        tls: ssl.SSLContext | None = None,
     ) -> None:
-        self._api = _Api(settings, Key(key_pem), deadline, verify)
+        self._http = Http(
+            f"Chef server {host_of(settings.server_url)}",
+            deadline,
+            timeout_seconds=settings.request_timeout_seconds,
+            tls=tls,
+            connections=settings.max_concurrency,
+        )
+        self._api = _Api(settings, Key(key_pem), self._http)
         self._workers = settings.max_concurrency
 
     def close(self) -> None:
         """Closes the pooled connections."""
-        self._api.session.close()
+        self._http.close()
 
     def search_nodes_by_instance_id(self, instance_ids: Iterable[str]) -> NodeSearch:
-        return self._search("ec2_instance_id", instance_ids)
+        return self._search("ec2_instance_id", (i for i in instance_ids if _EC2_ID.fullmatch(i)))
 
     def search_nodes_by_name(self, names: Iterable[str]) -> NodeSearch:
-        return self._search("name", (name for name in names if is_node_name(name)))
+        wanted = _in_both_cases(name for name in names if is_node_name(name))
+        found = self._search("name", (name for name in wanted if not _NOT_SEARCHABLE.match(name)))
+        return self._with_others(found, [name for name in wanted if _NOT_SEARCHABLE.match(name)])
+
+    def search_nodes_by_short_name(self, names: Iterable[str]) -> NodeSearch:
+        wanted = _in_both_cases(name for name in names if is_node_name(name) and "." not in name)
+
+        def matches(name: str) -> bool:
+            label, dot, _ = name.partition(".")
+            return bool(dot) and label in wanted
+
+        found = self._search("name", (name for name in wanted if not _NOT_SEARCHABLE.match(name)), tail=".*")
+        unsearched = any(_NOT_SEARCHABLE.match(name) for name in wanted)
+        found = self._with_others(found, [name for name in self.list_nodes() if matches(name)] if unsearched else [])
+        # goiardi's "*" also stands for what is before the term.
+        return NodeSearch(tuple(node for node in found.nodes if matches(node.name)), found.hidden)
+
+    def _with_others(self, found: NodeSearch, names: Sequence[str]) -> NodeSearch:
+        """What a search showed, and nodes that it could not be asked for."""
+        nodes = {node.name: node for node in found.nodes}
+        for name, answer in self.nodes(name for name in names if name not in nodes).items():
+            if isinstance(answer, DecommissionError):
+                raise answer
+            if answer is not None:
+                nodes[name] = answer
+        return NodeSearch(tuple(nodes.values()), found.hidden)
 
     def nodes(self, names: Iterable[str]) -> Mapping[str, ChefNode | DecommissionError | None]:
-        wanted = list(dict.fromkeys(names))
-        existing = self._existing("nodes", [name for name in wanted if is_node_name(name)])
-        found = self._each(existing, self._node)
-        return {name: found.get(name) for name in wanted}
+        return self._read("nodes", names, is_node_name, node_of)
 
-    def converged_nodes(self, prefix: str) -> Iterator[ConvergedNode]:
+    def node_documents(self, names: Iterable[str]) -> Mapping[str, Mapping[str, Any] | DecommissionError | None]:
+        return self._read("nodes", names, is_node_name, lambda document: document)
+
+    def list_nodes(self) -> tuple[str, ...]:
+        return tuple(self._call("GET", "/nodes"))
+
+    def converged_nodes(self, prefix: str) -> Iterator[ChefNode]:
         prefixes = [prefix]
         while prefixes:
             prefix = prefixes.pop()
-            for answer in self._pages(f"ec2_instance_id:{_escaped(prefix)}*", _WHERE_AND_WHEN):
-                if answer.counted >= _DEEPEST:
+            for page in self._pages(f"ec2_instance_id:{_escaped(prefix)}*", _WHERE_AND_WHEN):
+                if page.counted >= _DEEPEST:
                     prefixes += [prefix + digit for digit in "0123456789abcdef"]
                     break
-                found = (_converged_node(data["name"], data) for data in answer.rows)
-                yield from (node for node in found if node and node.instance_id.startswith(prefix))
+                # Where a node has no id, it had one when the index took it in.
+                found = (_chef_node(data["name"], data) for data in page.rows)
+                yield from (node for node in found if node.instance_id and node.instance_id.startswith(prefix))
 
-    def clients(self, names: Iterable[str]) -> Mapping[str, bool | DecommissionError]:
-        wanted = list(dict.fromkeys(names))
-        possible = [name for name in wanted if is_client_name(name)]
-        if len(possible) >= _LIST_FROM:
-            listed = set(self._existing("clients", possible))
-            return {name: name in listed for name in wanted}
-        found = self._each(possible, lambda name: self._get(_path("clients", name)) is not None)
-        return {name: found.get(name, False) for name in wanted}
+    def clients(self, names: Iterable[str]) -> Mapping[str, ChefClient | DecommissionError | None]:
+        return self._read("clients", names, is_client_name, self._client)
 
-    def delete_nodes(self, names: Iterable[str]) -> Mapping[str, bool | DecommissionError]:
-        return self._delete("nodes", names, is_node_name)
+    def list_clients(self) -> tuple[str, ...]:
+        return tuple(self._call("GET", "/clients"))
 
-    def delete_clients(self, names: Iterable[str]) -> Mapping[str, bool | DecommissionError]:
-        return self._delete("clients", names, is_client_name)
+    def delete_nodes(
+        self, names: Iterable[str], guard: Guard | None = None
+    ) -> Mapping[str, bool | DecommissionError]:
+        return self._delete("nodes", names, is_node_name, guard)
 
-    def _search(self, field: str, values: Iterable[str]) -> NodeSearch:
+    def delete_clients(
+        self, names: Iterable[str], guard: Guard | None = None
+    ) -> Mapping[str, bool | DecommissionError]:
+        return self._delete("clients", names, is_client_name, guard)
+
+    def create_node(self, document: Mapping[str, Any], guard: Guard | None = None) -> bool:
+        if not is_node_name(str(document.get("name"))):
+            raise PermanentError(f"a Chef node cannot have the name {document.get('name')!r}")
+        return self._create("/nodes", document, guard)
+
+    def create_client(self, name: str, public_key: str, guard: Guard | None = None) -> bool:
+        if not is_client_name(name):
+            raise PermanentError(f"a Chef client cannot have the name {name!r}")
+        return self._create("/clients", {"name": name, "public_key": public_key, "validator": False}, guard)
+
+    def _search(self, field: str, values: Iterable[str], tail: str = "") -> NodeSearch:
         """One joined query for a hundred values.
 
         The rows hold the nodes as they are now; only the match is the index's, which lags (chef-server,
         chef_wm_search.erl: ids from the index, objects from the database).
         """
-        queries = _joined_queries([f"{field}:{_escaped(value)}" for value in dict.fromkeys(values)])
+        queries = _joined_queries([f"{field}:{_escaped(value)}{tail}" for value in dict.fromkeys(values)])
         nodes: dict[str, ChefNode] = {}
         hidden = 0
-        for answer in self._each(queries, self._search_one).values():
+        for answer in each(queries, self._search_one, self._workers).values():
             if isinstance(answer, DecommissionError):
                 raise answer
             nodes |= {node.name: node for node in answer.nodes}
@@ -382,7 +455,7 @@ class PyChefServer:
         # A Chef server's total counts all that match, of which a page may show fewer; goiardi's counts the page.
         # So the end is where the page is short and the total is reached, and never one of the two alone.
         while page >= _ROWS_PER_PAGE or start < counted:
-            path = f"/search/node?q={quote(query)}&start={start}&rows={_ROWS_PER_PAGE}"
+            path = f"/search/node?q={quote(query, safe='')}&start={start}&rows={_ROWS_PER_PAGE}"
             try:
                 answer = self._call("POST", path, body)
             except _NotFoundError as error:
@@ -403,100 +476,105 @@ class PyChefServer:
             raise self._unreadable("a search")
         return data
 
-    def _existing(self, kind: str, names: Sequence[str]) -> Sequence[str]:
-        """Those of the names that a listing has; all of them where a listing is not worth it."""
-        if len(names) < _LIST_FROM:
-            return names
-        listed = self._call("GET", f"/{kind}")
-        return [name for name in names if name in listed]
+    def _read(
+        self,
+        kind: str,
+        names: Iterable[str],
+        possible: Callable[[str], bool],
+        read: Callable[[dict[str, Any]], T],
+    ) -> Mapping[str, T | DecommissionError | None]:
+        """One request for each name; for many names, a listing first shows which exist."""
+        wanted = list(dict.fromkeys(names))
+        existing = [name for name in wanted if possible(name)]
+        if len(existing) >= _LIST_FROM:
+            listed = self._call("GET", f"/{kind}")
+            existing = [name for name in existing if name in listed]
 
-    def _node(self, name: str) -> ChefNode | None:
-        answer = self._get(_path("nodes", name))
-        if answer is None:
-            return None
-        if answer.get("name") != name:
-            raise self._unreadable(f"GET node {name}")
-        # Chef's order of precedence, highest first; ohai writes ec2 as automatic.
-        levels = [answer.get(level) for level in ("automatic", "override", "normal", "default")]
-        return _chef_node(name, {key: _first(levels, path) for key, path in _ATTRIBUTES.items()})
+        def one(name: str) -> T | None:
+            path = _path(kind, name)
+            try:
+                answer = self._call("GET", path)
+            except _NotFoundError:
+                return None
+            if answer.get("name") != name:
+                raise self._unreadable(f"GET {path}")
+            return read(answer)
 
-    def _get(self, path: str) -> dict[str, Any] | None:
-        try:
-            return self._call("GET", path)
-        except _NotFoundError:
-            return None
+        found = each(existing, one, self._workers)
+        return {name: found.get(name) for name in wanted}
+
+    def _client(self, answer: dict[str, Any]) -> ChefClient:
+        validator, admin = answer.get("validator"), answer.get("admin", False)
+        if not isinstance(validator, bool) or not isinstance(admin, bool):
+            raise self._unreadable(f"GET client {answer['name']}")  # what a client may is no matter of guesses
+        key = answer.get("public_key") or answer.get("certificate")
+        return ChefClient(answer["name"], validator, admin, key if isinstance(key, str) else None)
 
     def _delete(
-        self, kind: str, names: Iterable[str], possible: Callable[[str], bool]
+        self, kind: str, names: Iterable[str], possible: Callable[[str], bool], guard: Guard | None
     ) -> Mapping[str, bool | DecommissionError]:
+        def one(name: str) -> bool:
+            path = _path(kind, name)
+            try:
+                self._api.request("DELETE", path, guard=guard).json()
+            except _NotFoundError as error:
+                # Gone at the second attempt: the first did it, and its answer was lost.
+                return error.repeated
+            except ValueError:
+                raise self._unreadable(f"DELETE {path}") from None
+            return True
+
         wanted = list(dict.fromkeys(names))
-        done = self._each([name for name in wanted if possible(name)], lambda name: self._delete_one(kind, name))
+        done = each([name for name in wanted if possible(name)], one, self._workers)
         return {name: done.get(name, False) for name in wanted}
 
-    def _delete_one(self, kind: str, name: str) -> bool:
-        path = _path(kind, name)
+    def _create(self, path: str, document: Mapping[str, Any], guard: Guard | None) -> bool:
+        """Not repeated where the connection breaks: a second attempt would find the first one's object."""
         try:
-            return self._delete_once(path)
-        except _NoConnectionError:
-            self._delete_once(path)
-            return True  # where it is gone by now the first request did it, and its answer was lost
-
-    def _delete_once(self, path: str) -> bool:
-        try:
-            self._api.api_request("DELETE", path)
-        except _NotFoundError:
+            self._api.request(
+                "POST",
+                path,
+                {"Content-Type": "application/json"},
+                json.dumps(document),
+                repeatable=False,
+                guard=guard,
+            ).json()
+        except _ExistsError:
             return False
-        except (ValueError, RecursionError):
-            raise self._unreadable(f"DELETE {path}") from None
+        except _NotFoundError as error:
+            raise ConfigurationError(str(error)) from None
+        except ValueError:
+            raise self._unreadable(f"POST {path}") from None
         return True
 
     def _call(self, method: str, path: str, body: Any = None) -> dict[str, Any]:
-        """One request that may be repeated. A broken connection, as a pooled one that idled, is tried once more."""
+        """One request that only reads."""
+        what = f"{method} {path.partition('?')[0]}"
         try:
-            try:
-                answer = self._api.api_request(method, path, data=body)
-            except _NoConnectionError:
-                answer = self._api.api_request(method, path, data=body)
-        except (ValueError, RecursionError):
-            raise self._unreadable(f"{method} {path.partition('?')[0]}") from None
+            answer = self._api.api_request(method, path, data=body)
+        except ValueError:
+            raise self._unreadable(what) from None
         if not isinstance(answer, dict):
-            raise self._unreadable(f"{method} {path.partition('?')[0]}")
+            raise self._unreadable(what)
         return answer
 
     def _unreadable(self, what: str) -> TransientError:
         return TransientError(f"Chef server {self._api.host} gave an unreadable answer to {what}")
 
-    def _each(self, items: Sequence[str], call: Callable[[str], T]) -> dict[str, T | DecommissionError]:
-        """Calls for each item, a few at a time; an item's error is its answer."""
-        lost: list[DecommissionError] = []
-
-        def one(item: str) -> T | DecommissionError:
-            if len(lost) >= _LOST_CALLS:
-                return lost[0]
-            try:
-                return call(item)
-            except DecommissionError as error:
-                if isinstance(error, (_NoConnectionError, _NoAnswerError)):
-                    lost.append(error)
-                return error
-
-        if len(items) == 1:
-            return {items[0]: one(items[0])}
-        if not items:
-            return {}
-        with ThreadPoolExecutor(max_workers=min(self._workers, len(items))) as pool:
-            return dict(zip(items, pool.map(one, items), strict=True))
-
 
 def _path(kind: str, name: str) -> str:
     # goiardi checks the signature against the decoded path, a Chef server against the raw one. The characters that
     # a name may have are the same in both, so nothing is ever quoted here; a colon least of all.
-    return f"/{kind}/{quote(name, safe=':')}"
+    return f"/{kind}/{segment(name).replace('%3A', ':')}"
+
+
+def _in_both_cases(names: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(spelt for name in names for spelt in (name, name.lower())))
 
 
 def _escaped(value: str) -> str:
     """The value as one term of a query: what Lucene's syntax gives a meaning is escaped."""
-    return re.sub(r"([^A-Za-z0-9_.-])", r"\\\1", value)
+    return re.sub(r"(^-|[^A-Za-z0-9_.-])", r"\\\1", value)
 
 
 def _joined_queries(terms: Iterable[str]) -> list[str]:
@@ -523,42 +601,53 @@ def _first(levels: Iterable[Any], path: Sequence[str]) -> Any:
     return None
 
 
+def node_of(document: Mapping[str, Any]) -> ChefNode:
+    """The facts of a whole node, as `ChefServer.node_documents` gives it."""
+    # Chef's order of precedence, highest first; ohai writes ec2 as automatic.
+    levels = [document.get(level) for level in ("automatic", "override", "normal", "default")]
+    return _chef_node(document["name"], {key: _first(levels, path) for key, path in _ATTRIBUTES.items()})
+
+
 def _chef_node(name: str, data: Mapping[str, Any]) -> ChefNode:
     macs = data.get("macs")
     interfaces = [mac for mac in macs.values() if isinstance(mac, dict)] if isinstance(macs, dict) else []
-    own_id = data.get("instance_id")
     private = _addresses(4, data.get("local_ipv4"), *(mac.get("local_ipv4s") for mac in interfaces))
     return ChefNode(
         name=name,
         # A value of another type is no id of ours, and not the same as none.
-        instance_id=str(own_id) if own_id not in (None, "") else None,
+        instance_id=_identity(data.get("instance_id")),
+        account_id=_identity(data.get("account_id")),
+        region=_text(data.get("region")),
+        availability_zone=_text(data.get("availability_zone")),
         vpc_id=next((mac["vpc_id"] for mac in interfaces if isinstance(mac.get("vpc_id"), str)), None),
         private_ips=private or _addresses(4, data.get("ipaddress")),
         public_ips=_addresses(4, data.get("public_ipv4"), *(mac.get("public_ipv4s") for mac in interfaces)),
         ipv6_addresses=_addresses(6, *(mac.get("ipv6s") for mac in interfaces)),
         private_dns_names=_texts(data.get("local_hostname")),
         public_dns_names=_texts(data.get("public_hostname")),
+        fqdn=_text(data.get("fqdn")),
+        hostname=_text(data.get("hostname")),
+        ohai_time=_seconds(data.get("ohai_time")),
     )
 
 
-def _converged_node(name: str, data: Mapping[str, Any]) -> ConvergedNode | None:
-    own_id = data.get("instance_id")
-    if own_id in (None, ""):
-        return None  # it bore one when the index took it in
-    time_of = data.get("ohai_time")
+def _identity(value: Any) -> str | None:
+    return str(value) if value not in (None, "") else None
+
+
+def _text(value: Any) -> str | None:
+    return next(iter(_texts(value)), None)
+
+
+def _seconds(value: Any) -> float | None:
+    """A time as Ohai wrote it, which is a number or a text."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return None
     try:
-        ohai_time = float(time_of) if isinstance(time_of, (int, float, str)) and time_of is not True else None
-    except ValueError:
-        ohai_time = None
-    return ConvergedNode(
-        name=name,
-        instance_id=str(own_id),
-        account_id=str(data["account_id"]) if data.get("account_id") else None,
-        region=next(iter(_texts(data.get("region"))), None),
-        availability_zone=next(iter(_texts(data.get("availability_zone"))), None),
-        dns_names=_texts(data.get("local_hostname"), data.get("public_hostname")),
-        ohai_time=ohai_time,
-    )
+        seconds = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return seconds if math.isfinite(seconds) else None
 
 
 def _texts(*values: Any) -> tuple[str, ...]:

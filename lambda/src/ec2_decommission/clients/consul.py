@@ -264,7 +264,7 @@ class ConsulCatalog(Protocol):
         """
 
     def transact(self, datacenter: str, ops: Sequence[Op], guard: Guard | None = None) -> tuple[OpFailure, ...]:
-        """All of the operations (at most 64), or none: then tells which of them failed."""
+        """Carries out all of the operations (at most 64), or none; returns the operations that failed."""
 
     def release(self, datacenter: str, key: Key, guard: Guard | None = None) -> bool:
         """Releases one lock, also one whose value is too large for a transaction with others.
@@ -406,7 +406,7 @@ class PyConsulCatalog:
         self._http.close()
 
     def prove_rights(self, datacenter: str, rights: Iterable[Right]) -> None:
-        # Asked anew for each batch: a right that is lost shows in nothing else, as Consul only leaves out.
+        # Asked for each batch: nothing else shows that a right was lost, because Consul only leaves rows out.
         for some in chunks(dict.fromkeys(rights), MAX_AUTHORIZATIONS):
             missing = self._missing(datacenter, some)
             if missing:
@@ -594,12 +594,12 @@ class PyConsulCatalog:
 
     def release(self, datacenter: str, key: Key, guard: Guard | None = None) -> bool:
         url = [("flags", str(key.flags)), ("release", key.session or "")]
-        return self._write(datacenter, key, unlock(key), url, f"release {key.name} (key:write)", guard)
+        return self._write(datacenter, key, unlock(key), url, f"release {key.name[:200]} (key:write)", guard)
 
     def put_key_if_absent(self, datacenter: str, key: Key, guard: Guard | None = None) -> bool:
         put = {"Verb": "cas", "Key": key.name, "Value": key.value or "", "Flags": key.flags, "Index": 0}
         url = [("flags", str(key.flags)), ("cas", "0")]
-        what = f"write {key.name} (key:write)"
+        what = f"write {key.name[:200]} (key:write)"
         return self._write(datacenter, key, [{"KV": put}], url, what, guard, repeatable=False)
 
     def _write(

@@ -21,6 +21,7 @@ import json
 import re
 import ssl
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -36,13 +37,12 @@ from .connections import Adapter, Attempt, Session, under_way
 from .tls import trusting
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Iterable, Mapping
 
     from ..deadline import Deadline
 
-    Guard = Callable[[], None]
-
 T = TypeVar("T")
+Guard = Callable[[], None]
 
 _CONNECT_SECONDS = 5.0
 _MOST_BYTES = 64 * 1024 * 1024
@@ -55,7 +55,7 @@ _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HEADER_VALUE = re.compile(r"[\x20-\x7e]*")
 _URL = re.compile(r"[\x21-\x7e]+")
 
-_UNKNOWN_AUTHORITY = (18, 19, 20, 21)  # X509_V_ERR_*: nobody who signed it is trusted
+_UNKNOWN_AUTHORITY = (18, 19, 20, 21)  # X509_V_ERR_*: no trusted authority signed it
 # The alerts by which a server refuses a client's certificate, or misses one.
 _CLIENT_CERTIFICATE = (
     "CERTIFICATE_REQUIRED",
@@ -250,6 +250,8 @@ class Http:
     def _prepared(
         self, method: str, parts: SplitResult, headers: Mapping[str, str], body: bytes | None, what: str
     ) -> requests.PreparedRequest:
+        if not re.fullmatch(r"[A-Za-z]+", method):
+            raise ConfigurationError(f"{self.system}: {method!r} is not a method of HTTP")
         invalid = ConfigurationError(f"{self.system}: {what} cannot be sent: its URL is not valid")
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise invalid

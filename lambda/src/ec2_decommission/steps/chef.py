@@ -202,7 +202,7 @@ class ChefStep:
                     not isinstance(node, DecommissionError) and node.instance_id in (None, instance_id)
                 ):
                     asked[name] = None
-        return self._server.clients(asked) if asked else {}
+        return self._exist(asked)
 
     def _clients_to_leave(
         self, living: Mapping[str, tuple[str, ...]], clients: Mapping[str, bool | DecommissionError]
@@ -212,7 +212,14 @@ class ChefStep:
             return {}
         own = (node.name for nodes in self._own.values() for node in nodes if node.name not in clients)
         asked = [name for name in own if name in living or self._protected(name)]
-        return self._server.clients(asked) if asked else {}
+        return self._exist(asked)
+
+    def _exist(self, clients: Iterable[str]) -> Mapping[str, bool | DecommissionError]:
+        answers = self._server.clients(clients) if clients else {}
+        return {
+            n: answer if isinstance(answer, DecommissionError) else answer is not None
+            for n, answer in answers.items()
+        }
 
     def _living(
         self,
