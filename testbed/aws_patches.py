@@ -23,7 +23,7 @@ from moto.ec2.models import ec2_backends
 from moto.ec2.models.elastic_network_interfaces import NetworkInterface
 from moto.ec2.models.instances import Instance, InstanceBackend
 from moto.ec2.models.subnets import Subnet
-from moto.events.models import EventsBackend, Rule, events_backends
+from moto.events.models import EventPattern, EventsBackend, Rule, events_backends
 from moto.iam.models import iam_backends
 from moto.route53.responses import Route53
 from moto.sns.models import sns_backends
@@ -319,6 +319,19 @@ def _events(aws: Patched) -> Iterator[Patch]:
         if self.state == "ENABLED" and self.event_pattern.matches_event(event):
             deliver(aws, self, event)
 
+    flatten = EventPattern._flatten_dict
+
+    def flatten_arrays_too(node: Any, prefix: str = "", result: dict[str, Any] | None = None) -> dict[str, Any]:
+        # A pattern looks into the objects of an array; moto does not.
+        flat = flatten(node, prefix, result)
+        for key, value in list(flat.items()):
+            for inner in value if isinstance(value, list) else ():
+                if isinstance(inner, dict):
+                    for name, found in flatten_arrays_too(inner, key).items():
+                        flat[name] = [*flat.get(name, []), *(found if isinstance(found, list) else [found])]
+        return flat
+
+    yield EventPattern, "_flatten_dict", staticmethod(flatten_arrays_too)
     yield EventsBackend, "put_events", strict_put_events
     yield Rule, "send_to_targets", send_to_targets
 
