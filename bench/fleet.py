@@ -136,10 +136,9 @@ class Servers:
             "account_id": self.aws.account,
             "region": self.aws.region,
             "route53": {
-                "zone_ids": self._zone_ids,
+                "zones": [{"id": zone_id} for zone_id in self._zone_ids],
                 "record_names": [f"{{tag:Name}}.{ZONE}"],
                 "requests_per_second": 1000,
-                "max_requests_per_second": 1000,  # as deployed: a call more to the inventory's table
             },
             "chef": {
                 "server_url": self.chef_door.url,
