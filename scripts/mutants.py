@@ -29,7 +29,10 @@ SECONDS = 240.0
 # Each file with guards, and the tests that must notice when one breaks: the fast ones first.
 SUITES: dict[str, tuple[str, ...]] = {
     "ec2_decommission/steps/route53/plan.py": ("tests/unit/test_route53_plan.py", "tests/exhaustive/test_route53.py"),
-    "ec2_decommission/steps/route53/names.py": ("tests/unit/test_route53_plan.py", "tests/exhaustive/test_route53.py"),
+    "ec2_decommission/steps/route53/names.py": (
+        "tests/unit/test_route53_plan.py",
+        "tests/exhaustive/test_route53.py",
+    ),
     "ec2_decommission/steps/chef/plan.py": ("tests/unit/test_chef_plan.py", "tests/exhaustive/test_chef.py"),
     "ec2_decommission/steps/consul/plan.py": ("tests/unit/test_consul_plan.py", "tests/exhaustive/test_consul.py"),
     "ec2_decommission/steps/http/plan.py": ("tests/unit/test_http_plan.py",),
@@ -200,7 +203,9 @@ def main() -> int:
             else:
                 killed += 1
     if not arguments.list:
-        print(f"{killed + len(survived)} mutants, {killed} killed, {len(survived)} survived; {known} make no difference")
+        print(
+            f"{killed + len(survived)} mutants, {killed} killed, {len(survived)} survived; {known} make no difference"
+        )
     return 1 if survived else 0
 
 

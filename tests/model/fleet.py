@@ -117,7 +117,8 @@ class Fleet:
         broken: while the function runs, and after a violation.
     """
 
-    def __init__(self, setup: Setup, instance_filter: InstanceFilter = InstanceFilter()) -> None:
+    def __init__(self, setup: Setup, instance_filter: InstanceFilter | None = None) -> None:
+        instance_filter = instance_filter or InstanceFilter()
         self.setup = setup
         self.world = _World(
             places=MEMBERS,
@@ -222,7 +223,9 @@ class Fleet:
         if name == body.name:
             return
         nodes, clients = self.world.chef.node_objects, self.world.chef.client_names
-        for kind, called in [t for t, owner in self.ledger.owners.items() if owner == body.instance_id and len(t) == 2]:
+        for kind, called in [
+            t for t, owner in self.ledger.owners.items() if owner == body.instance_id and len(t) == 2
+        ]:
             bare = kind == "chef node" and called in nodes and nodes[called].instance_id is None
             lone = kind == "chef client" and called in clients and not any(alike(called, node) for node in nodes)
             if bare or lone:  # its boot ends before that
@@ -808,8 +811,14 @@ class Fleet:
         self.world.chef.catch_up()
         for thing, node in look(self.world).items():
             body = self.ledger.bodies.get(self.ledger.owners.get(thing, ""))
-            outdated = body is None or (body.alive and node.name not in (body.name, body.hostname)) if thing[0] == "consul node" else False
-            if outdated and thing[1] != "dc1-server" and not node.instance_id:  # it cannot be told from a dead one's agent
+            outdated = (
+                body is None or (body.alive and node.name not in (body.name, body.hostname))
+                if thing[0] == "consul node"
+                else False
+            )
+            if (
+                outdated and thing[1] != "dc1-server" and not node.instance_id
+            ):  # it cannot be told from a dead one's agent
                 self.world.consul._world["dc1"].agents.pop(thing[1], None)
                 self.world.consul._drop(self.world.consul._world["dc1"], thing[1])
         for body in self.ledger.bodies.values():
@@ -855,4 +864,3 @@ class Fleet:
         if report is None or report.get("errors") or any(s["status"] == "failed" for s in report["steps"]):
             raise Violation(f"nothing is wrong any more, and it failed: {report}")
         return report
-

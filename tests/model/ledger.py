@@ -19,7 +19,7 @@ from tests.fakes.ec2 import private_dns_name
 from tests.fakes.world import DOMAIN, World
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator
 
     from ec2_decommission.place import Place
 
@@ -141,7 +141,7 @@ class Ledger:
     """
 
     setup: Setup
-    filter: InstanceFilter = InstanceFilter()
+    filter: InstanceFilter = field(default_factory=InstanceFilter)
     bodies: dict[str, Body] = field(default_factory=dict)
     owners: dict[Thing, str] = field(default_factory=dict)
     written: dict[Thing, datetime] = field(default_factory=dict)

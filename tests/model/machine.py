@@ -159,9 +159,7 @@ class Histories(RuleBasedStateMachine):
         forgets=st.sampled_from([(), (), None, ("keep",), ("env",), ("Name",)]),
         late=st.sampled_from([{}, {}, {"keep": "yes"}, {"env": "test"}]),
     )
-    def end(
-        self, number: int, agent_lives_on: bool, forgets: tuple[str, ...] | None, late: dict[str, str]
-    ) -> None:
+    def end(self, number: int, agent_lives_on: bool, forgets: tuple[str, ...] | None, late: dict[str, str]) -> None:
         """An instance ends, perhaps after a late tag; EC2 forgets some of its tags, or all."""
         self._count()
         body = self._one(number, alive=True)

@@ -105,7 +105,9 @@ def test_a_search_that_is_too_wide_removes_no_more(zabbix: Zabbix, token: str) -
     find = {**step["find"], "body": step["find"]["body"].replace('"operator":1', '"operator":0')}
     report = Deployment({**step, "find": find}, {"token": token}).one(WEB)
     assert outcome(report) == ("done", [f"remove item {mine}"])
-    assert f"item {other} left: its tags[?tag=='aws.instance_id'].value | [0] is not {DEAD}, but {DEAD}0" in str(report.reason)
+    assert f"item {other} left: its tags[?tag=='aws.instance_id'].value | [0] is not {DEAD}, but {DEAD}0" in str(
+        report.reason
+    )
     assert list(zabbix.hosts()) == [other]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -892,7 +893,8 @@ def test_the_application_opens_the_steps_own_secrets_once_and_keeps_its_connecti
     url, seen = server
     settings = read(document(url, secrets=["token"], headers={"X": "{secret:token}"}), "zabbix")
     bundle = Bundle({"http_steps.zabbix.token": "s3cret", "http_steps.other.token": "no"})
-    factory = _http_step(settings, bundle, lambda _: None)  # type: ignore[arg-type]
+    systems = SimpleNamespace(secrets=bundle, tls=lambda: None)
+    factory = _http_step(settings, systems)  # type: ignore[arg-type]  # what it takes of the systems
     assert (factory.name, bundle.opened) == ("zabbix", 0)
     batch = Batch({DEAD: WEB}, Live({}), Deadline.after(20))
     with until(Deadline.after(20)):

@@ -148,7 +148,7 @@ def _tls() -> Any:
     """The certificates that Chef and Consul are checked against: the public authorities and the package's own."""
     from .clients.tls import trusting  # noqa: PLC0415  # not needed by Route 53 alone
 
-    return trusting(PACKAGE_ROOT / "ca_bundle.pem")
+    return trusting(in_package_or_layer(PACKAGE_ROOT / "ca_bundle.pem"))
 
 
 def _steps(config: Config, aws: AwsClients, systems: _Systems) -> list[StepFactory]:
