@@ -87,6 +87,12 @@ class Stack:
         status = self._with_state(["plan", "-detailed-exitcode"], "plan", good=(0, 2))
         return "changes" if status == 2 else "empty"
 
+    def validate(self) -> None:
+        """Whether Terraform accepts the source; raises TerraformError if not."""
+        if not self._initialized:
+            self.init()
+        self._capture(["validate"])
+
     def save_plan(self, plan: Path) -> None:
         """Writes what an apply would do, for `apply` on this machine or another."""
         if not self._initialized:

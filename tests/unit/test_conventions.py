@@ -99,7 +99,7 @@ def test_the_changelog_tells_of_the_version_and_the_release_takes_its_notes_from
     notes = subprocess.run(
         [ROOT / "scripts" / "release-notes", f"v{version}"], capture_output=True, text=True, check=True
     )
-    assert notes.stdout.startswith("First version.")
+    assert notes.stdout.startswith("### Added")
     assert "## [" not in notes.stdout
     other = subprocess.run(
         [ROOT / "scripts" / "release-notes", "v9.9.9"], capture_output=True, text=True, check=False
