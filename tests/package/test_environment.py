@@ -139,7 +139,7 @@ HOSTILE_DISTUTILS = "[install]\nprefix = {elsewhere}\n[bdist_wheel]\nplat_name =
 @pytest.fixture(scope="module")
 def index() -> Iterator[tuple[str, list[str]]]:
     """An index that sends all requests on to the real one, and the paths that were asked of it."""
-    real = pip_settings.environment(os.environ).get("PIP_INDEX_URL", "https://pypi.org/simple").rstrip("/")
+    real = pip_settings.environment(os.environ).get("PIP_INDEX_URL", PyPI.simple_url).rstrip("/")
     asked: list[str] = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
