@@ -37,8 +37,12 @@ fault-matrix: venv ## Every fault of every system on the deployed function; writ
 	@FAULT_MATRIX=docs/fault-matrix.md $(BIN)/python -m pytest --quiet tests/deployed/faults
 
 .PHONY: bench
-bench: venv ## What the function costs; writes docs/benchmarks.md (BENCH=quick and BENCH=short measure less)
-	@PYTHONPATH=lambda/src:. $(BIN)/python -m bench $(or $(BENCH),full)
+bench: venv ## How many requests a burst of terminations costs, counted on real servers
+	@PYTHONPATH=lambda/src:. $(BIN)/python -m bench
+
+.PHONY: mutants
+mutants: venv ## Which changes of a part that decides no test notices (PART=route53/plan)
+	@PYTHONPATH=lambda/src:. $(BIN)/python -B scripts/mutants.py $(PART)
 
 .PHONY: model
 model: venv ## A longer run of the model-based test (HISTORIES=20000)

@@ -74,6 +74,9 @@ resource "aws_sqs_queue" "dead_letters" {
 resource "aws_sqs_queue_policy" "dead_letters" {
   queue_url = aws_sqs_queue.dead_letters.id
   policy    = local.queue_policies.dead_letters
+
+  # One change of the queue at a time.
+  depends_on = [aws_sqs_queue_redrive_allow_policy.dead_letters]
 }
 
 # No other queue may use this one as its dead-letter queue, and get its messages redriven from here.

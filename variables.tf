@@ -520,8 +520,8 @@ variable "http_steps" {
   nullable = false
 
   validation {
-    condition     = alltrue([for name in keys(var.http_steps) : can(regex("^[a-z][a-z0-9_]{0,31}$", name))])
-    error_message = "http_steps has a name that is not allowed among ${jsonencode(keys(var.http_steps))}: a name starts with a lower-case letter and has at most 32 lower-case letters, digits and underscores."
+    condition     = alltrue([for name in keys(var.http_steps) : can(regex("^[A-Za-z][A-Za-z0-9_-]{0,63}$", name))])
+    error_message = "http_steps has a name that is not allowed among ${jsonencode(keys(var.http_steps))}: a name starts with a letter and has at most 64 letters, digits, hyphens and underscores."
   }
 
   validation {
@@ -639,8 +639,8 @@ variable "http_steps" {
   }
 
   validation {
-    condition     = alltrue(flatten([for step in values(var.http_steps) : [for name in keys(step.secrets) : can(regex("^[a-z][a-z0-9_]{0,63}$", name))]]))
-    error_message = "http_steps has a secret whose name is not allowed: it starts with a lower-case letter and has at most 64 lower-case letters, digits and underscores."
+    condition     = alltrue(flatten([for step in values(var.http_steps) : [for name in keys(step.secrets) : can(regex("^[A-Za-z][A-Za-z0-9_-]{0,63}$", name))]]))
+    error_message = "http_steps has a secret whose name is not allowed: it starts with a letter and has at most 64 letters, digits, hyphens and underscores."
   }
 
   validation {
@@ -1163,7 +1163,7 @@ variable "function" {
   description = <<-EOT
     The Lambda function.
 
-    - `runtime` - `python3.11`, `python3.12` or `python3.13`.
+    - `runtime` - `python3.11`, `python3.12`, `python3.13` or `python3.14`. AWS provider 5 does not accept `python3.14`.
     - `architecture` - `arm64` or `x86_64`.
     - `memory_size` - MiB, 128 to 10240. CPU grows with memory; the default is one full CPU. The function needs about 130 MiB, the rest buys speed.
     - `timeout` - Seconds that one invocation may take, 30 to 900.
@@ -1194,8 +1194,8 @@ variable "function" {
   nullable = false
 
   validation {
-    condition     = contains(["python3.11", "python3.12", "python3.13"], var.function.runtime)
-    error_message = "function.runtime is ${jsonencode(var.function.runtime)}: it must be python3.11, python3.12 or python3.13."
+    condition     = contains(["python3.11", "python3.12", "python3.13", "python3.14"], var.function.runtime)
+    error_message = "function.runtime is ${jsonencode(var.function.runtime)}: it must be python3.11, python3.12, python3.13 or python3.14."
   }
 
   validation {

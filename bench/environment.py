@@ -1,8 +1,7 @@
 """One execution environment of the function: a process of its own, which handles one event after the other.
 
 Run as a program it is that process: it reads a line of JSON with the path of an event, handles it, and answers with a
-line of JSON. It runs the function from the sources, with the package's descriptions of AWS; secrets come from the
-parent, and not out of a bundle.
+line of JSON. It runs the function from the sources; secrets come from the parent, and not out of a bundle.
 """
 
 from __future__ import annotations
@@ -29,7 +28,6 @@ class Handled:
 
     seconds: float
     cpu_seconds: float
-    cpu_by_part: Mapping[str, float]
     peak_memory: float
     answer: Any
 
@@ -100,28 +98,26 @@ def main() -> None:
     """The process itself."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what the function logs goes to its log
-    from bench.computing import Watch  # noqa: PLC0415  # in the process only
-    from ec2_decommission import wiring  # noqa: PLC0415
+    from ec2_decommission import application as made  # noqa: PLC0415  # in the process only
     from ec2_decommission.clients import aws  # noqa: PLC0415
     from ec2_decommission.deadline import Deadline  # noqa: PLC0415
 
     aws.READ_TIMEOUT_SECONDS = 60  # moto takes its time over a transaction of a hundred items
     secrets = json.loads(os.environ["BENCH_SECRETS"])
-    vars(wiring)["SecretBundle"] = lambda *_: secrets
-    application, watch = None, Watch()
+    vars(made)["SecretBundle"] = lambda *_, **__: secrets
+    application = None
     for line in sys.stdin:
         event = json.loads(Path(json.loads(line)).read_text())
         begin, cpu = time.monotonic(), time.process_time()
         try:
-            application = application or wiring.application()
-            answer = application.handle(event, Deadline.after(900))
+            application = application or made.make_application()
+            answer = application.handle(event, Deadline.after(900), "bench")
         except Exception as error:  # told to the parent
             told: dict[str, Any] = {"error": f"{type(error).__name__}: {error}"}
         else:
             told = {
                 "seconds": time.monotonic() - begin,
                 "cpu_seconds": time.process_time() - cpu,
-                "cpu_by_part": watch.take(),
                 "peak_memory": peak_memory(),
                 "answer": answer,
             }

@@ -133,6 +133,8 @@ class Servers:
         """The function's configuration: all three steps."""
         return {
             "name": TOOL,
+            "account_id": self.aws.account,
+            "region": self.aws.region,
             "route53": {
                 "zone_ids": self._zone_ids,
                 "record_names": [f"{{tag:Name}}.{ZONE}"],
@@ -176,7 +178,7 @@ class Servers:
             self._run_agent(instances[0])
         else:
             self._join(instances)
-        self.inventory.remember_running(instances)
+        self.inventory.remember_running(instances, {})
         for some in chunks((i.instance_id for i in instances), 200):
             self.aws.client("ec2").terminate_instances(InstanceIds=some)
         return [

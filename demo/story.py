@@ -106,6 +106,9 @@ class Story:
         self._act("Launch three instances; each leaves its traces")
         members = [platform.launch(name) for name in ("web-1", "web-2", "db-1")]
         self._deliver(platform)
+        platform.aws.fire_schedule(f"{NAME}-sweep")
+        self._deliver(platform)
+        self._step("the hourly sweep ran: all three live, and the inventory has their addresses and tags")
         before = platform.traces()
         self._world(before, before)
 

@@ -9,6 +9,7 @@
 
 mock_resource "aws_sqs_queue" {
   defaults = {
+    id  = "https://sqs.eu-west-1.amazonaws.com/123456789012/ec2-decommission"
     arn = "arn:aws:sqs:eu-west-1:123456789012:ec2-decommission"
     url = "https://sqs.eu-west-1.amazonaws.com/123456789012/ec2-decommission"
   }

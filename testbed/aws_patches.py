@@ -266,6 +266,8 @@ def _sqs() -> Iterator[Patch]:
         for name in ("RedrivePolicy", "RedriveAllowPolicy"):
             if attributes.get(name):
                 attributes[name] = json.dumps(json.loads(attributes[name]), separators=(",", ":"))
+            else:
+                attributes.pop(name, None)
         return attributes
 
     messages_of = vars(Queue)["messages"].fget

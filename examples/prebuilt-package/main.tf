@@ -1,4 +1,4 @@
-# The job that applies this needs neither Python nor Vault nor a package index: the zip comes from another job.
+# The job that applies this needs no Python, Vault or package index: the zip comes from another job.
 
 provider "aws" {
   region = var.region
@@ -13,9 +13,11 @@ module "ec2_decommission" {
   package = {
     type     = "prebuilt"
     zip_file = var.zip_file
+    # The zip was built for this deployment, and contains its sealed secrets.
+    bundle_included = true
   }
 
-  # With what package.json names: the same key, the same secrets, by the same names.
+  # As in package.json: the same key, and the same secrets by the same names.
   kms_key_arn = var.kms_key_arn
   secrets     = { consul_token = { path = "ec2-decommission/consul", field = "token" } }
 

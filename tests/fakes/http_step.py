@@ -76,7 +76,7 @@ class Deployment:
         settings = read(document, name)
         self.client = Client(settings, secrets or {}, deadlines.current, tls, token_clock)
         live = Live({one.place: one for one in (self.ec2, *others)}, side_by_side, now)
-        factory = StepFactory(name, lambda: HttpStep(settings, self.client))
+        factory = StepFactory(name, lambda _: HttpStep(settings, self.client))
         self._tools = Tools(
             live, None, [factory], self.log, lambda: datetime.now(UTC), Metrics("x"), side_by_side, self.audit
         )

@@ -4,35 +4,46 @@ from __future__ import annotations
 
 from collections import Counter
 from datetime import timedelta
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from tests.fakes.ec2 import VPC
-from tests.fakes.world import DOMAIN, FORWARD
-from tests.model.fleet import ADDRESSES, OTHER_VPC, PUBLIC, Fault, Fleet, Message
-from tests.model.ledger import OWN_CLIENT, Body, Setup, dotted
+from ec2_decommission.config import ExternalDns, InstanceFilter
+from ec2_decommission.place import Place
+from tests.fakes.world import HOME
+from tests.model.fleet import ADDRESSES, BOOT, FILTERS, MEMBERS, PUBLIC, VPCS, Fault, Fleet, Message, Race
+from tests.model.ledger import OWN_CLIENT, Body, Setup
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 SYSTEMS = ("ec2", "route53", "chef", "consul", "inventory", "queue")
-ERRORS = ("transient", "rights", "bug", "killed")
+ERRORS = ("transient", "rights", "bug", "lost", "killed")
 STRANGE = (
-    "record", "value", "alias", "ttl", "external-dns", "pointer", "unrecord", "interface",
-    "chef", "bare chef", "unnode", "unclient", "consul", "bare consul", "key",
+    "record", "value", "alias", "ttl", "mail", "external-dns", "sealed", "keep", "pointer", "unrecord", "interface",
+    "chef", "foreign chef", "bootstrap", "unnode", "unclient", "consul", "foreign consul", "consul twin", "key",
 )  # fmt: skip
+PLACES = (HOME, *MEMBERS)
+PROD, KEPT = {"env": "prod"}, {"env": "prod", "keep": "yes"}
 
 # Few of each, so that collisions are frequent.
-names = st.sampled_from(["web-1", "web-1", "web-1", "App", "web-2", OWN_CLIENT])
-addresses = st.sampled_from(ADDRESSES)
+names = st.sampled_from(["web-1", "web-1", "web-1", "App", "web-2", "keep-1", "acme", OWN_CLIENT])
 numbers = st.integers(0, 5)
 errors = st.sampled_from(ERRORS)
+filters = st.sampled_from([FILTERS[0], *FILTERS])
 setups = st.builds(
     Setup,
-    inventory=st.booleans(),
+    inventory=st.sampled_from([True, True, True, False]),
     hostname_records=st.booleans(),
+    external_dns=st.sampled_from(
+        [
+            None,
+            ExternalDns(txt_prefix="xdns-"),
+            ExternalDns(txt_suffix="-xdns"),
+            ExternalDns(txt_prefix="x-%{record_type}-"),
+        ]
+    ),
     chef_name=st.sampled_from(["{tag:Name}", "{tag:Name}", None]),
     delete_client=st.sampled_from([True, True, True, False]),
     consul_name=st.sampled_from(["{tag:Name}", "{hostname}", None]),
@@ -42,17 +53,20 @@ setups = st.builds(
 boots = st.fixed_dictionaries(
     {
         "dns": st.sampled_from(
-            ["upsert", "append", "upsert", "append", "cname", "multi", "public", "hostname", "none"]
+            ["upsert", "upsert", "append", "cname", "idname", "id", "www", "multi", "public", "hostname", "none"]
         ),
         "ptr": st.booleans(),
         "chef": st.sampled_from(["ec2", "ec2", "bare", "client", "none"]),
-        "chef_as": st.sampled_from(["name", "name", "a"]),
+        "chef_as": st.sampled_from(["name", "name", "lower", "fqdn", "other"]),
         "consul": st.sampled_from(["meta", "bare", "bare", "agentless", "none"]),
         "consul_as": st.sampled_from(["name", "hostname"]),
         "sessions": st.lists(
             st.sampled_from(["lock", "delete", "checked", "outside", "semaphore", "idle"]), max_size=2, unique=True
         ),
     }
+)
+slowness = st.sampled_from(
+    [{}, {}, {"chef": 3.0}, {"chef": 90.0}, {"route53": 8.0}, {"consul": 4.0}, {"chef": 20.0, "route53": 4.0}]
 )
 
 
@@ -63,12 +77,14 @@ class Histories(RuleBasedStateMachine):
 
     fleet: Fleet
 
-    @initialize(setup=setups, first=st.lists(boots, max_size=len(ADDRESSES)), told=st.booleans())
-    def begin(self, setup: Setup, first: list[dict[str, object]], told: bool) -> None:
+    @initialize(
+        setup=setups, instance_filter=filters, first=st.lists(boots, max_size=len(ADDRESSES)), told=st.booleans()
+    )
+    def begin(self, setup: Setup, instance_filter: InstanceFilter, first: list[dict[str, Any]], told: bool) -> None:
         """Some namesakes run already."""
-        self.fleet = Fleet(setup)
+        self.fleet = Fleet(setup, instance_filter)
         for boot, address in zip(first, ADDRESSES, strict=False):
-            self._boot(self.fleet.launch("web-1", address), boot)
+            self.fleet.boot(self.fleet.launch("web-1", address, tags=PROD), **boot)
         if told:
             self.fleet.answer(self.fleet.queue[:])
 
@@ -85,10 +101,10 @@ class Histories(RuleBasedStateMachine):
 
     # Who there is
 
-    def _bodies(self, *, alive: bool) -> list[Body]:
-        return [b for b in self.fleet.ledger.bodies.values() if b.alive == alive and b.name != "anchor"]
+    def _bodies(self, *, alive: bool | None = None) -> list[Body]:
+        return [b for b in self.fleet.ledger.bodies.values() if alive in (None, b.alive) and b.name != "anchor"]
 
-    def _one(self, number: int, *, alive: bool) -> Body:
+    def _one(self, number: int, *, alive: bool | None = None) -> Body:
         bodies = self._bodies(alive=alive)
         return bodies[number % len(bodies)]
 
@@ -104,90 +120,117 @@ class Histories(RuleBasedStateMachine):
     # The fleet
 
     @rule(
-        name=st.one_of(names, names, names, st.none()),
-        address=addresses,
-        elsewhere=st.sampled_from([False, False, False, False, True]),
-        public=st.sampled_from([None, None, *PUBLIC]),
+        name=names | names | names | st.none(),
+        address=st.sampled_from(ADDRESSES),
+        where=st.sampled_from([VPCS[0], VPCS[0], *VPCS]),
+        public=st.sampled_from([None, *PUBLIC]),
+        tags=st.sampled_from([PROD, PROD, {}, KEPT]),
         boot=boots,
     )
     def launch(
-        self, name: str | None, address: str, elsewhere: bool, public: str | None, boot: dict[str, object]
+        self,
+        name: str | None,
+        address: str,
+        where: tuple[Place, str],
+        public: str | None,
+        tags: dict[str, str],
+        boot: dict[str, Any],
     ) -> None:
         self._count()
-        fleet, vpc_id = self.fleet, OTHER_VPC if elsewhere else VPC
-        if not fleet.free(address, vpc_id) or len(self._bodies(alive=True)) >= 5:
-            return
-        if public and any(public in i.addresses for i in fleet.world.ec2.network_interfaces.values()):
-            public = None
-        self._boot(fleet.launch(name, address, vpc_id, public), boot)
+        if self.fleet.free(address, where[1]):
+            public = public if public and self.fleet.free(public) else None
+            self.fleet.boot(self.fleet.launch(name, address, *where, public=public, tags=tags), **boot)
+
+    @rule(name=names, place=st.sampled_from(PLACES))
+    def fail_launch(self, name: str, place: Place) -> None:
+        self._count()
+        self.fleet.fail_launch(name, place)
 
     @precondition(_some_live)
     @rule(number=numbers, boot=boots)
-    def boot_again(self, number: int, boot: dict[str, object]) -> None:
+    def boot(self, number: int, boot: dict[str, Any]) -> None:
         self._count()
-        self._boot(self._one(number, alive=True), boot)
-
-    def _boot(self, body: Body, boot: dict[str, object]) -> None:
-        self.fleet.boot(body, **boot)  # type: ignore[arg-type]
+        self.fleet.boot(self._one(number, alive=True), **boot)
 
     @precondition(_some_live)
-    @rule(number=numbers, lives_on=st.sampled_from([False, False, True]), lost=st.sampled_from([False, False, True]))
-    def terminate(self, number: int, lives_on: bool, lost: bool) -> None:
-        self._count()
-        self.fleet.terminate(self._one(number, alive=True), agent_lives_on=lives_on)
-        if lost:
-            self.fleet.queue.pop()
-
-    @precondition(_some_live)
-    @rule(number=numbers, address=addresses, boot=boots, keep_address=st.booleans(), event_first=st.booleans())
-    def replace(
-        self, number: int, address: str, boot: dict[str, object], keep_address: bool, event_first: bool
+    @rule(
+        number=numbers,
+        agent_lives_on=st.sampled_from([False, False, True]),
+        forgets=st.sampled_from([(), (), None, ("keep",), ("env",), ("Name",)]),
+        late=st.sampled_from([{}, {}, {"keep": "yes"}, {"env": "test"}]),
+    )
+    def end(
+        self, number: int, agent_lives_on: bool, forgets: tuple[str, ...] | None, late: dict[str, str]
     ) -> None:
-        """An auto-scaled replacement bears the name, before or after the end of the old one is told."""
+        """An instance ends, perhaps after a late tag; EC2 forgets some of its tags, or all."""
         self._count()
-        old = self._one(number, alive=True)
-        self.fleet.terminate(old)
-        if event_first:
-            self.fleet.answer(self.fleet.queue[-1:])
-        address = old.address if keep_address else address
-        if self.fleet.free(address, old.vpc_id):
-            self._boot(self.fleet.launch(old.name, address, old.vpc_id), boot)
+        body = self._one(number, alive=True)
+        self.fleet.tag(body, **late)
+        self.fleet.end(body, agent_lives_on=agent_lives_on)
+        self.fleet.forget_tags(body, forgets)
 
     @precondition(_some_live)
-    @rule(number=numbers, what=st.sampled_from(["stop", "start", "crash", "name"]), name=names)
-    def change(self, number: int, what: str, name: str) -> None:
-        """An instance is stopped or started, its agents crash, or its Name tag comes late."""
+    @rule(
+        number=numbers,
+        what=st.sampled_from(
+            ["stop", "start", "rename", "keep", "env", "crash", "associate", "associate", "drop", "release"]
+        ),
+        name=names,
+    )
+    def live_on(self, number: int, what: str, name: str) -> None:
+        """Tags come late, names, states and addresses change, agents crash."""
         self._count()
-        body, ec2 = self._one(number, alive=True), self.fleet.world.ec2
-        if what == "crash":
-            self.fleet.kill_agents(body)
-        elif what == "name":
-            if body.name is None:
-                body.name = name
-                ec2.tag(body.instance_id, Name=name)
-        else:
-            ec2.set_state(body.instance_id, "stopped" if what == "stop" else "running")
+        body = self._one(number, alive=True)
+        match what:
+            case "stop":
+                self.fleet.stop(body)
+            case "start":
+                self.fleet.start(body)
+            case "rename":
+                self.fleet.rename(body, name)
+            case "keep" | "env":
+                self.fleet.tag(body, **{what: {"keep": "yes", "env": "prod"}[what]})
+            case "crash":
+                self.fleet.kill_agents(body)
+            case _:
+                self.fleet.elastic_ip(body, what)
 
     @rule(
         number=numbers,
-        what=st.sampled_from(["tags", "instance", "agents", "time"]),
+        what=st.sampled_from(["tags", "instance", "agents", "time", "lag", "deny", "allow"]),
         minutes=st.sampled_from([5, 60, 60 * 24 * 31]),
+        place=st.sampled_from(PLACES),
     )
-    def fade(self, number: int, what: str, minutes: int) -> None:
-        """EC2 forgets, agents that lived on die, time passes."""
+    def fade(self, number: int, what: str, minutes: int, place: Place) -> None:
+        """EC2 forgets, agents that lived on die, time passes, Chef's index falls behind, a place denies."""
         self._count()
-        world = self.fleet.world
-        if what == "time":
-            world.time += timedelta(minutes=minutes)
-            world.inventory.expire()
-            world.consul.sync()
-        elif self._some_died():
-            body = self._one(number, alive=False)
-            if what == "agents":
-                self.fleet.kill_agents(body)
-            elif body.instance_id in world.ec2.machines:
-                forget = world.ec2.forget_tags if what == "tags" else world.ec2.forget
-                forget(body.instance_id)
+        fleet, world = self.fleet, self.fleet.world
+        match what:
+            case "time":
+                world.time += timedelta(minutes=minutes)
+                world.inventory.expire()
+                world.consul.sync()
+            case "lag":
+                world.chef.lagging = True
+            case "deny":
+                fleet.denied.add(place)
+            case "allow":
+                fleet.denied.clear()
+            case _ if not self._some_died():
+                return
+            case "agents":
+                fleet.kill_agents(self._one(number, alive=False))
+            case "tags":
+                fleet.forget_tags(self._one(number, alive=False))
+            case "instance":
+                body = self._one(number, alive=False)
+                fleet.forget_tags(body)
+                world.ec2s[body.place].machines.pop(body.instance_id, None)
+
+    @rule(instance_filter=filters)
+    def reconfigure(self, instance_filter: InstanceFilter) -> None:
+        self._count()
+        self.fleet.reconfigure(instance_filter)
 
     # Strangers
 
@@ -195,21 +238,36 @@ class Histories(RuleBasedStateMachine):
     def meddle(self, act: str, number: int) -> None:
         """Somebody does by hand what looks like an instance's."""
         self._count()
-        bodies = [b for b in self.fleet.ledger.bodies.values() if b.name != "anchor"]
-        if bodies:
-            body = bodies[number % len(bodies)]
-            self.fleet.meddle(act, body.name or "web-1", body.address)
+        if self._bodies():
+            body = self._one(number)
+            self.fleet.meddle(act, body.name or "web-1", body)
+
+    @precondition(_some_live)
+    @rule(number=numbers, victim=numbers)
+    def pose(self, number: int, victim: int) -> None:
+        """An instance makes a Chef node under the name of another one's client."""
+        self._count()
+        name = self._one(victim).name
+        if name and name not in (OWN_CLIENT, "acme"):
+            self.fleet.pose(self._one(number, alive=True), name)
 
     # Delivery
 
     @precondition(_some_wait)
-    @rule(picks=st.lists(st.integers(0, 9), min_size=1, max_size=4), keep=st.booleans(), rehearse=st.booleans())
-    def deliver(self, picks: list[int], keep: bool, rehearse: bool) -> None:
+    @rule(
+        picks=st.lists(st.integers(0, 9), min_size=1, max_size=4),
+        keep=st.booleans(),
+        rehearse=st.booleans(),
+        slow=slowness,
+    )
+    def deliver(self, picks: list[int], keep: bool, rehearse: bool, slow: dict[str, float]) -> None:
         self._count()
+        self.fleet.slow = slow
         self.fleet.answer(self._picked(picks), keep=keep, rehearse=rehearse)
+        self.fleet.slow = {}
 
     @precondition(_some_wait)
-    @rule(rehearse=st.booleans(), trouble=st.none() | st.tuples(errors, st.integers(1, 20)))
+    @rule(rehearse=st.booleans(), trouble=st.none() | st.tuples(errors, st.integers(1, 40)))
     def deliver_all(self, rehearse: bool, trouble: tuple[str, int] | None) -> None:
         self._count()
         self.fleet.fault = Fault(trouble[0], countdown=trouble[1]) if trouble else None
@@ -221,25 +279,28 @@ class Histories(RuleBasedStateMachine):
         """An event is lost, or comes late, a second time, or is not true."""
         self._count()
         queue = self.fleet.queue
-        bodies = [b for b in self.fleet.ledger.bodies.values() if b.name != "anchor"]
-        if what != "lost" and bodies:
-            self.fleet.emit(what, bodies[number % len(bodies)])
-        elif queue and queue[number % len(queue)].receive_count == 1:  # once in the queue, none is lost
+        if what != "lost" and self._bodies():
+            self.fleet.emit(what, self._one(number))
+        elif queue:
             del queue[number % len(queue)]
+
+    @rule(number=numbers, kind=st.sampled_from(["running", "terminated"]), known=st.booleans())
+    def foreign_event(self, number: int, kind: str, known: bool) -> None:
+        self._count()
+        mine = known and self._bodies()
+        self.fleet.foreign_event(self._one(number).instance_id if mine else self.fleet.foreign_id("web-1"), kind)
 
     def _picked(self, picks: Iterable[int]) -> list[Message]:
         queue = self.fleet.queue
         return [queue[p] for p in dict.fromkeys(pick % len(queue) for pick in picks)]
 
-    # Faults
+    # Faults and races
 
     @precondition(_some_wait)
     @rule(
         picks=st.lists(st.integers(0, 9), min_size=1, max_size=4),
         error=errors,
-        at=st.one_of(
-            st.integers(1, 12), st.integers(5, 25), st.frozensets(st.sampled_from(SYSTEMS), min_size=1, max_size=2)
-        ),
+        at=st.integers(1, 60) | st.frozensets(st.sampled_from(SYSTEMS), min_size=1, max_size=2),
     )
     def deliver_with_fault(self, picks: list[int], error: str, at: int | frozenset[str]) -> None:
         self._count()
@@ -247,53 +308,69 @@ class Histories(RuleBasedStateMachine):
         self.fleet.answer(self._picked(picks))
         self.fleet.fault = None
 
-    @precondition(_some_wait)
+    @precondition(_some_died)
     @rule(
-        picks=st.lists(st.integers(0, 9), min_size=1, max_size=3),
-        act=st.sampled_from(["boot", "consul", "consul", "ttl", "value", "record", "key", "unrecord"]),
+        number=numbers,
+        act=st.sampled_from(["replace", "replace", "twin", "rename", "boot", "boot", *STRANGE]),
+        where=st.sampled_from(VPCS),
         boot=boots,
-        after=st.integers(0, 5),
+        call=st.integers(0, 60),
+        slow=slowness,
     )
-    def deliver_with_race(self, picks: list[int], act: str, boot: dict[str, object], after: int) -> None:
-        """While the function is between its look and its change, a living namesake or a stranger writes."""
+    def deliver_with_race(
+        self, number: int, act: str, where: tuple[Place, str], boot: dict[str, Any], call: int, slow: dict[str, float]
+    ) -> None:
+        """While the function runs, a replacement, a living namesake or a stranger writes."""
         self._count()
-        messages = self._picked(picks)
-        ended = [self.fleet.ledger.bodies[m.instance_id] for m in messages if m.kind == "terminated"]
-        if ended:
-            self.fleet.race = lambda: self._race(ended[0], act, boot)
-            self.fleet.race_after = after
-        self.fleet.answer(messages)
-        self.fleet.race = None
+        fleet, body = self.fleet, self._one(number, alive=False)
+        if not any(m.instance_id == body.instance_id for m in fleet.queue):
+            fleet.emit("terminated", body)
+        fleet.races.append(Race(lambda: self._race(act, body, where, boot), call))
+        fleet.slow = slow
+        fleet.answer(fleet.queue[:])
+        fleet.slow = {}
 
-    def _race(self, ended: Body, act: str, boot: dict[str, object]) -> None:
-        if act not in ("boot", "consul"):
-            self.fleet.meddle(act, ended.name or "web-1", ended.address)
-            return
-        for body in self._bodies(alive=True):
-            plain = (FORWARD, dotted(f"{body.name}.{DOMAIN}"), "A", "")
-            same = self.fleet.records().get(plain) == (body.address,)  # to write that again cannot be noticed
-            if body.name == ended.name and act == "consul":
-                self._boot(body, {**boot, "chef": "none", "dns": "none", "consul": "bare", "consul_as": "name"})
-                return
-            if body.name == ended.name:
-                self._boot(body, {**boot, "chef": "none", **({"dns": "none"} if same else {})})
-                return
+    def _race(self, act: str, dead: Body, where: tuple[Place, str], boot: dict[str, Any]) -> None:
+        fleet = self.fleet
+        if act in ("replace", "twin"):
+            place, vpc_id = (dead.place, dead.vpc_id) if act == "replace" else where
+            if dead.address and fleet.free(dead.address, vpc_id):
+                new = fleet.launch(dead.name, dead.address, place, vpc_id, tags=dead.tags)
+                fleet.after(BOOT, lambda: fleet.boot(new, **boot))
+        elif act in ("rename", "boot"):
+            bodies = [b for b in self._bodies(alive=True) if act == "rename" or b.name == dead.name]
+            if bodies and act == "rename" and dead.name:
+                fleet.rename(bodies[0], dead.name)
+                fleet.after(BOOT, lambda: fleet.boot(bodies[0], **boot))
+            elif bodies:
+                fleet.boot(bodies[0], **boot)
+        else:
+            fleet.meddle(act, dead.name or "web-1", dead)
 
     # Operators, and the sweep
 
-    @precondition(_some_died)
-    @rule(number=numbers)
-    def operate(self, number: int) -> None:
+    @rule(
+        number=numbers,
+        place=st.sampled_from([None, None, "own", "own", *PLACES]),
+        dry_run=st.booleans(),
+        foreign=st.sampled_from([False, False, False, True]),
+    )
+    def operate(self, number: int, place: Place | str | None, dry_run: bool, foreign: bool) -> None:
         self._count()
-        self.fleet.operate_twice(self._one(number, alive=False))
+        fleet = self.fleet
+        if foreign or not self._bodies():
+            fleet.operate(fleet.foreign_id("web-1"), dry_run=dry_run)
+            return
+        body = self._one(number)
+        recorded = body.instance_id in fleet.world.inventory.items
+        # With a wrong place only where the inventory knows better: EC2 is asked in that place only.
+        where = place if isinstance(place, Place) and recorded else None if place is None else body.place
+        if body.alive:
+            fleet.operate(body.instance_id, where, dry_run=dry_run)
+        else:
+            fleet.operate_twice(body, where)
 
-    @precondition(_some_live)
-    @rule(number=numbers, dry_run=st.booleans())
-    def operate_on_the_living(self, number: int, dry_run: bool) -> None:
+    @rule(place=st.sampled_from(PLACES), dry_run=st.booleans())
+    def sweep(self, place: Place, dry_run: bool) -> None:
         self._count()
-        self.fleet.operate(self._one(number, alive=True), dry_run=dry_run)
-
-    @rule(dry_run=st.booleans())
-    def sweep(self, dry_run: bool) -> None:
-        self._count()
-        self.fleet.sweep(dry_run=dry_run)
+        self.fleet.sweep(place, dry_run=dry_run)

@@ -41,7 +41,7 @@ def test_of_a_burst_the_failing_instances_message_alone_returns(number: int) -> 
     odd = list(names)[number // 2]
 
     def fail(operation: str, instance_id: str) -> None:
-        if operation == "remember_steps" and instance_id == odd:
+        if operation == "remember_results" and instance_id == odd:
             raise TransientError("no connection")
 
     world.inventory.fault_of = fail

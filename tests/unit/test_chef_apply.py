@@ -370,6 +370,29 @@ def test_a_client_that_cannot_be_decided_on_any_more_stays() -> None:
     assert server.client_names == {"web-1"}
 
 
+def test_a_node_that_stays_for_a_client_that_cannot_be_read_is_tried_again() -> None:
+    server = world("web-1")
+    server.client_names.clear()
+    server.put_client("boss", admin=True)
+    server.unreadable = {"boss"}
+    run = Run(server, named(ran=False))
+
+    def refuse(operation: str, name: str) -> None:
+        if operation == "read clients" and name:
+            raise TransientError("no answer")
+
+    def change() -> None:
+        server.put_client("web-1")
+        server.fault = refuse
+
+    run.between = change
+    run.apply()
+    assert run.planned() == ["node web-1"]
+    assert run.removed() == []
+    assert set(run.left()) == {"node web-1"}
+    assert run.errors() == ["client web-1: no answer"]
+
+
 def test_a_server_that_cannot_be_read_again() -> None:
     server = world("web-1", "web-2")
     run = Run(server, named(), named(B, "web-2"))

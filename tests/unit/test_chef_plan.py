@@ -665,6 +665,12 @@ FAILS: dict[str, tuple[World, list[str], list[str], dict[str, str]]] = {
         ["client WEB-1: may not read it"],
         {},
     ),
+    "a client that cannot be read, and no node leads to": (
+        World([instance(ran=False)], [node("other")], [client()], unreadable=("client web-1",)),
+        ["node other"],
+        ["client web-1: may not read it"],
+        {},
+    ),
     "somebody else's node that cannot be read": (
         World(nodes=[node(), bare(FQDN)], clients=[client()], unreadable=(f"node {FQDN}",)),
         ["node web-1"],

@@ -73,7 +73,7 @@ def test_every_target_with_a_help_text_is_phony() -> None:
 def printed() -> str:
     """All texts of the product's sources, with an ellipsis for what is filled in."""
     texts = []
-    for path in (p for d in ("lambda/src", "lambda/build", "operator") for p in sorted((ROOT / d).rglob("*.py"))):
+    for path in (p for d in ("lambda/src", "lambda/build", "cli") for p in sorted((ROOT / d).rglob("*.py"))):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.JoinedStr):
                 parts = [str(p.value) if isinstance(p, ast.Constant) else "…" for p in node.values]

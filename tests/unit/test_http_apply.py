@@ -892,12 +892,12 @@ def test_the_application_opens_the_steps_own_secrets_once_and_keeps_its_connecti
     url, seen = server
     settings = read(document(url, secrets=["token"], headers={"X": "{secret:token}"}), "zabbix")
     bundle = Bundle({"http_steps.zabbix.token": "s3cret", "http_steps.other.token": "no"})
-    factory = _http_step(settings, bundle, lambda: None)  # type: ignore[arg-type]
+    factory = _http_step(settings, bundle, lambda _: None)  # type: ignore[arg-type]
     assert (factory.name, bundle.opened) == ("zabbix", 0)
     batch = Batch({DEAD: WEB}, Live({}), Deadline.after(20))
     with until(Deadline.after(20)):
         for _ in range(3):
-            factory.make().plan(batch)
+            factory.make(None).plan(batch)  # type: ignore[arg-type]  # it asks nothing of the function
     assert [request.headers["X"] for request in seen.requests] == ["s3cret"] * 3
     assert (bundle.opened, seen.connections) == (1, 1)
 

@@ -119,6 +119,12 @@ def test_a_secret_is_never_in_the_error() -> None:
     )
 
 
+def test_a_tag_may_have_the_name_of_a_secret() -> None:
+    text = parse("{tag:token} {tag:id} {secret:token}", IN_REMOVE)
+    instance = Instance("i-1", tags={"token": "a", "id": "b"})
+    assert text.render(Values(instance, {"token": "s3cret"}, {}, "7"), str) == "a b s3cret"
+
+
 def test_every_name_placeholder() -> None:
     names = "{instance_id} {private_ip} {private_ip_dashed} {private_dns_name} {hostname} {account_id} {region}"
     text = parse(names, IN_FIND).render(Values(WEB, {}), str)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ec2_decommission.clients.ec2 import Description, Interface
-from ec2_decommission.clients.route53 import ChangeRefusedError
+from ec2_decommission.clients.route53 import ChangeRefusedError, Listing, RecordSet, Zone
 from ec2_decommission.clients.zone_cache import CachedZones
 from ec2_decommission.config import ExternalDns, Route53Settings, ZoneSettings
 from ec2_decommission.deadline import Deadline
@@ -17,6 +17,7 @@ from ec2_decommission.live import Live
 from ec2_decommission.place import Place
 from ec2_decommission.steps.base import Batch, Outcome
 from ec2_decommission.steps.route53 import Route53Step
+from ec2_decommission.steps.route53.observe import Snapshot, ZoneRecords
 from ec2_decommission.templates import Template
 from tests.fakes.route53 import FakeZones
 
@@ -283,7 +284,7 @@ def test_no_change_rests_on_an_answer_that_is_older_than_five_seconds() -> None:
     scene.zones.change = slowly  # type: ignore[method-assign]
     _, outcomes = scene.run()
     assert removed(outcomes[DEAD]) == [A]
-    assert scene.ec2.calls == 3
+    assert (scene.zones.calls["wait"], scene.ec2.calls) == (2, 3)
 
 
 def test_a_machine_too_slow_for_a_large_batch_sends_smaller_ones() -> None:
@@ -335,6 +336,7 @@ def test_case_15_a_cname_and_its_target_go_in_one_batch() -> None:
         "CNAME web-1.example.internal. 10-0-0-5.example.internal",
     ]
     assert len(scene.zones.changes) == 1
+    assert scene.zones.calls["ListResourceRecordSets"] == 2  # forward and reverse, once each
 
 
 def test_a_chain_of_cnames_is_not_split_among_batches() -> None:
@@ -375,21 +377,23 @@ def test_a_cname_to_nothing_goes() -> None:
 @pytest.mark.parametrize("refused", [False, True])
 def test_a_target_in_another_zone_goes_first(refused: bool) -> None:
     """The CNAME must not go if its target then stays."""
-    scene = Scene("{tag:Name}.example.internal", "{tag:Name}.host", zones=[ZONE, "ZHOST"])
+    names = ("{private_ip_dashed}.example.internal", "{tag:Name}.example.internal", "{tag:Name}.host")
+    scene = Scene(*names, zones=[ZONE, "ZHOST"])
     scene.zones.add_zone("ZHOST", "host")
     scene.dead()
+    scene.put("10-0-0-5.example.internal", "A", "10.0.0.5")
     scene.put("web-1.example.internal", "CNAME", "web-1.host")
     scene.put("web-1.host", "A", "10.0.0.5", zone="ZHOST")
     if refused:
         scene.on("ChangeResourceRecordSets", "ZHOST")(AccessError("no right"))
     _, outcomes = scene.run()
     if refused:
-        assert outcomes[DEAD].removed == ()
+        assert [r.target for r in outcomes[DEAD].removed] == ["A 10-0-0-5.example.internal. 10.0.0.5"]
         assert [left.reason for left in outcomes[DEAD].left] == ["its target web-1.host. stays"]
         assert [str(error) for error in outcomes[DEAD].errors] == ["A web-1.host. 10.0.0.5: no right"]
     else:
-        assert len(removed(outcomes[DEAD])) == 2
-        assert [zone_id for zone_id, _ in scene.zones.changes] == ["ZHOST", ZONE]
+        assert len(removed(outcomes[DEAD])) == 3
+        assert [zone_id for zone_id, _ in scene.zones.changes] == [ZONE, "ZHOST", ZONE]
 
 
 def test_a_cname_stays_if_its_target_is_not_among_what_may_be_removed() -> None:
@@ -444,6 +448,16 @@ def test_what_the_audit_cannot_keep_stays() -> None:
 def test_a_record_that_is_gone_is_success_without_an_action() -> None:
     scene = one_record()
     _, outcomes = scene.run(lambda: scene.zones.take(ZONE, "web-1.example.internal", "A"))
+    assert outcomes[DEAD] == Outcome()
+
+
+def test_what_the_first_plan_left_is_not_told_twice() -> None:
+    scene = Scene("www.example.internal")
+    scene.dead(private_ips=("10.0.0.5", "10.0.0.6"))
+    scene.ec2.launch("other", "10.0.0.6")
+    scene.put("www.example.internal", "A", "10.0.0.5", "10.0.0.6")
+    findings, outcomes = scene.run(lambda: scene.put("www.example.internal", "A", "10.0.0.6"))
+    assert len(findings[DEAD].left) == 1
     assert outcomes[DEAD] == Outcome()
 
 
@@ -548,6 +562,13 @@ def test_a_throttled_change_waits_asks_and_is_sent_again(times: int) -> None:
     _, outcomes = scene.run()
     assert removed(outcomes[DEAD]) == [A]
     assert (scene.zones.calls["wait"], scene.ec2.calls) == (times + 1, times + 2)
+
+
+def test_a_throttled_batch_stays_whole() -> None:
+    scene = fleet(10)
+    scene.on("ChangeResourceRecordSets", times=1)(TransientError("Throttling"))
+    scene.run()
+    assert [len(changes) for _, changes in scene.zones.changes] == [10]
 
 
 def test_a_replacement_that_appears_while_a_change_is_throttled_keeps_its_record() -> None:
@@ -690,6 +711,36 @@ def test_a_single_termination_in_small_zones_takes_six_requests() -> None:
         "ChangeResourceRecordSets": 2,
         "wait": 2,
     }
+
+
+def test_in_a_large_zone_marks_are_read_only_for_names_that_have_a_record() -> None:
+    scene = Scene(zones=[ZONE])
+    scene.zones.add_zone(ZONE, "example.internal", 100_000)
+    scene.zones.page_size = 1
+    for n in range(4):
+        scene.dead(f"i-{n}", f"web-{n}", f"10.0.0.{n}")
+    scene.put("web-0.example.internal", "A", "10.0.0.0")
+    scene.put("web-0.example.internal", "TXT", '"hello"')
+    scene.put("web-1.example.internal", "TXT", '"hello"')
+    scene.put("web-2.example.internal", "A", AliasTarget={"DNSName": "lb."})
+    for n in range(3):
+        scene.put(f"a-web-{n}.example.internal", "TXT", '"hello"')
+    scene.step().plan(scene.batch())
+    # Three names of which something is there, and two pages for the marks of the first.
+    assert scene.zones.calls["ListResourceRecordSets"] == 3 + 2
+
+
+def test_what_is_read_again_replaces_what_was_known() -> None:
+    old, new = RecordSet(ZONE, "a.x.", "A", ("1",)), RecordSet(ZONE, "b.x.", "A", ("2",))
+    lost, gone = TransientError("lost"), TransientError("gone")
+    records = ZoneRecords(Zone(ZONE, "x."), {"a.x.": (old,), "c.x.": (old,)}, {"b.x.": lost, "d.x.": lost})
+    other = ZoneRecords(Zone(PUBLIC, "x."), {"a.x.": (old,)})
+    after = Snapshot((records, other)).updated(
+        ZONE, Listing({"b.x.": (new,)}, {"e.x.": gone}), ["a.x.", "b.x.", "e.x."]
+    )
+    assert after.zones[0].found == {"c.x.": (old,), "b.x.": (new,)}
+    assert after.zones[0].missed == {"d.x.": lost, "e.x.": gone}
+    assert after.zones[1] == other
 
 
 def test_a_thousand_with_little_time_left_are_handled_as_far_as_it_goes() -> None:

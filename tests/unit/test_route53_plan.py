@@ -213,7 +213,7 @@ def test_an_address_that_a_load_balancer_has_stays() -> None:
         (("{tag:Name}.example.internal",), "web-1", True),
         (("{tag:Name}.Example.internal.",), "WEB-1", True),
         (("{tag:Name}.example.internal", "{tag:Alias}.example.internal"), "other", True),
-        (("{tag:Name}.example.internal",), "web-2", False),
+        (("{tag:Name}.example.internal", "{tag:Role}.example.internal"), "web-2", False),
     ],
 )
 @pytest.mark.parametrize("place", [HOME, AWAY])
@@ -377,6 +377,17 @@ def test_case_2_an_instance_that_was_never_recorded_leaves_only_what_carries_its
     (left,) = scene.plan()[DEAD].left
     assert left.target == "A www.example.internal. 192.168.77.10"
     assert left.reason == f"no address was recorded for {DEAD}, so only what contains its id may go"
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [{"public_dns_names": (PUBLIC_NAME,)}, {"private_ips": ("10.0.0.4",)}, {"ipv6_addresses": ("2001:db8::5",)}],
+)
+def test_an_instance_of_which_anything_was_recorded_is_told_apart(facts: dict[str, Any]) -> None:
+    scene = Scene()
+    scene.dead(ip=None, **facts)
+    scene.put("web-1.example.internal", "A", "10.0.0.5")
+    assert scene.stays() == {A: f"not an address or DNS name recorded for {DEAD}"}
 
 
 # CNAMEs to own record names
@@ -643,8 +654,8 @@ def test_address_records_at_a_pointers_name_are_not_looked_at() -> None:
 def test_records_that_are_never_an_instances(more: dict[str, Any], reason: str, name: str) -> None:
     scene = Scene("{tag:Name}.example.internal", "{instance_id}.example.internal")
     scene.dead()
-    scene.put(f"{name}.example.internal", "A", "10.0.0.5", **more)
-    assert list(scene.stays().values()) == [reason]
+    scene.put(f"{name}.example.internal", "A", **more)
+    assert scene.stays() == {f"A {name}.example.internal.": reason}
 
 
 def test_the_apex_stays() -> None:
@@ -891,6 +902,14 @@ def test_case_25_a_zone_that_a_service_manages_is_told_in_words() -> None:
     assert scene.plan()[DEAD].notes == (f"hosted zone ZMAP (map.) is not looked at: {why}",)
 
 
+def test_a_reverse_zone_that_a_service_manages_is_told_in_words() -> None:
+    scene = Scene()
+    scene.dead()
+    scene.zones[REVERSE] = Zone(REVERSE, "10.in-addr.arpa.", managed_by="another AWS service")
+    (note,) = scene.plan()[DEAD].notes
+    assert note.startswith(f"hosted zone {REVERSE} (10.in-addr.arpa.) is not looked at: another AWS service manages")
+
+
 @pytest.mark.parametrize(
     ("name", "noted"),
     [("0/26.0.0.10.in-addr.arpa.", True), ("0-63.0.0.10.in-addr.arpa.", True), ("0/26.1.0.10.in-addr.arpa.", False)],
@@ -911,6 +930,22 @@ def test_an_unreadable_zone_fails_everybody_and_holds_nothing_else_back() -> Non
     assert [r.target for r in finding.removals] == [A]
     assert list(map(str, finding.errors)) == ["no right for ZGONE"]
     assert finding.notes == ()  # the other name may lie there
+
+
+@pytest.mark.parametrize(("name", "ip"), [("web-1", None), (None, "10.0.0.5")])
+def test_an_unreadable_zone_may_hold_any_name(name: str | None, ip: str | None) -> None:
+    scene = Scene(zones={})
+    scene.dead(name=name, ip=ip)
+    scene.unreadable["ZGONE"] = AccessError("no right")
+    assert scene.fails() == ["no right"]
+    assert scene.plan()[DEAD].left == ()
+
+
+def test_an_instance_without_any_name_does_not_fail_by_an_unreadable_zone() -> None:
+    scene = Scene()
+    scene.dead(name=None, ip=None)
+    scene.unreadable["ZGONE"] = AccessError("no right")
+    assert list(scene.stays()) == ["its DNS records"]
 
 
 def test_a_name_that_was_not_read_fails_its_instances_only() -> None:
@@ -954,6 +989,16 @@ def test_nothing_is_noted_while_the_name_still_has_an_address(
     if others:
         scene.put("www.example.internal", "AAAA", *others)
     assert scene.plan()[DEAD].notes == ()
+
+
+def test_texts_at_a_pointers_name_are_noted_and_the_pointer_is_not() -> None:
+    scene = Scene()
+    scene.dead()
+    pointer(scene, "web-1.example.internal.")
+    assert len(scene.goes()) == 1
+    assert scene.plan()[DEAD].notes == ()
+    scene.put("5.0.0.10.in-addr.arpa", "TXT", '"hello"', zone=REVERSE)
+    assert scene.plan()[DEAD].notes == ("TXT 5.0.0.10.in-addr.arpa. is not deleted",)
 
 
 def test_a_health_check_that_is_still_used_is_not_noted() -> None:
@@ -1019,6 +1064,15 @@ def test_a_second_plan_keeps_to_what_the_first_chose() -> None:
     scene.only = {first.key: {"10.0.0.5"}}
     assert list(scene.goes()) == ["A www.example.internal. 10.0.0.5"]
     assert asked(scene)[0] == {"10.0.0.5", "10.0.0.6"}
+
+
+def test_a_second_plan_looks_at_no_other_record_set_of_the_name() -> None:
+    scene = Scene()
+    scene.dead(ipv6_addresses=("2001:db8::5",))
+    record = scene.put("web-1.example.internal", "A", "10.0.0.5")
+    scene.put("web-1.example.internal", "AAAA", "2001:db8::5")
+    scene.only = {record.key: {"10.0.0.5"}}
+    assert list(scene.goes()) == [A]
 
 
 def test_a_second_plan_says_why_a_changed_record_stays() -> None:

@@ -44,7 +44,7 @@ def commands() -> Iterator[list[str]]:
     blocks = re.findall(r"```sh\n(.*?)```", RUNBOOK, re.DOTALL)
     inline = [" ".join(code.split()) for code in re.findall(r"(?<!`)`([^`]+)`(?!`)", RUNBOOK)]
     text = "\n".join(blocks).replace("\\\n", " ") + "\n" + "\n".join(inline)
-    for quoted in re.findall(r"(?:aws [a-z0-9-]+ [a-z-]+ |python3 operator )(?:'[^']*'|\"[^\"]*\"|[^\n'\"])*", text):
+    for quoted in re.findall(r"(?:aws [a-z0-9-]+ [a-z-]+ |python3 cli )(?:'[^']*'|\"[^\"]*\"|[^\n'\"])*", text):
         # A closing parenthesis or a pipe ends a command.
         yield shlex.split(re.split(r"\s\|\s|\)$", quoted.strip())[0].replace("$((", "").replace("$(", ""))
 
@@ -56,11 +56,11 @@ def aws_commands() -> list[list[str]]:
 
 
 def test_each_alarm_has_its_page() -> None:
-    assert len(alarms()) == 9
-    assert set(alarms()) <= set(pages())
+    assert len(alarms()) == 10
+    assert set(alarms()) - {"undelivered-members"} <= set(pages())  # it shares the page of `undelivered`
 
 
-@pytest.mark.parametrize("alarm", alarms())
+@pytest.mark.parametrize("alarm", sorted({*alarms()} - {"undelivered-members"}))
 def test_each_page_tells_what_it_means_how_urgent_what_to_look_at_what_to_do_and_when_it_is_over(alarm: str) -> None:
     assert re.findall(r"^\*\*([\w ]+)\.\*\*", pages()[alarm], re.MULTILINE) == PARTS
 
@@ -101,18 +101,18 @@ def test_the_commands_of_aws_exist_with_their_options(words: list[str]) -> None:
             jmespath.compile(value)
 
 
-@pytest.mark.parametrize("command", sorted({" ".join(c[2:]) for c in commands() if c[:2] == ["python3", "operator"]}))
+@pytest.mark.parametrize("command", sorted({" ".join(c[2:]) for c in commands() if c[:2] == ["python3", "cli"]}))
 def test_the_operators_commands_exist_with_their_options(command: str) -> None:
     words = [word for word in command.split() if not word.startswith("i-")]
     names = [word for word in words if not word.startswith("--")]
     told = subprocess.run(
-        [sys.executable, "operator", *names, "--help"],
+        [sys.executable, "cli", *names, "--help"],
         cwd=ROOT,
         capture_output=True,
         text=True,
         check=True,
         timeout=60,
     )
-    assert told.stdout.startswith(f"usage: python3 operator {' '.join(names)} ")
+    assert told.stdout.startswith(f"usage: python3 cli {' '.join(names)} ")
     for option in set(words) - set(names):
         assert re.search(rf"^  {option}\b", told.stdout, re.MULTILINE), option

@@ -10,7 +10,7 @@ from ...errors import DecommissionError, about
 from ...live import StaleAnswer
 from ..base import Left, Outcomes
 from .observe import documents, observe, with_documents
-from .plan import Case, found_again, plan, question, until_client_is_gone
+from .plan import Case, only_a_node_leads_to, plan, question, until_client_is_gone
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -64,7 +64,7 @@ def _round(
     nodes: Removals = {}
     for instance_id, removals in agreed.items():
         case = Case(settings, batch.instances[instance_id], batch.instances, snapshot)
-        lost = [client.handle for client in failed[instance_id] if not found_again(case, client.handle)]
+        lost = [client.handle for client in failed[instance_id] if only_a_node_leads_to(case, client.handle)]
         of_instance = [r for r in removals if r.kind == "chef_node"]
         if lost:
             for node in of_instance:
@@ -93,11 +93,11 @@ def _agreed(
                 outcomes.failed(instance_id, about(removal.target, error))
             else:
                 agreed.append(again)
-        elif removal.target in left:
+            continue
+        if removal.target in left:
             outcomes.stays(instance_id, left[removal.target])
-        else:
-            for undecided in fresh.errors:
-                outcomes.failed(instance_id, undecided)
+        for undecided in fresh.errors:  # one of them may be why it is not in the plan any more
+            outcomes.failed(instance_id, undecided)
     return agreed
 
 

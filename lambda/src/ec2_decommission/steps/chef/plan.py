@@ -390,7 +390,7 @@ def _decide(case: Case, living: Living, claims: dict[str, str]) -> Finding:
     findings = Findings()
     nodes = _decide_nodes(case, living, findings)
     failed = _decide_clients(case, living, nodes, findings, claims)
-    lost = [name for name in failed if not found_again(case, name)]
+    lost = [name for name in failed if only_a_node_leads_to(case, name)]
     for name, proof in nodes.items():
         if lost:
             findings.stays(f"node {name}", until_client_is_gone(lost[0]))
@@ -501,9 +501,10 @@ def _client_removal(client: ChefClient, proof: str) -> Removal:
     return Removal("delete", f"client {client.name}", proof, "chef_client", asdict(client), client.name)
 
 
-def found_again(case: Case, client: str) -> bool:
-    """Whether a retry can find and prove a client when its node is gone: by its name."""
-    return bool(name_with_id(case, client)) or (case.instance.ran and client.lower() in case.client_names)
+def only_a_node_leads_to(case: Case, client: str) -> bool:
+    """Whether a retry could not prove any more that a client is the instance's, if its node were gone."""
+    by_name = name_with_id(case, client) or (case.instance.ran and client.lower() in case.client_names)
+    return not by_name and _node_of(case, client) is not None
 
 
 def until_client_is_gone(client: str) -> str:

@@ -209,7 +209,7 @@ def parse_body(text: str, allowed: Allowed) -> Text:
         # In the text an expression has its quotes escaped, as all of the string.
         parts += _parts(string[0], allowed, lambda raw: str(json.loads(f'"{raw}"')))
         end = string.end()
-    return Text(text, (*(part for part in parts if part), text[end:]))
+    return Text(text, (*parts, text[end:]))
 
 
 def _parts(text: str, allowed: Allowed, plain: Callable[[str], str] = lambda raw: raw) -> Iterable[str | Placeholder]:
@@ -221,7 +221,7 @@ def _parts(text: str, allowed: Allowed, plain: Callable[[str], str] = lambda raw
     parts.append(text[end:])
     if any(set("{}") & set(part) for part in parts if isinstance(part, str)):
         raise ConfigurationError("a brace has no partner")
-    return [part for part in parts if part]
+    return parts
 
 
 def _placeholder(name: str, allowed: Allowed) -> Placeholder:
@@ -232,7 +232,7 @@ def _placeholder(name: str, allowed: Allowed) -> Placeholder:
         return Placeholder(name, None)
     if allowed.item and kind == "item" and rest:
         return Placeholder(name, Expression(rest))
-    if allowed.names and kind not in ("secret", "item", "id"):
+    if allowed.names:
         try:
             return Placeholder(name, Template(f"{{{name}}}"))
         except ConfigurationError:

@@ -143,9 +143,8 @@ class _Run:
             for _, removal in edit.removals
             if removal.handle.target and not removal.handle.needs & {other.record.key for other in group}
         }
-        for zone in self._snapshot.zones if targets else ():
-            names = set(filter(zone.zone.holds, targets))
-            if names and not zone.unusable:
+        for zone in self._snapshot.zones:
+            if names := set(filter(zone.zone.holds, targets)):
                 self._read_again(zone.zone.zone_id, names)
 
     def _read_again(self, zone_id: str, names: set[str]) -> None:

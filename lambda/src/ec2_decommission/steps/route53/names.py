@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ...templates import Template
 
 FORWARD = ("A", "AAAA", "CNAME")  # the types that the step removes at the names of an instance
+HANDLED = (*FORWARD, "PTR")
 
 _RECORD_TYPE = "%{record_type}"
 # A TXT value of external-dns with --txt-encrypt-enabled: base64, nothing else.
@@ -141,7 +142,7 @@ def mark_names(external_dns: ExternalDns | None, zone: Zone, name: str) -> tuple
     for flags in dict.fromkeys((ExternalDns(), external_dns or ExternalDns())):
         for host, domain in _splits(zone, name):
             names += [f"{part}.{domain}" for part in _marked(flags, host)]
-    return tuple(dict.fromkeys(n for n in names if zone.holds(n) and is_record_name(n)))
+    return tuple(dict.fromkeys(filter(is_record_name, names)))
 
 
 def _splits(zone: Zone, name: str) -> Iterator[tuple[str, str]]:

@@ -24,6 +24,7 @@ from ...live import Question
 from ..base import Finding, Findings, Removal
 from .names import (
     FORWARD,
+    HANDLED,
     address_of,
     concerns_classless,
     ec2_name_of_id,
@@ -385,11 +386,11 @@ def _report_what_was_not_read(own: OwnNames, snapshot: Snapshot, found: Findings
     notes = [*own.notes, *_outside(own, snapshot)]
     if own.forward or own.pointers:
         found.errors.extend(snapshot.unreadable.values())
-    if snapshot.unreadable or any(_places(own, snapshot, None)):
+    if found.errors or any(_places(own, snapshot, None)):
         found.notes.extend(notes)
     else:
         # Nothing could be looked for at all: that is not the same as having looked.
-        for note in notes or ["none of its names and addresses lies in the zones"]:
+        for note in notes:
             found.stays("its DNS records", note)
 
 
@@ -420,25 +421,22 @@ def _not_its_own(settings: Route53Settings, own: OwnNames, record: RecordSet, li
     if not instance.addresses and not instance.dns_names:
         return f"no address was recorded for {instance.instance_id}, so only what contains its id may go"
     has_name = _has_name(settings, record.name)
-    addresses = [a for a in map(address_of, record.values) if a in living.asked.addresses]
-    owners = [f"{a} belongs to {owner}" for a in addresses if a and (owner := living.owner(instance, a, has_name))]
+    addresses = filter(None, map(address_of, record.values))
+    owners = [f"{a} belongs to {owner}" for a in addresses if (owner := living.owner(instance, a, has_name))]
     reason = f"not an address or DNS name recorded for {instance.instance_id}"
     return f"{reason} ({'; '.join(owners)})" if owners else reason
 
 
 def _note_what_stays_behind(found: Findings, snapshot: Snapshot, draft: Draft) -> None:
-    """Health checks of removed record sets, and record sets of other types at names that are left without address."""
+    """Health checks of removed record sets, and record sets of other types at names of which nothing else is left."""
     for record in dict.fromkeys(removal.handle.record for removal in found.removals):
-        if not draft.takes_all_of(record):
-            continue
-        if health_check := record.raw.get("HealthCheckId"):
+        if draft.takes_all_of(record) and (health_check := record.raw.get("HealthCheckId")):
             found.notes.append(f"health check {health_check} of {record.type} {record.name} is not deleted")
-        if record.type in FORWARD:
-            (zone,) = (zone for zone in snapshot.zones if zone.zone.zone_id == record.zone_id)
-            siblings = zone.found.get(record.name, ())
-            if all(draft.takes_all_of(r) for r in siblings if r.type in FORWARD):
-                others = dict.fromkeys(r.type for r in siblings if r.type not in FORWARD)
-                found.notes.extend(f"{kind} {record.name} is not deleted" for kind in others)
+        (zone,) = (zone for zone in snapshot.zones if zone.zone.zone_id == record.zone_id)
+        siblings = zone.found[record.name]
+        if all(draft.takes_all_of(r) for r in siblings if r.type in HANDLED):
+            others = dict.fromkeys(r.type for r in siblings if r.type not in HANDLED)
+            found.notes.extend(f"{kind} {record.name} is not deleted" for kind in others)
 
 
 def _target(record: RecordSet, value: str | None = None) -> str:

@@ -1,0 +1,49 @@
+output "function_name" {
+  description = "The function to invoke by hand."
+  value       = module.ec2_decommission.function_name
+}
+
+output "queue_url" {
+  description = "The queue of events."
+  value       = module.ec2_decommission.queue_url
+}
+
+output "dead_letter_queue_url" {
+  description = "The queue of events that could not be finished."
+  value       = module.ec2_decommission.dead_letter_queue_url
+}
+
+output "inventory_table_name" {
+  description = "The table that records the instances."
+  value       = module.ec2_decommission.inventory_table_name
+}
+
+output "log_group_name" {
+  description = "The log group with the reports."
+  value       = module.ec2_decommission.log_group_name
+}
+
+output "effective_config" {
+  description = "What the function will really do."
+  value       = module.ec2_decommission.effective_config
+}
+
+output "event_bus_arn" {
+  description = "The event bus for further members."
+  value       = module.ec2_decommission.event_bus_arn
+}
+
+output "function_role_arn" {
+  description = "The role that further members admit."
+  value       = module.ec2_decommission.role_arn
+}
+
+output "member_role_arns" {
+  description = "The roles by which the function looks into the members."
+  value       = [module.member_a.role_arn, module.member_b.role_arn]
+}
+
+output "member_event_rule_arns" {
+  description = "The rules that forward the members' events."
+  value       = [module.member_a.event_rule_arn, module.member_b.event_rule_arn]
+}
