@@ -17,7 +17,6 @@ from tests.deployed.conftest import NAME, Deployed
 from tests.deployed.faults.findings import Findings, Outage
 from tests.deployed.faults.fleet import Family, Fleet
 from tests.deployed.faults.lane import SYSTEMS, Lane, failures, messages_of
-from tests.operator.conftest import documented_policy, run_operator, user_with
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(600)]
 
@@ -105,12 +104,7 @@ def test_an_outage_of_a_day_loses_nothing(deployed: Deployed, findings: Findings
             case.lane.passes()
 
         # The operator sends them back, and they are finished.
-        environment = deployed.platform.aws.environ(user_with(deployed.platform.aws, documented_policy()))
-        outputs = json.dumps({"ec2_decommission": {"value": deployed.stack.outputs()}})
-        sent = run_operator(
-            ["--outputs", "-", "--json", "dead-letters", "resend", "--all"], environment, stdin=outputs
-        )
-        assert sent.document["sent"] == len(SYSTEMS), sent
+        assert deployed.redrive() == len(SYSTEMS)
         for batch in deployed.deliver():
             assert failures(batch) == []
     world = fleet.world()
