@@ -20,6 +20,16 @@ if TYPE_CHECKING:
     from .deployment import Deployment
 
 _LISTED = 20  # ids in a command to copy
+# The options that name the deployment, and what they are if they are not given.
+_DEPLOYMENT = {
+    "chdir": ".",
+    "outputs": None,
+    "module": None,
+    "function_name": None,
+    "table_name": None,
+    "function_region": None,
+    "profile": None,
+}
 _DESCRIPTION = """\
 Looks after a deployed ec2-decommission. It asks the function, and removes
 nothing itself. It finds the deployment by Terraform's outputs in the current
@@ -63,6 +73,8 @@ def program() -> str:
 def _parser() -> argparse.ArgumentParser:
     shape: dict[str, Any] = {"formatter_class": argparse.RawDescriptionHelpFormatter, "epilog": _EPILOG}
     parser = argparse.ArgumentParser(prog=program(), description=_DESCRIPTION, **shape)
+    _deployment_options(parser)
+    parser.set_defaults(**_DEPLOYMENT, json=False)
     commands = parser.add_subparsers(metavar="command", required=True)
 
     def command(
@@ -138,17 +150,20 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _deployment_options(parser: argparse.ArgumentParser) -> None:
+    """Before the command or after it: without defaults, or the command's would undo what stands before it."""
     where = parser.add_argument_group("the deployment")
-    where.add_argument("--chdir", metavar="DIR", default=".", help="root module to read the outputs of (default: .)")
-    where.add_argument("--outputs", metavar="FILE", help="written by `terraform output -json`; - is standard input")
-    where.add_argument("--module", metavar="OUTPUT", help="which deployment, if the outputs have several")
-    where.add_argument("--function-name", metavar="NAME", help="the function, without Terraform")
-    where.add_argument("--table-name", metavar="NAME", help="the inventory's table (default: as configured)")
-    where.add_argument(
-        "--function-region", metavar="REGION", help="default: from the outputs or the AWS configuration"
-    )
-    where.add_argument("--profile", help="profile of the AWS configuration")
-    parser.add_argument("--json", action="store_true", help="JSON on standard output")
+
+    def add(flag: str, meaning: str, metavar: str | None = None) -> None:
+        where.add_argument(flag, help=meaning, metavar=metavar, default=argparse.SUPPRESS)
+
+    add("--chdir", "root module to read the outputs of (default: .)", "DIR")
+    add("--outputs", "written by `terraform output -json`; - is standard input", "FILE")
+    add("--module", "which deployment, if the outputs have several", "OUTPUT")
+    add("--function-name", "the function, without Terraform", "NAME")
+    add("--table-name", "the inventory's table (default: as configured)", "NAME")
+    add("--function-region", "default: from the outputs or the AWS configuration", "REGION")
+    add("--profile", "profile of the AWS configuration")
+    parser.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="JSON on standard output")
 
 
 def _place_options(parser: argparse.ArgumentParser, meaning: str) -> None:
@@ -169,17 +184,7 @@ def _place(options: argparse.Namespace) -> dict[str, str]:
 
 def _line(options: argparse.Namespace, *arguments: str) -> str:
     """A command to copy, with the options that name the deployment."""
-    names = (
-        "chdir",
-        "outputs",
-        "module",
-        "function_name",
-        "table_name",
-        "function_region",
-        "profile",
-        "account",
-        "region",
-    )
+    names = (*_DEPLOYMENT, "account", "region")
     given = [(f"--{name.replace('_', '-')}", getattr(options, name, None)) for name in names]
     target = [part for flag, value in given if value not in (None, ".") for part in (flag, str(value))]
     return f"{program()} {shlex.join([*arguments, *target])}"

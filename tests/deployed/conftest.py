@@ -40,6 +40,17 @@ class Deployed:
         self.platform.kill(member)
         return self.deliver()
 
+    def redrive(self) -> int:
+        """Sends the dead letters back, as `aws sqs start-message-move-task` does, which moto does not know."""
+        sqs, outputs = self.platform.aws.client("sqs"), self.stack.outputs()
+        source, sent = outputs["dead_letter_queue_url"], 0
+        while messages := sqs.receive_message(QueueUrl=source, MaxNumberOfMessages=10).get("Messages"):
+            for message in messages:
+                sqs.send_message(QueueUrl=outputs["queue_url"], MessageBody=message["Body"])
+                sqs.delete_message(QueueUrl=source, ReceiptHandle=message["ReceiptHandle"])
+                sent += 1
+        return sent
+
     def invoke(self, payload: Any) -> DeployedInvocation:
         """Calls the function as an operator does."""
         return self.platform.functions.invoke(NAME, payload)

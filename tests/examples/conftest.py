@@ -51,7 +51,7 @@ class Applied:
 
     def prepare(self) -> None:
         """All but the apply: zones, leftovers, the package of the other job."""
-        for name in ("minimal", "prebuilt", "existing-fleet", "left", "right"):
+        for name in ("minimal", "prebuilt", "existing-fleet", "result-events", "left", "right"):
             zone = self.platform.route53.create_hosted_zone(Name=f"{name}.internal", CallerReference=name)
             self.zones[name] = str(zone["HostedZone"]["Id"]).rpartition("/")[2]
         self._prepare_fleet()
@@ -70,6 +70,8 @@ class Applied:
         common = {"region": self.platform.region, "function": function}
         self._add("minimal", EXAMPLES / "minimal", {**common, **self._zone("minimal")})
         self._add("custom-step", EXAMPLES / "custom-step", common)
+        announcing = {**common, **self._zone("result-events"), "email_addresses": ["oncall@example.com"]}
+        self._add("result-events", EXAMPLES / "result-events", announcing)
         zone = "existing-fleet.internal"
         self._add(
             "existing-fleet",

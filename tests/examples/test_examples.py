@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -12,6 +11,9 @@ from testbed.aws import throttled
 from testbed.terraform import Stack
 from tests.deployed.conftest import report_of, step_of
 from tests.examples.conftest import EXAMPLES, Applied, Leftover
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(900)]  # the first one waits for all applies
 
@@ -26,7 +28,7 @@ OUTPUTS = {
 
 
 def test_every_example_is_tried_here_or_with_the_deployed_function() -> None:
-    tried = {"minimal", "custom-step", "existing-fleet", "prebuilt-package"}
+    tried = {"minimal", "custom-step", "existing-fleet", "prebuilt-package", "result-events"}
     # The recipes of http-steps run on the real servers: tests/servers/test_zabbix.py and test_icinga.py.
     elsewhere = {"complete", "http-steps", *VALIDATED}
     assert {path.name for path in EXAMPLES.iterdir() if path.is_dir()} == {*tried, *elsewhere}
@@ -67,6 +69,65 @@ def test_minimal_removes_the_record_of_the_dead_and_no_other(applied: Applied) -
     report = report_of(applied.deliver("minimal"), instance_id)
     assert [(step["step"], step["status"]) for step in report["steps"]] == [("route53", "done")]
     assert applied.records("minimal") == ["web-2"]
+
+
+# result-events
+
+
+def listen(applied: Applied, name: str) -> Callable[[], list[str]]:
+    """Subscribes a queue to a topic of the example; what is returned takes the messages out of it."""
+    sqs, sns = applied.platform.aws.client("sqs"), applied.platform.aws.client("sns")
+    queue_url = sqs.create_queue(QueueName=f"heard-{name}")["QueueUrl"]
+    topic = applied.stacks["result-events"].outputs()[f"{name}_topic_arn"]
+    queue = f"arn:aws:sqs:{applied.platform.region}:{applied.platform.aws.account}:heard-{name}"
+    subscription = sns.subscribe(TopicArn=topic, Protocol="sqs", Endpoint=queue)["SubscriptionArn"]
+
+    def heard() -> list[str]:
+        received = sqs.receive_message(QueueUrl=queue_url, MaxNumberOfMessages=10).get("Messages", [])
+        sns.unsubscribe(SubscriptionArn=subscription)
+        sqs.delete_queue(QueueUrl=queue_url)
+        return [json.loads(message["Body"])["Message"] for message in received]
+
+    return heard
+
+
+def test_result_events_reach_mail_and_chat(applied: Applied) -> None:
+    """What was removed goes to the chat, what failed to both, and an end without a trace to none."""
+    mail, chat = listen(applied, "email"), listen(applied, "slack")
+    aws = applied.platform.aws
+    done, traceless = dead(applied, "result-events", "ev-1"), aws.launch("ev-2")
+    applied.deliver("result-events")
+    failing = dead(applied, "result-events", "ev-3")
+    with aws.fault(lambda service, *_: throttled() if service == "route53" else None):
+        applied.deliver("result-events")
+    aws.terminate(traceless.id)
+    applied.deliver("result-events")
+    notices = [json.loads(text) for text in chat()]
+    assert {(one["version"], one["source"], one["content"]["textType"]) for one in notices} == {
+        ("1.0", "custom", "client-markdown")
+    }
+    told = [(one["content"]["title"], one["content"]["description"].split(" ")[0]) for one in notices]
+    assert told == [("EC2 Instance Decommissioned", done), ("EC2 Instance Decommission Failed", failing)]
+    assert all(one["id"] and one["metadata"]["additionalContext"]["request"] for one in notices)
+    [text] = mail()
+    first, second, third = text.strip().splitlines()
+    assert first == '"EC2 Instance Decommission Failed"'
+    assert second.startswith(f'"{failing} (ev-3) in {aws.account}/{applied.platform.region}: route53 failed: ')
+    assert third.startswith(f'"Account {aws.account}, region {applied.platform.region}. Request ')
+    assert not [failure for failure in aws.undelivered if "result-events" in failure[0]]
+
+
+def test_result_events_plans_the_slack_channel(applied: Applied) -> None:
+    """moto does not know the chat service, so its resource is planned and not applied."""
+    stack = applied.stacks["result-events"]
+    stack.variables["slack"] = {"team_id": "T0123456789", "channel_id": "C0123456789"}
+    try:
+        assert stack.plan() == "changes"
+        planned = (stack.logs / "terraform-plan.log").read_text()
+    finally:
+        del stack.variables["slack"]
+    assert "aws_chatbot_slack_channel_configuration.this[0] will be created" in planned
+    assert "2 to add, 0 to change, 0 to destroy" in planned
 
 
 # custom-step

@@ -117,6 +117,11 @@ def test_a_function_that_is_not_there_or_not_the_modules_is_named(site: Site) ->
     assert (ran.status, "AWS does not accept the credentials" in ran.said) == (2, True)
 
 
+def test_the_deployment_may_be_named_before_the_command_or_after_it() -> None:
+    for arguments in (["--chdir", "nowhere", "status"], ["status", "--chdir", "nowhere"]):
+        assert "there is no directory nowhere" in run_cli(arguments, NO_CREDENTIALS).said
+
+
 def test_every_command_has_help_that_says_what_it_does() -> None:
     top = run_cli(["--help"], {})
     commands = ["status", "show", "decommission", "restore", "sweep", "plan", "apply", "report"]

@@ -104,14 +104,7 @@ def test_an_outage_of_a_day_loses_nothing(deployed: Deployed, findings: Findings
             case.lane.passes()
 
         # The operator sends them back, and they are finished.
-        sqs, outputs, sent = deployed.platform.aws.client("sqs"), deployed.stack.outputs(), 0
-        dead_letters = outputs["dead_letter_queue_url"]
-        while messages := sqs.receive_message(QueueUrl=dead_letters, MaxNumberOfMessages=10).get("Messages"):
-            for message in messages:
-                sqs.send_message(QueueUrl=outputs["queue_url"], MessageBody=message["Body"])
-                sqs.delete_message(QueueUrl=dead_letters, ReceiptHandle=message["ReceiptHandle"])
-                sent += 1
-        assert sent == len(SYSTEMS)
+        assert deployed.redrive() == len(SYSTEMS)
         for batch in deployed.deliver():
             assert failures(batch) == []
     world = fleet.world()
