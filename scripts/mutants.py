@@ -1,8 +1,8 @@
 """Breaks each guard of the plan functions, one at a time, and runs the tests that must notice. `make mutants`.
 
-A mutant is one change of one expression: a condition that never holds or always does, an operand of `and` or `or` left
-out, `and` for `or`, a comparison turned round, a filter of a comprehension dropped. Each runs in a fork of this process,
-which has imported everything. A mutant that survives is a guard that no test needs, or a change that makes no
+A mutant is one change of one expression: a condition that never holds or always does, an operand of `and` or `or`
+left out, `and` for `or`, a comparison turned round, a filter of a comprehension dropped. Each runs in a fork of this
+process, which has imported everything. A mutant that survives is a guard that no test needs, or a change that makes no
 difference; the latter are listed in tests/mutants/equivalent.txt, each with its reason.
 """
 
@@ -118,7 +118,8 @@ def _is_type_checking(test: ast.expr) -> bool:
 
 def _expression(node: ast.AST, field: str | tuple[str, int]) -> ast.expr:
     value = getattr(node, field) if isinstance(field, str) else getattr(node, field[0])[field[1]]
-    assert isinstance(value, ast.expr)
+    if not isinstance(value, ast.expr):
+        raise TypeError(f"{field} is not an expression")
     return value
 
 

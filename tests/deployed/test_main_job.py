@@ -91,6 +91,8 @@ def test_an_operators_call_for_a_living_instance_removes_nothing(deployed: Deplo
 def test_the_sweep_finds_a_termination_that_nobody_told(deployed: Deployed) -> None:
     lost = deployed.platform.launch(deployed.name())
     deployed.deliver()
+    deployed.platform.aws.fire_schedule("ec2-decommission-sweep")  # reads the tags, which `instance_filter` needs
+    deployed.deliver()
     deployed.platform.kill(lost, emit=False)
     deployed.platform.aws.forget(lost.id)
     deployed.platform.aws.fire_schedule("ec2-decommission-sweep")

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from ec2_decommission.clients.chef import ChefClient, ChefNode
-from ec2_decommission.clients.consul import CatalogNode, Key, Session
+from ec2_decommission.clients.consul import CatalogNode, Key
 from ec2_decommission.config import ExternalDns, InstanceFilter
 from tests.fakes.ec2 import private_dns_name
 from tests.fakes.world import DOMAIN, World
@@ -141,7 +141,7 @@ class Ledger:
     """
 
     setup: Setup
-    filter: InstanceFilter = field(default_factory=InstanceFilter)
+    filter: InstanceFilter = InstanceFilter()
     bodies: dict[str, Body] = field(default_factory=dict)
     owners: dict[Thing, str] = field(default_factory=dict)
     written: dict[Thing, datetime] = field(default_factory=dict)
@@ -153,6 +153,14 @@ class Ledger:
         """These things are the owner's from now on, whoever made the same before."""
         self.owners |= dict.fromkeys(things, owner)
         self.written |= dict.fromkeys(things, now)
+
+    def owner(self, thing: Thing) -> Body | None:
+        """The instance that created a thing; None if a stranger did."""
+        return self.bodies.get(self.owners.get(thing, STRANGER))
+
+    def things_of(self, body: Body) -> list[Thing]:
+        """What an instance created last, whether it is there still or not."""
+        return [thing for thing, owner in self.owners.items() if owner == body.instance_id]
 
     def living(self) -> Iterator[Body]:
         return (body for body in self.bodies.values() if body.alive)
@@ -166,12 +174,16 @@ class Ledger:
 
     # Harm
 
-    def judge(self, before: Look, after: Look, now: datetime, *, forced: bool = False) -> None:
+    def judge(self, before: Look, after: Look, now: datetime, *, forced: bool = False) -> list[Thing]:
         """Raises Violation if a run of the function did harm.
 
         Args:
             forced: whether it forced an agent out of gossip.
+
+        Returns:
+            What was removed just as it was written. Nothing could have avoided that.
         """
+        unavoidable = []
         for thing in after.keys() - before.keys():
             raise Violation(f"{thing} was created")
         for thing in before.keys() & after.keys():
@@ -180,10 +192,11 @@ class Ledger:
         for thing in before.keys() - after.keys():
             fresh = now - self.written.get(thing, datetime.min.replace(tzinfo=now.tzinfo)) < UNAVOIDABLE
             by_name = thing[0].startswith("chef") or (forced and thing[0] in ("consul node", "agent", "session"))
-            if fresh and by_name:
-                continue
             if harm := self._harm(thing, before):
-                raise Violation(f"{thing} was removed: {harm}; it was {before[thing]}")
+                if not (fresh and by_name):
+                    raise Violation(f"{thing} was removed: {harm}; it was {before[thing]}")
+                unavoidable.append(thing)
+        return unavoidable
 
     def _judge_change(self, thing: Thing, before: Look, after: Look) -> None:
         """The only change that is no harm releases a lock."""
@@ -303,57 +316,50 @@ class Ledger:
 
     # Completeness
 
-    def left_over(self, after: Look) -> Iterator[Thing]:
-        """What is left of dead instances, although nobody could dispute that it was theirs.
+    def left_over(self, body: Body, after: Look) -> Iterator[Thing]:
+        """What is left of a dead instance, although nobody could dispute that it was its own.
 
         Call it when all is settled: every end was handled, and no agent of a dead instance runs.
         """
-        in_use = set(self.interfaces) | {trait for body in self.living() for trait in body.traits}
-        names = {thing[2] for thing in after if thing[0] in ("value", "record")}
-        for thing, content in after.items():
-            body = self.bodies.get(self.owners.get(thing, STRANGER))
-            if body is None or body.alive or body.left_alone:
-                continue
-            free = body.recorded - in_use - self.elastic.keys()
-            match thing[0]:
-                case "value":
-                    left = self._left_record(thing, body, free, names)
-                case "chef node":
-                    # Without an id: whoever has another node is not called so.
-                    plain = body.nodes == {thing[1].lower()} <= free and self.setup.chef_name
-                    left = content.instance_id is not None or bool(plain)
-                case "chef client":
-                    others = [t for t in after if t[0] == "chef node" and alike(t[1], thing[1])]
-                    plain = body.nodes <= {thing[1].lower()} <= free and self.setup.chef_name and not others
-                    left = self.setup.delete_client and bool(plain)
-                case "consul node" | "session":
-                    left = self._left_in_consul(thing, body, free, after)
-                case _:
-                    left = False
-            if left:
+        in_use = {trait for other in self.living() for trait in other.traits}
+        free = body.recorded - in_use - self.interfaces - self.elastic.keys()
+        for thing in self.things_of(body) if not body.left_alone else ():
+            if thing in after and self._is_undisputed(thing, body, free, after):
                 yield thing
 
-    def _left_record(self, value: Thing, body: Body, free: set[str], names: Iterable[str]) -> bool:
+    def _is_undisputed(self, thing: Thing, body: Body, free: set[str], after: Look) -> bool:
+        """``free`` are the recorded names and addresses of the instance that nobody else has."""
+        kind, name = thing[0], thing[1].lower()
+        if kind == "value":
+            return self._is_its_record(thing, body, free, after)
+        # By its name alone: an instance that has another node is not called so.
+        by_name = bool(self.setup.chef_name) and body.nodes <= {name} <= free
+        if kind == "chef node":
+            return by_name or after[thing].instance_id is not None
+        if kind == "chef client":
+            claimed = any(other[0] == "chef node" and alike(other[1], name) for other in after)
+            return by_name and self.setup.delete_client and not claimed
+        node = after.get(("consul node", after[thing].node if kind == "session" else thing[1]))
+        if node is None or kind == "agent" or self.owner(("consul node", node.name)) is not body:
+            return False
+        wanted = kind == "session" or self.setup.deregister
+        return wanted and (node.instance_id is not None or node.address in free)
+
+    def _is_its_record(self, value: Thing, body: Body, free: set[str], after: Look) -> bool:
         _, _, name, kind, _, target = value
         if name in self.claimed or is_kept(name) or is_kept(target):
             return False
-        recorded = body.has_labels(free - body.addresses)
+        labels = body.has_labels(free - body.addresses)
         if not self.setup.hostname_records:
-            recorded.discard(dotted(body.hostname))
+            labels.discard(dotted(body.hostname))
         if name == dotted(body.instance_id):
             return True
         if kind == "CNAME" and target.endswith(f".{DOMAIN}."):
-            return name in recorded and target in recorded and target not in names
+            taken = any(thing[0] in ("value", "record") and thing[2] == target for thing in after)
+            return {name, target} <= labels and not taken
         if target.startswith(body.instance_id):
-            return name in recorded
-        return (target if kind == "PTR" else name) in recorded and address_of(value) in free
-
-    def _left_in_consul(self, thing: Thing, body: Body, free: set[str], after: Look) -> bool:
-        node = after.get(("consul node", after[thing].node if isinstance(after[thing], Session) else thing[1]))
-        if node is None or self.owners[("consul node", node.name)] != body.instance_id:
-            return False
-        wanted = self.setup.deregister or thing[0] == "session"
-        return wanted and (node.instance_id is not None or node.address in free)
+            return name in labels
+        return (target if kind == "PTR" else name) in labels and address_of(value) in free
 
 
 def dotted(label: str) -> str:

@@ -4,15 +4,26 @@ from __future__ import annotations
 
 from collections import Counter
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from ec2_decommission.config import ExternalDns, InstanceFilter
 from ec2_decommission.place import Place
-from tests.fakes.world import HOME
-from tests.model.fleet import ADDRESSES, BOOT, FILTERS, MEMBERS, PUBLIC, VPCS, Fault, Fleet, Message, Race
+from tests.model.fleet import (
+    ADDRESSES,
+    ANCHOR,
+    NO_FILTER,
+    PLACES,
+    PRIVILEGED,
+    PUBLIC,
+    VPCS,
+    Boot,
+    Message,
+    foreign_id,
+)
+from tests.model.history import BOOT, Fault, History, Race
 from tests.model.ledger import OWN_CLIENT, Body, Setup
 
 if TYPE_CHECKING:
@@ -24,14 +35,20 @@ STRANGE = (
     "record", "value", "alias", "ttl", "mail", "external-dns", "sealed", "keep", "pointer", "unrecord", "interface",
     "chef", "foreign chef", "bootstrap", "unnode", "unclient", "consul", "foreign consul", "consul twin", "key",
 )  # fmt: skip
-PLACES = (HOME, *MEMBERS)
 PROD, KEPT = {"env": "prod"}, {"env": "prod", "keep": "yes"}
 
 # Few of each, so that collisions are frequent.
 names = st.sampled_from(["web-1", "web-1", "web-1", "App", "web-2", "keep-1", "acme", OWN_CLIENT])
 numbers = st.integers(0, 5)
 errors = st.sampled_from(ERRORS)
-filters = st.sampled_from([FILTERS[0], *FILTERS])
+filters = st.sampled_from(
+    [
+        NO_FILTER,
+        NO_FILTER,
+        InstanceFilter(exclude_tags={"keep": ("yes",)}),
+        InstanceFilter(include_tags={"env": ("prod",)}),
+    ]
+)
 setups = st.builds(
     Setup,
     inventory=st.sampled_from([True, True, True, False]),
@@ -50,20 +67,19 @@ setups = st.builds(
     deregister=st.booleans(),
     backwards=st.booleans(),
 )
-boots = st.fixed_dictionaries(
-    {
-        "dns": st.sampled_from(
-            ["upsert", "upsert", "append", "cname", "idname", "id", "www", "multi", "public", "hostname", "none"]
-        ),
-        "ptr": st.booleans(),
-        "chef": st.sampled_from(["ec2", "ec2", "bare", "client", "none"]),
-        "chef_as": st.sampled_from(["name", "name", "lower", "fqdn", "other"]),
-        "consul": st.sampled_from(["meta", "bare", "bare", "agentless", "none"]),
-        "consul_as": st.sampled_from(["name", "hostname"]),
-        "sessions": st.lists(
-            st.sampled_from(["lock", "delete", "checked", "outside", "semaphore", "idle"]), max_size=2, unique=True
-        ),
-    }
+boots = st.builds(
+    Boot,
+    dns=st.sampled_from(
+        ["upsert", "upsert", "append", "cname", "idname", "id", "www", "multi", "public", "hostname", "none"]
+    ),
+    ptr=st.booleans(),
+    chef=st.sampled_from(["ec2", "ec2", "bare", "client", "none"]),
+    chef_as=st.sampled_from(["name", "name", "lower", "fqdn", "other"]),
+    consul=st.sampled_from(["meta", "bare", "bare", "agentless", "none"]),
+    consul_as=st.sampled_from(["name", "hostname"]),
+    sessions=st.lists(
+        st.sampled_from(["lock", "delete", "checked", "outside", "semaphore", "idle"]), max_size=2, unique=True
+    ).map(tuple),
 )
 slowness = st.sampled_from(
     [{}, {}, {"chef": 3.0}, {"chef": 90.0}, {"route53": 8.0}, {"consul": 4.0}, {"chef": 20.0, "route53": 4.0}]
@@ -75,16 +91,16 @@ class Histories(RuleBasedStateMachine):
 
     told: ClassVar[Counter[str]] = Counter()
 
-    fleet: Fleet
+    fleet: History
 
     @initialize(
         setup=setups, instance_filter=filters, first=st.lists(boots, max_size=len(ADDRESSES)), told=st.booleans()
     )
-    def begin(self, setup: Setup, instance_filter: InstanceFilter, first: list[dict[str, Any]], told: bool) -> None:
+    def begin(self, setup: Setup, instance_filter: InstanceFilter, first: list[Boot], told: bool) -> None:
         """Some namesakes run already."""
-        self.fleet = Fleet(setup, instance_filter)
+        self.fleet = History(setup, instance_filter)
         for boot, address in zip(first, ADDRESSES, strict=False):
-            self.fleet.boot(self.fleet.launch("web-1", address, tags=PROD), **boot)
+            self.fleet.boot(self.fleet.launch("web-1", address, tags=PROD), boot)
         if told:
             self.fleet.answer(self.fleet.queue[:])
 
@@ -102,7 +118,7 @@ class Histories(RuleBasedStateMachine):
     # Who there is
 
     def _bodies(self, *, alive: bool | None = None) -> list[Body]:
-        return [b for b in self.fleet.ledger.bodies.values() if alive in (None, b.alive) and b.name != "anchor"]
+        return [b for b in self.fleet.ledger.bodies.values() if alive in (None, b.alive) and b.name != ANCHOR]
 
     def _one(self, number: int, *, alive: bool | None = None) -> Body:
         bodies = self._bodies(alive=alive)
@@ -134,12 +150,13 @@ class Histories(RuleBasedStateMachine):
         where: tuple[Place, str],
         public: str | None,
         tags: dict[str, str],
-        boot: dict[str, Any],
+        boot: Boot,
     ) -> None:
         self._count()
         if self.fleet.free(address, where[1]):
             public = public if public and self.fleet.free(public) else None
-            self.fleet.boot(self.fleet.launch(name, address, *where, public=public, tags=tags), **boot)
+            tags = tags if name else PROD
+            self.fleet.boot(self.fleet.launch(name, address, *where, public=public, tags=tags), boot)
 
     @rule(name=names, place=st.sampled_from(PLACES))
     def fail_launch(self, name: str, place: Place) -> None:
@@ -148,18 +165,18 @@ class Histories(RuleBasedStateMachine):
 
     @precondition(_some_live)
     @rule(number=numbers, boot=boots)
-    def boot(self, number: int, boot: dict[str, Any]) -> None:
+    def boot(self, number: int, boot: Boot) -> None:
         self._count()
-        self.fleet.boot(self._one(number, alive=True), **boot)
+        self.fleet.boot(self._one(number, alive=True), boot)
 
     @precondition(_some_live)
     @rule(
         number=numbers,
         agent_lives_on=st.sampled_from([False, False, True]),
-        forgets=st.sampled_from([(), (), None, ("keep",), ("env",), ("Name",)]),
+        forgets=st.sampled_from([0, 0, 1, 2, None]),
         late=st.sampled_from([{}, {}, {"keep": "yes"}, {"env": "test"}]),
     )
-    def end(self, number: int, agent_lives_on: bool, forgets: tuple[str, ...] | None, late: dict[str, str]) -> None:
+    def end(self, number: int, agent_lives_on: bool, forgets: int | None, late: dict[str, str]) -> None:
         """An instance ends, perhaps after a late tag; EC2 forgets some of its tags, or all."""
         self._count()
         body = self._one(number, alive=True)
@@ -221,9 +238,7 @@ class Histories(RuleBasedStateMachine):
             case "tags":
                 fleet.forget_tags(self._one(number, alive=False))
             case "instance":
-                body = self._one(number, alive=False)
-                fleet.forget_tags(body)
-                world.ec2s[body.place].machines.pop(body.instance_id, None)
+                fleet.forget(self._one(number, alive=False))
 
     @rule(instance_filter=filters)
     def reconfigure(self, instance_filter: InstanceFilter) -> None:
@@ -246,8 +261,8 @@ class Histories(RuleBasedStateMachine):
         """An instance makes a Chef node under the name of another one's client."""
         self._count()
         name = self._one(victim).name
-        if name and name not in (OWN_CLIENT, "acme"):
-            self.fleet.pose(self._one(number, alive=True), name)
+        if name and name not in PRIVILEGED and name not in self.fleet.world.chef.node_objects:
+            self.fleet.converge(self._one(number, alive=True), name)
 
     # Delivery
 
@@ -286,7 +301,7 @@ class Histories(RuleBasedStateMachine):
     def foreign_event(self, number: int, kind: str, known: bool) -> None:
         self._count()
         mine = known and self._bodies()
-        self.fleet.foreign_event(self._one(number).instance_id if mine else self.fleet.foreign_id("web-1"), kind)
+        self.fleet.foreign_event(self._one(number).instance_id if mine else foreign_id("web-1"), kind)
 
     def _picked(self, picks: Iterable[int]) -> list[Message]:
         queue = self.fleet.queue
@@ -316,7 +331,7 @@ class Histories(RuleBasedStateMachine):
         slow=slowness,
     )
     def deliver_with_race(
-        self, number: int, act: str, where: tuple[Place, str], boot: dict[str, Any], call: int, slow: dict[str, float]
+        self, number: int, act: str, where: tuple[Place, str], boot: Boot, call: int, slow: dict[str, float]
     ) -> None:
         """While the function runs, a replacement, a living namesake or a stranger writes."""
         self._count()
@@ -328,20 +343,20 @@ class Histories(RuleBasedStateMachine):
         fleet.answer(fleet.queue[:])
         fleet.slow = {}
 
-    def _race(self, act: str, dead: Body, where: tuple[Place, str], boot: dict[str, Any]) -> None:
+    def _race(self, act: str, dead: Body, where: tuple[Place, str], boot: Boot) -> None:
         fleet = self.fleet
         if act in ("replace", "twin"):
             place, vpc_id = (dead.place, dead.vpc_id) if act == "replace" else where
             if dead.address and fleet.free(dead.address, vpc_id):
-                new = fleet.launch(dead.name, dead.address, place, vpc_id, tags=dead.tags)
-                fleet.after(BOOT, lambda: fleet.boot(new, **boot))
+                new = fleet.launch(dead.name, dead.address, place, vpc_id, tags=dead.tags or PROD)
+                fleet.after(BOOT, lambda: fleet.boot(new, boot))
         elif act in ("rename", "boot"):
-            bodies = [b for b in self._bodies(alive=True) if act == "rename" or b.name == dead.name]
-            if bodies and act == "rename" and dead.name:
-                fleet.rename(bodies[0], dead.name)
-                fleet.after(BOOT, lambda: fleet.boot(bodies[0], **boot))
-            elif bodies:
-                fleet.boot(bodies[0], **boot)
+            others = self._bodies(alive=True) if act == "rename" else list(fleet.namesakes(dead.name))
+            if others and act == "rename" and dead.name:
+                fleet.rename(others[0], dead.name)
+                fleet.after(BOOT, lambda: fleet.boot(others[0], boot))
+            elif others:
+                fleet.boot(others[0], boot)
         else:
             fleet.meddle(act, dead.name or "web-1", dead)
 
@@ -357,7 +372,7 @@ class Histories(RuleBasedStateMachine):
         self._count()
         fleet = self.fleet
         if foreign or not self._bodies():
-            fleet.operate(fleet.foreign_id("web-1"), dry_run=dry_run)
+            fleet.operate(foreign_id("web-1"), dry_run=dry_run)
             return
         body = self._one(number)
         recorded = body.instance_id in fleet.world.inventory.items
