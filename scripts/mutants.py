@@ -2,7 +2,7 @@
 
 A mutant is one change of one expression: a condition that never holds or always does, an operand of `and` or `or`
 left out, `and` for `or`, a comparison turned round, a filter of a comprehension dropped. Each runs in a fork of this
-process, which has imported everything. A mutant that survives is a guard that no test needs, or a change that makes no
+process, which has imported everything. A mutant that survives is a guard that no test needs, or one that makes no
 difference; the latter are listed in tests/mutants/equivalent.txt, each with its reason.
 """
 

@@ -141,7 +141,7 @@ class Ledger:
     """
 
     setup: Setup
-    filter: InstanceFilter = InstanceFilter()
+    filter: InstanceFilter = field(default_factory=InstanceFilter)
     bodies: dict[str, Body] = field(default_factory=dict)
     owners: dict[Thing, str] = field(default_factory=dict)
     written: dict[Thing, datetime] = field(default_factory=dict)
