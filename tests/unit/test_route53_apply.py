@@ -233,7 +233,7 @@ def test_more_than_32_000_characters_go_in_several_batches() -> None:
         scene.put(f"web-1-{n}.example.internal", "CNAME", long)
     _, outcomes = scene.run()
     assert len(removed(outcomes[DEAD])) == 150
-    assert len(scene.zones.changes) == 2
+    assert scene.zones.calls["ChangeResourceRecordSets"] == len(scene.zones.changes) == 2
 
 
 def test_a_set_that_fills_a_batch_goes_alone() -> None:
@@ -320,8 +320,8 @@ def test_a_place_that_cannot_be_asked_before_the_change_fails_what_needs_it() ->
 # CNAMEs and their targets
 
 
-def cname(**more: Any) -> Scene:
-    scene = Scene("{tag:Name}.example.internal", "{private_ip_dashed}.example.internal", **more)
+def cname(record_names: Sequence[str] = (), **more: Any) -> Scene:
+    scene = Scene("{tag:Name}.example.internal", "{private_ip_dashed}.example.internal", *record_names, **more)
     scene.dead()
     scene.put("web-1.example.internal", "CNAME", "10-0-0-5.example.internal")
     return scene
@@ -394,6 +394,26 @@ def test_a_target_in_another_zone_goes_first(refused: bool) -> None:
     else:
         assert len(removed(outcomes[DEAD])) == 3
         assert [zone_id for zone_id, _ in scene.zones.changes] == [ZONE, "ZHOST", ZONE]
+
+
+def test_a_cname_whose_target_lies_in_two_zones_goes_after_both() -> None:
+    scene = cname(zones=[ZONE, PUBLIC])
+    for zone_id in (ZONE, PUBLIC):
+        scene.put("10-0-0-5.example.internal", "A", "10.0.0.5", zone=zone_id)
+    _, outcomes = scene.run()
+    assert len(removed(outcomes[DEAD])) == 3
+    assert [(zone_id, len(changes)) for zone_id, changes in scene.zones.changes] == [(PUBLIC, 1), (ZONE, 2)]
+
+
+def test_two_cnames_to_one_target_go_in_one_batch() -> None:
+    scene = cname(record_names=["www.example.internal"])
+    scene.dead(ipv6_addresses=("2001:db8::5",))
+    scene.put("www.example.internal", "CNAME", "10-0-0-5.example.internal")
+    scene.put("10-0-0-5.example.internal", "A", "10.0.0.5")
+    scene.put("10-0-0-5.example.internal", "AAAA", "2001:db8::5")
+    _, outcomes = scene.run()
+    assert len(removed(outcomes[DEAD])) == 4
+    assert [len(changes) for _, changes in scene.zones.changes] == [4]
 
 
 def test_a_cname_stays_if_its_target_is_not_among_what_may_be_removed() -> None:
@@ -536,6 +556,17 @@ def test_a_record_that_changes_all_the_time_fails_and_holds_no_other_back() -> N
     assert isinstance(error, PermanentError)
     assert str(error).startswith(f"{A}: Route 53 refuses the change: [Tried to delete")
     assert removed(outcomes[DEAD_TOO]) == ["A web-2.example.internal. 10.0.0.6"]
+
+
+def test_a_second_refusal_parts_what_it_names_from_the_rest() -> None:
+    scene = fleet(64)
+    ttl = iter(range(1000, 2000))
+    scene.on("ChangeResourceRecordSets")(
+        lambda: scene.put("web-50.example.internal", "A", "10.1.0.50", ttl=next(ttl))
+    )
+    _, outcomes = scene.run()
+    assert sum(bool(outcome.removed) for outcome in outcomes.values()) == 63
+    assert scene.zones.calls["ChangeResourceRecordSets"] == 4
 
 
 def test_a_refusal_that_names_nothing_is_halved() -> None:
