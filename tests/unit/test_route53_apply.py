@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from ec2_decommission.clients.aws import ThrottledError
 from ec2_decommission.clients.ec2 import Description, Interface
 from ec2_decommission.clients.route53 import ChangeRefusedError, Listing, RecordSet, Zone
 from ec2_decommission.clients.zone_cache import CachedZones
@@ -13,7 +14,7 @@ from ec2_decommission.config import ExternalDns, Route53Settings, ZoneSettings
 from ec2_decommission.deadline import Deadline
 from ec2_decommission.errors import AccessError, ConfigurationError, OutOfTime, PermanentError, TransientError
 from ec2_decommission.instance import Facts, Instance
-from ec2_decommission.live import Live
+from ec2_decommission.live import Live, StaleAnswer
 from ec2_decommission.place import Place
 from ec2_decommission.steps.base import Batch, Outcome
 from ec2_decommission.steps.route53 import Route53Step
@@ -534,6 +535,33 @@ def test_case_17_a_change_that_took_effect_without_an_answer_costs_a_few_request
     assert len(scene.zones.changes) == 1
     requests = sum(n for operation, n in scene.zones.calls.items() if operation != "wait")
     assert requests <= 12
+
+
+def test_case_17_after_a_refusal() -> None:
+    """The second change batch takes effect without an answer, and the third is refused for that."""
+    scene = fleet(100)
+    scene.zones.lost = 1
+    _, outcomes = scene.run(lambda: scene.put("web-7.example.internal", "A", "10.9.9.9"))
+    assert all(outcome.errors == () for outcome in outcomes.values())
+    assert scene.zones.calls["ChangeResourceRecordSets"] == 3
+
+
+@pytest.mark.parametrize("error", [ThrottledError("Throttling"), StaleAnswer("5.1 s old")])
+def test_a_change_that_was_not_sent_is_no_reason_to_read_again(error: DecommissionError) -> None:
+    scene = one_record()
+    faults = iter([None, error, None])
+    ttl = iter(range(1000, 2000))
+
+    def fault(operation: str, _: str) -> None:
+        if operation == "ChangeResourceRecordSets":
+            if found := next(faults):
+                raise found
+            scene.put("web-1.example.internal", "A", "10.0.0.5", ttl=next(ttl))
+
+    scene.zones.fault = fault
+    _, outcomes = scene.run()
+    assert [type(failure) for failure in outcomes[DEAD].errors] == [PermanentError]
+    assert scene.zones.calls["ListResourceRecordSets"] == 3
 
 
 def test_one_refused_record_of_a_thousand_costs_one_more_change() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
+from ...clients.aws import ThrottledError
 from ...clients.route53 import LEAST_SECONDS, ChangeRefusedError
 from ...deadline import current, until
 from ...errors import DecommissionError, OutOfTime, PermanentError, TransientError, about
@@ -99,9 +100,8 @@ class _Run:
             waiting = [group for group in waiting if _needs_of_others(group) & open_keys]
             zone_ids = list(dict.fromkeys(group[0].record.zone_id for group in ready))
             for number, zone_id in enumerate(zone_ids):
-                with until(
-                    current().share(len(zone_ids) - number, LEAST_SECONDS)
-                ):  # a throttled zone leaves time to the others
+                # A zone that is throttled leaves time to the others.
+                with until(current().share(len(zone_ids) - number, LEAST_SECONDS)):
                     for some in _batches(group for group in ready if group[0].record.zone_id == zone_id):
                         self._send(zone_id, some)
         return self._outcomes.outcomes()
@@ -129,6 +129,8 @@ class _Run:
                 # Throttled, no answer, or the answer about the living is too old: worth another attempt.
                 if isinstance(error, OutOfTime) or not isinstance(error, TransientError):
                     break
+                if not isinstance(error, ThrottledError | StaleAnswer):
+                    refused = False  # the change may have taken effect: if the next one is refused, read again
             else:
                 for i, removal in _removals(groups):
                     self._outcomes.removed(i, self._planned[_id(i, removal)])
