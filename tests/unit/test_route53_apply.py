@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from ec2_decommission.clients.aws import ThrottledError
 from ec2_decommission.clients.ec2 import Description, Interface
 from ec2_decommission.clients.route53 import ChangeRefusedError, Listing, RecordSet, Zone
 from ec2_decommission.clients.zone_cache import CachedZones
@@ -13,7 +14,7 @@ from ec2_decommission.config import ExternalDns, Route53Settings, ZoneSettings
 from ec2_decommission.deadline import Deadline
 from ec2_decommission.errors import AccessError, ConfigurationError, OutOfTime, PermanentError, TransientError
 from ec2_decommission.instance import Facts, Instance
-from ec2_decommission.live import Live
+from ec2_decommission.live import Live, StaleAnswer
 from ec2_decommission.place import Place
 from ec2_decommission.steps.base import Batch, Outcome
 from ec2_decommission.steps.route53 import Route53Step
@@ -233,7 +234,7 @@ def test_more_than_32_000_characters_go_in_several_batches() -> None:
         scene.put(f"web-1-{n}.example.internal", "CNAME", long)
     _, outcomes = scene.run()
     assert len(removed(outcomes[DEAD])) == 150
-    assert len(scene.zones.changes) == 2
+    assert scene.zones.calls["ChangeResourceRecordSets"] == len(scene.zones.changes) == 2
 
 
 def test_a_set_that_fills_a_batch_goes_alone() -> None:
@@ -320,8 +321,8 @@ def test_a_place_that_cannot_be_asked_before_the_change_fails_what_needs_it() ->
 # CNAMEs and their targets
 
 
-def cname(**more: Any) -> Scene:
-    scene = Scene("{tag:Name}.example.internal", "{private_ip_dashed}.example.internal", **more)
+def cname(record_names: Sequence[str] = (), **more: Any) -> Scene:
+    scene = Scene("{tag:Name}.example.internal", "{private_ip_dashed}.example.internal", *record_names, **more)
     scene.dead()
     scene.put("web-1.example.internal", "CNAME", "10-0-0-5.example.internal")
     return scene
@@ -394,6 +395,26 @@ def test_a_target_in_another_zone_goes_first(refused: bool) -> None:
     else:
         assert len(removed(outcomes[DEAD])) == 3
         assert [zone_id for zone_id, _ in scene.zones.changes] == [ZONE, "ZHOST", ZONE]
+
+
+def test_a_cname_whose_target_lies_in_two_zones_goes_after_both() -> None:
+    scene = cname(zones=[ZONE, PUBLIC])
+    for zone_id in (ZONE, PUBLIC):
+        scene.put("10-0-0-5.example.internal", "A", "10.0.0.5", zone=zone_id)
+    _, outcomes = scene.run()
+    assert len(removed(outcomes[DEAD])) == 3
+    assert [(zone_id, len(changes)) for zone_id, changes in scene.zones.changes] == [(PUBLIC, 1), (ZONE, 2)]
+
+
+def test_two_cnames_to_one_target_go_in_one_batch() -> None:
+    scene = cname(record_names=["www.example.internal"])
+    scene.dead(ipv6_addresses=("2001:db8::5",))
+    scene.put("www.example.internal", "CNAME", "10-0-0-5.example.internal")
+    scene.put("10-0-0-5.example.internal", "A", "10.0.0.5")
+    scene.put("10-0-0-5.example.internal", "AAAA", "2001:db8::5")
+    _, outcomes = scene.run()
+    assert len(removed(outcomes[DEAD])) == 4
+    assert [len(changes) for _, changes in scene.zones.changes] == [4]
 
 
 def test_a_cname_stays_if_its_target_is_not_among_what_may_be_removed() -> None:
@@ -516,6 +537,33 @@ def test_case_17_a_change_that_took_effect_without_an_answer_costs_a_few_request
     assert requests <= 12
 
 
+def test_case_17_after_a_refusal() -> None:
+    """The second change batch takes effect without an answer, and the third is refused for that."""
+    scene = fleet(100)
+    scene.zones.lost = 1
+    _, outcomes = scene.run(lambda: scene.put("web-7.example.internal", "A", "10.9.9.9"))
+    assert all(outcome.errors == () for outcome in outcomes.values())
+    assert scene.zones.calls["ChangeResourceRecordSets"] == 3
+
+
+@pytest.mark.parametrize("error", [ThrottledError("Throttling"), StaleAnswer("5.1 s old")])
+def test_a_change_that_was_not_sent_is_no_reason_to_read_again(error: DecommissionError) -> None:
+    scene = one_record()
+    faults = iter([None, error, None])
+    ttl = iter(range(1000, 2000))
+
+    def fault(operation: str, _: str) -> None:
+        if operation == "ChangeResourceRecordSets":
+            if found := next(faults):
+                raise found
+            scene.put("web-1.example.internal", "A", "10.0.0.5", ttl=next(ttl))
+
+    scene.zones.fault = fault
+    _, outcomes = scene.run()
+    assert [type(failure) for failure in outcomes[DEAD].errors] == [PermanentError]
+    assert scene.zones.calls["ListResourceRecordSets"] == 3
+
+
 def test_one_refused_record_of_a_thousand_costs_one_more_change() -> None:
     scene = fleet(1000)
     _, outcomes = scene.run(lambda: scene.put("web-700.example.internal", "A", "10.9.9.9"))
@@ -536,6 +584,17 @@ def test_a_record_that_changes_all_the_time_fails_and_holds_no_other_back() -> N
     assert isinstance(error, PermanentError)
     assert str(error).startswith(f"{A}: Route 53 refuses the change: [Tried to delete")
     assert removed(outcomes[DEAD_TOO]) == ["A web-2.example.internal. 10.0.0.6"]
+
+
+def test_a_second_refusal_parts_what_it_names_from_the_rest() -> None:
+    scene = fleet(64)
+    ttl = iter(range(1000, 2000))
+    scene.on("ChangeResourceRecordSets")(
+        lambda: scene.put("web-50.example.internal", "A", "10.1.0.50", ttl=next(ttl))
+    )
+    _, outcomes = scene.run()
+    assert sum(bool(outcome.removed) for outcome in outcomes.values()) == 63
+    assert scene.zones.calls["ChangeResourceRecordSets"] == 4
 
 
 def test_a_refusal_that_names_nothing_is_halved() -> None:

@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
-from ...clients.route53 import LEAST_SECONDS, ChangeRefusedError, Listing
+from ...clients.aws import ThrottledError
+from ...clients.route53 import LEAST_SECONDS, ChangeRefusedError
 from ...deadline import current, until
 from ...errors import DecommissionError, OutOfTime, PermanentError, TransientError, about
 from ...live import StaleAnswer
@@ -99,9 +100,8 @@ class _Run:
             waiting = [group for group in waiting if _needs_of_others(group) & open_keys]
             zone_ids = list(dict.fromkeys(group[0].record.zone_id for group in ready))
             for number, zone_id in enumerate(zone_ids):
-                with until(
-                    current().share(len(zone_ids) - number, LEAST_SECONDS)
-                ):  # a throttled zone leaves time to the others
+                # A zone that is throttled leaves time to the others.
+                with until(current().share(len(zone_ids) - number, LEAST_SECONDS)):
                     for some in _batches(group for group in ready if group[0].record.zone_id == zone_id):
                         self._send(zone_id, some)
         return self._outcomes.outcomes()
@@ -129,20 +129,23 @@ class _Run:
                 # Throttled, no answer, or the answer about the living is too old: worth another attempt.
                 if isinstance(error, OutOfTime) or not isinstance(error, TransientError):
                     break
+                if not isinstance(error, ThrottledError | StaleAnswer):
+                    refused = False  # the change may have taken effect: if the next one is refused, read again
             else:
-                self._done(zone_id, groups)
+                for i, removal in _removals(groups):
+                    self._outcomes.removed(i, self._planned[_id(i, removal)])
                 return
         self._failed(groups, failure)
 
     def _read_targets(self, groups: Sequence[Group]) -> None:
         """Reads again the names that must be empty for a CNAME to go. No change batch can check that."""
-        targets = {
-            removal.handle.target
-            for group in groups
-            for edit in group
-            for _, removal in edit.removals
-            if removal.handle.target and not removal.handle.needs & {other.record.key for other in group}
-        }
+        targets = set()
+        for group in groups:
+            keys = {edit.record.key for edit in group}
+            for _, removal in _removals([group]):
+                handle = removal.handle
+                if handle.target and not (handle.needs and handle.needs <= keys):
+                    targets.add(handle.target)
         for zone in self._snapshot.zones:
             if names := set(filter(zone.zone.holds, targets)):
                 self._read_again(zone.zone.zone_id, names)
@@ -152,7 +155,7 @@ class _Run:
 
     def _agreed(self, groups: Sequence[Group]) -> tuple[list[Group], Callable[[], None]]:
         """What a second plan, on fresh answers, chooses of the groups. The rest stays, failed, or is gone."""
-        asked_for = [_id(i, removal) for group in groups for edit in group for i, removal in edit.removals]
+        asked_for = [_id(i, removal) for i, removal in _removals(groups)]
         only: dict[Key, set[str]] = {}
         for _, key, value in asked_for:
             only.setdefault(key, set()).add(value)
@@ -203,24 +206,9 @@ class _Run:
         else:
             self._failed(groups, PermanentError(f"Route 53 refuses the change: {refusal}"))
 
-    def _done(self, zone_id: str, groups: Sequence[Group]) -> None:
-        edits = {edit.record.key: edit for group in groups for edit in group}
-        for edit in edits.values():
-            for i, removal in edit.removals:
-                self._outcomes.removed(i, self._planned[_id(i, removal)])
-        names = {edit.record.name for edit in edits.values()}
-        found: dict[str, tuple[RecordSet, ...]] = dict.fromkeys(names, ())
-        for zone in self._snapshot.zones:
-            for name in names if zone.zone.zone_id == zone_id else ():
-                after = (edits[r.key].rest if r.key in edits else r for r in zone.found.get(name, ()))
-                found[name] = tuple(filter(None, after))
-        self._snapshot = self._snapshot.updated(zone_id, Listing(found), names)
-
     def _failed(self, groups: Sequence[Group], error: DecommissionError) -> None:
-        for group in groups:
-            for edit in group:
-                for i, removal in edit.removals:
-                    self._outcomes.failed(i, about(removal.target, error))
+        for i, removal in _removals(groups):
+            self._outcomes.failed(i, about(removal.target, error))
 
 
 def _id(instance_id: str, removal: Removal) -> tuple[str, Key, str]:
@@ -243,6 +231,10 @@ def _groups(removals: Iterable[tuple[str, Removal]]) -> list[Group]:
                 for other in own:
                     group_of[other.record.key] = target
     return list({id(group): tuple(group) for group in group_of.values()}.values())
+
+
+def _removals(groups: Iterable[Group]) -> list[tuple[str, Removal]]:
+    return [entry for group in groups for edit in group for entry in edit.removals]
 
 
 def _needs_of_others(group: Group) -> frozenset[Key]:
