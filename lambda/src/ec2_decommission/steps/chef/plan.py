@@ -318,8 +318,7 @@ def node_of_somebody_else(case: Case, client: str, mine: Collection[str]) -> Rea
 
 def _is_dead(case: Case, node: ChefNode) -> bool:
     """Whether the node is, by id, a dead instance's of the same batch."""
-    dead = case.dead.get(node.instance_id or "")
-    return dead is not None and not elsewhere(dead, node)
+    return any(dead.instance_id == node.instance_id and not elsewhere(dead, node) for dead in case.dead.values())
 
 
 # The living
