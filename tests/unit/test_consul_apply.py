@@ -300,6 +300,24 @@ def test_case_18_two_datacenters_one_range() -> None:
     assert theirs in consul.session_ids("dc2")
 
 
+def test_what_goes_of_one_instance_does_not_depend_on_the_others_of_its_batch(consul: FakeConsulCatalog) -> None:
+    """Only one of both is planned again before the change, because the other has nothing to lose."""
+    consul.add_agent("alive", "10.0.0.5")
+    lock(consul, "alive")
+    dead(consul, "web-2", "10.0.0.6")
+    other = lock(consul, "web-2", "locks/b")
+    second = replace(instance(B, "10.0.0.5", "web-2"), private_ips=("10.0.0.5", "10.0.0.6"))
+    for batch in ([instance(A), second], [second]):
+        run = Run(consul, *batch)
+        assert run.planned(B) == run.removed(B) == []
+        assert f"the Consul agent of {B} is alive" in run.errors(B)
+    consul.kill("alive")
+    run = Run(consul, instance(A), second)
+    assert [action for action, _ in run.removed(A)] == ["release", "destroy"]
+    assert run.removed(B) == [("release", "locks/b"), ("destroy", other)]
+    assert run.left(B) == [Left("node alive 10.0.0.5 (dc1)", f"it goes with {A}")]
+
+
 @pytest.mark.parametrize(("ended_at", "waits"), [(None, True), (9_400.5, True), (9_400.0, False)])
 def test_an_agent_at_the_address_is_waited_for_only_so_long(
     consul: FakeConsulCatalog, ended_at: float | None, waits: bool
