@@ -232,11 +232,20 @@ def test_case_12_a_crafted_key_with_a_large_value_never_enters_a_url(consul: Fak
 def test_values_that_do_not_fit_into_one_transaction_take_several(consul: FakeConsulCatalog) -> None:
     dead(consul, instance_id=A)
     session = consul.create_session("web-1")
-    for number in range(5):
-        consul.acquire(f"locks/{number}", session, b"x" * 90_000)
+    for number in range(4):
+        consul.acquire(f"locks/{number}", session, b"x" * 100_000)
     run = Run(consul, instance(A))
-    assert len(run.removed()) == 6
+    assert len(run.removed()) == 5
     assert run.errors() == ""
+    assert consul.calls["txn"] == 2 + 4  # two that read
+
+
+def test_a_key_with_a_large_value_is_deleted_in_a_transaction(consul: FakeConsulCatalog) -> None:
+    dead(consul, instance_id=A)
+    session = consul.create_session("web-1", behavior="delete")
+    consul.acquire("locks/a", session, b"x" * 400_000)
+    assert Run(consul, instance(A)).removed() == [("delete", "locks/a"), ("destroy", session)]
+    assert consul.key("locks/a") is None
 
 
 def test_a_transaction_that_is_too_large_for_consul_is_sent_in_halves(consul: FakeConsulCatalog) -> None:
@@ -298,6 +307,24 @@ def test_case_18_two_datacenters_one_range() -> None:
     assert run.left() == [Left("node stranger 10.0.0.5 (dc2)", "a living Consul agent of dc2 has its address")]
     assert run.errors() == ""
     assert theirs in consul.session_ids("dc2")
+
+
+def test_what_goes_of_one_instance_does_not_depend_on_the_others_of_its_batch(consul: FakeConsulCatalog) -> None:
+    """Only one of both is planned again before the change, because the other has nothing to lose."""
+    consul.add_agent("alive", "10.0.0.5")
+    lock(consul, "alive")
+    dead(consul, "web-2", "10.0.0.6")
+    other = lock(consul, "web-2", "locks/b")
+    second = replace(instance(B, "10.0.0.5", "web-2"), private_ips=("10.0.0.5", "10.0.0.6"))
+    for batch in ([instance(A), second], [second]):
+        run = Run(consul, *batch)
+        assert run.planned(B) == run.removed(B) == []
+        assert f"the Consul agent of {B} is alive" in run.errors(B)
+    consul.kill("alive")
+    run = Run(consul, instance(A), second)
+    assert [action for action, _ in run.removed(A)] == ["release", "destroy"]
+    assert run.removed(B) == [("release", "locks/b"), ("destroy", other)]
+    assert run.left(B) == [Left("node alive 10.0.0.5 (dc1)", f"it goes with {A}")]
 
 
 @pytest.mark.parametrize(("ended_at", "waits"), [(None, True), (9_400.5, True), (9_400.0, False)])
@@ -481,6 +508,7 @@ def test_a_node_that_nothing_connects_with_the_instance_any_more_is_left(
 
 def test_a_lock_that_is_gone_meanwhile_says_nothing_of_its_node(consul: FakeConsulCatalog) -> None:
     dead(consul, instance_id=A)
+    dead(consul, "web-1b", "10.0.0.6", instance_id=A)
     session = lock(consul)
 
     def release() -> None:
@@ -489,6 +517,16 @@ def test_a_lock_that_is_gone_meanwhile_says_nothing_of_its_node(consul: FakeCons
     run = Run(consul, instance(A), before_apply=release)
     assert run.removed() == [("destroy", session)]
     assert (run.left(), run.errors()) == ([], "")
+
+
+def test_what_the_plan_left_is_reported_once(consul: FakeConsulCatalog) -> None:
+    dead(consul, "any-name", instance_id=A)
+    session = lock(consul, "any-name")
+    dead(consul, "web-1", "10.0.0.9")
+    lock(consul, "web-1", "locks/b")
+    run = Run(consul, instance(A), before_apply=lambda: consul.destroy_sessions("", [session]))
+    assert len(run.findings[A].left) == 1
+    assert run.outcomes[A] == Outcome()
 
 
 def test_a_node_that_is_registered_again_right_before_its_removal_is_decided_again(consul: FakeConsulCatalog) -> None:
@@ -569,16 +607,16 @@ def test_slow_changes_are_asked_about_again(
     consul: FakeConsulCatalog, operation: str, settings: ConsulSettings
 ) -> None:
     instances = []
-    for number in range(30):
+    for number in range(60):
         dead(consul, f"web-{number}", f"10.0.0.{number}")
         lock(consul, f"web-{number}", f"locks/{number}")
         instances.append(instance(f"i-{number:017x}", f"10.0.0.{number}", f"web-{number}"))
     clock = Clock(consul, operation, FRESH_SECONDS / 10, before_guard=False)
     run = Run(consul, *instances, settings=settings, now=clock)
     assert all(run.outcomes[i.instance_id] == Outcome(run.findings[i.instance_id].removals) for i in instances)
-    assert consul.calls[operation] == 30
+    assert consul.calls[operation] == 60
     # Once in the plan, once for the locks, and once for each 10 of the slow changes.
-    assert run.ec2.calls["DescribeNetworkInterfaces"] == (4 if settings is LOCKS else 5)
+    assert run.ec2.calls["DescribeNetworkInterfaces"] == (7 if settings is LOCKS else 8)
     assert consul.session_ids() == set()
     assert settings is LOCKS or [member.name for member in consul.members()] == ["dc1-server"]
 
@@ -849,6 +887,19 @@ def test_calls_of_a_single_termination(consul: FakeConsulCatalog) -> None:
     run = Run(consul, *fleet(consul, 1))
     assert consul.calls == {"authorize": 3, "nodes": 1, "sessions": 2, "txn": 3, "members": 2, "destroy": 1}
     assert run.ec2.calls == {}
+
+
+def test_calls_of_a_full_transaction(consul: FakeConsulCatalog) -> None:
+    Run(consul, *fleet(consul, 32))
+    assert consul.calls["txn"] == 2 + 1
+
+
+def test_no_transaction_is_sent_when_nothing_is_left_of_it(consul: FakeConsulCatalog) -> None:
+    dead(consul, instance_id=A)
+    lock(consul)
+    consul.denied = {"key:write"}
+    Run(consul, instance(A))
+    assert consul.calls["txn"] == 2 + 1
 
 
 def test_calls_of_a_hundred(consul: FakeConsulCatalog) -> None:

@@ -348,6 +348,15 @@ def test_a_node_goes_with_the_instance_that_it_is_by_id(order: tuple[str, str]) 
     assert findings[A] == Finding(left=(Left("node x-i-b 10.0.0.5 (dc1)", "it goes with i-b"),))
 
 
+def test_a_node_that_can_lose_nothing_goes_with_nobody() -> None:
+    world = snapshot(World([node("x"), node("y", "10.9.9.9", B)], idle=["x"]))
+    findings = decide(instance(A), instance(B), world=world)
+    assert findings[A] == Finding()
+    assert (removals(findings[B]), findings[B].left) == ([("destroy", "s-y-1")], ())
+    world = snapshot(World([node("x"), node("y", "10.9.9.9", B), node("z", "10.9.9.8", A)], idle=["x"]))
+    assert [finding.left for finding in decide(instance(A), instance(B), world=world).values()] == [(), ()]
+
+
 def test_nodes_of_one_name_in_two_datacenters_are_two_nodes() -> None:
     world = snapshot(World([node()]), World([node()], name="dc2"))
     findings = decide(instance(A), instance(B), world=world)

@@ -165,7 +165,7 @@ class Applier:
         for left in second.left:
             if left not in self._findings[job.instance_id].left:
                 self._outcomes.stays(job.instance_id, left)
-        if second.errors or second.left:
+        if second.left:
             return
         before = job.handle.node
         for node in (node for datacenter in self._snapshot.datacenters for node in datacenter.nodes):
@@ -262,7 +262,7 @@ class Applier:
                 for job in agreed:
                     self._fail(job, error)
             named = {failed[job.agent]: job for job in agreed if job.agent in failed}
-            results = self._catalog.force_leave(named, guard) if named else {}
+            results = self._catalog.force_leave(named, guard)
             refused = [(named[name], error) for name, error in results.items() if error]
             stale = [job for job, error in refused if isinstance(error, StaleAnswer)]
             jobs = stale if len(stale) < len(named) else ()
@@ -283,8 +283,7 @@ class Applier:
                 self._done(job)
             elif job.handle.session and not self._waits(job):
                 wanted[job.handle.session.session_id] = job
-        results = self._catalog.destroy_sessions(datacenter, wanted, guard) if wanted else {}
-        for session_id, error in results.items():
+        for session_id, error in self._catalog.destroy_sessions(datacenter, wanted, guard).items():
             if error:
                 self._fail(wanted[session_id], error)
             else:

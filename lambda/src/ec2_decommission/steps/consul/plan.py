@@ -67,6 +67,11 @@ class _Claim:
     proof: _Proof
     lives: bool
 
+    @property
+    def thing(self) -> tuple[str, str]:
+        """The node: datacenter and folded name."""
+        return self.datacenter.name, fold(self.node.name)
+
 
 def candidates(
     settings: ConsulSettings, instances: Mapping[str, Instance], nodes: Iterable[CatalogNode]
@@ -112,21 +117,27 @@ def plan(
         instance_id: Findings(notes=_notes(settings, instance), errors=list(snapshot.errors.values()))
         for instance_id, instance in instances.items()
     }
-    claims: list[_Claim] = []
+    claims: dict[str, list[_Claim]] = defaultdict(list)
     for instance_id, some in _nodes_in_question(settings, instances, snapshot).items():
         for datacenter, node in some:
             proof = _proof(settings, instances[instance_id], node, living)
             if isinstance(proof, _Proof):
-                claims.append(_Claim(instance_id, datacenter, node, proof, _agent_lives(snapshot, datacenter, node)))
+                lives = _agent_lives(snapshot, datacenter, node)
+                claims[instance_id].append(_Claim(instance_id, datacenter, node, proof, lives))
             elif not _can_lose(settings, datacenter, node):
                 continue
             elif isinstance(proof, DecommissionError):
                 findings[instance_id].errors.append(proof)
             else:
                 findings[instance_id].stays(target_of(node), proof)
-    for instance_id, own in _without_double_claims(claims, findings).items():
-        for claim in _without_living(settings, snapshot, own, findings[instance_id]):
-            _remove(settings, snapshot, claim, findings[instance_id])
+    owners = _owners(claim for own in claims.values() for claim in own)
+    for instance_id, own in claims.items():
+        found = findings[instance_id]
+        for claim in _without_living(settings, snapshot, own, found):
+            if owners[claim.thing] == instance_id:
+                _remove(settings, snapshot, claim, found)
+            elif _can_lose(settings, claim.datacenter, claim.node):
+                found.stays(target_of(claim.node), f"it goes with {owners[claim.thing]}")
     return {instance_id: some.finding() for instance_id, some in findings.items()}
 
 
@@ -231,19 +242,12 @@ def own_addresses(node: CatalogNode) -> tuple[str, ...]:
     return tuple(dict.fromkeys(filter(None, own)))
 
 
-def _without_double_claims(
-    claims: Sequence[_Claim], findings: Mapping[str, Findings]
-) -> Mapping[str, Sequence[_Claim]]:
-    """Claims by instance. A node goes once: with the instance that it is by id, else with the first of the batch."""
+def _owners(claims: Iterable[_Claim]) -> Mapping[tuple[str, str], str]:
+    """With which instance a node goes: the one that it is by id, else the first of the batch that has its address."""
     owners: dict[tuple[str, str], str] = {}
-    own: dict[str, list[_Claim]] = defaultdict(list)
     for claim in sorted(claims, key=lambda claim: not claim.proof.by_id):
-        owner = owners.setdefault((claim.datacenter.name, fold(claim.node.name)), claim.instance_id)
-        if owner == claim.instance_id:
-            own[owner].append(claim)
-        else:
-            findings[claim.instance_id].stays(target_of(claim.node), f"it goes with {owner}")
-    return own
+        owners.setdefault(claim.thing, claim.instance_id)
+    return owners
 
 
 # What lives
