@@ -15,6 +15,7 @@ from ec2_decommission.config import Config, ConsulSettings
 from ec2_decommission.deadline import Deadline, until
 from ec2_decommission.errors import AccessError, ConfigurationError, TransientError
 from ec2_decommission.place import Place
+from ec2_decommission.run import Circumstances
 from testbed.aws import StrictAws, throttled
 from testbed.inventory import make_inventory_table
 from tests.fakes.certificates import root
@@ -226,6 +227,14 @@ def test_consul_is_shown_the_certificate_of_the_secrets(
             told = "no secret consul_client_key" if given else "a client certificate is missing"
             with pytest.raises(ConfigurationError, match=told):
                 systems.consul().nodes("")
+
+
+def test_the_consul_step_is_told_when_the_instances_ended() -> None:
+    document = {**CONFIG, "route53": None, "chef": None, "consul": {"url": "http://127.0.0.1:1"}, "secrets": []}
+    config = Config.parse(json.dumps(document))
+    aws = AwsClients()
+    [factory] = application._steps(config, aws, application._Systems(config, aws))
+    assert factory.make(Circumstances(ended_at=1_800_000_000.0))._ended_at == 1_800_000_000.0
 
 
 def test_what_fails_to_be_made_is_made_at_the_next_try() -> None:

@@ -168,10 +168,10 @@ def _steps(config: Config, aws: AwsClients, systems: _Systems) -> list[StepFacto
     if config.consul:
         consul, audit = config.consul, config.audit is not None
 
-        def consul_step(_: Circumstances) -> Step:
+        def consul_step(circumstances: Circumstances) -> Step:
             from .steps.consul import ConsulStep  # noqa: PLC0415  # in the package only with the step
 
-            return ConsulStep(consul, systems.consul(), audit=audit)
+            return ConsulStep(consul, systems.consul(), audit=audit, ended_at=circumstances.ended_at)
 
         steps.append(StepFactory("consul", consul_step))
     steps += [_http_step(settings, systems) for settings in config.http_steps.values()]
