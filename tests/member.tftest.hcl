@@ -53,10 +53,7 @@ run "a_member_lets_the_function_look_and_events_go_to_the_bus" {
   }
 
   assert {
-    condition = jsondecode(aws_iam_role.forwarder.assume_role_policy).Statement[0].Condition == {
-      ArnEquals    = { "aws:SourceArn" = "arn:aws:events:us-east-1:222222222222:rule/ec2-decommission-member-instance-state" }
-      StringEquals = { "aws:SourceAccount" = "222222222222" }
-    }
+    condition     = jsondecode(aws_iam_role.forwarder.assume_role_policy).Statement == [{ Sid = "EventBridgeForwards", Effect = "Allow", Action = "sts:AssumeRole", Principal = { Service = "events.amazonaws.com" } }]
     error_message = aws_iam_role.forwarder.assume_role_policy
   }
 

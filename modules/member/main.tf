@@ -49,7 +49,8 @@ resource "aws_cloudwatch_event_target" "event_bus" {
   depends_on = [aws_iam_role_policy.forwarder, aws_sqs_queue_policy.undelivered]
 }
 
-# Forwarder: EventBridge puts events on that bus, and does nothing else.
+# Forwarder: EventBridge puts events on that bus, and does nothing else. Only rules of this account can have the role as
+# their target's role, as iam:PassRole ends at the account.
 
 resource "aws_iam_role" "forwarder" {
   # IAM is global: the region keeps the regions of an account apart.
@@ -64,10 +65,6 @@ resource "aws_iam_role" "forwarder" {
       Effect    = "Allow"
       Action    = "sts:AssumeRole"
       Principal = { Service = "events.amazonaws.com" }
-      Condition = {
-        ArnEquals    = { "aws:SourceArn" = local.rule_arn }
-        StringEquals = { "aws:SourceAccount" = local.account_id }
-      }
     }]
   })
 
