@@ -154,6 +154,7 @@ resource "terraform_data" "bundle" {
   }
 }
 
+# A function keeps a layer version that was deleted, so the old version may go first.
 resource "aws_lambda_layer_version" "bundle" {
   count = local.build_bundle ? 1 : 0
 
@@ -161,10 +162,6 @@ resource "aws_lambda_layer_version" "bundle" {
   description      = "Sealed secrets and settings of the function ${var.name}"
   filename         = terraform_data.bundle[0].output.zip
   source_code_hash = terraform_data.bundle[0].id
-
-  lifecycle {
-    create_before_destroy = true
-  }
 }
 
 # When the code was last deployed; made after the function, and replaced with its code. `deployed_now` is known at plan:

@@ -366,7 +366,10 @@ def _send_to_bus(aws: Patched, rule: Rule, target: dict[str, Any], event: dict[s
         return "a bus of another account needs a role on the target"
     role = _role(role_arn)
     trust = json.loads(role.assume_role_policy_document)
-    if not aws_iam.service_may(trust, "events.amazonaws.com", "sts:AssumeRole", role_arn, {}):
+    # EventBridge names its rule when it assumes a target's role.
+    # https://docs.aws.amazon.com/eventbridge/latest/userguide/cross-service-confused-deputy-prevention.html
+    context = {"aws:SourceArn": [rule.arn], "aws:SourceAccount": [sender]}
+    if not aws_iam.service_may(trust, "events.amazonaws.com", "sts:AssumeRole", role_arn, context):
         return "the target's role does not trust EventBridge"
     principal = aws_iam.role_principal(role_arn, "events")
     context = {

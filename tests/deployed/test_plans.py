@@ -242,9 +242,9 @@ def test_paused_stays_in_force_though_somebody_enables_the_mapping(layered: Root
 
 def test_a_rotated_secret_changes_the_layer_and_no_code(layered: Root) -> None:
     changed = layered.plan(rebuild="after the rotation")
-    replaced = ["create", "delete"]
+    replaced = ["delete", "create"]
     assert changed == {
-        "terraform_data.bundle[0]": sorted(replaced, reverse=True),
+        "terraform_data.bundle[0]": replaced,
         "aws_lambda_layer_version.bundle[0]": replaced,
         "aws_lambda_function.this": ["update"],
     }

@@ -1,0 +1,169 @@
+"""`examples/organization`: a hub, two members and the zone's account, each an account of its own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from testbed.aws import LaunchedInstance
+from testbed.lambda_service import Batch
+from testbed.platform import Platform
+from testbed.terraform import Stack
+from tests.deployed.conftest import ARCHITECTURE, ROOT, report_of, step_of
+
+pytestmark = [pytest.mark.servers, pytest.mark.timeout(900)]
+
+NAME = "hub"
+MEMBER_A, MEMBER_B, DNS = "222222222222", "333333333333", "444444444444"
+STRANGER = "555555555555"
+TERRAFORM_ROLE = "OrganizationAccountAccessRole"
+
+
+@dataclass
+class Hub:
+    """The stack, and what its instances have in the zone."""
+
+    platform: Platform
+    stack: Stack
+    zone_id: str
+
+    def __post_init__(self) -> None:
+        aws = self.platform.aws
+        self.route53 = aws.client("route53", aws.admin_of(DNS))
+
+    def change(self, action: str, name: str, address: str) -> None:
+        record = {"Name": name, "Type": "A", "TTL": 60, "ResourceRecords": [{"Value": address}]}
+        self.route53.change_resource_record_sets(
+            HostedZoneId=self.zone_id, ChangeBatch={"Changes": [{"Action": action, "ResourceRecordSet": record}]}
+        )
+
+    def records(self) -> dict[str, list[str]]:
+        """The addresses by the first label of the name."""
+        listed = self.route53.list_resource_record_sets(HostedZoneId=self.zone_id)["ResourceRecordSets"]
+        return {
+            record["Name"].split(".")[0]: [value["Value"] for value in record["ResourceRecords"]]
+            for record in listed
+            if record["Type"] == "A"
+        }
+
+    def launch(self, account: str, name: str, private_ip: str | None = None) -> LaunchedInstance:
+        """An instance of that account, recorded by the function."""
+        instance = self.platform.aws.launch(name, private_ip, account=account)
+        self.deliver()
+        return instance
+
+    def terminate(self, account: str, instance: LaunchedInstance) -> list[Batch]:
+        self.platform.aws.terminate(instance.id, account=account)
+        return self.deliver()
+
+    def deliver(self) -> list[Batch]:
+        assert self.platform.aws.undelivered == []
+        return self.platform.poller.drain(only=NAME)
+
+
+def policy(**statement: Any) -> str:
+    return json.dumps({"Version": "2012-10-17", "Statement": [{"Effect": "Allow", **statement}]})
+
+
+@pytest.fixture(scope="module")
+def hub(platform: Platform, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
+    aws = platform.aws
+    root = {"AWS": f"arn:aws:iam::{aws.account}:root"}
+    for account in (MEMBER_A, MEMBER_B, DNS):
+        iam = aws.client("iam", aws.admin_of(account))
+        trust = policy(Principal=root, Action="sts:AssumeRole")
+        iam.create_role(RoleName=TERRAFORM_ROLE, AssumeRolePolicyDocument=trust)
+        iam.put_role_policy(
+            RoleName=TERRAFORM_ROLE, PolicyName="all", PolicyDocument=policy(Action="*", Resource="*")
+        )
+    route53 = aws.client("route53", aws.admin_of(DNS))
+    zone = route53.create_hosted_zone(Name="example.internal", CallerReference="hub")
+    zone_id = str(zone["HostedZone"]["Id"]).rpartition("/")[2]
+    stack = Stack(
+        ROOT / "examples" / "organization",
+        aws,
+        tmp_path_factory.mktemp("organization"),
+        variables={
+            "name": NAME,
+            "region": platform.region,
+            "member_a_account_id": MEMBER_A,
+            "member_b_account_id": MEMBER_B,
+            "dns_account_id": DNS,
+            "zone_id": zone_id,
+            "function": {"architecture": ARCHITECTURE},
+        },
+    )
+    stack.apply()
+    yield Hub(platform, stack, zone_id)
+    stack.destroy()
+    assert stack.resources() == []
+    for account in (MEMBER_A, MEMBER_B, DNS):
+        client = aws.client("iam", aws.admin_of(account))
+        assert [role["RoleName"] for role in client.list_roles()["Roles"]] == [TERRAFORM_ROLE]
+
+
+def test_the_second_plan_is_empty(hub: Hub) -> None:
+    assert hub.stack.plan() == "empty"
+
+
+def test_a_members_instance_is_cleaned_up_in_the_zone_of_a_third_account(hub: Hub) -> None:
+    gone = hub.launch(MEMBER_A, "web-1")
+    living = hub.launch(MEMBER_B, "web-2")
+    hub.change("CREATE", "web-1.example.internal", gone.private_ip)
+    hub.change("CREATE", "web-2.example.internal", living.private_ip)
+    report = report_of(hub.terminate(MEMBER_A, gone), gone.id)
+    assert (report["account_id"], report["region"]) == (MEMBER_A, hub.platform.region)
+    assert step_of(report, "route53")["status"] == "done"
+    assert hub.records() == {"web-2": [living.private_ip]}
+    hub.terminate(MEMBER_B, living)
+    assert hub.records() == {}
+
+
+def test_a_record_stays_while_a_living_instance_of_another_member_has_its_name_and_address(hub: Hub) -> None:
+    """Their networks have the same range."""
+    gone = hub.launch(MEMBER_A, "db", "10.0.7.7")
+    living = hub.launch(MEMBER_B, "db", "10.0.7.7")
+    hub.change("CREATE", "db.example.internal", "10.0.7.7")
+    step = step_of(report_of(hub.terminate(MEMBER_A, gone), gone.id), "route53")
+    assert step["status"] == "skipped"
+    assert living.id in step["reason"]
+    assert hub.records() == {"db": ["10.0.7.7"]}
+    assert step_of(report_of(hub.terminate(MEMBER_B, living), living.id), "route53")["status"] == "done"
+    assert hub.records() == {}
+
+
+def test_an_event_of_an_account_that_is_no_member_removes_nothing_and_is_not_retried(hub: Hub) -> None:
+    hub.change("CREATE", "stranger.example.internal", "10.0.8.8")
+    event = hub.platform.aws.state_change("i-0123456789abcdef0", "terminated", account=STRANGER)
+    queue = hub.stack.outputs()["queue_url"]
+    hub.platform.aws.client("sqs").send_message(QueueUrl=queue, MessageBody=json.dumps(event))
+    (batch,) = hub.deliver()
+    assert batch.returned == []
+    assert hub.records() == {"stranger": ["10.0.8.8"]}
+    hub.change("DELETE", "stranger.example.internal", "10.0.8.8")
+
+
+def test_a_member_that_refuses_fails_closed_and_names_account_role_and_right(hub: Hub) -> None:
+    gone = hub.launch(MEMBER_A, "web-3")
+    hub.change("CREATE", "web-3.example.internal", gone.private_ip)
+    aws = hub.platform.aws
+    iam = aws.client("iam", aws.admin_of(MEMBER_B))
+    role = {"RoleName": "ec2-decommission-member", "PolicyName": "reader"}
+    policy = iam.get_role_policy(**role)["PolicyDocument"]
+    iam.delete_role_policy(**role)
+    hub.platform.functions.forget_environments()
+    try:
+        step: dict[str, Any] = step_of(report_of(hub.terminate(MEMBER_A, gone), gone.id), "route53")
+    finally:
+        iam.put_role_policy(**role, PolicyDocument=json.dumps(policy))
+    assert step["status"] == "failed"
+    assert MEMBER_B in step["reason"]
+    assert "ec2:Describe" in step["reason"]
+    assert hub.records() == {"web-3": [gone.private_ip]}
+    hub.platform.poller.skip_delays(NAME)
+    assert step_of(report_of(hub.deliver(), gone.id), "route53")["status"] == "done"
+    assert hub.records() == {}
