@@ -201,12 +201,13 @@ class Fleet:
 
     def rename(self, body: Body, name: str) -> None:
         """The Name tag changes; agents keep the names that they have. A boot that is under way ends before that."""
-        nodes, clients = self.world.chef.node_objects, self.world.chef.client_names
-        for kind, called in [t for t in self.ledger.things_of(body) if len(t) == 2]:
-            bare = kind == "chef node" and called in nodes and nodes[called].instance_id is None
-            lone = kind == "chef client" and called in clients and not any(alike(called, node) for node in nodes)
-            if bare or lone:
-                self.converge(body, called)
+        there = look(self.world)
+        own = [thing for thing in self.ledger.things_of(body) if thing in there]
+        nodes = [thing[1] for thing in own if thing[0] == "chef node"]
+        clients = [thing[1] for thing in own if thing[0] == "chef client"]
+        bare = [node for node in nodes if there["chef node", node].instance_id is None]
+        for called in [*bare, *(c for c in clients if not any(alike(c, node) for node in nodes))]:
+            self.converge(body, called)
         body.name = name
         body.names.add(name.lower())
         self.world.ec2s[body.place].tag(body.instance_id, Name=name)

@@ -11,9 +11,10 @@ from ec2_decommission.config import InstanceFilter
 from ec2_decommission.errors import AccessError, TransientError
 from ec2_decommission.events import SOURCE, SWEEP
 from ec2_decommission.inventory import RUNNING
+from ec2_decommission.live import FRESH_SECONDS
 from tests.fakes.world import HOME, Answered
 from tests.model.fleet import NO_FILTER, UNSERVED, Fleet, Message, adoption
-from tests.model.ledger import UNAVOIDABLE, Body, Look, Setup, Thing, Violation, look
+from tests.model.ledger import Body, Look, Setup, Thing, Violation, look
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from ec2_decommission.place import Place
 
 MANY = 8  # so often a message is tried before it counts as stuck
-BOOT = UNAVOIDABLE * 2  # the least time between a launch or a new name, and what is written under it
+BOOT = timedelta(seconds=10)  # the least time between a launch or a new name, and what is written under it
 _STEPS = ("route53", "chef", "consul")
 
 Report = dict[str, Any]
@@ -72,7 +73,7 @@ class History(Fleet):
         self.raced = False  # in the last call of the function
         self._before: Look | None = None  # while the function runs: the world when it was last judged
         self._wrong: Exception | None = None  # in a race: the function would take it for its own
-        self._forced = 0
+        self._deleted_at: dict[Thing, datetime] = {}  # when the function last deleted it by its name
         self._late = 0.0  # seconds that the last call took, and that have not passed yet
         self._register_hooks()
         self.answer(self.queue[:])
@@ -81,7 +82,7 @@ class History(Fleet):
 
     def _register_hooks(self) -> None:
         def hook(system: str, place: Place | None = None) -> Callable[..., None]:
-            return lambda operation, *_: self._call(system, operation, place)
+            return lambda operation, *names: self._call(system, operation, place, *names)
 
         world = self.world
         world.tick = self._tick
@@ -90,12 +91,14 @@ class History(Fleet):
         for place, ec2 in world.ec2s.items():
             ec2.fault = hook("ec2", place)
 
-    def _call(self, system: str, operation: str, place: Place | None) -> None:
+    def _call(self, system: str, operation: str, place: Place | None, *names: str) -> None:
         """Before each call of the function."""
         self._tick()
+        if operation in ("delete nodes", "delete clients"):
+            self._deleted_at[f"chef {operation[7:-1]}", names[0]] = self.world.time
         for race in self.races:
             race.calls -= 1
-        if operation != "force-leave":  # it has a name only: nothing could avoid that
+        if operation not in ("members", "force-leave"):  # it has a name only: what comes between cannot be avoided
             self._race()
         self._late += self.slow.get(system, 0.0)
         if place in self.denied:
@@ -172,18 +175,23 @@ class History(Fleet):
 
     def _judge(self) -> None:
         assert self._before is not None
-        now, forced = look(self.world), self.world.consul.calls["force-leave"]
-        for thing in self.ledger.judge(self._before, now, self.world.time, forced=forced > self._forced):
-            self._save_again(thing, self._before[thing])
+        now = look(self.world)
         self.seen.update(f"removed: {thing[0]}" for thing in self._before.keys() - now.keys())
-        self._forced = forced
+        for thing in self.ledger.judge(self._before, now, self._is_unavoidable):
+            self._save_again(thing, self._before[thing])
+
+    def _is_unavoidable(self, thing: Thing) -> bool:
+        """Chef deletes by name only. What is known of it is at most three requests older than what is known of EC2."""
+        sent = self._deleted_at.get(thing)
+        seconds = FRESH_SECONDS + 3 * self.slow.get("chef", 0.0)
+        return sent is not None and self.ledger.written[thing] > sent - timedelta(seconds=seconds)
 
     def _save_again(self, thing: Thing, content: Any) -> None:
-        """What was removed as it was written comes back with the next run of Chef there."""
+        """Its owner saves it with the next run of Chef."""
         chef = self.world.chef
         if thing[0] == "chef node":
             chef.node_objects[thing[1]] = content
-        elif thing[0] == "chef client":
+        else:
             chef.client_names.add(thing[1])
         chef._write()
 
@@ -317,6 +325,7 @@ class History(Fleet):
             for body in self.ledger.living():
                 if body.place == place:
                     self._check_recorded(body)
+                    body.swept = dict(body.tags)
         self._receive_sweeps()
 
     def _receive_sweeps(self) -> None:
@@ -340,6 +349,7 @@ class History(Fleet):
             race.action()
         self.world.chef.catch_up()
         self._end_doubtful_agents()
+        self.world.time += timedelta(hours=1)
         lives = {body.instance_id for body in self.ledger.living()}
         self.queue = [m for m in self.queue if m.kind == "running" or m.instance_id not in lives]
         self._drain()

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from ec2_decommission.clients.chef import ChefClient, ChefNode
@@ -19,7 +18,7 @@ from tests.fakes.ec2 import private_dns_name
 from tests.fakes.world import DOMAIN, World
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from ec2_decommission.place import Place
 
@@ -33,8 +32,6 @@ STRANGER = "a stranger"  # anybody who is no instance of a served place
 OWN_CLIENT = "decommission"
 LOCKS = "locks/"
 SEMAPHORE = 0xE0F69A2BAA414DE0
-# Chef deletes by name only, and so does Consul's force-leave: what was written less than this before may go.
-UNAVOIDABLE = timedelta(seconds=5)
 _REMOVABLE = ("A", "AAAA", "CNAME", "PTR")
 
 
@@ -72,6 +69,7 @@ class Body:
         addresses: every address that it ever had.
         recorded: those of ``names`` and ``addresses`` that it had when the function was told that it runs.
         nodes: the names of its Chef nodes, in lower case.
+        swept: its tags when a sweep last read them; None if none has.
         tags_gone: EC2 has dropped tags of it since it ended.
         left_alone: its end was handled while the filter excluded it, or could not tell.
     """
@@ -88,6 +86,7 @@ class Body:
     addresses: set[str] = field(default_factory=set)
     recorded: set[str] = field(default_factory=set)
     nodes: set[str] = field(default_factory=set)
+    swept: dict[str, str] | None = None
     tags_gone: bool = False
     left_alone: bool = False
 
@@ -166,37 +165,39 @@ class Ledger:
         return (body for body in self.bodies.values() if body.alive)
 
     def excluded(self, body: Body) -> bool:
-        """Whether the filter excludes the instance, by the tags that it really had."""
+        """Whether the filter excludes the instance, by the tags that it had.
+
+        Where EC2 has dropped them, those count that a sweep read while it lived: later ones cannot be known.
+        """
+        tags = body.swept if body.tags_gone and body.swept is not None else body.tags
         wanted, unwanted = self.filter.include_tags, self.filter.exclude_tags
-        return any(body.tags.get(key) in values for key, values in unwanted.items()) or any(
-            body.tags.get(key) not in values for key, values in wanted.items()
+        return any(tags.get(key) in values for key, values in unwanted.items()) or any(
+            tags.get(key) not in values for key, values in wanted.items()
         )
 
     # Harm
 
-    def judge(self, before: Look, after: Look, now: datetime, *, forced: bool = False) -> list[Thing]:
+    def judge(self, before: Look, after: Look, unavoidable: Callable[[Thing], bool]) -> list[Thing]:
         """Raises Violation if a run of the function did harm.
 
         Args:
-            forced: whether it forced an agent out of gossip.
+            unavoidable: whether a thing was removed by its name, right after it was written.
 
         Returns:
-            What was removed just as it was written. Nothing could have avoided that.
+            The unavoidable harm.
         """
-        unavoidable = []
+        harmed = []
         for thing in after.keys() - before.keys():
             raise Violation(f"{thing} was created")
         for thing in before.keys() & after.keys():
             if before[thing] != after[thing]:
                 self._judge_change(thing, before, after)
         for thing in before.keys() - after.keys():
-            fresh = now - self.written.get(thing, datetime.min.replace(tzinfo=now.tzinfo)) < UNAVOIDABLE
-            by_name = thing[0].startswith("chef") or (forced and thing[0] in ("consul node", "agent", "session"))
-            if harm := self._harm(thing, before):
-                if not (fresh and by_name):
-                    raise Violation(f"{thing} was removed: {harm}; it was {before[thing]}")
-                unavoidable.append(thing)
-        return unavoidable
+            harm = self._harm(thing, before)
+            if harm and not unavoidable(thing):
+                raise Violation(f"{thing} was removed: {harm}; it was {before[thing]}")
+            harmed += [thing] if harm else []
+        return harmed
 
     def _judge_change(self, thing: Thing, before: Look, after: Look) -> None:
         """The only change that is no harm releases a lock."""
@@ -222,6 +223,8 @@ class Ledger:
         if kind == "chef client" and not self.setup.delete_client:
             return "delete_client is off"
         owner = self.owners[thing]
+        if kind == "session" and self.owners.get(("consul node", before[thing].node)) != owner:
+            return None  # somebody else has taken the node's name over, and with it all its sessions
         if kind == "value" and (harm := self._harm_of_address(thing)):
             return harm
         if owner == STRANGER:
@@ -261,10 +264,9 @@ class Ledger:
 
         It looks like what an instance of that name left during its boot.
         """
-        if not thing[0].startswith("chef") or before.get(("chef client", thing[1])) != ChefClient(thing[1]):
-            return False
-        node = before.get(("chef node", thing[1]))
-        return node is None or node == ChefNode(thing[1])
+        node, client = before.get(("chef node", thing[1])), before.get(("chef client", thing[1]))
+        plain = node in (None, ChefNode(thing[1])) and client in (None, ChefClient(thing[1]))
+        return plain and thing[0].startswith("chef")
 
     def _dead_named(self, name: str) -> Iterator[Body]:
         return (body for body in self.bodies.values() if not body.alive and name.lower() in body.names)
@@ -300,11 +302,8 @@ class Ledger:
         """Whether an instance that is handled could have made an excluded one's thing."""
         handled = [b for b in self.bodies.values() if b is not body and not self.excluded(b)]
         if thing[0] in ("agent", "session"):
-            node = before[thing].node if thing[0] == "session" else thing[1]
-            thing = ("consul node", node)
-            if self.owners.get(thing) != body.instance_id or thing not in before:
-                return True
-        content = before[thing]
+            thing = ("consul node", before[thing].node if thing[0] == "session" else thing[1])
+        content = before.get(thing)
         match content:
             case ChefNode():
                 return content.instance_id is None and any(thing[1].lower() in b.names for b in handled)

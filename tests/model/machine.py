@@ -82,7 +82,7 @@ boots = st.builds(
     ).map(tuple),
 )
 slowness = st.sampled_from(
-    [{}, {}, {"chef": 3.0}, {"chef": 90.0}, {"route53": 8.0}, {"consul": 4.0}, {"chef": 20.0, "route53": 4.0}]
+    [{}, {}, {"chef": 3.0}, {"chef": 9.0}, {"route53": 8.0}, {"consul": 4.0}, {"chef": 9.0, "route53": 4.0}]
 )
 
 

@@ -140,7 +140,8 @@ def watch(event, arguments):
 sys.addaudithook(watch)
 sys.path[:0] = sys.argv[1:]
 import ec2_decommission.entry
-import ec2_decommission.steps.chef, ec2_decommission.steps.consul, ec2_decommission.sweep, ec2_decommission.adoption
+import ec2_decommission.steps.chef, ec2_decommission.steps.consul, ec2_decommission.steps.http, ec2_decommission.sweep
+import ec2_decommission.orphans, ec2_decommission.restore, ec2_decommission.audit
 import ec2_decommission.steps.route53, ec2_decommission.clients.route53, ec2_decommission.clients.zone_cache
 import ec2_decommission.clients.chef, ec2_decommission.clients.consul, cryptography.hazmat.primitives.serialization
 own = [name for name in sys.modules if name.startswith("ec2_decommission.")]
