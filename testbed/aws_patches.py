@@ -386,12 +386,15 @@ def _send_to_bus(aws: Patched, rule: Rule, target: dict[str, Any], event: dict[s
     bus = events_backends[account][region].event_buses.get(name.removeprefix("event-bus/"))
     if bus is None:
         return "the event bus does not exist"
-    policy = json.loads(bus.policy) if isinstance(bus.policy, str) and bus.policy else bus.policy
+    policy: Any = bus.policy
+    if isinstance(policy, str):
+        policy = json.loads(policy) if policy else None
     if sender != account and not aws_iam.account_may(policy, principal, "events:PutEvents", target["Arn"], context):
         return "the policy of the event bus does not admit the account"
     for rule_there in list(bus.rules.values()):
         pattern = rule_there.event_pattern
-        if rule_there.state == "ENABLED" and pattern.get_pattern() and pattern.matches_event(dict(event)):
+        event_there: Any = dict(event)
+        if rule_there.state == "ENABLED" and pattern.get_pattern() and pattern.matches_event(event_there):
             deliver(aws, rule_there, event)
     return None
 

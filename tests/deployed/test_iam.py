@@ -172,7 +172,7 @@ def test_with_all_of_them_nothing_is_denied_and_each_action_is_used(deployed: De
         action
         for call in calls
         if f":assumed-role/{role_name(deployed)}/" in call.principal
-        for action, _ in aws_iam._needed(call)
+        for action, _ in aws_iam._needed(call, aws.account)
     }
     granted = {action for sid in ALLOWED for action in actions_of(statements(deployed)[sid])}
     assert granted - used == LAMBDA_ASKS_FOR

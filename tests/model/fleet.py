@@ -222,7 +222,9 @@ class Fleet:
         If the oldest stayed, nobody could tell that a late one is gone.
         """
         machine = self.world.ec2s[body.place].machines.get(body.instance_id)
-        for key in list(machine.tags)[:count] if machine else ():
+        if machine is None:
+            return
+        for key in list(machine.tags)[:count]:
             body.tags_gone = True
             del machine.tags[key]
 
@@ -260,11 +262,11 @@ class Fleet:
             if act == "release":
                 del elastic[address]
                 allocated.remove(address)
-        address = next(iter(allocated), None) or next(filter(self.free, PUBLIC), None)
-        if act == "associate" and address:
-            self.publish(body, address)
-            elastic[address] = body.place
-            allocated.add(address)
+        taken = next(iter(allocated), None) or next(filter(self.free, PUBLIC), None)
+        if act == "associate" and taken:
+            self.publish(body, taken)
+            elastic[taken] = body.place
+            allocated.add(taken)
 
     # Their traces
 
@@ -407,8 +409,12 @@ class Fleet:
         match act:
             case "record" | "alias":
                 self.clear(fqdn)
-                target = {"HostedZoneId": "Z1", "DNSName": "lb.example.", "EvaluateTargetHealth": False}
-                more = {"AliasTarget": target} if act == "alias" else {}
+                target: dict[str, Any] = {
+                    "HostedZoneId": "Z1",
+                    "DNSName": "lb.example.",
+                    "EvaluateTargetHealth": False,
+                }
+                more: dict[str, Any] = {"AliasTarget": target} if act == "alias" else {}
                 self.put(fqdn, "A", [] if more else [OUTSIDE], STRANGER, **more)
             case "value" if plain:
                 self.put(fqdn, "A", [OUTSIDE], STRANGER, keep=True)

@@ -181,7 +181,7 @@ class History(Fleet):
             self._save_again(thing, self._before[thing])
 
     def _is_unavoidable(self, thing: Thing) -> bool:
-        """Chef deletes by name only. What is known of it is at most three requests older than what is known of EC2."""
+        """Chef deletes by name only, and is read at most three requests before EC2 is asked."""
         sent = self._deleted_at.get(thing)
         seconds = FRESH_SECONDS + 3 * self.slow.get("chef", 0.0)
         return sent is not None and self.ledger.written[thing] > sent - timedelta(seconds=seconds)
@@ -271,7 +271,7 @@ class History(Fleet):
         self.world.configure(dry_run=False)
         return answered
 
-    def _compare(self, dry: Report, real: Report) -> None:
+    def _compare(self, dry: Mapping[str, Any], real: Mapping[str, Any]) -> None:
         if dry["steps"] != real["steps"]:
             raise Violation(f"the dry run said {dry['steps']}, and the real run {real['steps']}")
         self.seen["dry runs compared"] += 1
@@ -384,8 +384,8 @@ class History(Fleet):
             if not body.alive:
                 self.kill_agents(body)
         for thing in [t for t in things if t[0] == "consul node" and t[1] != "dc1-server"]:
-            body = self.ledger.owner(thing)
-            outdated = body is None or (body.alive and thing[1] not in (body.name, body.hostname))
+            owner = self.ledger.owner(thing)
+            outdated = owner is None or (owner.alive and thing[1] not in (owner.name, owner.hostname))
             if outdated and things[thing].instance_id is None:
                 consul._world["dc1"].agents.pop(thing[1], None)
                 consul._drop(consul._world["dc1"], thing[1])

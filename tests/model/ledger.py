@@ -19,6 +19,7 @@ from tests.fakes.world import DOMAIN, World
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+    from datetime import datetime
 
     from ec2_decommission.place import Place
 

@@ -234,7 +234,7 @@ def test_the_consul_step_is_told_when_the_instances_ended() -> None:
     config = Config.parse(json.dumps(document))
     aws = AwsClients()
     [factory] = application._steps(config, aws, application._Systems(config, aws))
-    assert factory.make(Circumstances(ended_at=1_800_000_000.0))._ended_at == 1_800_000_000.0
+    assert factory.make(Circumstances(ended_at=1_800_000_000.0))._ended_at == 1_800_000_000.0  # type: ignore[attr-defined]
 
 
 def test_what_fails_to_be_made_is_made_at_the_next_try() -> None:

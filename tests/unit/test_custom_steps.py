@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from botocore.exceptions import ClientError
@@ -301,7 +301,7 @@ class NoLiving:
 
 
 def batch(*ids: str) -> Batch:
-    return Batch({i: Instance(i) for i in ids}, NoLiving(), Deadline.after(60))
+    return Batch({i: Instance(i) for i in ids}, cast("Living", NoLiving()), Deadline.after(60))
 
 
 def things(**by_id: list[str]) -> tuple[Things, Batch]:

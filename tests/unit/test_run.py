@@ -68,7 +68,8 @@ def test_steps_plan_and_apply_at_the_same_time() -> None:
     instance_id = dead(world)
     meeting = Barrier(2)
     for step in (first, last):
-        step.traces[instance_id], step.fault = ["x"], lambda _: meeting.wait(10)
+        step.traces[instance_id] = ["x"]
+        step.fault = lambda _: meeting.wait(10)  # type: ignore[assignment]
     report = world.send(world.terminated(instance_id))
     assert [step["status"] for step in report["steps"]] == ["done", "done"]
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import botocore.session
-import jmespath  # type: ignore[import-untyped]
+import jmespath
 import pytest
 from botocore import xform_name
 
@@ -98,7 +98,7 @@ def test_the_commands_of_aws_exist_with_their_options(words: list[str]) -> None:
         if option.startswith("--"):
             assert option in members | flags | GLOBAL, option
         if option == "--query":
-            jmespath.compile(value)
+            jmespath.compile(value)  # type: ignore[no-untyped-call]
 
 
 @pytest.mark.parametrize("command", sorted({" ".join(c[2:]) for c in commands() if c[:2] == ["python3", "cli"]}))
