@@ -11,7 +11,7 @@ from tests.deployed.conftest import NAME, Deployed
 
 pytestmark = pytest.mark.servers
 
-WARNING = "does not run the code that was last built for it"
+WARNING = "does not run the code that was last deployed by Terraform"
 
 
 def test_code_that_was_not_built_here_is_told_though_nothing_is_to_change(deployed: Deployed) -> None:
