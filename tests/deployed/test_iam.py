@@ -43,6 +43,7 @@ ALLOWED = [
 FOR_LAMBDA = ["AttachToVpc", "CodeMayNotAttachToVpc"]
 # Without these the function's code does not run, or nobody hears it.
 SEEN_BY_LAMBDA_ONLY = {"TakeEvents", "WriteLogs"}
+SOMEBODY_ELSES = "54.7.8.9"  # EC2 is asked whether it is an Elastic IP
 # Lambda asks for it when it maps the queue; the code never calls it.
 LAMBDA_ASKS_FOR = {"sqs:GetQueueAttributes"}
 
@@ -112,7 +113,8 @@ def main_events(deployed: Deployed) -> Story:
         ec2_backends[aws.account][aws.region].get_instance(lost.id).launch_time = launched
         for instance in (dead, lost):
             record = f"{instance.name}.{ZONE}"
-            deployed.platform.change_record("CREATE", deployed.platform.zone_id, record, "A", instance.private_ip)
+            values = (instance.private_ip, SOMEBODY_ELSES)
+            deployed.platform.change_record("CREATE", deployed.platform.zone_id, record, "A", *values)
         deliver(deployed, story)
         aws.fire_schedule(f"{NAME}-sweep")  # reads the tags, without which the filter leaves the lost one alone
         deliver(deployed, story)
