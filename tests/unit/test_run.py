@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ec2_decommission.clients.aws import CONNECT_TIMEOUT_SECONDS, READ_TIMEOUT_SECONDS
+from ec2_decommission.deadline import current
 from ec2_decommission.errors import TransientError
 from ec2_decommission.handler import BACK_OFF_SECONDS
 from ec2_decommission.instance import Facts
@@ -265,6 +266,19 @@ def test_nothing_is_removed_that_cannot_be_written_down(operation: str) -> None:
     assert world.send_batch(world.terminated(instance_id)).failed == ()
     assert chef.traces[instance_id] == []
     assert "10.0.0.44" in dns.seen["plan"].instances[instance_id].private_ips
+
+
+def test_a_system_that_hangs_leaves_the_time_to_write_the_identity_down() -> None:
+    world, first, _ = two()
+    instance_id = dead(world)
+    seconds: dict[str, float] = {}
+
+    def note(act: str) -> None:
+        seconds.setdefault(act, current().remaining())
+
+    first.fault = world.inventory.fault = note
+    world.send(world.terminated(instance_id))
+    assert seconds["remember_terminated"] > 1.5 * seconds["identify"]
 
 
 def test_an_instance_that_cannot_be_written_down_returns_alone() -> None:

@@ -158,8 +158,8 @@ class Run:
         spare = deadlines.current().before(RESERVE_SECONDS)
         with deadlines.until(spare.share(2)):
             steps = self._identify()
-            self._remember_identity()
         with deadlines.until(spare):
+            self._remember_identity()  # has its time even if a system hangs
             self._tools.together([partial(self._work, factory, step) for factory, step in steps])
         for name, seconds in self._seconds.items() if not self._dry_run else ():
             self._tools.metrics.value("StepDuration", seconds * 1000, step=name)
