@@ -1,7 +1,6 @@
 # Each alarm means that a person is needed, and its description links to the page that says what to do.
 #
-# Missing data is no alarm: a quiet fleet gives no datapoint. `missing = "ignore"` keeps the state until the next
-# datapoint, where only that can end the alarm.
+# Missing data is no alarm: a quiet fleet gives no datapoint, and costs nothing.
 
 locals {
   # A message that the function did not answer for comes back after the visibility timeout: three tries span two
@@ -10,6 +9,15 @@ locals {
   periods_of_three_tries = min(288, max(40, ceil((2 * local.visibility_timeout_seconds + 600) / 300)))
   # Two tries of a message are at most the longest delay apart.
   periods_of_the_longest_delay = min(288, ceil(var.queue.max_retry_delay_seconds / 300) + 1)
+
+  # The time from one sweep to the next; a day if a cron expression gives it.
+  sweep_seconds = try(
+    tonumber(regex("^rate\\((\\d+) (minute|hour|day)", var.sweep.schedule_expression)[0]) *
+    { minute = 60, hour = 3600, day = 86400 }[regex("^rate\\((\\d+) (minute|hour|day)", var.sweep.schedule_expression)[1]],
+    86400,
+  )
+  # Hours that hold at least one sweep.
+  sweep_period = min(86400, ceil(local.sweep_seconds / 3600) * 3600)
 
   queue_alarms = {
     dead-letters = {
@@ -68,15 +76,15 @@ locals {
       description = "The sweep found more terminated instances than one sweep may decommission, and removed nothing: somebody has to look at the list."
       namespace   = local.metric_namespace, metric = "SweepBraked", statistic = "Maximum"
       dimensions  = { FunctionName = aws_lambda_function.this.function_name }
-      # The brake holds until a later sweep passes.
-      threshold = 0, period = 300, periods = 1, datapoints = 1, missing = "ignore"
+      # It ends when the next sweep is not braked.
+      threshold = 0, period = 300, periods = min(288, ceil(local.sweep_seconds / 300) + 1), datapoints = 1, missing = "notBreaching"
     }
     sweep-failed = {
-      description = "For two hours every sweep has failed: terminations whose event was lost are not found."
-      # The smallest value of the hour: one sweep that succeeded, a retry included, makes it 0.
+      description = "One sweep after another has failed: terminations whose event was lost are not found."
+      # The smallest value of the period: a retry that passes makes it 0.
       namespace  = local.metric_namespace, metric = "SweepFailed", statistic = "Minimum"
       dimensions = { FunctionName = aws_lambda_function.this.function_name }
-      threshold  = 0, period = 3600, periods = 2, datapoints = 2, missing = "ignore"
+      threshold  = 0, period = local.sweep_period, periods = local.sweep_period > 43200 ? 1 : 2, datapoints = local.sweep_period > 43200 ? 1 : 2, missing = "notBreaching"
     }
   }
 

@@ -100,14 +100,6 @@ locals {
     }],
     [for widgets in [[
       {
-        title = "Sweep: recorded and live instances"
-        stat  = "Maximum"
-        metrics = [
-          [local.metric_namespace, "SweepRecorded", "FunctionName", var.name, { label = "recorded as live" }],
-          [local.metric_namespace, "SweepLiving", "FunctionName", var.name, { label = "live in EC2" }],
-        ]
-      },
-      {
         title = "Sweep: terminated, adopted"
         stat  = "Maximum"
         metrics = [

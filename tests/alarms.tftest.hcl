@@ -66,12 +66,42 @@ run "each_alarm_looks_at_its_metric" {
   }
 }
 
-run "a_quiet_fleet_is_no_alarm_and_the_brake_holds_until_a_sweep_says_otherwise" {
+run "a_quiet_fleet_is_no_alarm" {
   command = plan
 
   assert {
-    condition     = { for key, alarm in aws_cloudwatch_metric_alarm.this : key => alarm.treat_missing_data if alarm.treat_missing_data != "notBreaching" } == { sweep-brake = "ignore", sweep-failed = "ignore" }
-    error_message = "Missing data is taken otherwise: ${jsonencode({ for key, alarm in aws_cloudwatch_metric_alarm.this : key => alarm.treat_missing_data })}"
+    condition     = alltrue([for alarm in values(aws_cloudwatch_metric_alarm.this) : alarm.treat_missing_data == "notBreaching"])
+    error_message = "Missing data: ${jsonencode({ for key, alarm in aws_cloudwatch_metric_alarm.this : key => alarm.treat_missing_data })}"
+  }
+  assert {
+    condition     = [for key in ["sweep-brake", "sweep-failed"] : aws_cloudwatch_metric_alarm.this[key].period * aws_cloudwatch_metric_alarm.this[key].evaluation_periods] == [3900, 7200]
+    error_message = "The alarms of the hourly sweep do not last until the next one."
+  }
+}
+
+run "the_alarms_of_a_rare_sweep_last_until_the_next_one" {
+  command = plan
+
+  variables {
+    sweep = { schedule_expression = "rate(12 hours)" }
+  }
+
+  assert {
+    condition     = [for key in ["sweep-brake", "sweep-failed"] : aws_cloudwatch_metric_alarm.this[key].period * aws_cloudwatch_metric_alarm.this[key].evaluation_periods] == [43500, 86400]
+    error_message = "${aws_cloudwatch_metric_alarm.this["sweep-brake"].evaluation_periods}, ${aws_cloudwatch_metric_alarm.this["sweep-failed"].period}"
+  }
+}
+
+run "the_alarms_of_a_sweep_by_the_calendar_look_back_as_far_as_cloudwatch_does" {
+  command = plan
+
+  variables {
+    sweep = { schedule_expression = "cron(0 3 * * ? *)" }
+  }
+
+  assert {
+    condition     = [for key in ["sweep-brake", "sweep-failed"] : aws_cloudwatch_metric_alarm.this[key].period * aws_cloudwatch_metric_alarm.this[key].evaluation_periods] == [86400, 86400]
+    error_message = "${aws_cloudwatch_metric_alarm.this["sweep-brake"].evaluation_periods}, ${aws_cloudwatch_metric_alarm.this["sweep-failed"].period}"
   }
 }
 

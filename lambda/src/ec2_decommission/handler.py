@@ -475,7 +475,7 @@ class Application:
                 seen = self._sweep(place).run(dry_run=dry_run, accept=request.accept)
         except DecommissionError as error:
             report = replace(report, errors=(about("sweep", error),))
-            self._metrics.sweep(report, braked=False)
+            self._metrics.sweep(report, braked=False, is_retry=_is_retry(request))
             return report
         braked = (TransientError(seen.braked),) if seen.braked else ()
         errors = (*braked, *(about("sweep", error) for error in seen.errors))
@@ -486,7 +486,7 @@ class Application:
             except DecommissionError as error:
                 report = replace(report, errors=(*errors, about("result event", error)))
         self._metrics.places.add(str(place))
-        self._metrics.sweep(report, braked=bool(seen.braked))
+        self._metrics.sweep(report, braked=bool(seen.braked), is_retry=_is_retry(request))
         return report
 
     def _put_back(self, request: RestoreRequest, request_id: str) -> Report:

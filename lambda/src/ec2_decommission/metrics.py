@@ -2,7 +2,8 @@
 
 All are in the namespace ``EC2Decommission``, with the dimension ``FunctionName`` alone, or with ``FunctionName`` and
 ``Step``. They are summed up over the invocation, so it writes one line, and one more for each step that ran, however
-many instances its batch held. What did not happen is not written: no data point is a zero, but for the sweep's.
+many instances its batch held. What did not happen is not written, so an idle month costs nothing: no data point is a
+zero, except that of a sweep that failed and then passed.
 
 https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/CloudWatch_Embedded_Metric_Format_Specification.html
 """
@@ -44,8 +45,6 @@ UNITS = {
     "UnfinishedAge": MetricUnit.Seconds,
     "SweepGone": MetricUnit.Count,
     "SweepBraked": MetricUnit.Count,
-    "SweepLiving": MetricUnit.Count,
-    "SweepRecorded": MetricUnit.Count,
     "SweepAdopted": MetricUnit.Count,
     "SweepFailed": MetricUnit.Count,
 }
@@ -108,22 +107,27 @@ class Metrics:
         for step in filter(_failed, report.steps):
             self.failure(step.error_kind or TRANSIENT)
 
-    def sweep(self, report: Report, *, braked: bool) -> None:
-        """What a sweep of one place saw. Of a dry run only the errors are counted."""
+    def sweep(self, report: Report, *, braked: bool, is_retry: bool) -> None:
+        """What a sweep of one place saw. Of a dry run only the errors are counted.
+
+        Args:
+            is_retry: an earlier try of this sweep failed. If this one passes, the alarm's smallest value is 0.
+        """
         self.errors(report)
         if report.dry_run:
             return
         # A sweep that was braked did its work: the brake has a metric of its own.
-        self.count("SweepFailed", int(report.failed and not braked))
-        seen: Mapping[str, Any] | None = report.sweep
-        if seen is None:
-            return
-        self.count("SweepBraked", int(braked))
+        failed = report.failed and not braked
+        if failed or is_retry:
+            self.count("SweepFailed", int(failed))
+        seen: Mapping[str, Any] = report.sweep or {}
         more = seen.get("left_off", {})
-        self.count("SweepGone", len(seen["gone"]) + more.get("gone", 0))
-        self.count("SweepLiving", seen["living"])
-        self.count("SweepRecorded", seen["recorded"])
-        self.count("SweepAdopted", len(seen["adopted"]) + more.get("adopted", 0))
+        found = {
+            f"Sweep{what.capitalize()}": len(seen.get(what, ())) + more.get(what, 0) for what in ("gone", "adopted")
+        }
+        for name, number in {**found, "SweepBraked": int(braked)}.items():
+            if number:
+                self.count(name, number)
 
     def flush(self) -> None:
         """Writes the lines, and starts from zero."""

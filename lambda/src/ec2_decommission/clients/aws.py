@@ -28,7 +28,7 @@ _ClientKey = tuple[str, str | None, str | None, str | None]
 CONNECT_TIMEOUT_SECONDS = 2
 READ_TIMEOUT_SECONDS = 6
 CALL_SECONDS = CONNECT_TIMEOUT_SECONDS + READ_TIMEOUT_SECONDS  # the longest that one attempt may take
-# The same by service, where it differs: secrets are opened after a slow cold start, and failed messages are put off in
+# The same by service, where it differs: secrets are opened after a slow cold start, failed messages are put off in
 # the last seconds of an invocation.
 QUICK = {"kms": (1, 3), "sqs": (1, 2)}
 READS_AT_ONCE = 4  # requests of one batch to EC2, or to DynamoDB
