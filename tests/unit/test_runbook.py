@@ -1,4 +1,4 @@
-"""The runbook matches the module: its alarms, its names, and the options of the commands. The commands run as pasted."""
+"""The runbook matches the module: its alarms, names, commands and options. Its commands run as pasted."""
 
 from __future__ import annotations
 
