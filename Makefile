@@ -36,6 +36,10 @@ test: venv ## Every test, on real servers
 fault-matrix: venv ## Every fault of every system on the deployed function; writes docs/fault-matrix.md
 	@FAULT_MATRIX=docs/fault-matrix.md $(BIN)/python -m pytest --quiet tests/deployed/faults
 
+.PHONY: dashboard-picture
+dashboard-picture: venv ## Draw docs/pictures/dashboard.svg from the dashboard's own JSON, with example numbers
+	@TERRAFORM_MIRROR=$$($(BIN)/python -c 'from testbed.tools import terraform_mirror as m; print(m() or "")') scripts/draw-dashboard
+
 .PHONY: bench
 bench: venv ## How many requests a burst of terminations costs, counted on real servers
 	@PYTHONPATH=lambda/src:. $(BIN)/python -m bench

@@ -104,7 +104,7 @@ output "dashboard_name" {
 }
 
 output "effective_config" {
-  description = "What the function will really do, defaults included: a misspelt attribute is missing here. A step that is off is null. Contains no secret."
+  description = "What the function will really do, defaults included: a misspelled attribute is missing here. A step that is off is null. Contains no secret."
   value = merge(local.config, {
     paused = var.paused
 

@@ -376,7 +376,7 @@ variable "consul" {
     - `enabled` - Run this step.
     - `url` - URL of a Consul agent or server: `https://consul.example.internal:8501`.
     - `datacenters` - Datacenters to search. Empty means the agent's own.
-    - `node_name` - Template of an instance's node name, for nodes that have neither the instance id nor a recorded address. `null` finds nodes by those only. Placeholders as in `route53`.
+    - `node_name` - Template of an instance's node name. A name that contains `{instance_id}` proves that a node is the instance's. Any other name proves nothing: it tells overlapping private ranges apart, and the report names nodes that have it and stay. Placeholders as in `route53`.
     - `lock_prefixes` - Key prefixes under which locks are held. Other locks are released only when their session ends, after its lock-delay.
     - `deregister_node` - Also remove the node from the catalog. A node whose agent is alive is never deregistered.
     - `request_timeout_seconds` - Timeout of one request, 1 to 60.
@@ -675,11 +675,11 @@ variable "http_steps" {
 
 variable "custom_steps" {
   description = <<-EOT
-    Your own steps in Python, by name. They run after the other steps, in the order of their names, under the same rules (docs/custom-steps.md).
+    Your own steps in Python, by name. They run beside the other steps, under the same rules (docs/custom-steps.md).
 
     - `source_dir` - Directory with the step's Python code; it must contain `__init__.py`. It is packaged with the function.
     - `enabled` - Run this step.
-    - `settings` - Settings of the step, key to value. Do not put secrets here: whoever may read the function can read its configuration.
+    - `settings` - Settings of the step, key to value. Do not put secrets here: they are in the function's configuration, which needs only `lambda:GetFunctionConfiguration` to read.
     - `secrets` - The step's secrets, by name: references into Vault as in the input `secrets` (`mount`, `path`, `field`, `version`). No other step gets them.
     - `requirements_file` - Pinned and hashed requirements to package with the step.
     - `iam_statements` - Rights that the step adds to the function's role: `actions`, `resources` and `conditions` (`test`, `variable`, `values`).
@@ -1008,7 +1008,7 @@ variable "sweep" {
     - `schedule_expression` - When to run, as in EventBridge: `rate(1 hour)` or `cron(0 3 * * ? *)`.
     - `max_instances` - The brake: most instances that one sweep may decommission, 1 to 10000. Above it, the sweep removes nothing and fails visibly.
     - `max_fraction` - The same as a share of the recorded fleet, 0.001 to 1.
-    - `adopt` - Systems whose nodes may name instances that died before the inventory recorded them: `chef`, `consul`, or both. A node is removed if neither the inventory nor EC2 knows its EC2 instance id, unless the node names another account or region, converged within the last 24 hours (Chef), or has a living agent (Consul). If a node names no account and region, you vouch for it by naming its system here. Do so only if the server serves nothing but the accounts and regions of this deployment, or if its nodes say where they are (Chef: `ec2.region`, the availability zone, a DNS name of EC2, `ec2.account_id`; Consul: node meta `region`, `availability_zone`, `account_id`). Adopted instances count for the brake.
+    - `adopt` - Systems whose nodes may carry ids of instances that ended before the inventory recorded them: `chef`, `consul`, or both. A node is removed if neither the inventory nor EC2 knows its EC2 instance id, unless the node names another account or region, converged within the last 24 hours (Chef), or has a live agent (Consul). Name a system only if its server serves nothing but the function's own account and region, or if its nodes say where they are (Chef: `ec2.region`, the availability zone, a DNS name of EC2, `ec2.account_id`; Consul: node meta `region`, `availability_zone`, `account_id`). Adopted instances count for the brake.
   EOT
   type = object({
     enabled             = optional(bool, true)
@@ -1429,7 +1429,7 @@ variable "dashboard" {
 
 variable "result_events" {
   description = <<-EOT
-    Results as EventBridge events with the source `ec2-decommission`: an instance was decommissioned, its decommission failed, the brake stopped a sweep.
+    Results as EventBridge events with the source `ec2-decommission`: an instance was decommissioned, its decommission failed, or the brake stopped a sweep.
 
     - `enabled` - Send them.
     - `event_bus_name` - Name or ARN of the event bus.

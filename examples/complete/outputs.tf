@@ -1,30 +1,30 @@
 output "function_name" {
-  description = "The function to invoke by hand."
+  description = "Name of the Lambda function."
   value       = module.ec2_decommission.function_name
 }
 
 output "queue_url" {
-  description = "The queue that holds the events."
+  description = "URL of the queue of events."
   value       = module.ec2_decommission.queue_url
 }
 
 output "dead_letter_queue_url" {
-  description = "Where to look for what could not be finished."
+  description = "URL of the queue of events that could not be finished."
   value       = module.ec2_decommission.dead_letter_queue_url
 }
 
 output "log_group_name" {
-  description = "Where the reports are."
+  description = "Name of the log group, which contains the reports."
   value       = module.ec2_decommission.log_group_name
 }
 
 output "effective_config" {
-  description = "What the function will really do."
+  description = "What the function will really do, defaults included."
   value       = module.ec2_decommission.effective_config
 }
 
 output "inventory_table_name" {
-  description = "The table that remembers the instances."
+  description = "Name of the table that records the instances."
   value       = module.ec2_decommission.inventory_table_name
 }
 

@@ -7,7 +7,7 @@ module "ec2_decommission" {
 
   name = var.name
 
-  # Look first: while this is true nothing is removed, and every report tells what would be.
+  # While this is true, nothing is removed, and every report lists what would be.
   dry_run = var.dry_run
 
   route53 = {
@@ -31,10 +31,10 @@ module "ec2_decommission" {
   }
 
   sweep = {
-    # What died before the module came is in no inventory: Chef's and Consul's own nodes lead to it. Name a system
-    # here only if its nodes are all of this account and region, or say where they are.
+    # Instances that ended before the installation are in no inventory, but Chef and Consul have their nodes. Name a
+    # system here only if its nodes are all of this account and region, or say where they are.
     adopt = var.adopt
-    # The brake: so many at once, at most. Above it nothing goes, and the sweep fails visibly.
+    # The brake: the most at once. Above it nothing is removed, and the sweep fails visibly.
     max_instances = var.max_instances
     max_fraction  = 1
   }

@@ -1,20 +1,20 @@
 output "function_name" {
-  description = "The function to invoke by hand."
+  description = "Name of the Lambda function."
   value       = module.ec2_decommission.function_name
 }
 
 output "queue_url" {
-  description = "The queue of events."
+  description = "URL of the queue of events."
   value       = module.ec2_decommission.queue_url
 }
 
 output "dead_letter_queue_url" {
-  description = "The queue of events that could not be finished."
+  description = "URL of the queue of events that could not be finished."
   value       = module.ec2_decommission.dead_letter_queue_url
 }
 
 output "inventory_table_name" {
-  description = "The table that records the instances."
+  description = "Name of the table that records the instances."
   value       = module.ec2_decommission.inventory_table_name
 }
 
@@ -24,7 +24,7 @@ output "log_group_name" {
 }
 
 output "effective_config" {
-  description = "What the function will really do."
+  description = "What the function will really do, defaults included."
   value       = module.ec2_decommission.effective_config
 }
 

@@ -1,11 +1,10 @@
-"""HTTP steps as Terraform gives them to the function: from the example, and from the page of recipes."""
+"""HTTP steps as Terraform gives them to the function: from the example, its recipes, and the page about them."""
 
 from __future__ import annotations
 
 import base64
 import json
 import os
-import re
 import shutil
 import subprocess
 import tempfile
@@ -16,6 +15,7 @@ from typing import Any
 from testbed.tools import REPOSITORY, terraform_binary
 
 EXAMPLE = REPOSITORY / "examples" / "http-steps"
+RECIPES = sorted((EXAMPLE / "recipes").glob("*.tf"))
 PAGE = REPOSITORY / "docs" / "http-steps.md"
 
 
@@ -26,16 +26,14 @@ def of_example(name: str, **variables: str) -> dict[str, Any]:
     return _step(_evaluated(texts, f"local.{name}", tuple(sorted(variables.items()))))
 
 
-def of_page(text: str | None = None) -> dict[str, dict[str, Any]]:
-    """Every recipe on the page, by name."""
-    page = PAGE.read_text() if text is None else text
-    blocks = re.findall(r"^```hcl\n(http_steps = \{\n.*?^\})\n```$", page, flags=re.MULTILINE | re.DOTALL)
-    steps: dict[str, dict[str, Any]] = {}
-    for block in blocks:
-        for name, step in _evaluated(f"locals {{\n{block}\n}}", "local.http_steps", ()).items():
-            assert name not in steps, name
-            steps[name] = _step(step)
-    return steps
+def of_recipe(path: Path) -> dict[str, Any]:
+    """The step that a recipe declares: the local value of the file's name."""
+    return _step(_evaluated(path.read_text(), f"local.{path.stem}", ()))
+
+
+def of_text(text: str) -> dict[str, dict[str, Any]]:
+    """Every step of a text ``http_steps = {...}``, by name."""
+    return {name: _step(step) for name, step in _evaluated(f"locals {{\n{text}\n}}", "local.http_steps", ()).items()}
 
 
 def _step(step: dict[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ PAGE = Path(__file__).resolve().parent.parent.parent / "docs" / "custom-steps.md
 
 
 class Seats(BaseHTTPRequestHandler):
-    """A licence server in memory."""
+    """A license server in memory."""
 
     seats: ClassVar[dict[str, str]] = {}
 
@@ -55,11 +55,11 @@ def server() -> Iterator[str]:
     thread.join()
 
 
-def licences(url: str, token: str) -> Any:
-    source = re.findall(r"```python\n(# steps/licences.*?)```", PAGE.read_text(), re.DOTALL)[0]
+def licenses(url: str, token: str) -> Any:
+    source = re.findall(r"```python\n(# steps/licenses.*?)```", PAGE.read_text(), re.DOTALL)[0]
     names: dict[str, Any] = {}
     exec(compile(source, str(PAGE), "exec"), names)  # noqa: S102
-    return names["make_step"](StepTools("licences", {"url": url}, {"token": token}))
+    return names["make_step"](StepTools("licenses", {"url": url}, {"token": token}))
 
 
 def batch(*ids: str) -> Batch:
@@ -68,7 +68,7 @@ def batch(*ids: str) -> Batch:
 
 
 def test_the_first_example_works_as_it_stands(server: str) -> None:
-    step = licences(server, token="x")
+    step = licenses(server, token="x")
     findings = step.find(batch("i-1"))
     assert [(r.target, r.proof) for r in findings["i-1"].removals] == [("seat 1", "its host is i-1")]
     assert set(Seats.seats) == {"1", "2"}
@@ -78,7 +78,7 @@ def test_the_first_example_works_as_it_stands(server: str) -> None:
 
 
 def test_the_first_example_fails_in_words_where_it_is_refused(server: str) -> None:
-    finding = licences(server, token="wrong").find(batch("i-1"))["i-1"]
+    finding = licenses(server, token="wrong").find(batch("i-1"))["i-1"]
     assert [str(error) for error in finding.errors] == ["unexpected HTTPError: HTTP Error 403: Forbidden"]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 from pathlib import Path
 
@@ -53,3 +54,13 @@ def test_the_failures_are_found_by_keys_that_the_function_logs() -> None:
     assert line.extra["instance_id"] == instance_id
     assert line.extra["report"]["state"] == "running"
     assert line.extra["error_kinds"] == ["transient"]
+
+
+def test_the_picture_shows_todays_widgets_and_says_that_its_numbers_are_examples() -> None:
+    """It is drawn by `make dashboard-picture`."""
+    picture = html.unescape(text("docs/pictures/dashboard.svg"))
+    titles = set(re.findall(r'title += "([^"$]+)"', text("dashboard.tf")))
+    assert len(titles) > 10
+    # A title that is too long for its widget is cut.
+    assert [title for title in titles if f">{title}</text>" not in picture and f">{title[:20]}" not in picture] == []
+    assert "Example numbers, not measured" in picture

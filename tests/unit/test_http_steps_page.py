@@ -1,39 +1,36 @@
-"""The page of recipes, and the example: every step in them is one that the function takes."""
+"""The example and its recipes: every step in them is one that the function takes, and the page lists them."""
 
 from __future__ import annotations
 
 import re
-from typing import Any
+from pathlib import Path
 
 import pytest
 
 from tests.fakes.http_step import read
-from tests.fakes.recipes import EXAMPLE, PAGE, of_example, of_page
+from tests.fakes.recipes import EXAMPLE, PAGE, RECIPES, of_example, of_recipe, of_text
 
 pytestmark = pytest.mark.servers  # Terraform evaluates the recipes
 
-NAMES = ["awx", "crowdstrike", "datadog", "inventory", "netbox", "sensu", "servicenow", "tailscale", "wazuh"]
+
+def test_the_page_lists_every_recipe_and_says_which_were_run() -> None:
+    rows = re.findall(
+        r"^\| \[[^]]+\]\(\.\./examples/http-steps/([^)]+)\) \| (tested|not run here)", PAGE.read_text(), re.M
+    )
+    assert {name for name, how in rows if how == "tested"} == {"zabbix.tf", "icinga.tf"}
+    assert sorted(name for name, how in rows if how != "tested") == [f"recipes/{path.name}" for path in RECIPES]
 
 
-def test_the_page_has_the_recipes_that_its_table_names() -> None:
-    assert sorted([*of_page(), "inventory"]) == NAMES
-    rows = re.findall(r"^\| \[([^]]+)\]\(([^)]+)\) \| (tested|not run here)", PAGE.read_text(), re.MULTILINE)
-    assert len(rows) == len(NAMES) - 1 + 2
-    tested = {name for name, _, how in rows if how == "tested"}
-    assert tested == {"Zabbix", "Icinga 2"}
-
-
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "inventory"])
-def test_a_recipe_is_a_step_that_the_function_takes(name: str) -> None:
-    settings = read(of_page()[name], name)
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_a_recipe_is_a_step_that_the_function_takes(path: Path) -> None:
+    settings = read(of_recipe(path), path.stem)
     assert settings.prove.equals == "{instance_id}"
     assert "https://" in settings.url
 
 
 def test_the_first_example_is_a_step_that_the_function_takes() -> None:
     [text] = re.findall(r"^  (http_steps = \{\n.*?^  \})$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
-    step: Any = of_page(f"```hcl\n{re.sub('^  ', '', text, flags=re.MULTILINE)}\n```")["inventory"]
-    assert read(step).find.items.text == "hosts"
+    assert read(of_text(text)["inventory"]).find.items.text == "hosts"
 
 
 @pytest.mark.parametrize("name", ["zabbix", "icinga"])

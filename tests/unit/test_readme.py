@@ -1,4 +1,4 @@
-"""The README's tables and its example are held against the module, in both directions."""
+"""The tables of the README and of the reference, and the README's example, match the module in both directions."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 README = (ROOT / "README.md").read_text()
+REFERENCE = (ROOT / "docs" / "reference.md").read_text()
 
 
 def declared(file: str, kind: str) -> set[str]:
     return set(re.findall(rf'^{kind} "(\w+)"', (ROOT / file).read_text(), re.MULTILINE))
 
 
-def rows(section: str) -> dict[str, list[str]]:
+def rows(section: str, page: str = REFERENCE) -> dict[str, list[str]]:
     """The cells of a table by each name in its first column."""
-    text = README.split(f"\n## {section}\n")[1].split("\n## ")[0]
+    text = page.split(f"\n## {section}\n")[1].split("\n## ", maxsplit=1)[0]
     found = {}
     for line in text.splitlines():
         if line.startswith("| `"):
@@ -45,11 +46,11 @@ def attributes(name: str) -> dict[str, str]:
 INPUTS = sorted(declared("variables.tf", "variable"))
 
 
-def test_every_input_is_in_the_readme_and_no_other() -> None:
+def test_every_input_is_in_the_reference_and_no_other() -> None:
     assert sorted(rows("Inputs")) == INPUTS
 
 
-def test_every_output_is_in_the_readme_and_no_other() -> None:
+def test_every_output_is_in_the_reference_and_no_other() -> None:
     assert set(rows("Outputs")) == declared("outputs.tf", "output")
 
 
@@ -81,7 +82,7 @@ def test_a_value_in_brackets_is_the_default_of_its_attribute(name: str) -> None:
 def test_the_rights_of_a_step_are_those_that_the_module_grants_for_it() -> None:
     iam = (ROOT / "iam.tf").read_text()
     for step in ("route53", "chef", "consul"):
-        told = set(re.findall(rf"`({step}:\w+)`", rows("What is removed, and what counts as proof")[step][3]))
+        told = set(re.findall(rf"`({step}:\w+)`", rows("What it deletes", README)[step][3]))
         assert told == set(re.findall(rf'"({step}:\w+)"(?!\s+=)', iam))
 
 
@@ -102,6 +103,15 @@ def test_the_versions_that_it_needs_are_those_of_the_module() -> None:
     assert f"Needs Terraform `{terraform}` and the AWS provider `{provider}`" in " ".join(README.split())
 
 
-def test_every_document_and_example_is_told_of() -> None:
+def test_the_readme_links_every_page_and_every_example() -> None:
     linked = set(re.findall(r"\]\(([^)#]+)", README))
     assert {f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")} <= linked
+    assert {f"examples/{path.name}" for path in (ROOT / "examples").iterdir() if path.is_dir()} <= linked
+
+
+def test_the_table_of_costs_adds_up() -> None:
+    text = README.split("\n## Cost\n")[1].split("\n## ", maxsplit=1)[0]
+    *costs, total = re.findall(r"^\|.*\| \**([\d.]+)\** \| \**([\d.]+)\** \|$", text, re.MULTILINE)
+    assert len(costs) > 3
+    for cells, together in zip(zip(*costs, strict=True), total, strict=True):
+        assert f"{sum(map(float, cells)):.2f}" == together

@@ -1,4 +1,4 @@
-"""The runbook is held against what it tells of: alarms, metrics, outputs, and the commands' own options."""
+"""The runbook matches the module: its alarms, names, commands and options. Its commands run as pasted."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from botocore import xform_name
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 RUNBOOK = (ROOT / "docs" / "runbook.md").read_text()
-PARTS = ["Means", "How urgent", "Look at", "Mend", "Over when"]
+PARTS = ["Meaning", "Urgency", "Look", "Fix", "Done when"]
 # Options of the AWS CLI itself.
 GLOBAL = {"--query", "--output", "--region", "--profile", "--cli-binary-format"}
 
@@ -46,7 +46,10 @@ def commands() -> Iterator[list[str]]:
     text = "\n".join(blocks).replace("\\\n", " ") + "\n" + "\n".join(inline)
     for quoted in re.findall(r"(?:aws [a-z0-9-]+ [a-z-]+ |python3 cli )(?:'[^']*'|\"[^\"]*\"|[^\n'\"])*", text):
         # A closing parenthesis or a pipe ends a command.
-        yield shlex.split(re.split(r"\s\|\s|\)$", quoted.strip())[0].replace("$((", "").replace("$(", ""))
+        command = re.split(r"\s\|\s|\)$", quoted.strip())[0].replace("$((", "").replace("$(", "")
+        yield shlex.split(
+            command.replace(' --function-name "$name"', "") if command.startswith("python3") else command
+        )
 
 
 def aws_commands() -> list[list[str]]:
@@ -71,11 +74,52 @@ def test_every_link_within_the_runbook_leads_somewhere() -> None:
     assert set(links) <= set(pages())
 
 
-def test_the_outputs_that_the_commands_take_exist() -> None:
-    declared = set(re.findall(r'^output "(\w+)"', (ROOT / "outputs.tf").read_text(), re.MULTILINE))
-    used = set(re.findall(r"\$\(out (\w+)\)", RUNBOOK))
-    assert used
-    assert used <= declared
+def test_the_names_that_the_commands_use_are_the_modules() -> None:
+    """The first look needs no Terraform: the names of all resources follow from the input `name`."""
+    sources = "".join((ROOT / file).read_text() for file in ("main.tf", "locals.tf"))
+    for made, used in {
+        r"function_name = var\.name": '--function-name "$name"',
+        r'resource "aws_sqs_queue" "events" \{\n +name += var\.name\n': '--queue-name "$name"',
+        r'name += "\$\{var\.name\}-dead-letters"': '--queue-name "$name-dead-letters"',
+        r'log_group_name += "/aws/lambda/\$\{var\.name\}"': '--log-group-name "/aws/lambda/$name"',
+        r'inventory_table_name = "\$\{var\.name\}-inventory"': '--table-name "$name-inventory"',
+    }.items():
+        assert re.search(made, sources), made
+        assert used in RUNBOOK, used
+
+
+# Answers every command with a word, and writes down what it was called with.
+AWS = """#!/bin/sh
+for argument in "$@"; do printf '%s\\t' "$argument"; done >>"$CALLS"
+echo >>"$CALLS"
+echo "word-of-$2"
+"""
+SHIMS = {"aws": AWS, "sleep": "#!/bin/sh\n", "python3": "#!/bin/sh\n", "grep": "#!/bin/sh\ncat\n"}
+SET_UP, *BLOCKS = (
+    block
+    for block in re.findall(r"^ *```sh\n(.*?)^ *```", RUNBOOK, re.MULTILINE | re.DOTALL)
+    if re.search(r"\b(aws|insights|ask) ", block)
+)
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: " ".join(block.split()[:3]))
+def test_a_block_runs_as_pasted_after_the_set_up(block: str, tmp_path: Path) -> None:
+    for program, text in SHIMS.items():
+        (tmp_path / program).write_text(text)
+        (tmp_path / program).chmod(0o755)
+    calls = tmp_path / "calls"
+    ran = subprocess.run(
+        ["sh", "-eu", "-c", f'{SET_UP}\n: >"$CALLS"\n{block}'],
+        env={"PATH": f"{tmp_path}:/usr/bin:/bin", "CALLS": str(calls)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert (ran.returncode, ran.stderr) == (0, "")
+    made = [line.removesuffix("\t").split("\t") for line in calls.read_text().splitlines()]
+    assert made
+    assert all(all(arguments) for arguments in made), "an argument is empty"
 
 
 def test_the_inputs_that_it_names_exist() -> None:

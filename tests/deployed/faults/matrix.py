@@ -45,9 +45,7 @@ class Cell:
 
     @property
     def text(self) -> str:
-        return (
-            f"{len(self.problems)} problems" if self.problems else f"ok: returned ({self.seconds:.0f} s), recovered"
-        )
+        return f"{len(self.problems)} problems" if self.problems else f"ok, {self.seconds:.0f} s"
 
 
 Key = tuple[str, str, str]

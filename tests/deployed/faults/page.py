@@ -6,6 +6,7 @@ import os
 import platform as machine
 import re
 import subprocess
+import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -26,44 +27,39 @@ _INTRODUCTION = """\
 Written by `make fault-matrix` on {when}. Versions: {versions}.
 
 The deployed zip runs under AWS's own runtime client, as its own role, against real Consul and Chef servers and a
-strict AWS, each behind a proxy that shows the fault. `make test` asserts all that stands here.
+strict simulated AWS. A proxy in front of each system causes the fault. `make test` asserts everything on this page.
 
 ## The matrix
 """
 
 _ASSERTED = """\
-"First try" is an event that comes for the first time while the fault is in force; "retry" is one whose first try
-failed before, for another cause. In each cell an instance of its own has died, and its replacement, which took over
-its Name tag, its DNS name and its Chef node's name, lives. A cell is ok when all of this holds:
+"First try" is an event that arrives during the fault. "Retry" is one whose first try failed before, for another
+reason. In each cell an instance was terminated, and its replacement with the same Name tag, DNS name and Chef node
+name is live. A cell is ok, with the seconds of the longest invocation, if:
 
-- The invocation ends by itself, without an unhandled error and well before Lambda's time-out.
-- The other steps are done in the first try, and are not done again in the retry. Without EC2 nobody knows that the
-  instance is gone, and without the inventory a retry may not know who it was: a step that needs them removes nothing.
-- The message is returned to the queue and put off, and its reason names the system; for lost rights, the right and
-  what it is missing on. The kind of the error is right: transient, configuration or permission.
-- A message of the same batch that the fault does not concern is not returned.
-- Nothing of the living replacement is touched.
-- After recovery the next delivery finishes: all of the dead is gone, all of the living is there.
-- A second event after that changes nothing.
-
-The seconds are those of the longest invocation under the fault.
+- The invocation ends by itself, without an unhandled error and well before Lambda's timeout.
+- The other steps finish in the first try and do not run again in the retry. Steps that need EC2 or the inventory
+  remove nothing without it.
+- The message returns and backs off. Its reason names the system, and the right if one is missing. The kind of the
+  error is correct.
+- A message of the same batch without the fault does not return.
+- Nothing of the live replacement is touched.
+- After recovery the next try finishes, and a second event after that changes nothing.
 """
 
 _KILLED = """\
-One event is {calls} calls to the outside, a cold start included. The function was killed (SIGKILL) before the first
-of them, and after each: {boundaries} instances. The next delivery finished each, and touched nothing of the living.
-The calls:
+One event is {calls} calls, a cold start included. The function was killed (SIGKILL) before the first call and after
+each, with {boundaries} instances. The next try finished each, and touched nothing of a live instance. The calls:
 """
 
 _CUT_OFF = """\
-With 30 s, the least that the module takes, and all three steps on. Each time the message was put off by
+With 30 s, the least that the module accepts, and all three steps on. Each time the message returned after
 `queue.retry_delay_seconds`, and its reason names the system.
 """
 
 _OUTAGES = """\
-With the module's defaults. *Receives* are those that the event had used when it was finished, of
-`queue.max_receive_count`; *after* is the time from the system's return to the end of the work, at most
-`queue.max_retry_delay_seconds`.
+With the module's defaults. *Receives* are the tries that the event had used, of `queue.max_receive_count`. *After* is
+the time from the system's return to the end of the work.
 """
 
 
@@ -79,7 +75,9 @@ def show(findings: Findings, console: Console) -> None:
             pairs = [_cells(findings, system, fault) for fault in FAULTS]
             table.add_row(system, *(" | ".join(map(_short, pair)) for pair in pairs))
         console.print(table)
-        console.print("ok: returned with its reason, recovered, nothing of the living gone (seconds under the fault)")
+        console.print(
+            "ok: returned with its reason, recovered, nothing of a live instance gone (seconds under the fault)"
+        )
     if findings.calls:
         calls = len(findings.calls)
         console.print(f"Killed at {calls + 1} boundaries of {calls} calls: each finished by the next delivery.")
@@ -87,7 +85,7 @@ def show(findings: Findings, console: Console) -> None:
         console.print(f"{race}.")
     if findings.cut_off:
         told = ", ".join(f"{system} {seconds:.0f} s" for system, seconds in findings.cut_off.items())
-        console.print(f"With a time-out of 30 s, what hangs is cut off: {told}.")
+        console.print(f"With a timeout of 30 s, a call that hangs is cut off: {told}.")
     if findings.outages:
         table = Table("System", "Outage", "Receives", "After", "Outcome")
         for outage in findings.outages:
@@ -106,9 +104,9 @@ def markdown(findings: Findings) -> str:
             for attempt in TRIES
         ],
     )
-    lines += ["", _ASSERTED, "## How each fault is shown, and what the function says of it", ""]
+    lines += ["", _ASSERTED, "## How each fault is caused, and the reason in the report", ""]
     lines += _table(
-        ["System", "Fault", "Shown as", "Reason at the first try"],
+        ["System", "Fault", "Caused by", "Reason at the first try"],
         [
             [system, fault, variant, _plain(reason)]
             for system in SYSTEMS
@@ -119,7 +117,7 @@ def markdown(findings: Findings) -> str:
     )
     calls = len(findings.calls)
     lines += ["", "## Killed between any two calls", "", _KILLED.format(calls=calls, boundaries=calls + 1)]
-    lines += [f"{number}. {_plain(call)}" for number, call in enumerate(findings.calls, 1)]
+    lines += textwrap.wrap("; ".join(map(_plain, findings.calls)) + ".", 118, break_on_hyphens=False)
     lines += ["", "## Messages doubled and reordered", "", *(f"- {_plain(race)}." for race in findings.races)]
     lines += ["", "## What hangs, at the shortest `function.timeout`", "", _CUT_OFF]
     lines += _table(
@@ -133,7 +131,7 @@ def markdown(findings: Findings) -> str:
 
 def _outage(outage: Outage) -> list[str]:
     if outage.dead_lettered:
-        return [outage.system, f"{outage.hours:.1f} h", str(outage.receives), "", "dead letter, sent back, finished"]
+        return [outage.system, f"{outage.hours:.1f} h", str(outage.receives), "", "dead letter, redriven, finished"]
     after = f"{outage.after_seconds / 60:.0f} min"
     return [outage.system, f"{outage.hours:.0f} h", str(outage.receives), after, "finished"]
 

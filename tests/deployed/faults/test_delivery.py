@@ -100,7 +100,7 @@ def test_terminated_in_two_invocations_at_once(deployed: Deployed, findings: Fin
     assert done >= 3
     findings.races.append(
         f"terminated in two invocations at once, which meet at their first change in {system}: {len(returned)} of 2 "
-        "returned, all of the dead gone, all of the living there"
+        "returned, nothing of the terminated instance left, nothing of a live one gone"
     )
 
 
