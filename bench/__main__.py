@@ -1,7 +1,7 @@
 """What the function costs, in tables: ``make bench``, or ``python -m bench TABLE...`` for some of them.
 
-Counts and ratios, which are the same on every machine; seconds are simulated. The run fails if anything of the
-terminated instances is left. docs/benchmarks.md says how each table is measured.
+Counts and ratios, which are the same on every machine; seconds are simulated. docs/benchmarks.md says how each table
+is measured.
 """
 
 from __future__ import annotations
@@ -23,12 +23,22 @@ from rich.table import Table
 
 from bench.environment import SOURCES
 from bench.fleet import TOOL, Servers, batch
-from bench.simulation import ask_places, drain, sweep
+from bench.simulation import REGIONS, ask_places, drain, sweep
 from testbed.tools import CACHE
 from tests.fakes.world import HOME
 
 STARTS = 5
 EMPTY = "import boto3, time; boto3.client('ec2', region_name='us-east-1'); print(time.process_time())"
+CLIENTS = """
+import os, sys, time
+from ec2_decommission.clients.aws import AwsClients
+aws, places, regions = AwsClients(), int(sys.argv[1]), sys.argv[2:]
+for n in range(places):
+    aws("ec2", f"arn:aws:iam::{n // len(regions):012}:role/reader", None, regions[n % len(regions)])
+status = "/proc/self/status"  # Linux only
+peak = [int(line.split()[1]) / 1024 for line in (open(status) if os.path.exists(status) else ()) if "VmHWM" in line]
+print(time.process_time(), *peak or [0])
+"""
 
 
 def count_calls(servers: Servers, number: int) -> dict[str, int]:
@@ -38,7 +48,6 @@ def count_calls(servers: Servers, number: int) -> dict[str, int]:
     servers.reset_calls()
     answer = servers.handle(batch(one.event for one in dead)).answer
     calls, left = servers.calls, servers.left(dead)
-    servers.tidy(dead)
     if left or answer != {"batchItemFailures": []}:
         raise RuntimeError(f"the burst of {number} was not cleaned up: {answer}, {left}")
     return calls
@@ -48,7 +57,7 @@ def calls(console: Console, servers: Servers) -> None:
     sizes = (1, 10, 100, 1000)
     counted = {number: count_calls(servers, number) for number in sizes}
     for per_number in counted.values():
-        per_number["AWS in all"] = sum(per_number.get(name, 0) for name in ("DynamoDB", "EC2", "Route 53"))
+        per_number["AWS in all"] = sum(per_number[name] for name in ("DynamoDB", "EC2", "Route 53"))
     names = ("DynamoDB", "EC2", "Route 53", "AWS in all", "Chef", "Consul")
     rows = ([name, *(f"{counted[n][name]:,} ({counted[n][name] / n:.2f})" for n in sizes)] for name in names)
     show(console, "Requests in all (per termination)", ["system", *(f"{n:,} at once" for n in sizes)], rows)
@@ -76,12 +85,16 @@ def places(console: Console, _: Servers) -> None:
     def rows() -> Iterator[list[str]]:
         for number in (1, 100):
             for served in (1, 10, 100):
-                asked = ask_places(served, number)
-                each = f"{asked.least} to {asked.most}" if asked.least < asked.most else f"{asked.most}"
-                yield [f"{number}", f"{served}", f"{asked.calls}", each, f"{asked.seconds:.1f}"]
+                asked, seconds = ask_places(served, number)
+                each = " to ".join(map(str, sorted({min(asked), max(asked)})))
+                yield [f"{number}", f"{served}", f"{sum(asked)}", each, f"{seconds:.1f}"]
 
     columns = ["terminations", "places", "EC2 calls", "in each place", "seconds"]
     show(console, "EC2 calls of a batch in an organization (simulated)", columns, rows())
+    [empty] = run(EMPTY)
+    starts = {served: run(CLIENTS, f"{served}", *REGIONS) for served in (1, 10, 100, 200)}
+    ratios = ([f"{served}", f"{cpu / empty:.1f}", f"{peak:.0f}"] for served, (cpu, peak) in starts.items())
+    show(console, "EC2 clients of a cold function", ["places", "CPU time, ratio", "MB"], ratios)
 
 
 def sweeps(console: Console, _: Servers) -> None:
@@ -101,9 +114,8 @@ def cold_start(console: Console, servers: Servers) -> None:
         servers.reset()
         empty, ready, whole = [], [], []
         for dead in servers.fleet(STARTS):
-            done = subprocess.run([sys.executable, "-c", EMPTY], capture_output=True, text=True, check=True)
             handled = servers.handle(batch([dead.event]), code=package)
-            empty.append(float(done.stdout))
+            empty += run(EMPTY)
             ready.append(handled.ready)
             whole.append(handled.cpu)
     seconds = {
@@ -113,6 +125,14 @@ def cold_start(console: Console, servers: Servers) -> None:
     }
     rows = ([what, f"{least / min(empty):.1f}"] for what, least in seconds.items())
     show(console, "CPU time of a cold start with all steps", ["what", "ratio"], rows)
+
+
+def run(program: str, *arguments: str) -> list[float]:
+    """The numbers that a Python program prints: its CPU seconds, and others."""
+    environ = {"PATH": os.environ["PATH"], "PYTHONPATH": str(SOURCES), "AWS_DEFAULT_REGION": "us-east-1"}
+    command = [sys.executable, "-c", program, *arguments]
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=True)
+    return [float(number) for number in done.stdout.split()]
 
 
 def build(directory: Path) -> Path:

@@ -177,13 +177,6 @@ class Servers:
                     held.append(f"{record['Type']} {record['Name']}")
         return held
 
-    def tidy(self, dead: Iterable[Dead]) -> None:
-        """Takes the nodes out of Consul's catalog that the function was to leave there."""
-        known = {node["Node"] for node in self.consul.nodes()}
-        ops = [{"Node": {"Verb": "delete", "Node": {"Node": one.name}}} for one in dead if one.name in known]
-        for some in chunks(ops, 64):
-            self.consul.api("PUT", "/v1/txn", json=some)
-
     def reset_calls(self) -> None:
         """Counts from zero."""
         self.aws.reset_calls()

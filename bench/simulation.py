@@ -148,12 +148,11 @@ class Simulated(World):
 
 @dataclass(frozen=True)
 class Drained:
-    """A drain: Route 53 requests (with the refused ones), invocations, returned messages, simulated seconds."""
+    """A drain: Route 53 requests, refused ones included; record sets left; messages returned; simulated seconds."""
 
     requests: int
     refused: int
     left: int
-    invocations: int
     returned: int
     seconds: float
 
@@ -182,26 +181,19 @@ def drain(number: int, *, size: int = 1000, over: float = 0.0, others: int = 100
             del waiting[: len(due)]
             counts["busy"] += 1
             failed = handle(due)
-            counts.update(busy=-1, invocations=1, returned=len(failed))
+            counts.update(busy=-1, returned=len(failed))
             waiting.extend((clock.now + RETRY_SECONDS, i) for i in failed)
 
     clock.together([environment] * ENVIRONMENTS)
     requests = world.zones.calls.total() - world.zones.calls["wait"] + world.refused
-    return Drained(requests, world.refused, world.left, counts["invocations"], counts["returned"], clock.now - begin)
+    return Drained(requests, world.refused, world.left, counts["returned"], clock.now - begin)
 
 
-@dataclass(frozen=True)
-class Asked:
-    """A batch in an organization: EC2 calls, the most and the least in one place, and simulated seconds."""
-
-    calls: int
-    most: int
-    least: int
-    seconds: float
-
-
-def ask_places(places: int, number: int) -> Asked:
+def ask_places(places: int, number: int) -> tuple[list[int], float]:
     """All three steps for one batch of terminations, spread over the places.
+
+    Returns:
+        The EC2 calls in each place, and the simulated seconds.
 
     Raises:
         RuntimeError: something of the dead is left.
@@ -213,8 +205,7 @@ def ask_places(places: int, number: int) -> Asked:
     failed = world.environment()([(begin, i) for i in ids])
     if failed or world.left:
         raise RuntimeError(f"{places} places: {len(failed)} failed, {world.left} traces are left")
-    asked = [calls[f"EC2 {place}"] for place in world.ec2s]
-    return Asked(sum(asked), max(asked), min(asked), world.clock.now - begin)
+    return [calls[f"EC2 {place}"] for place in world.ec2s], world.clock.now - begin
 
 
 def sweep(number: int, lost: int, seconds: float) -> tuple[Counter[str], float]:
