@@ -37,7 +37,7 @@ fault-matrix: venv ## Every fault of every system on the deployed function; writ
 	@FAULT_MATRIX=docs/fault-matrix.md $(BIN)/python -m pytest --quiet tests/deployed/faults
 
 .PHONY: bench
-bench: venv ## How many requests a burst of terminations costs, counted on real servers
+bench: venv ## What the function costs: requests, drains, many places, the sweep, a cold start
 	@PYTHONPATH=lambda/src:. $(BIN)/python -m bench
 
 .PHONY: mutants
