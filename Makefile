@@ -41,7 +41,7 @@ dashboard-picture: venv ## Draw docs/pictures/dashboard.svg from the dashboard's
 	@TERRAFORM_MIRROR=$$($(BIN)/python -c 'from testbed.tools import terraform_mirror as m; print(m() or "")') scripts/draw-dashboard
 
 .PHONY: bench
-bench: venv ## How many requests a burst of terminations costs, counted on real servers
+bench: venv ## What the function costs: requests, drains, many places, the sweep, a cold start
 	@PYTHONPATH=lambda/src:. $(BIN)/python -m bench
 
 .PHONY: mutants

@@ -1,51 +1,187 @@
-"""How many requests a burst of terminations costs, counted at the doors of real servers.
+"""What the function costs, in tables: ``make bench``, or ``python -m bench TABLE...`` for some of them.
 
-Run as ``python -m bench``: bursts of 1, 10 and 100 instances, each in one batch on a cold environment. Requests per
-termination is what the vendors limit, and what one run compares with another; times of this machine are not shown.
+Counts and ratios, which are the same on every machine; seconds are simulated. docs/benchmarks.md says how each table
+is measured.
 """
 
 from __future__ import annotations
 
+import json
+import os
+import platform
+import subprocess
+import sys
 import tempfile
-from collections import Counter
+import zipfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from bench.fleet import Servers, batch
+from bench.environment import SOURCES
+from bench.fleet import TOOL, Servers, batch
+from bench.simulation import REGIONS, ask_places, drain, sweep
+from testbed.tools import CACHE
+from tests.fakes.world import HOME
 
-SIZES = (1, 10, 100)
+STARTS = 5
+EMPTY = "import boto3, time; boto3.client('ec2', region_name='us-east-1'); print(time.process_time())"
+CLIENTS = """
+import os, sys, time
+from ec2_decommission.clients.aws import AwsClients
+aws, places, regions = AwsClients(), int(sys.argv[1]), sys.argv[2:]
+for n in range(places):
+    aws("ec2", f"arn:aws:iam::{n // len(regions):012}:role/reader", None, regions[n % len(regions)])
+status = "/proc/self/status"  # Linux only
+peak = [int(line.split()[1]) / 1024 for line in (open(status) if os.path.exists(status) else ()) if "VmHWM" in line]
+print(time.process_time(), *peak or [0])
+"""
 
 
-def measure(servers: Servers, number: int) -> Counter[str]:
-    """The requests of one burst, by system. Raises RuntimeError if something of the dead is left."""
-    servers.reset(other_records=100)
+def count_calls(servers: Servers, number: int) -> dict[str, int]:
+    """The requests of a burst in one batch on a cold function. Raises RuntimeError if something is left."""
+    servers.reset()
     dead = servers.fleet(number)
     servers.reset_calls()
-    with servers.environment(servers.config()) as environment:
-        answer = environment.handle(batch(dead)).answer
-    calls = Counter(f"AWS {call.partition(':')[0]}" for call in servers.aws.calls.elements())
-    calls["Chef"], calls["Consul"] = servers.chef_door.total, servers.consul_door.total
-    left = servers.left(dead, nodes=False)
-    servers.tidy(dead)
+    answer = servers.handle(batch(one.event for one in dead)).answer
+    calls, left = servers.calls, servers.left(dead)
     if left or answer != {"batchItemFailures": []}:
         raise RuntimeError(f"the burst of {number} was not cleaned up: {answer}, {left}")
     return calls
 
 
-def main() -> None:
-    """Prints the table of requests per termination."""
-    with tempfile.TemporaryDirectory() as directory, Servers(Path(directory)) as servers:
-        counted = {number: measure(servers, number) for number in SIZES}
-    table = Table(title="Requests per termination", title_justify="left")
-    table.add_column("System")
-    for number in SIZES:
-        table.add_column(f"{number} at once", justify="right")
-    for system in sorted({system for calls in counted.values() for system in calls}):
-        table.add_row(system, *(f"{counted[number][system] / number:.2f}" for number in SIZES))
-    Console().print(table)
+def calls(console: Console, servers: Servers) -> None:
+    sizes = (1, 10, 100, 1000)
+    counted = {number: count_calls(servers, number) for number in sizes}
+    for per_number in counted.values():
+        per_number["AWS in all"] = sum(per_number[name] for name in ("DynamoDB", "EC2", "Route 53"))
+    names = ("DynamoDB", "EC2", "Route 53", "AWS in all", "Chef", "Consul")
+    rows = ([name, *(f"{counted[n][name]:,} ({counted[n][name] / n:.2f})" for n in sizes)] for name in names)
+    show(console, "Requests in all (per termination)", ["system", *(f"{n:,} at once" for n in sizes)], rows)
+
+
+def drains(console: Console, _: Servers) -> None:
+    def row(what: str, number: int, others: int, size: int = 1000, over: float = 0.0) -> list[str]:
+        done = drain(number, size=size, over=over, others=others)
+        counts = (others, done.requests, done.refused, done.returned, done.left)
+        return [what, *(f"{count:,}" for count in counts), f"{done.seconds:.1f}"]
+
+    def rows() -> Iterator[list[str]]:
+        for others in (100, 9000):
+            yield row("1", 1, others)
+            yield row("1 x 1,000", 1000, others)
+            yield row("5 x 200", 1000, others, size=200)
+            yield row("1,000 in 60 s", 1000, others, over=60.0)
+        yield row("10,000 in 600 s", 10_000, 100, over=600.0)
+
+    columns = ["terminations", "others", "requests", "refused", "retried", "left", "seconds"]
+    show(console, "Drain against Route 53's own limit (simulated)", columns, rows())
+
+
+def places(console: Console, _: Servers) -> None:
+    def rows() -> Iterator[list[str]]:
+        for number in (1, 100):
+            for served in (1, 10, 100):
+                asked, seconds = ask_places(served, number)
+                each = " to ".join(map(str, sorted({min(asked), max(asked)})))
+                yield [f"{number}", f"{served}", f"{sum(asked)}", each, f"{seconds:.1f}"]
+
+    columns = ["terminations", "places", "EC2 calls", "in each place", "seconds"]
+    show(console, "EC2 calls of a batch in an organization (simulated)", columns, rows())
+    [empty] = run(EMPTY)
+    starts = {served: run(CLIENTS, f"{served}", *REGIONS) for served in (1, 10, 100, 200)}
+    ratios = ([f"{served}", f"{cpu / empty:.1f}", f"{peak:.0f}"] for served, (cpu, peak) in starts.items())
+    show(console, "EC2 clients of a cold function", ["places", "CPU time, ratio", "MB"], ratios)
+
+
+def sweeps(console: Console, _: Servers) -> None:
+    def rows() -> Iterator[list[str]]:
+        for number, lost in ((100, 0), (1000, 0), (1000, 10), (5000, 0)):
+            counted, seconds = sweep(number, lost, seconds=0.02)
+            by_service = (counted[name] for name in (f"EC2 {HOME}", "DynamoDB", "SQS"))
+            yield [f"{number:,}", f"{lost}", *map(str, by_service), f"{seconds:.2f}"]
+
+    columns = ["instances", "lost events", "EC2", "DynamoDB", "SQS", "seconds at 20 ms a call"]
+    show(console, "Requests of a sweep (simulated)", columns, rows())
+
+
+def cold_start(console: Console, servers: Servers) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        package = build(Path(directory))
+        servers.reset()
+        empty, ready, whole = [], [], []
+        for dead in servers.fleet(STARTS):
+            handled = servers.handle(batch([dead.event]), code=package)
+            empty += run(EMPTY)
+            ready.append(handled.ready)
+            whole.append(handled.cpu)
+    seconds = {
+        "empty function: boto3 and an EC2 client": min(empty),
+        "this function, ready for its first event": min(ready),
+        "this function, after its first termination": min(whole),
+    }
+    rows = ([what, f"{least / min(empty):.1f}"] for what, least in seconds.items())
+    show(console, "CPU time of a cold start with all steps", ["what", "ratio"], rows)
+
+
+def run(program: str, *arguments: str) -> list[float]:
+    """The numbers that a Python program prints: its CPU seconds, and others."""
+    environ = {"PATH": os.environ["PATH"], "PYTHONPATH": str(SOURCES), "AWS_DEFAULT_REGION": "us-east-1"}
+    command = [sys.executable, "-c", program, *arguments]
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=True)
+    return [float(number) for number in done.stdout.split()]
+
+
+def build(directory: Path) -> Path:
+    """The package with all steps, as Terraform builds it, unpacked."""
+    spec = {
+        "name": TOOL,
+        "runtime": f"python{sys.version_info.major}.{sys.version_info.minor}",
+        "architecture": "arm64" if platform.machine() in ("arm64", "aarch64") else "x86_64",
+        "features": ["route53", "chef", "consul", "http"],
+        "output": str(directory / "package.zip"),
+    }
+    environ = {**os.environ, "BUILD_SPEC": json.dumps(spec), "BUILD_CACHE": str(CACHE / "build")}
+    subprocess.run([sys.executable, SOURCES.parent / "build"], env=environ, stdout=subprocess.DEVNULL, check=True)
+    with zipfile.ZipFile(directory / "package.zip") as package:
+        package.extractall(directory / "package")
+    return directory / "package"
+
+
+def show(console: Console, title: str, columns: list[str], rows: Iterable[list[str]]) -> None:
+    """Prints a table in Markdown, ready for docs/benchmarks.md."""
+    table = Table(title=title, title_justify="left", box=box.MARKDOWN)
+    for column in columns:
+        table.add_column(column, justify="left" if column == columns[0] else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+
+
+TABLES: dict[str, Callable[[Console, Servers], None]] = {
+    "calls": calls,
+    "drain": drains,
+    "places": places,
+    "sweep": sweeps,
+    "cold": cold_start,
+}
+
+
+def main(names: list[str]) -> None:
+    """Prints the tables with these names; all if there are none."""
+    if unknown := set(names) - set(TABLES):
+        sys.exit(f"there is no table {', '.join(sorted(unknown))}: the tables are {', '.join(TABLES)}")
+    console = Console()
+    with ExitStack() as stack:
+        servers = Servers(Path(stack.enter_context(tempfile.TemporaryDirectory())))
+        if set(names or TABLES) - {"drain", "places", "sweep"}:
+            stack.enter_context(servers)
+        for name in names or TABLES:
+            TABLES[name](console, servers)
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

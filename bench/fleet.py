@@ -1,33 +1,37 @@
-"""Instances that leave traces in the real servers, made by the thousand, and terminated at once."""
+"""Instances that leave traces on real servers, and the function between them."""
 
 from __future__ import annotations
 
 import ipaddress
 import json
 import random
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import parse_qs, urlsplit
 
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from moto.ec2.models import ec2_backends
 
-from bench.door import Door
-from bench.environment import Environment
+from bench import environment
+from bench.environment import SOURCES, Handled
 from ec2_decommission.chunks import chunks
-from ec2_decommission.instance import Facts, Instance
+from ec2_decommission.clients.ec2 import BotoEc2
+from ec2_decommission.deadline import Deadline, until
+from ec2_decommission.instance import Instance
 from ec2_decommission.inventory import DynamoInventory
-from testbed.aws import Answer, StrictAws
+from ec2_decommission.place import Place
+from testbed.aws import StrictAws
 from testbed.aws_route53 import fill, record_sets
 from testbed.chef import ChefServer
+from testbed.chef_index import ChefIndex
 from testbed.consul import ConsulCluster
-from testbed.fault_proxy import Request
+from testbed.fault_proxy import FaultProxy
 from testbed.inventory import make_inventory_table
 
 ZONE = "example.internal"
@@ -44,7 +48,7 @@ operator = "write"
 
 @dataclass(frozen=True)
 class Dead:
-    """A terminated instance and the event that tells it."""
+    """A terminated instance and its event."""
 
     instance_id: str
     name: str
@@ -52,48 +56,12 @@ class Dead:
     event: Mapping[str, Any]
 
 
-class ChefIndex:
-    """Answers node searches at Chef's door, as the search index of a Chef server does.
-
-    goiardi has no index: it reads all nodes for each term, a third of a second for each with a thousand nodes.
-    """
-
-    def __init__(self) -> None:
-        self.nodes: dict[str, Mapping[str, Any]] = {}
-
-    def answer(self, request: Request) -> Answer | None:
-        """The rows of a partial search by instance id or name; None for any other request."""
-        url = urlsplit(request.path)
-        if request.method != "POST" or url.path != "/search/node":
-            return None
-        wanted = set(parse_qs(url.query)["q"][0].replace("\\", "").split(" OR "))
-        rows = []
-        for name, node in list(self.nodes.items()):
-            if wanted & {f"name:{name}", f"ec2_instance_id:{node['ec2']['instance_id']}"}:
-                data = {key: _at(node, keys) for key, keys in json.loads(request.body).items()}
-                rows.append({"url": f"/nodes/{name}", "data": {**data, "name": name}})
-        found = json.dumps({"total": len(rows), "start": 0, "rows": rows}).encode()
-        return Answer(200, found, {"Content-Type": "application/json"})
-
-    def passed(self, request: Request) -> None:
-        """A node that the server was asked to remove is not found any more."""
-        if request.method == "DELETE" and request.path.startswith("/nodes/"):
-            self.nodes.pop(request.path.removeprefix("/nodes/"), None)
-
-
-def _at(node: Any, keys: list[str]) -> Any:
-    for key in keys:
-        node = node.get(key) if isinstance(node, Mapping) else None
-    return node
-
-
 class Servers:
-    """AWS, Chef and Consul, with a door before the latter two; each fleet gets an empty AWS account."""
+    """AWS, Chef and Consul, the latter two behind proxies that count; each fleet gets an empty AWS account."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._stack = ExitStack()
-        self._fleets = 0
         self.index = ChefIndex()
         key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
         # A Chef server makes a client's key by itself, which takes it longer than all else here.
@@ -104,8 +72,10 @@ class Servers:
         self.aws = self._stack.enter_context(StrictAws())
         self.chef = self._stack.enter_context(ChefServer(run_directory=self._directory / "chef"))
         self.consul = self._stack.enter_context(ConsulCluster(run_directory=self._directory / "consul"))
-        self.chef_door = self._stack.enter_context(Door(self.chef.url, self.index.answer, self.index.passed))
-        self.consul_door = self._stack.enter_context(Door(self.consul.url))
+        self.chef_door = self._stack.enter_context(FaultProxy(self.chef.url))
+        self.chef_door.answers(self.index.answer)
+        self.chef_door.watch = self.index.watch
+        self.consul_door = self._stack.enter_context(FaultProxy(self.consul.url))
         self._secrets = {
             "chef_client_key": self.chef.create_client(TOOL, admin=True).decode(),
             "consul_token": self.consul.create_token(CONSUL_RULES),
@@ -117,11 +87,10 @@ class Servers:
     ) -> None:
         self._stack.close()
 
-    def reset(self, *, other_records: int, reverse: bool = True) -> None:
-        """An empty account with its zones, each of so many records of nobody of ours, and an inventory."""
+    def reset(self, *, other_records: int = 100) -> None:
+        """An empty account with an inventory and two zones, each with so many records of others."""
         self.aws.reset()
-        self.zone_id = self._zone(ZONE)
-        self.reverse_zone_id = self._zone(REVERSE_ZONE) if reverse else None
+        self.zone_id, self.reverse_zone_id = self._zone(ZONE), self._zone(REVERSE_ZONE)
         make_inventory_table(self.aws.client("dynamodb"), TABLE)
         self.inventory = DynamoInventory(self.aws.client("dynamodb"), TABLE, 30)
         names = [self._name() for _ in range(other_records)]
@@ -129,69 +98,71 @@ class Servers:
         fill(self.zone_id, (_record(f"{n}.{ZONE}", "A", "192.0.2.1") for n in names))
         self._point(zip((f"10.0.{a // 256}.{a % 256}" for a in addresses), names, strict=True))
 
-    def config(self, *, deregister_node: bool = False, **more: Any) -> dict[str, Any]:
+    def config(self, **more: Any) -> dict[str, Any]:
         """The function's configuration: all three steps."""
         return {
             "name": TOOL,
             "account_id": self.aws.account,
             "region": self.aws.region,
             "route53": {
-                "zones": [{"id": zone_id} for zone_id in self._zone_ids],
+                "zones": [{"id": self.zone_id}, {"id": self.reverse_zone_id}],
                 "record_names": [f"{{tag:Name}}.{ZONE}"],
                 "requests_per_second": 1000,
             },
-            "chef": {
-                "server_url": self.chef_door.url,
-                "client_name": TOOL,
-                "node_name": "{tag:Name}",
-            },
-            "consul": {
-                "url": self.consul_door.url,
-                "lock_prefixes": ["locks/"],
-                "deregister_node": deregister_node,
-            },
+            "chef": {"server_url": self.chef_door.url, "client_name": TOOL, "node_name": "{tag:Name}"},
+            "consul": {"url": self.consul_door.url, "lock_prefixes": ["locks/"]},
             "inventory": {"table_name": TABLE},
             "secrets": ["chef_client_key", "consul_token"],
             "encryption_context": {"FunctionName": TOOL},
             **more,
         }
 
-    def environment(self, config: Mapping[str, Any]) -> Environment:
-        """A cold execution environment."""
-        self._fleets += 1
-        directory = self._directory / f"environment-{self._fleets}"
-        return Environment(config, self._secrets, self.aws.environ(), directory)
+    def handle(self, event: Any, config: Mapping[str, Any] | None = None, code: Path = SOURCES) -> Handled:
+        """Lets a cold function handle an event."""
+        return environment.handle(event, config or self.config(), self._secrets, self.aws.environ(), code)
 
     def fleet(self, number: int) -> list[Dead]:
-        """Instances with A and PTR record, a Chef node and client, a Consul node, session and lock each.
+        """Terminated instances with A and PTR record, Chef node and client, Consul node, session and lock each.
 
-        They were recorded in the inventory, and are terminated. One alone has a Consul agent, which has died; of
-        many there is only the node, as if gossip had forgotten their agents.
+        They were recorded in the inventory. One alone has a Consul agent, which has died; of many there is only the
+        node, as if gossip had forgotten their agents.
         """
-        instances = list(self._launch(number))
-        fill(self.zone_id, (_record(f"{i.tags['Name']}.{ZONE}", "A", str(i.private_ip)) for i in instances))
-        self._point((str(i.private_ip), i.tags["Name"]) for i in instances)
+        instances = self.launch(number)
+        fill(self.zone_id, (_record(f"{i.tags['Name']}.{ZONE}", "A", i.private_ips[0]) for i in instances))
+        self._point((i.private_ips[0], i.tags["Name"]) for i in instances)
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(self._converge, instances))
         if number == 1:
             self._run_agent(instances[0])
         else:
             self._join(instances)
-        self.inventory.remember_running(instances, {})
-        for some in chunks((i.instance_id for i in instances), 200):
-            self.aws.client("ec2").terminate_instances(InstanceIds=some)
+        self.terminate(instances)
         return [
-            Dead(
-                i.instance_id,
-                i.tags["Name"],
-                str(i.private_ip),
-                self.aws.state_change(i.instance_id, "terminated"),
-            )
+            Dead(i.instance_id, i.tags["Name"], i.private_ips[0], self.aws.state_change(i.instance_id, "terminated"))
             for i in instances
         ]
 
-    def left(self, dead: Iterable[Dead], *, nodes: bool) -> list[str]:
-        """What of these instances is still there: nothing, if the function did its work."""
+    def launch(self, number: int) -> list[Instance]:
+        """Instances that have run for a day and are recorded as EC2 shows them. The account must have no others."""
+        client, backend = self.aws.client("ec2"), ec2_backends[self.aws.account][self.aws.region]
+        kind = {"ImageId": "ami-12c6146b", "InstanceType": "t3.micro", "SubnetId": self.aws.subnet_id}
+        for some in chunks(range(number), 500):
+            for raw in client.run_instances(**kind, MinCount=len(some), MaxCount=len(some))["Instances"]:
+                backend.create_tags([raw["InstanceId"]], {"Name": self._name()})
+                backend.get_instance(raw["InstanceId"]).launch_time -= timedelta(days=1)
+        living = BotoEc2(lambda: client, Place(self.aws.account, self.aws.region)).living({})
+        instances = [replace(description.instance(), ran=True) for description in living]
+        with until(Deadline.after(600)):
+            self.inventory.remember_running(instances, {}, tags_known=True)
+        return instances
+
+    def terminate(self, instances: Iterable[Instance]) -> None:
+        """Ends them."""
+        for some in chunks((i.instance_id for i in instances), 200):
+            self.aws.client("ec2").terminate_instances(InstanceIds=some)
+
+    def left(self, dead: Iterable[Dead]) -> list[str]:
+        """Everything of these instances that is still there, except Consul's nodes, which the function leaves."""
         names = {one.name for one in dead}
         held = [name for name in self.chef.nodes() if name in names]
         held += [f"client {name}" for name in self.chef.clients() if name in names]
@@ -199,66 +170,36 @@ class Servers:
         for entry in self.consul.api("GET", "/v1/kv/locks/", params={"recurse": ""}):
             if entry.get("Session") and entry["Key"].removeprefix("locks/") in names:
                 held.append(f"lock {entry['Key']}")
-        if nodes:
-            held += [f"node {n['Node']}" for n in self.consul.nodes() if n["Node"] in names]
-        for zone_id in self._zone_ids:
+        for zone_id in (self.zone_id, self.reverse_zone_id):
             for record in record_sets(zone_id):
                 values = [r["Value"] for r in record["ResourceRecords"]]
                 if names & {record["Name"].split(".")[0], *(v.split(".")[0] for v in values)}:
                     held.append(f"{record['Type']} {record['Name']}")
         return held
 
-    def tidy(self, dead: Iterable[Dead]) -> None:
-        """Takes the nodes out of Consul's catalog that the function was to leave there."""
-        known = {node["Node"] for node in self.consul.nodes()}
-        ops = [{"Node": {"Verb": "delete", "Node": {"Node": one.name}}} for one in dead if one.name in known]
-        for some in chunks(ops, 64):
-            self.consul.api("PUT", "/v1/txn", json=some)
-
     def reset_calls(self) -> None:
-        """Counts from nought."""
+        """Counts from zero."""
         self.aws.reset_calls()
         self.chef_door.seen.clear()
         self.consul_door.seen.clear()
 
-    def _launch(self, number: int) -> Iterator[Instance]:
-        ec2 = self.aws.client("ec2")
-        backend = ec2_backends[self.aws.account][self.aws.region]
-        for some in chunks(range(number), 500):
-            made = ec2.run_instances(
-                ImageId="ami-12c6146b",
-                InstanceType="t3.micro",
-                MinCount=len(some),
-                MaxCount=len(some),
-                SubnetId=self.aws.subnet_id,
-            )
-            for raw in made["Instances"]:
-                name = self._name()
-                backend.create_tags([raw["InstanceId"]], {"Name": name})
-                facts = Facts(
-                    "ec2",
-                    account_id=self.aws.account,
-                    region=self.aws.region,
-                    vpc_id=raw["VpcId"],
-                    private_ips=(raw["PrivateIpAddress"],),
-                    private_dns_names=(raw["PrivateDnsName"],),
-                    tags={"Name": name},
-                )
-                yield Instance(raw["InstanceId"], state="running").learn(facts)
+    @property
+    def calls(self) -> dict[str, int]:
+        """The requests since then, by system."""
+        services = {"dynamodb": "DynamoDB", "ec2": "EC2", "route53": "Route 53", "sqs": "SQS"}
+        counts = dict.fromkeys(services.values(), 0)
+        for call, number in self.aws.calls.items():
+            counts[services[call.partition(":")[0]]] += number
+        return {**counts, "Chef": len(self.chef_door.seen), "Consul": len(self.consul_door.seen)}
 
     def _name(self) -> str:
         # Spread over the zone, which is the worst case: names in a row are listed together.
         return f"{self._random.getrandbits(48):012x}"
 
-    @property
-    def _zone_ids(self) -> list[str]:
-        return [zone_id for zone_id in (self.zone_id, self.reverse_zone_id) if zone_id]
-
     def _point(self, names_by_address: Iterable[tuple[str, str]]) -> None:
-        """PTR records, where there is a zone for them."""
-        if self.reverse_zone_id:
-            records = (_record(_pointer(address), "PTR", f"{name}.{ZONE}.") for address, name in names_by_address)
-            fill(self.reverse_zone_id, records)
+        """Makes PTR records."""
+        records = (_record(_pointer(address), "PTR", f"{name}.{ZONE}.") for address, name in names_by_address)
+        fill(self.reverse_zone_id, records)
 
     def _zone(self, name: str) -> str:
         zone = self.aws.client("route53").create_hosted_zone(Name=name, CallerReference=name)["HostedZone"]
@@ -268,9 +209,10 @@ class Servers:
         name = instance.tags["Name"]
         client = {"name": name, "admin": False, "public_key": self._public_key}
         self.chef.api.request("POST", "/clients", json=client)
-        ec2 = {"instance_id": instance.instance_id, "local_ipv4": instance.private_ip}
-        self.chef.create_node(name, ec2=ec2, automatic={"ipaddress": instance.private_ip})
-        self.index.nodes[name] = {"ec2": ec2, "ipaddress": instance.private_ip}
+        address = instance.private_ips[0]
+        ec2 = {"instance_id": instance.instance_id, "local_ipv4": address}
+        self.chef.create_node(name, ec2=ec2, automatic={"ipaddress": address})
+        self.index.nodes[name] = {"ec2": ec2, "ipaddress": address}
 
     def _run_agent(self, instance: Instance) -> None:
         """A node with an agent of its own, which has died."""
@@ -282,43 +224,33 @@ class Servers:
         self.consul.wait_for_status(name, "failed")
 
     def _join(self, instances: Iterable[Instance]) -> None:
-        instances = list(instances)
-        nodes: list[dict[str, Any]] = [
-            {
-                "Node": {
-                    "Verb": "set",
-                    "Node": {
-                        "Node": i.tags["Name"],
-                        "Address": i.private_ip,
-                        "Meta": {"instance_id": i.instance_id},
-                    },
-                }
-            }
-            for i in instances
-        ]
+        nodes, locks = list[dict[str, Any]](), list[dict[str, Any]]()
+        for i in instances:
+            node = {"Node": i.tags["Name"], "Address": i.private_ips[0], "Meta": {"instance_id": i.instance_id}}
+            nodes.append({"Node": {"Verb": "set", "Node": node}})
         for some in chunks(nodes, 64):
             self.consul.api("PUT", "/v1/txn", json=some)
-        locks: list[dict[str, Any]] = []
-        for instance in instances:
-            name = instance.tags["Name"]
+        for i in instances:
+            name = i.tags["Name"]
             session = self.consul.create_session(name)
             locks.append({"KV": {"Verb": "lock", "Key": f"locks/{name}", "Value": "", "Session": session}})
         for some in chunks(locks, 64):
             self.consul.api("PUT", "/v1/txn", json=some)
 
 
-def batch(dead: Iterable[Dead]) -> dict[str, Any]:
-    """The SQS event of these terminations."""
+def batch(events: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """The SQS event with these events. A message's id is ``m-`` and the instance's id."""
+    bodies = {event["detail"]["instance-id"]: json.dumps(event) for event in events}
     return {
         "Records": [
             {
-                "messageId": f"m-{one.instance_id}",
-                "receiptHandle": f"r-{one.instance_id}",
-                "body": json.dumps(one.event),
+                "messageId": f"m-{instance_id}",
+                "receiptHandle": f"r-{instance_id}",
+                "body": body,
                 "attributes": {"ApproximateReceiveCount": "1"},
                 "eventSource": "aws:sqs",
             }
-            for one in dead
+            for instance_id, body in bodies.items()
         ]
     }
 

@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -131,19 +131,20 @@ class Fault:
 
 
 class RateLimit:
-    """A token bucket: `burst` calls at once, refilled at `rate` a second."""
+    """A token bucket: `burst` calls at once, refilled at `rate` a second. `now` is its clock, in seconds."""
 
-    def __init__(self, burst: int, rate: float) -> None:
+    def __init__(self, burst: int, rate: float, now: Callable[[], float] = time.monotonic) -> None:
         self.burst = burst
         self.rate = rate
+        self._now = now
         self._tokens = float(burst)
-        self._at = time.monotonic()
+        self._at = now()
         self._lock = threading.Lock()
 
     def take(self) -> bool:
         """Whether the call is within the limit."""
         with self._lock:
-            now = time.monotonic()
+            now = self._now()
             self._tokens = min(self.burst, self._tokens + (now - self._at) * self.rate)
             self._at = now
             if self._tokens < 1:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from ec2_decommission.clients.ec2 import Description, Interface
+from ec2_decommission.clients.ec2 import LIVING_STATES, Description, Interface
 from ec2_decommission.errors import TransientError
 from ec2_decommission.instance import Facts
 from ec2_decommission.place import Place
@@ -23,6 +23,7 @@ REGION = "us-east-1"
 HOME = Place(ACCOUNT, REGION)
 VPC = "vpc-0000000000000000a"
 _FILTER_VALUES = 200
+_PAGE = 1000
 _FIRST_LAUNCH = datetime(2026, 1, 1, tzinfo=UTC)
 
 
@@ -135,9 +136,9 @@ class FakeEc2:
             {private_ip: public_ip} if public_ip else {},
             delete_on_termination,
         )
+        own, public = interface.addresses, {*interface.public_ips.values()}
         for other in self.network_interfaces.values():
-            shared = other.addresses & interface.addresses
-            public = {*interface.public_ips.values()}
+            shared = other.addresses & own
             if shared and (other.vpc_id == vpc_id or shared & public):
                 raise ValueError(f"address {sorted(shared)[0]} is in use")
         self.network_interfaces[interface.interface_id] = interface
@@ -193,7 +194,8 @@ class FakeEc2:
         return {i: self._description(self.machines[i]) if i in self.machines else None for i in wanted}
 
     def living(self, filters: Mapping[str, Iterable[str]]) -> Iterator[Description]:
-        return (description for description in self._matching(filters) if description.lives)
+        asked = {"instance-state-name": LIVING_STATES, **filters}
+        return (description for description in self._matching(asked) if description.lives)
 
     def elastic_ips(self, addresses: Iterable[str]) -> frozenset[str]:
         wanted = frozenset(addresses)
@@ -211,9 +213,11 @@ class FakeEc2:
                     f"of filter values specified on a single call is {_FILTER_VALUES}"
                 )
             _attribute(name)
-        for machine in list(self.machines.values()):
-            if all(_matches(machine, n, values) for n, values in asked.items()):
-                yield self._description(machine)
+        matching = (m for m in list(self.machines.values()) if all(_matches(m, n, v) for n, v in asked.items()))
+        for number, machine in enumerate(matching):
+            if number and number % _PAGE == 0:
+                self._request("DescribeInstances")
+            yield self._description(machine)
 
     def interfaces(self, addresses: Iterable[str]) -> Mapping[str, tuple[Interface, ...]]:
         wanted = set(addresses)

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+PAGE = 1000  # about the number of items in DynamoDB's page of 1 MB
+
 
 class FakeInventory:
     """The table.
@@ -188,9 +190,11 @@ class FakeInventory:
         return self._indexed("unfinished", place, lambda r: r.state == TERMINATED and not r.finished)
 
     def _indexed(self, operation: str, place: Place, wanted: Callable[[Record], bool]) -> Iterator[Record]:
-        self._request(operation)
         found = [record for record in self.items.values() if record.place == place and wanted(record)]
-        yield from (copy.deepcopy(record) for record in sorted(found, key=lambda record: record.instance_id))
+        found.sort(key=lambda record: record.instance_id)
+        for start in range(0, max(1, len(found)), PAGE):
+            self._request(operation)
+            yield from map(copy.deepcopy, found[start : start + PAGE])
 
     def _each(
         self, operation: str, items: Mapping[str, T], write: Callable[[str, T], bool]

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import copy
 import re
+from bisect import bisect_left
 from collections import Counter
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
+
+from botocore.exceptions import ClientError
 
 from ec2_decommission.clients.aws import CALL_SECONDS
 from ec2_decommission.clients.route53 import PAGE, ChangeRefusedError, Page, Zone, canonical
@@ -46,6 +50,7 @@ class FakeZones:
         self._known: set[str] = set()
         self._zones: dict[str, Zone] = {}
         self._content: dict[str, _Content] = {}
+        self._order: dict[str, tuple[frozenset[str], list[tuple[list[str], str]]]] = {}
 
     # The world
 
@@ -102,11 +107,10 @@ class FakeZones:
     def page(self, zone_id: str, name: str) -> Page:
         doing = f"list hosted zone {zone_id} (route53:ListResourceRecordSets)"
         self._request("ListResourceRecordSets", zone_id, doing)
-        order = sorted((_by_labels(n), n) for n in self._content[zone_id])
+        order = self._ordered(zone_id)
         raw: list[Raw] = []
-        for position, (labels, there) in enumerate(order):
-            if labels < _by_labels(name):
-                continue
+        for position in range(bisect_left(order, (_by_labels(name), "")), len(order)):
+            there = order[position][1]
             raw += [copy.deepcopy(record) for _, record in sorted(self._content[zone_id][there].items(), key=_order)]
             if len(raw) >= self.page_size:
                 end = order[position + 1][1] if position + 1 < len(order) else None
@@ -156,6 +160,15 @@ class FakeZones:
             self.lost -= 1
             raise TransientError(f"could not {doing}: Connection was closed before we received a valid response")
 
+    def _ordered(self, zone_id: str) -> list[tuple[list[str], str]]:
+        """The zone's names in Route 53's order, sorted once until a name comes or goes."""
+        names = frozenset(self._content[zone_id])
+        known, order = self._order.get(zone_id, (None, []))
+        if known != names:
+            order = sorted((_by_labels(n), n) for n in names)
+            self._order[zone_id] = (names, order)
+        return order
+
     def _request(self, operation: str, zone_id: str, doing: str, guard: Callable[[], None] = lambda: None) -> None:
         current().check(CALL_SECONDS)
         guard()
@@ -166,6 +179,56 @@ class FakeZones:
                 f"could not {doing}: the hosted zone does not exist "
                 f"(NoSuchHostedZone: No hosted zone found with ID: {zone_id})"
             )
+
+
+class Route53Client:
+    """boto3's client over the fake zones, with an account's limit, botocore's attempts and its hooks.
+
+    Args:
+        throttles: whether Route 53 refuses the request that arrives now.
+        sleep: waits that many seconds.
+        seconds: how long a request takes.
+    """
+
+    def __init__(
+        self, zones: FakeZones, throttles: Callable[[], bool], sleep: Callable[[float], None], seconds: float
+    ) -> None:
+        self._zones = zones
+        self._throttles = throttles
+        self._sleep = sleep
+        self._seconds = seconds
+        self._hooks: dict[str, Callable[..., None]] = {}
+        self.meta = SimpleNamespace(events=self)
+
+    def register(self, event: str, hook: Callable[..., None], unique_id: str) -> None:
+        self._hooks[event] = hook
+
+    def get_hosted_zone(self, *, Id: str) -> Any:  # noqa: N803  # boto3's names, here and below
+        self._send("GetHostedZone")
+        held = sum(record[0] == Id for record in self._zones.everything())
+        return {"HostedZone": {"Name": self._zones.zone(Id).name, "ResourceRecordSetCount": held}}
+
+    def list_resource_record_sets(self, *, HostedZoneId: str, StartRecordName: str, **_: Any) -> Any:  # noqa: N803
+        self._send("ListResourceRecordSets")
+        page = self._zones.page(HostedZoneId, StartRecordName)
+        return {"ResourceRecordSets": page.raw, "IsTruncated": page.end is not None, "NextRecordName": page.end}
+
+    def change_resource_record_sets(self, *, HostedZoneId: str, ChangeBatch: Mapping[str, Any]) -> None:  # noqa: N803
+        self._send("ChangeResourceRecordSets")
+        changes = [(change["Action"], change["ResourceRecordSet"]) for change in ChangeBatch["Changes"]]
+        self._zones.change(HostedZoneId, changes, lambda: None)
+
+    def _send(self, operation: str) -> None:
+        throttled: Any = {"Error": {"Code": "Throttling", "Message": "Rate exceeded"}}
+        for attempt in range(4):
+            self._hooks["before-send"]()
+            self._sleep(self._seconds)
+            refused = self._throttles()
+            self._hooks["response-received"](parsed_response=throttled if refused else {})
+            if not refused:
+                return
+            self._sleep(2**attempt / 2)
+        raise ClientError(throttled, operation)
 
 
 def listed(name: str) -> str:

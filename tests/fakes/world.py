@@ -180,7 +180,7 @@ class World:
     def cold_start(self) -> Application:
         """A new application over the same world, as a new execution environment has it."""
         config = self.config
-        self.live = Live(self.ec2s, now=self._seconds)
+        self.live = Live(self.ec2s, self._together, self._seconds)
         tools = Tools(
             self.live,
             self.inventory if config.inventory else None,

@@ -45,7 +45,7 @@ class Burst:
 @pytest.fixture(scope="module")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
     with Servers(tmp_path_factory.mktemp("burst")) as started:
-        started.reset(other_records=100)
+        started.reset()
         yield started
 
 
@@ -62,8 +62,7 @@ def burst(servers: Servers) -> Burst:
         assert servers.consul.acquire(f"locks/semaphore/{session}", session, b"", SEMAPHORE_FLAGS)
     servers.consul.put("locks/semaphore/.lock", b"{}", SEMAPHORE_FLAGS)
     servers.reset_calls()
-    with servers.environment(servers.config()) as environment:
-        assert environment.handle(batch(dead)).answer == {"batchItemFailures": []}
+    assert servers.handle(batch(one.event for one in dead)).answer == {"batchItemFailures": []}
     return Burst(dead, replaced, heir, readdressed, owned, contender)
 
 
@@ -86,12 +85,12 @@ def record(name: str, kind: str, value: str) -> dict[str, object]:
 
 def test_of_ninety_seven_nothing_is_left(servers: Servers, burst: Burst) -> None:
     beside = (burst.replaced, burst.readdressed, burst.owned)
-    assert servers.left([one for one in burst.dead if one not in beside], nodes=False) == []
+    assert servers.left([one for one in burst.dead if one not in beside]) == []
 
 
 def test_what_bears_a_living_ones_name_stays(servers: Servers, burst: Burst) -> None:
     name = burst.replaced.name
-    assert servers.left([burst.replaced], nodes=False) == [
+    assert servers.left([burst.replaced]) == [
         name,
         f"client {name}",
         f"session of {name}",
@@ -102,12 +101,12 @@ def test_what_bears_a_living_ones_name_stays(servers: Servers, burst: Burst) -> 
 
 
 def test_records_of_an_address_that_another_has_stay_alone(servers: Servers, burst: Burst) -> None:
-    left = servers.left([burst.readdressed], nodes=False)
+    left = servers.left([burst.readdressed])
     assert [entry.split()[0] for entry in left] == ["A", "PTR"]
 
 
 def test_records_that_external_dns_owns_stay_alone(servers: Servers, burst: Burst) -> None:
-    left = servers.left([burst.owned], nodes=False)
+    left = servers.left([burst.owned])
     assert sorted(left) == [f"{kind} {burst.owned.name}.{ZONE}." for kind in ("A", "TXT")]
 
 
@@ -123,5 +122,5 @@ def test_the_other_contender_for_a_semaphore_keeps_its_place(servers: Servers, b
 def test_the_calls_are_far_fewer_than_one_by_one(servers: Servers, burst: Burst) -> None:
     aws = [call for call in servers.aws.calls.elements() if not call.startswith("dynamodb:")]
     assert len(aws) <= 0.3 * NUMBER
-    assert servers.chef_door.total <= 2.1 * NUMBER
-    assert servers.consul_door.total <= 1.2 * NUMBER  # a session is destroyed by a request of its own
+    assert servers.calls["Chef"] <= 2.1 * NUMBER
+    assert servers.calls["Consul"] <= 1.2 * NUMBER  # a session is destroyed by a request of its own
