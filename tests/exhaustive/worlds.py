@@ -228,7 +228,7 @@ def all_others() -> Sequence[Others]:
         for body, mine, (theirs, elastic), silent in product(
             bodies, private_ones, public_ones, (None, HOME, AWAY) if ALL else (None, AWAY)
         )
-        if ALL or not silent or not (mine or theirs)
+        if ALL or not silent or (not mine and not theirs and (body is None or body.site == FAR))
     ]
     return [others for others in found if others.is_possible()]
 
