@@ -8,7 +8,7 @@ made them: a stranger's is disputed if the dead instance could have made it.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
@@ -56,7 +56,12 @@ Makers = dict[Thing, str]
 # What a node shows: its fields, and who may have made it. "by name" stands for X, Y and strangers, by its name.
 CONTENTS: Mapping[str, dict[str, Any]] = {
     "fresh": {},
-    "of x": {"instance_id": X, "account_id": HOME.account_id, "availability_zone": "us-east-1a", "private_ips": (A1,)},
+    "of x": {
+        "instance_id": X,
+        "account_id": HOME.account_id,
+        "availability_zone": "us-east-1a",
+        "private_ips": (A1,),
+    },
     "of x elsewhere": {"instance_id": X, "region": AWAY.region, "ohai_time": 1.0},
     "of x in another account": {"instance_id": X, "account_id": AWAY.account_id, "ohai_time": 1.0},
     "of y": {"instance_id": Y, "private_ips": (A2,), "ohai_time": 1.0},
@@ -121,7 +126,9 @@ def others() -> list[Others]:
     for site, name, address in product((SAME, FAR), (WEB1, WEB2, None), (A2, A1)):
         if (site, address) != (SAME, A1) and (ALL or address == A2 or name == WEB1):
             found.append(Others(alive(site, name, (address,))))
-    found += [Others(dead(Y, site, (name,), (A2,))) for site in (SAME, FAR) for name in (WEB1, WEB2) if ALL or site == SAME]
+    found += [
+        Others(dead(Y, site, (name,), (A2,))) for site in (SAME, FAR) for name in (WEB1, WEB2) if ALL or site == SAME
+    ]
     return [*found, Others(alive(FAR, WEB1, (A2,)), silent=AWAY), *([Others(silent=HOME)] if ALL else [])]
 
 
@@ -136,7 +143,9 @@ class World:
 
     def __str__(self) -> str:
         nodes, clients = dict(self.board.nodes), dict(self.board.clients)
-        return f"X: {self.x}; {self.others}; {self.kind}; nodes {nodes}, clients {clients}, hidden {self.board.hidden}"
+        return (
+            f"X: {self.x}; {self.others}; {self.kind}; nodes {nodes}, clients {clients}, hidden {self.board.hidden}"
+        )
 
     def bodies(self) -> tuple[Body, ...]:
         return (self.x, *((self.others.other,) if self.others.other else ()))
@@ -205,11 +214,11 @@ class World:
                 return True
         if self._a_dead_one_could_have(name):
             return False
-        content = self.board.nodes.get(name)
-        if content not in ("of x", "of y") or (content == "of y" and self.others.living):
+        same = self.board.nodes.get(name)
+        if same not in ("of x", "of y") or (same == "of y" and self.others.living):
             return True
         # Another machine's client, after which somebody has named a node with the id. The true node tells.
-        return any(c == content and makers["node", n] != STRANGER for n, c in self.board.nodes.items() if n != name)
+        return any(c == same and makers["node", n] != STRANGER for n, c in self.board.nodes.items() if n != name)
 
     def _a_dead_one_could_have(self, name: str) -> bool:
         gone = (b for b in self.bodies() if not b.alive and b.addresses)
@@ -251,7 +260,7 @@ def mine_content(instance_id: str) -> str:
     return "of x" if instance_id == X else "of y"
 
 
-@lru_cache(maxsize=None)
+@cache
 def may_be_named(kind: str, body: Body, name: str) -> bool:
     """Whether the instance calls its node so, at some time: after its Name tag, in short or long form, or its id."""
     if kind == "id":
@@ -261,7 +270,7 @@ def may_be_named(kind: str, body: Body, name: str) -> bool:
     return name.lower() in given or (kind == "none" and name.lower().split(".")[0] in given)
 
 
-@lru_cache(maxsize=None)
+@cache
 def alike(one: str, other: str) -> bool:
     """Whether the first labels are the same."""
     return one.lower().split(".")[0] == other.lower().split(".")[0]

@@ -1,13 +1,13 @@
 """Every small world of Consul nodes, sessions and locks: who made each, and whose agent lives.
 
-A removal is harm if the agent of its node lives, or if its maker lives and could still have the node. A removal is due
-if a handled instance made the node, its agents are dead, and nobody could dispute that the node was its own.
+A removal is harm if the agent of its node lives, or if its maker lives and could still have the node. A removal is
+due if a handled instance made the node, its agents are dead, and nobody could dispute that the node was its own.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from itertools import product
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -141,7 +141,9 @@ def board(nodes: tuple[Node, ...], long_ended: bool) -> Board:
         for n in here:
             row = n.content
             listed.append(
-                CatalogNode(n.name, f"id-{n.name}", row.address, dc, 1, row.lan, (row.wan,) if row.wan else (), dict(row.meta))
+                CatalogNode(
+                    n.name, f"id-{n.name}", row.address, dc, 1, row.lan, (row.wan,) if row.wan else (), dict(row.meta)
+                )
             )
             if n.life != "gossip":
                 agents[n.name] = "passing" if n.life == "passing" else "critical"
@@ -191,14 +193,16 @@ class World:
     board: Board
 
     def __str__(self) -> str:
-        settings = f"node_name {TEMPLATES[self.kind]}, deregister {self.deregister}, long ended {self.board.long_ended}"
+        settings = (
+            f"node_name {TEMPLATES[self.kind]}, deregister {self.deregister}, long ended {self.board.long_ended}"
+        )
         return f"X: {self.x}; {self.others}; {settings}; nodes {self.board.nodes}"
 
     def bodies(self) -> tuple[Body, ...]:
         return (self.x, *((self.others.other,) if self.others.other else ()))
 
     def makers(self, node: Node) -> list[str]:
-        """Who may have made a node: an instance at its own address; a stranger where nobody could have known better."""
+        """Who may have made a node: an instance at its own address, a stranger where nobody could know better."""
         content = node.content
         if content in (AT_OUTSIDE, BEHIND_A1) and node.name != X:
             return [STRANGER]
@@ -260,7 +264,7 @@ def _is_by_id(node: Node, instance_id: str) -> bool:
     return node.content.carried == instance_id or (node.name == instance_id and not node.content.carried)
 
 
-@lru_cache(maxsize=None)
+@cache
 def may_be_named(kind: str, body: Body, name: str) -> bool:
     """Whether the instance calls its node so at some time; without a template it may have any name."""
     if kind == "none":

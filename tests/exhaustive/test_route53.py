@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from itertools import combinations, product
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,6 @@ from tests.exhaustive.worlds import (
     A2,
     ALL,
     FAR,
-    NEXT,
     OUTSIDE,
     PUBLIC,
     SAME,
@@ -108,7 +107,8 @@ def address_boards() -> Iterator[Board]:
     yield board({"Name": N1, "Type": "A", "AliasTarget": {"DNSName": OTHER}}, record(W1, "A", A1))
     for mine, theirs in product((A1, PUBLIC), (A1, A2, OUTSIDE)):
         yield board(
-            record(N1, "A", mine, SetIdentifier="one", Weight=1), record(N1, "A", theirs, SetIdentifier="two", Weight=1)
+            record(N1, "A", mine, SetIdentifier="one", Weight=1),
+            record(N1, "A", theirs, SetIdentifier="two", Weight=1),
         )
     for value in (A1, A2, PUBLIC, OUTSIDE):
         yield board(record(ID, "A", value), record(N2, "A", value))
@@ -144,7 +144,12 @@ def xs() -> list[Body]:
         return [
             dead(X, site, name, addresses, vpc_known=vpc, tags_known=tags, recorded=recorded)
             for site, name, addresses, vpc, tags, recorded in product(
-                (SAME, FAR), ((WEB1,), (WEB2, WEB1)), ((A1,), (A1, PUBLIC), ()), (True, False), (True, False), (True, False)
+                (SAME, FAR),
+                ((WEB1,), (WEB2, WEB1)),
+                ((A1,), (A1, PUBLIC), ()),
+                (True, False),
+                (True, False),
+                (True, False),
             )
         ]
     return [
@@ -275,7 +280,7 @@ def _ec2_name(body: Body, address: str | None) -> str:
     return public_dns_name(PUBLIC, region) if address == PUBLIC else private_dns_name(address or "", region)
 
 
-@lru_cache(maxsize=None)
+@cache
 def labels(body: Body, names: Iterable[str]) -> frozenset[str]:
     """The record names of an instance with these Name tags."""
     return frozenset({f"{body.instance_id}.{DOMAIN}", *(f"{p}{n}.{DOMAIN}" for n in names for p in ("", "www-"))})
@@ -286,7 +291,7 @@ def private_dns_name_of_id(body: Body) -> str:
     return f"{body.instance_id}.{domain}.internal"
 
 
-@lru_cache(maxsize=None)
+@cache
 def address_of(value: Value) -> str | None:
     """The address to which a value leads; None for another name."""
     name, kind, target, _ = value
@@ -307,7 +312,7 @@ def fast(monkeypatch: pytest.MonkeyPatch) -> None:
         for function in functions:
             monkeypatch.setattr(module, function, lru_cache(maxsize=None)(getattr(module, function)))
     own: dict[int, names.OwnNames] = {}
-    own_names, name_questions = plan.own_names, plan.name_questions
+    own_names, name_questions = names.own_names, names.name_questions
 
     def remembered(record_names: tuple[Template, ...], instance: Any) -> names.OwnNames:
         if id(instance) not in own:
