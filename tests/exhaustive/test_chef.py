@@ -96,7 +96,7 @@ def boards(kind: str) -> Iterator[Board]:
         nodes = {n: c for n, c in ((own_name, own), (LONG1, long), (WEB2, second)) if c}
         for at, at_l, at_s, hidden in product(flags, (None, ""), (None, ""), (0, 1)):
             clients = {n: f for n, f in ((own_name, at), (LONG1, at_l), (WEB2, at_s)) if f is not None}
-            if (nodes or clients) and (ALL or not hidden or (at and not at_l)):
+            if (nodes or clients) and (not hidden or (at is not None and not at_l)):
                 yield board(nodes, clients, hidden)
 
 

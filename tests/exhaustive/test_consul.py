@@ -111,7 +111,7 @@ def boards(kind: str) -> Iterator[Board]:
     own_name = X if kind == "id" else WEB1
     states: list[tuple[str, str]] = [("dead", ""), ("dead", "release"), ("passing", "release")]
     if ALL:
-        states = list(product(("dead", "passing", "gossip"), ("", "release", "delete", "semaphore")))
+        states += [("passing", ""), ("gossip", "release")]
     first = [Node(own_name, content, *state) for content, state in product(CONTENTS, states)]
     first += [Node(own_name, AT_A1, "dead", session) for session in ("delete", "semaphore")]
     first += [Node(own_name, AT_A1, "gossip", "release")]
@@ -123,13 +123,13 @@ def boards(kind: str) -> Iterator[Board]:
             ("dead", "passing"),
             ("dc1", "dc2"),
         )
-        if ALL or dc == "dc1" or content == AT_A1
+        if dc == "dc1" or content == AT_A1
     ]
     for one, two in product((None, *first), (None, *second)):
         nodes = tuple(filter(None, (one, two)))
         for long_ended in (False, True):
             in_doubt = any(n.lives and not n.content.carried for n in nodes)
-            if nodes and (ALL or not long_ended or in_doubt):
+            if nodes and (not long_ended or in_doubt):
                 yield board(nodes, long_ended)
 
 
@@ -172,12 +172,10 @@ def keys_of(node: Node) -> list[Key]:
 
 def xs() -> list[Body]:
     found = [dead(), dead(vpc_known=False), dead(names=(WEB2, WEB1)), dead(recorded=False)]
-    return [*found, dead(addresses=()), dead(tags_known=False), dead(addresses=(A1, PUBLIC))] if ALL else found
+    return [*found, dead(addresses=()), dead(addresses=(A1, PUBLIC))] if ALL else found
 
 
 def others() -> list[Others]:
-    if ALL:
-        return list(all_others())
     plain = [o for o in all_others() if not o.elastic and not any(a == PUBLIC for _, a in o.interfaces)]
     return [o for o in plain if o.other is None or PUBLIC not in o.other.addresses]
 
@@ -312,7 +310,7 @@ def test_nobody_loses_anything_and_nothing_of_the_dead_is_left(
         for deregister in (True, False)
     }
     count = Count(f"consul, node_name {template}")
-    modes = (True, False) if ALL or kind == "tag" else (True,)
+    modes = (True, False) if kind == "tag" else (True,)
     for deregister, x, some, listed in chosen(product(modes, xs(), others(), list(boards(kind)))):
         world = World(kind, deregister, x, some, listed)
         removed: set[Thing] | None = None

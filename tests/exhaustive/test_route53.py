@@ -25,7 +25,6 @@ from tests.exhaustive.worlds import (
     FAR,
     OUTSIDE,
     PUBLIC,
-    SAME,
     STRANGER,
     WEB1,
     WEB2,
@@ -140,19 +139,7 @@ def pointer_boards() -> Iterator[Board]:
 
 
 def xs() -> list[Body]:
-    if ALL:
-        return [
-            dead(X, site, name, addresses, vpc_known=vpc, tags_known=tags, recorded=recorded)
-            for site, name, addresses, vpc, tags, recorded in product(
-                (SAME, FAR),
-                ((WEB1,), (WEB2, WEB1)),
-                ((A1,), (A1, PUBLIC), ()),
-                (True, False),
-                (True, False),
-                (True, False),
-            )
-        ]
-    return [
+    found = [
         dead(),
         dead(addresses=(A1, PUBLIC)),
         dead(addresses=(A1, PUBLIC), vpc_known=False),
@@ -161,6 +148,8 @@ def xs() -> list[Body]:
         dead(recorded=False),
         dead(addresses=()),
     ]
+    far = [dead(site=FAR, names=names, addresses=(A1, PUBLIC)) for names in ((WEB1,), (WEB2, WEB1))] if ALL else []
+    return [*found, *far, *([dead(names=(WEB2, WEB1), addresses=(A1, PUBLIC))] if ALL else [])]
 
 
 @dataclass

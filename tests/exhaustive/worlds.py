@@ -231,12 +231,11 @@ def all_others() -> Sequence[Others]:
         (((FAR, PUBLIC),), None),
     ]
     private_ones: list[tuple[tuple[Site, str], ...]] = [(), ((SAME, A1),), *([((FAR, A1),)] if ALL else [])]
+    silent = (None, HOME, AWAY) if ALL else (None, AWAY)
     found = [
-        Others(body, mine + theirs, elastic, silent)
-        for body, mine, (theirs, elastic), silent in product(
-            bodies, private_ones, public_ones, (None, HOME, AWAY) if ALL else (None, AWAY)
-        )
-        if ALL or not silent or (not mine and not theirs and (body is None or body.site == FAR))
+        Others(body, mine + theirs, elastic, place)
+        for body, mine, (theirs, elastic), place in product(bodies, private_ones, public_ones, silent)
+        if not place or (not mine and not theirs and (ALL or body is None or body.site == FAR))
     ]
     return [others for others in found if others.is_possible()]
 

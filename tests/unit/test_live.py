@@ -23,6 +23,7 @@ def bearers(ec2: FakeEc2, template: str, *names: str, gone: tuple[str, ...] = ()
     parsed = Template(template)
     question = Question(names=frozenset((parsed, name.lower()) for name in names))
     living = Live({HOME: ec2}).ask(question, gone).living
+    assert living.bearers.keys() <= question.names
     found = {name: living.bearers.get((parsed, name.lower()), ()) for name in names}
     return {name: {i.instance_id for i in instances} for name, instances in found.items() if instances}
 
