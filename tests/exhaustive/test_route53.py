@@ -42,7 +42,7 @@ from tests.fakes.ec2 import private_dns_name, public_dns_name
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from ec2_decommission.live import Question
+    from ec2_decommission.clients.route53 import Key
 
 DOMAIN = "example.internal."
 ZONES = {"ZFORWARD": DOMAIN, "ZREVERSE": "10.in-addr.arpa."}
@@ -57,7 +57,7 @@ REVERSE = "5.0.0.10.in-addr.arpa."
 OTHER = "www.example.com"
 X_NAME, X_ELSEWHERE, Y_NAME = f"{X}.ec2.internal", f"{X}.eu-west-1.compute.internal", f"{Y}.ec2.internal"
 
-Value = tuple[str, str, str, str | None]  # name, type, set identifier, value
+Value = tuple[str, str, str, str | None]  # name, type, value, set identifier
 MARK = {"Type": "TXT", "ResourceRecords": [{"Value": '"heritage=external-dns,external-dns/owner=k8s"'}]}
 
 
@@ -338,9 +338,42 @@ def test_nobody_loses_anything_and_nothing_of_the_dead_is_left(
     count.show(capsys, least)
 
 
-def removals(world: World) -> set[Value]:
+def test_a_second_look_takes_nothing_of_whoever_came_meanwhile(capsys: pytest.CaptureFixture[str]) -> None:
+    """The first look is at a world in which nobody else lives; the second is limited to what the first one chose."""
+    count = Count("route53, second look")
+    alone = Others()
+    for x, some in product(xs(), [some for boards in BOARDS.values() for some in boards()]):
+        first = removals(World(x, alone, some))
+        for others in chosen(all_others() if first else ()):
+            if others.living is None and others.other is not None:
+                continue
+            world = World(x, others, some)
+            second = removals(world, first)
+            count.plans += 1
+            assert second <= first, f"more than at the first look: {second - first} in {world}"
+            for chosen_makers in product(*map(world.makers, some.values)):
+                makers = dict(zip(some.values, chosen_makers, strict=True))
+                count.worlds += 1
+                for value in first:
+                    maker = makers[value]
+                    if value in second:
+                        count.outcomes["values gone"] += 1
+                        assert not world.is_harm(value, maker, makers), f"harm: {value} of {maker} in {world}"
+                    elif maker == X:
+                        assert not world.is_due(value, maker, makers), f"left: {value} of {maker} in {world}"
+    count.show(capsys, 50_000)
+
+
+def removals(world: World, only: Iterable[Value] | None = None) -> set[Value]:
+    """What goes by the plan; ``only`` limits a second one to what the first one chose."""
     instances = {body.instance_id: body.known for body in world.handled}
-    asked: Question = plan.question(SETTINGS, instances, world.board.snapshot)
-    findings = plan.plan(SETTINGS, instances, world.board.snapshot, world.others.ask(asked))
+    chosen_before: dict[Key, set[str]] = {}
+    for name, kind, value, identifier in only or ():
+        zone = "ZREVERSE" if kind == "PTR" else "ZFORWARD"
+        chosen_before.setdefault((zone, name, kind, identifier), set()).add(value)
+    limit = None if only is None else chosen_before
+    snapshot = world.board.snapshot
+    living = world.others.ask(plan.question(SETTINGS, instances, snapshot, limit))
+    findings = plan.plan(SETTINGS, instances, snapshot, living, limit)
     handles = [removal.handle for finding in findings.values() for removal in finding.removals]
     return {(h.record.name, h.record.type, h.value, h.record.set_identifier) for h in handles}
