@@ -72,6 +72,10 @@ def mutants(file: str) -> Iterator[Mutant]:
             yield Mutant(file, line, ast.unparse(before), ast.unparse(after), changed)
 
 
+def _unchanged(file: str) -> Mutant:
+    return Mutant(file, 0, "", "", ast.parse((SOURCE / file).read_text()))
+
+
 def _changes(node: ast.AST) -> Iterator[tuple[str | tuple[str, int], ast.expr]]:
     """The fields of a node to change, each with what takes their place."""
     if isinstance(node, ast.If | ast.IfExp | ast.While) and not _is_type_checking(node.test):
@@ -193,6 +197,9 @@ def main() -> int:
     killed, survived, known = 0, [], 0
     for file, suites in chosen.items():
         present = tuple(suite for suite in suites if (ROOT / suite).is_file())
+        if not arguments.list and not survives(_unchanged(file), present):
+            print(f"{file}: its tests fail without a mutant", file=sys.stderr)
+            return 2
         for mutant in mutants(file):
             if arguments.list:
                 print(mutant.name)
