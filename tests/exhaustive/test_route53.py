@@ -16,6 +16,7 @@ import pytest
 
 from ec2_decommission.clients.route53 import RecordSet, Zone
 from ec2_decommission.config import Route53Settings, ZoneSettings
+from ec2_decommission.errors import TransientError
 from ec2_decommission.steps.route53 import names, observe, plan
 from ec2_decommission.templates import Template
 from tests.exhaustive.worlds import (
@@ -74,7 +75,11 @@ class Board:
     owned: frozenset[tuple[str, str]] = frozenset()
 
 
-def board(*records: dict[str, Any] | None, owned: Iterable[tuple[str, str]] = ()) -> Board:
+def board(
+    *records: dict[str, Any] | None, owned: Iterable[tuple[str, str]] = (), unread: Iterable[str] = ()
+) -> Board:
+    """What the zones list. ``unread`` are names that could not be read: anybody's mark may be there."""
+    missed = {name: TransientError("throttled") for name in unread}
     found: dict[str, dict[str, tuple[RecordSet, ...]]] = {zone_id: {} for zone_id in ZONES}
     values: list[Value] = []
     for raw in filter(None, records):
@@ -83,7 +88,7 @@ def board(*records: dict[str, Any] | None, owned: Iterable[tuple[str, str]] = ()
         found[zone][record.name] = (*found[zone].get(record.name, ()), record)
         if record.type != "TXT":
             values += [(record.name, record.type, v, record.set_identifier) for v in record.values]
-    zones = (observe.ZoneRecords(Zone(zone_id, name), found[zone_id]) for zone_id, name in ZONES.items())
+    zones = (observe.ZoneRecords(Zone(zone_id, name), found[zone_id], missed) for zone_id, name in ZONES.items())
     return Board(observe.Snapshot(tuple(zones)), tuple(values), frozenset(owned))
 
 
@@ -102,6 +107,8 @@ def address_boards() -> Iterator[Board]:
         yield board(record(N1, "A", *some))
     for mark in (N1, f"a-{N1}", f"cname-{N1}"):
         yield board(record(N1, "A", A1, PUBLIC), {"Name": mark, **MARK}, owned=[(N1, "A")])
+    yield board(record(N1, "A", A1, PUBLIC), owned=[(N1, "A")], unread=[f"a-{N1}"])
+    yield board(record(N1, "A", A1, PUBLIC), record(N1, "TXT", '"v=spf1 -all"'))
     yield board(record(N1, "A", A1, TrafficPolicyInstanceId="t"), owned=[(N1, "A")])
     yield board({"Name": N1, "Type": "A", "AliasTarget": {"DNSName": OTHER}}, record(W1, "A", A1))
     for mine, theirs in product((A1, PUBLIC), (A1, A2, OUTSIDE)):
