@@ -89,8 +89,8 @@ class Board:
 def boards(kind: str) -> Iterator[Board]:
     own_name = X if kind == "id" else WEB1
     at_own = [None, *CONTENTS] if ALL else [None, *(c for c in CONTENTS if c != "of x in another account")]
-    at_long = [None, "fresh", "of x", "of y", "outside"] if ALL else [None, "of x", "of y", "outside"]
-    at_second = [None, "fresh", "of x", "of x elsewhere", "of y"] if ALL else [None, "fresh", "of x"]
+    at_long = [None, "of x", "of y", "outside", *(["fresh"] if ALL else [])]
+    at_second = [None, "fresh", "of x", *(["of y"] if ALL else [])]
     flags = [None, "", "validator", "admin"] if ALL else [None, "", "validator"]
     for own, long, second in product(at_own, at_long, at_second):
         nodes = {n: c for n, c in ((own_name, own), (LONG1, long), (WEB2, second)) if c}

@@ -222,7 +222,7 @@ def all_others() -> Sequence[Others]:
     bodies: list[Body | None] = [None]
     for site, name, private, public in product(SITES, names, (A1, A2), ((), (PUBLIC,))):
         bodies.append(alive(site, name, (private, *public)))
-        if name and (ALL or (site != NEXT and not public)):
+        if name and site != NEXT and not public:
             bodies.append(dead(Y, site, (name,), (private, *public)))
     public_ones: list[tuple[tuple[tuple[Site, str], ...], Place | None]] = [
         ((), None),
@@ -231,11 +231,10 @@ def all_others() -> Sequence[Others]:
         (((FAR, PUBLIC),), None),
     ]
     private_ones: list[tuple[tuple[Site, str], ...]] = [(), ((SAME, A1),), *([((FAR, A1),)] if ALL else [])]
-    silent = (None, HOME, AWAY) if ALL else (None, AWAY)
     found = [
         Others(body, mine + theirs, elastic, place)
-        for body, mine, (theirs, elastic), place in product(bodies, private_ones, public_ones, silent)
-        if not place or (not mine and not theirs and (ALL or body is None or body.site == FAR))
+        for body, mine, (theirs, elastic), place in product(bodies, private_ones, public_ones, (None, AWAY))
+        if not place or (not mine and not theirs and (body is None or body.site == FAR))
     ]
     return [others for others in found if others.is_possible()]
 
