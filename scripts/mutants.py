@@ -30,6 +30,7 @@ SECONDS = 60.0
 SUITES: dict[str, tuple[str, ...]] = {
     "ec2_decommission/steps/route53/plan.py": ("tests/unit/test_route53_plan.py", "tests/exhaustive/test_route53.py"),
     "ec2_decommission/steps/route53/names.py": (
+        "tests/unit/test_route53_names.py",
         "tests/unit/test_route53_plan.py",
         "tests/exhaustive/test_route53.py",
     ),

@@ -70,6 +70,7 @@ CONTENTS: Mapping[str, dict[str, Any]] = {
     "outside": {"ipaddress": OUTSIDE, "ohai_time": 1.0},
     "without address": {"ohai_time": 1.0},
 }
+IDS = {"of x": X, "of y": Y}
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,12 +82,9 @@ class Board:
     hidden: int
     snapshot: Snapshot
 
-    @property
-    def things(self) -> tuple[Thing, ...]:
-        return (*(("node", name) for name in self.nodes), *(("client", name) for name in self.clients))
-
 
 def boards(kind: str) -> Iterator[Board]:
+    """Nodes and clients under the name that ``chef.node_name`` gives, its long form, and another one."""
     own_name = X if kind == "id" else WEB1
     at_own = [None, *CONTENTS] if ALL else [None, *(c for c in CONTENTS if c != "of x in another account")]
     at_long = [None, "of x", "of y", "outside", *(["fresh"] if ALL else [])]
@@ -96,7 +94,7 @@ def boards(kind: str) -> Iterator[Board]:
         nodes = {n: c for n, c in ((own_name, own), (LONG1, long), (WEB2, second)) if c}
         for at, at_l, at_s, hidden in product(flags, (None, ""), (None, ""), (0, 1)):
             clients = {n: f for n, f in ((own_name, at), (LONG1, at_l), (WEB2, at_s)) if f is not None}
-            if (nodes or clients) and (not hidden or (at is not None and not at_l)):
+            if (nodes or clients) and (not hidden or (at is not None and not at_l and not at_s)):
                 yield board(nodes, clients, hidden)
 
 
@@ -159,6 +157,8 @@ class World:
             for more in product(*(self.makers_of_client(name, of_nodes) for _, name in clients)):
                 yield of_nodes | dict(zip(clients, more, strict=True))
 
+    # Who may have made a thing
+
     def makers_of_node(self, name: str) -> list[str]:
         content = self.board.nodes[name]
         named = [b.instance_id for b in self.bodies() if b.addresses and may_be_named(self.kind, b, name)]
@@ -188,6 +188,7 @@ class World:
     # Harm
 
     def is_harm(self, thing: Thing, makers: Makers) -> bool:
+        """Whether somebody loses something that is in use when the thing goes."""
         maker = makers[thing]
         if maker == Y and self.others.living:
             return True
@@ -208,6 +209,7 @@ class World:
         return content != "fresh" or not self._a_dead_one_could_have(name)
 
     def _is_used_client(self, name: str, makers: Makers) -> bool:
+        """Whether a stranger's client is in use: its own node is there, or no dead instance could have had it."""
         for other, content in self.board.nodes.items():
             mine = other == name or (alike(other, name) and other not in self.board.clients)
             if mine and makers["node", other] == STRANGER and content not in ("of x", "fresh"):
@@ -228,17 +230,18 @@ class World:
     # Completeness
 
     def is_due(self, thing: Thing, makers: Makers) -> bool:
+        """Whether the thing is provably a dead instance's, and of no use to anybody."""
         what, name = thing
         maker = makers[thing]
         body = next((b for b in self.bodies() if b.instance_id == maker and not b.alive), None)
         if body is None or self.others.silent:
             return False
-        mine = {"of x": X, "of y": Y}
-        by_id = [n for n, c in self.board.nodes.items() if mine.get(c) == maker or (self.kind == "id" and n == maker)]
+        by_id = [n for n, c in self.board.nodes.items() if IDS.get(c) == maker or (self.kind == "id" and n == maker)]
         if what == "node" and name in by_id:
             return True
         if what == "client" and self.kind == "id" and name == maker:
-            return self.board.nodes.get(name) in (None, "fresh", mine_content(maker), "outside", "without address")
+            content = self.board.nodes.get(name, "fresh")
+            return IDS.get(content) == maker or content in ("fresh", "outside", "without address")
         y = self.others.living
         if y and y.name and alike(y.name, name):
             return False
@@ -254,10 +257,6 @@ class World:
         mine = (n for n in self.board.nodes if makers["node", n] == makers["client", name])
         undisputed = {n for n in mine if self.is_due(("node", n), makers)}
         return any(alike(n, name) and n not in undisputed for n in self.board.nodes)
-
-
-def mine_content(instance_id: str) -> str:
-    return "of x" if instance_id == X else "of y"
 
 
 @cache
@@ -277,6 +276,7 @@ def alike(one: str, other: str) -> bool:
 
 
 def removals(world: World) -> set[Thing]:
+    """What goes by the plan, asked as the step asks."""
     instances = {body.instance_id: body.known for body in world.bodies() if not body.alive}
     settings, snapshot = SETTINGS[world.kind], world.board.snapshot
     findings = plan.plan(

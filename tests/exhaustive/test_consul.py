@@ -102,12 +102,15 @@ class Node(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Board:
+    """The nodes of a world, and what the step reads of them."""
+
     nodes: tuple[Node, ...]
     snapshot: Snapshot
     long_ended: bool
 
 
 def boards(kind: str) -> Iterator[Board]:
+    """One or two nodes, of which the first has the name that ``consul.node_name`` gives."""
     own_name = X if kind == "id" else WEB1
     states: list[tuple[str, str]] = [("dead", ""), ("dead", "release"), ("passing", "release")]
     if ALL:
@@ -225,8 +228,9 @@ class World:
         """Whether somebody loses something when a thing of the node goes."""
         if node.lives:
             return True
-        if thing[0] == "key" and thing[1] == "delete" and node.session != "delete" and "/s/s-" not in thing[2]:
-            return True
+        contender = thing[-1].endswith(f"/{session_of(node)}")
+        if thing[:2] == ("key", "delete") and node.session != "delete" and not contender:
+            return True  # its session would only release it
         if thing[-1].endswith("/.lock") or (node.server and thing[0] != "node"):
             return True
         if maker == STRANGER:
@@ -237,6 +241,7 @@ class World:
         return maker == Y and self.others.living is not None
 
     def is_due(self, thing: Thing, node: Node, maker: str, makers: Mapping[Node, str]) -> bool:
+        """Whether the node is provably a dead instance's, and nobody else has one of its addresses."""
         body = next((b for b in self.bodies() if b.instance_id == maker and not b.alive), None)
         if body is None or node.lives or node.server or (thing[0] == "node" and not self.deregister):
             return False
@@ -281,6 +286,7 @@ def things(node: Node) -> Iterator[Thing]:
 
 
 def removals(world: World, settings: ConsulSettings) -> set[Thing]:
+    """What goes by the plan, asked as the step asks."""
     instances = {body.instance_id: body.known for body in world.bodies() if not body.alive}
     snapshot = world.board.snapshot
     living = world.others.ask(plan.question(settings, instances, snapshot))

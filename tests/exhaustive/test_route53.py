@@ -203,7 +203,7 @@ class World:
         if (name, kind) in self.board.owned:
             return True
         if X in name or X in target:
-            return False
+            return False  # what contains its id ended with it
         address = address_of(value)
         if address == PUBLIC and self.others.elastic:
             return True
@@ -248,7 +248,7 @@ class World:
             return target in known and self._is_free(body, target, address_of(value))
         if name not in known:
             return False
-        if name == by_id or target == private_dns_name_of_id(body):
+        if name == by_id or target == _ec2_name_of_id(body):
             return True
         if kind == "CNAME" and target.endswith(DOMAIN):
             there = [v for v in makers if v[0] == target]
@@ -282,7 +282,7 @@ def labels(body: Body, names: Iterable[str]) -> frozenset[str]:
     return frozenset({f"{body.instance_id}.{DOMAIN}", *(f"{p}{n}.{DOMAIN}" for n in names for p in ("", "www-"))})
 
 
-def private_dns_name_of_id(body: Body) -> str:
+def _ec2_name_of_id(body: Body) -> str:
     domain = "ec2" if body.site.place.region == "us-east-1" else f"{body.site.place.region}.compute"
     return f"{body.instance_id}.{domain}.internal"
 
