@@ -87,14 +87,13 @@ def boards(kind: str) -> Iterator[Board]:
     """Nodes and clients under the name that ``chef.node_name`` gives, its long form, and another one."""
     own_name = X if kind == "id" else WEB1
     at_own = [None, *CONTENTS] if ALL else [None, *(c for c in CONTENTS if c != "of x in another account")]
-    at_long = [None, "of x", "of y", "outside", *(["fresh"] if ALL else [])]
-    at_second = [None, "fresh", "of x", *(["of y"] if ALL else [])]
+    at_long, at_second = [None, "of x", "of y", "outside"], [None, "fresh", "of x"]
     flags = [None, "", "validator", "admin"] if ALL else [None, "", "validator"]
     for own, long, second in product(at_own, at_long, at_second):
         nodes = {n: c for n, c in ((own_name, own), (LONG1, long), (WEB2, second)) if c}
         for at, at_l, at_s, hidden in product(flags, (None, ""), (None, ""), (0, 1)):
             clients = {n: f for n, f in ((own_name, at), (LONG1, at_l), (WEB2, at_s)) if f is not None}
-            if (nodes or clients) and (not hidden or (at is not None and not at_l and not at_s)):
+            if (nodes or clients) and (not hidden or (at == "" and not at_l and not at_s)):
                 yield board(nodes, clients, hidden)
 
 

@@ -122,7 +122,7 @@ def boards(kind: str) -> Iterator[Board]:
     second = [
         Node(WEB2, content, life, "release", dc)
         for content, life, dc in product(
-            (AT_A1, Content(A2, meta=OF_X), Content(A2, meta=OF_Y), *([AT_A2, LAN_A1] if ALL else [])),
+            (AT_A1, Content(A2, meta=OF_X), Content(A2, meta=OF_Y), *([LAN_A1] if ALL else [])),
             ("dead", "passing"),
             ("dc1", "dc2"),
         )
@@ -175,7 +175,7 @@ def keys_of(node: Node) -> list[Key]:
 
 def xs() -> list[Body]:
     found = [dead(), dead(vpc_known=False), dead(names=(WEB2, WEB1)), dead(recorded=False)]
-    return [*found, dead(addresses=()), dead(addresses=(A1, PUBLIC))] if ALL else found
+    return [*found, dead(addresses=())] if ALL else found
 
 
 def others() -> list[Others]:
