@@ -5,11 +5,12 @@ is who made each thing and who has each address and name now; the plan functions
 the systems list and what EC2 answers. The oracles in the test files judge by the truth, and repeat no rule of the
 product.
 
-A world stays out if nobody could tell it from another one in which the right outcome is the opposite:
+Each instance makes things under its own names, for its own addresses, and a stranger makes any. What a stranger made
+counts as working unless nobody could tell the world from one in which the dead instance made the same:
 
-- A stranger's machine that EC2 does not know, at an address of a VPC, with a record at an instance's name.
-- A stranger's record at an instance's name for an interface in another VPC, whose range overlaps with the instance's.
-- Anybody's thing under a name of X that its owner no longer has.
+- A record at an instance's name for an address of its VPC that EC2 knows nobody to have.
+- A record at an instance's name for a stranger's interface in another VPC, whose range overlaps.
+- A Chef node that never converged, or a client without a node, under the name of an instance that ran.
 
 ``EXHAUSTIVE`` says how many worlds: ``all`` takes the longer lists, ``sample`` every 29th world of the shorter ones.
 """
