@@ -52,6 +52,10 @@ mutants: venv ## Which changes of a part that decides no test notices (PART=rout
 model: venv ## A longer run of the model-based test (HISTORIES=20000)
 	@MODEL_HISTORIES=$(or $(HISTORIES),20000) $(BIN)/python -m pytest tests/model/test_histories.py
 
+.PHONY: exhaustive
+exhaustive: venv ## Every small world of each step, from longer lists (@ALL@)
+	@EXHAUSTIVE=all $(BIN)/python -m pytest tests/exhaustive
+
 .PHONY: docs-check
 docs-check: venv ## Links, quoted commands and tables of the documents
 	@$(BIN)/python -m pytest --quiet tests/unit/test_docs.py tests/unit/test_readme.py tests/unit/test_conventions.py

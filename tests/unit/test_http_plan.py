@@ -86,6 +86,7 @@ def test_whatever_is_not_exactly_the_instances_id_stays(value: Any) -> None:
 
 def test_an_item_without_the_field_stays() -> None:
     assert reasons(decide({"id": 7})) == [f"item 7: its instance is not {OWN}, but null"]
+    assert reasons(decide(item(instance=""))) == [f"item 7: its instance is not {OWN}, but empty"]
 
 
 @pytest.mark.parametrize("thing", [None, True, 5, "x", OWN, [], [OWN], [[]], {}])
@@ -242,6 +243,8 @@ def test_nobody_is_asked_if_nothing_of_the_instance_was_found() -> None:
     for items, expected in (((), []), (({"ip": "10.0.0.6"},), []), (({"ip": "10.0.0.6"}, {"ip": IP}), [WEB])):
         assert in_question(settings, instances, Snapshot({OWN: Found(items)})) == expected
     assert in_question(settings, instances, Snapshot()) == []
+    # An address that is not known is not the null of an item.
+    assert in_question(settings, {OWN: Instance(OWN)}, Snapshot({OWN: Found(({"ip": None},))})) == []
 
 
 # What keeps an item

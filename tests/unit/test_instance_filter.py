@@ -90,6 +90,7 @@ def described(state: str, **tags: str) -> Description:
         # What was read at the end counts for every retry.
         (record(TERMINATED, seen=True, Name="a"), described("terminated"), True),
         (record(TERMINATED, seen=False, Name="a"), described("terminated"), False),
+        (record(TERMINATED, seen=False, Name="a"), described("terminated", Name="a"), True),
         # EC2 has forgotten the instance.
         (None, None, False),
         (record(RUNNING, seen=False, Name="a"), None, False),

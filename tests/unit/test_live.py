@@ -23,6 +23,7 @@ def bearers(ec2: FakeEc2, template: str, *names: str, gone: tuple[str, ...] = ()
     parsed = Template(template)
     question = Question(names=frozenset((parsed, name.lower()) for name in names))
     living = Live({HOME: ec2}).ask(question, gone).living
+    assert living.bearers.keys() <= question.names
     found = {name: living.bearers.get((parsed, name.lower()), ()) for name in names}
     return {name: {i.instance_id for i in instances} for name, instances in found.items() if instances}
 
@@ -116,9 +117,32 @@ def test_a_round_asks_every_place_and_few_calls_each() -> None:
 
 
 def test_no_question_asks_nobody() -> None:
+    def never(jobs: object, workers: object = None) -> None:
+        raise AssertionError(jobs)
+
+    assert Live({HOME: FakeEc2()}, never).ask(Question()).living == Living()
+
+
+def test_a_question_of_names_or_of_private_addresses_asks_no_more_than_that() -> None:
     ec2 = FakeEc2()
-    assert Live({HOME: ec2}).ask(Question()).living == Living()
-    assert ec2.calls.total() == 0
+    Live({HOME: ec2}).ask(Question(names=frozenset({(NAME, "web-1")})))
+    assert ec2.calls == {"DescribeInstances": 1}
+    Live({HOME: ec2}).ask(Question(frozenset({"10.0.0.5"})))
+    assert ec2.calls == {"DescribeInstances": 1, "DescribeNetworkInterfaces": 1}
+
+
+def test_an_address_is_held_with_its_living_instance() -> None:
+    ec2 = FakeEc2()
+    here = ec2.launch("web-1", "10.0.0.5")
+    ending = ec2.launch("web-1", "10.0.0.5", vpc_id="vpc-b")
+    ec2.add_interface("10.0.0.5", vpc_id="vpc-c")
+    ec2.set_state(ending, "shutting-down")
+    holders = Live({HOME: ec2}).ask(Question(frozenset({"10.0.0.5"}))).living.holders["10.0.0.5"]
+    assert {h.interface.vpc_id: h.instance and h.instance.instance_id for h in holders} == {
+        VPC: here,
+        "vpc-b": None,  # its interface is still there, but nobody lives in it
+        "vpc-c": None,
+    }
 
 
 def test_a_place_that_fails_is_named_and_the_others_still_answer() -> None:
@@ -132,8 +156,11 @@ def test_a_place_that_fails_is_named_and_the_others_still_answer() -> None:
     living = Live({HOME: here, MEMBER: there}).ask(Question(frozenset({"10.0.0.5"}))).living
     assert living.holders["10.0.0.5"][0].place == HOME
     assert isinstance(living.error, AccessError)
-    assert "222222222222/eu-west-1" in str(living.error)
-    assert "ec2:DescribeNetworkInterfaces" in str(living.error)
+    told = "cannot ask 222222222222/eu-west-1 who has it now: no ec2:DescribeNetworkInterfaces"
+    assert str(living.error) == told
+    here.fault = deny
+    error = Live({HOME: here, MEMBER: there}).ask(Question(frozenset({"10.0.0.5"}))).living.error
+    assert str(error).startswith(f"cannot ask {HOME} who has it now (and 1 more places could not be asked): ")
 
 
 def test_an_answer_is_good_for_less_than_five_seconds_after_the_round_ended() -> None:
@@ -196,6 +223,26 @@ def test_who_else_has_an_address(address: str, holders: list[Holder], vpc: str |
     assert (told is None) if owner is None else (owner in str(told))
 
 
+@pytest.mark.parametrize(
+    ("facts", "address", "owner"),
+    [
+        ({"ipv6_addresses": ("fd00::5",)}, "fd00::5", "i-3"),  # IPv6 is never taken for an overlapping range
+        ({"public_ips": ("198.51.100.7",)}, "198.51.100.7", "i-3"),  # recorded as public, whatever the range
+        ({"public_dns_names": ("ec2-54-7-8-9.compute-1.amazonaws.com",)}, "54.7.8.9", "i-3"),
+        ({"private_ips": ("54.7.8.9",)}, "54.7.8.9", None),  # a VPC that uses a public range as its own
+        ({"private_ips": ("54.7.8.9",), "public_ips": ("54.7.8.9",)}, "54.7.8.9", "i-3"),
+        ({}, "10.0.0.5", None),
+    ],
+)
+def test_an_address_in_another_vpc_is_anothers_if_it_is_public(
+    facts: dict[str, tuple[str, ...]], address: str, owner: str | None
+) -> None:
+    instance = Instance("i-dead", vpc_id=VPC).learn(Facts("inventory", **facts))  # type: ignore[arg-type]
+    living = Living(Question(frozenset({address})), {address: (held("vpc-b", OTHER),)})
+    told = living.owner(instance, address, lambda _: False)
+    assert (told is None) if owner is None else (owner in str(told))
+
+
 def test_an_allocated_elastic_ip_is_somebody_elses_even_on_no_interface() -> None:
     living = Living(Question(frozenset({"54.7.8.9"})), elastic_ips={"54.7.8.9": MEMBER})
     assert "allocated as an Elastic IP" in str(living.owner(DEAD, "54.7.8.9", lambda _: False))
@@ -208,3 +255,4 @@ def test_what_was_not_asked_is_not_answered() -> None:
         Living().bearer(NAME, "web-1")
     asked = Living(Question(names=frozenset({(NAME, "web-1")})), bearers={(NAME, "web-1"): (NAMESAKE,)})
     assert "i-2" in str(asked.bearer(NAME, "WEB-1"))
+    assert Living(asked.asked).bearer(NAME, "web-1") is None

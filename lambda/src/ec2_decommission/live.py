@@ -22,7 +22,7 @@ from .together import in_turn
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from .clients.ec2 import Description, Ec2, Interface
+    from .clients.ec2 import Ec2, Interface
     from .instance import Instance
     from .place import Place
     from .templates import Template
@@ -228,25 +228,23 @@ class _Answer:
 
 
 def _ask_place(ec2: Ec2, place: Place, question: Question, gone: frozenset[str]) -> _Answer:
-    interfaces = ec2.interfaces(sorted(question.addresses)) if question.addresses else {}
+    interfaces = ec2.interfaces(sorted(question.addresses))
     attached = {i.instance_id for some in interfaces.values() for i in some if i.instance_id} - gone
-    described = ec2.describe(sorted(attached)) if attached else {}
+    living: Mapping[str | None, Instance] = {
+        instance_id: description.instance()
+        for instance_id, description in ec2.describe(sorted(attached)).items()
+        if description.lives
+    }
     holders = {
         address: tuple(
-            Holder(place, interface, _living(described, interface.instance_id))
+            Holder(place, interface, living.get(interface.instance_id))
             for interface in some
             if interface.instance_id not in gone
         )
         for address, some in interfaces.items()
     }
     public = [a for a in question.addresses if ipaddress.ip_address(a).is_global]
-    elastic = ec2.elastic_ips(sorted(public)) if public else frozenset()
-    return _Answer(place, holders, elastic, _bearers(ec2, question, gone))
-
-
-def _living(described: Mapping[str, Description], instance_id: str | None) -> Instance | None:
-    description = described.get(instance_id or "")
-    return description.instance() if description and description.lives else None
+    return _Answer(place, holders, ec2.elastic_ips(sorted(public)), _bearers(ec2, question, gone))
 
 
 def _bearers(ec2: Ec2, question: Question, gone: frozenset[str]) -> dict[tuple[Template, str], tuple[Instance, ...]]:
