@@ -103,7 +103,7 @@ run "each_queue_admits_the_modules_rules_only_and_nothing_in_clear_text" {
         Resource  = "arn:aws:sqs:eu-west-1:123456789012:ec2-decommission"
         Condition = { Bool = { "aws:SecureTransport" = "false" } }
       },
-    ] && aws_sqs_queue_policy.dead_letters.policy == aws_sqs_queue_policy.events.policy # the mock gives both queues one ARN
+    ] && aws_sqs_queue_policy.dead_letters.policy == replace(aws_sqs_queue_policy.events.policy, ":ec2-decommission\"", ":ec2-decommission-dead-letters\"")
     error_message = aws_sqs_queue_policy.events.policy
   }
 
