@@ -69,11 +69,6 @@ class Deployment:
             name = (self.config.get("inventory") or {}).get("table_name")
         return str(name) if name else None
 
-    def output(self, name: str) -> str | None:
-        """One of the module's outputs, if it is known."""
-        value = self._outputs.get(name)
-        return str(value) if value else None
-
     # The function
 
     def ask(self, payload: Mapping[str, Any]) -> dict[str, Any]:
@@ -152,10 +147,9 @@ def find(options: argparse.Namespace) -> Deployment:
     Raises:
         Problem: it cannot be found, or there is more than one.
     """
-    table = {"inventory_table_name": options.table_name} if options.table_name else {}
     fallback = getattr(options, "region", None)
     if options.function_name:
-        outputs = {"function_name": options.function_name, **table}
+        outputs = {"function_name": options.function_name}
         return Deployment(outputs, Clients(options.profile, options.function_region, fallback))
     if options.outputs:
         where = "standard input" if options.outputs == "-" else options.outputs
@@ -163,7 +157,7 @@ def find(options: argparse.Namespace) -> Deployment:
     else:
         where = str(Path(options.chdir).resolve())
         outputs = _parsed(_terraform_outputs(options.chdir), f"terraform output in {where}")
-    chosen = {**_choose(dict(_deployments(outputs)), options.module, where), **table}
+    chosen = _choose(dict(_deployments(outputs)), options.module, where)
     return Deployment(chosen, Clients(options.profile, options.function_region or _region(chosen), fallback))
 
 

@@ -26,7 +26,6 @@ _DEPLOYMENT = {
     "outputs": None,
     "module": None,
     "function_name": None,
-    "table_name": None,
     "function_region": None,
     "profile": None,
 }
@@ -160,7 +159,6 @@ def _deployment_options(parser: argparse.ArgumentParser) -> None:
     add("--outputs", "written by `terraform output -json`; - is standard input", "FILE")
     add("--module", "which deployment, if the outputs have several", "OUTPUT")
     add("--function-name", "the function, without Terraform", "NAME")
-    add("--table-name", "the inventory's table (default: as configured)", "NAME")
     add("--function-region", "default: from the outputs or the AWS configuration", "REGION")
     add("--profile", "profile of the AWS configuration")
     parser.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="JSON on standard output")
@@ -363,7 +361,7 @@ def _known(found: Deployment, instance_id: str) -> dict[str, Any] | None:
 
 
 def _plan(found: Deployment, options: argparse.Namespace) -> int:
-    start = history.parsed_since(options.since)
+    start = history.since(options.since)
     plan = plans.make(found, start, options.account, options.region, lambda line: print(line, file=sys.stderr))
     print(json.dumps(plan, indent=2))
     number = sum(len(plans.approved(entry)) for entry in plan["instances"])
@@ -410,7 +408,7 @@ def _apply(found: Deployment, options: argparse.Namespace) -> int:
 
 
 def _report(found: Deployment, options: argparse.Namespace) -> int:
-    document = history.read(found, history.parsed_since(options.since), options.account, options.region)
+    document = history.read(found, history.since(options.since), options.account, options.region)
     if options.html:
         print(page.page(document), end="")
     elif options.csv:
