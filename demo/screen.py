@@ -42,13 +42,17 @@ class Screen:
         """One line of progress."""
         self._paragraph(text, INDENT, f"{self.seconds:6.1f} s  ", style)
 
-    def report(self, report: Mapping[str, Any], steps: Collection[str]) -> None:
-        """These steps of a report of the function: the actions with their proofs, and the reason."""
+    def report(self, report: Mapping[str, Any], details: Collection[str] | None = None) -> None:
+        """A report of the function: how each step ended, with its actions, proofs and reason.
+
+        Args:
+            details: the steps whose details are shown; None shows them all.
+        """
         for step in report["steps"]:
-            if step["step"] not in steps:
-                continue
             line = Text.assemble(f"{INDENT}{step['step']} ", (step["status"], _COLORS[step["status"]]))
             self.console.print(line)
+            if details is not None and step["step"] not in details:
+                continue
             for action in step["actions"]:
                 self._paragraph(f"{action['action']} {action['target']}", f"{INDENT}      ", f"{INDENT}  ")
                 self._paragraph(action["proof"], f"{INDENT}    ", style="dim")

@@ -422,7 +422,7 @@ def _report_text(document: Mapping[str, Any]) -> str:
     instances = document["instances"]
     removed = sum(len(one["removed"]) for one in instances)
     since = text.time(document["since"])
-    lines = [f"Since {since}: {text.count(removed, 'thing')} removed of {text.count(len(instances), 'instance')}"]
+    lines = [f"Since {since}: {text.count(len(instances), 'instance')}, {text.count(removed, 'removal')}"]
     for one in instances:
         named = f" ({one['name']})" if one["name"] else ""
         state = "" if one["finished"] else ", not finished"

@@ -110,7 +110,7 @@ def test_what_is_off_is_null_or_absent() -> None:
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"name": ""}, "name: expected a text that is not empty"),
+        ({"name": ""}, "name: expected a non-empty string"),
         ({"nme": "x"}, "the document: unknown key nme; known are account_id, audit, chef, consul"),
         ({"dry_run": "true"}, "dry_run: expected true or false, found"),
         ({"route53": []}, "route53: expected a JSON object, found []"),
@@ -120,7 +120,7 @@ def test_what_is_off_is_null_or_absent() -> None:
             "route53.record_names: expected at least 1 entry",
         ),
         ({"route53": {**FULL["route53"], "record_names": ["{nme}"]}}, "route53.record_names: name template '{nme}'"),
-        ({"route53": {**FULL["route53"], "record_names": [1]}}, "route53.record_names: expected a list of texts"),
+        ({"route53": {**FULL["route53"], "record_names": [1]}}, "route53.record_names: expected a list of non-empty strings"),
         (
             {"route53": {**FULL["route53"], "zone_ids": []}},
             "route53: unknown key zone_ids; known are external_dns, keep_names, record_names, requests_per_second, z",
@@ -150,17 +150,17 @@ def test_what_is_off_is_null_or_absent() -> None:
         ({"chef": {**FULL["chef"], "signing_protocol": 1.3}}, 'chef.signing_protocol: expected "1.3" or "1.0"'),
         ({"secrets": ["consul_token"]}, "secrets does not list chef_client_key"),
         ({"encryption_context": {}}, "encryption_context: needed to open the secrets, and empty"),
-        ({"encryption_context": {"a": 1}}, "encryption_context: expected an object whose values are texts"),
+        ({"encryption_context": {"a": 1}}, "encryption_context: expected an object whose values are strings"),
         (
             {"instance_filter": {"include_tags": {"a": "b"}}},
             "include_tags: expected an object whose values are lists",
         ),
         ({"sweep": {"max_fraction": 2}}, "sweep.max_fraction: expected a number from 0.001 to 1, found 2"),
         ({"sweep": {"adopt": ["chef", "route53"]}}, 'sweep.adopt: expected some of chef, consul, found ["route53"]'),
-        ({"sweep": {"adopt": "chef"}}, "sweep.adopt: expected a list of texts"),
+        ({"sweep": {"adopt": "chef"}}, "sweep.adopt: expected a list of non-empty strings"),
         ({"sweep": {"adopt": ["consul"]}, "consul": None}, "sweep.adopt: names consul, and the step consul is off"),
         ({"sweep": {"adopt": ["chef"]}}, "sweep.adopt: needs instance_filter to be empty"),
-        ({"queue": {"url": ""}}, "queue.url: expected a text that is not empty"),
+        ({"queue": {"url": ""}}, "queue.url: expected a non-empty string"),
         ({"custom_steps": {"mine": {"setings": {}}}}, "unknown key setings"),
     ],
 )

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from .steps.base import Removal
 
 VERSION = 1
-# The kind of a removal of which its step gives no whole object: an audit object of it says what went, and why.
+# The kind of a removal whose step returns no whole object: its audit object says what was removed, and why.
 NO_OBJECT = "other"
 _UNUSUAL = re.compile(r"[^A-Za-z0-9_.-]")
 
