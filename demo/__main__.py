@@ -42,7 +42,7 @@ def run(*, serve: bool) -> int:
     try:
         return _run(serve=serve)
     except KeyboardInterrupt:
-        print("\nThe demo has ended; nothing of it runs any more.", flush=True)
+        print("The demo has ended; none of its processes is left.", flush=True)
         return 130
 
 
@@ -50,6 +50,9 @@ def _interrupted(*_: int | FrameType | None) -> None:
     # Ctrl-C and SIGTERM do the same: the servers are stopped on the way out, which a second one is not to interrupt.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    os.write(
+        sys.stdout.fileno(), b"\nThe demo is ending; it stops its servers.\n"
+    )  # print could be interrupted itself
     raise KeyboardInterrupt
 
 

@@ -261,16 +261,17 @@ def keep(screen: Screen, world: World, run_directory: Path, ready: Callable[[], 
   tail -n 0 -f {(run_directory / "demo.log").relative_to(ROOT)} &
 
   aws ec2 terminate-instances --instance-ids {living}
-  {cli} show {living}
 
   {cli} status
   {cli} show {dead}
   {cli} report --since 1h
   {cli} sweep --dry-run
+  {cli} show {living}
 
   aws dynamodb scan --table-name {NAME}-inventory
   aws s3 ls --recursive s3://demo-audit/
-  curl -s -H "X-Consul-Token: $CONSUL_HTTP_TOKEN" $CONSUL_HTTP_ADDR/v1/catalog/nodes
+  curl -s -H "X-Consul-Token: $CONSUL_HTTP_TOKEN" \\
+      $CONSUL_HTTP_ADDR/v1/catalog/nodes
 """,
     )
     screen.step("`make demo-stop` ends it")
@@ -278,7 +279,7 @@ def keep(screen: Screen, world: World, run_directory: Path, ready: Callable[[], 
 
     def handled(batch: Batch) -> None:
         for report in reports_of([batch]):
-            screen.step(f"{report['instance_id']} in {report['account_id']}")
+            screen.step(f"{report['instance_id']} in {report['account_id']}: {report['state']}")
             screen.report(report)
 
     live.run(world, screen.step, handled)
