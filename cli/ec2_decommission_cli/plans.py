@@ -112,7 +112,7 @@ def read(path: str, deployment: Deployment) -> list[dict[str, Any]]:
         except (KeyError, TypeError, AttributeError):
             raise Problem(f"{path}: an instance of the plan lacks a key.") from None
         if not all(isinstance(value, str) for value in (*names, *actions)):
-            raise Problem(f"{path}: an instance of the plan has a value that is not a text.")
+            raise Problem(f"{path}: an instance of the plan has a value that is not a string.")
     instances: list[dict[str, Any]] = plan["instances"]
     return instances
 

@@ -205,9 +205,7 @@ def test_the_brake_says_where_its_limit_comes_from_and_prints_the_way_on(site: S
     lost = lose(site, 3)
     ran = site.cli("sweep")
     assert ran.status == 1
-    assert (
-        "sweep.max_fraction 0.25 of 4 is 1, raised to 10, the minimum for small fleets" in ran.words
-    )
+    assert "sweep.max_fraction 0.25 of 4 is 1, raised to 10, the minimum for small fleets" in ran.words
     assert "sweep.max_instances allows no more than 2" in ran.words
     assert site.poller.messages(NAME) == []
     line = ran.err.strip().splitlines()[-1].strip()

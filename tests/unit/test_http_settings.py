@@ -227,7 +227,7 @@ NOT_A_URL = (
         ({"find": {"method": "DELETE"}}, 'rest.find.method: expected one of GET, POST, found "DELETE"'),
         ({"find": {"method": "get"}}, "rest.find.method: expected one of"),
         ({"remove": {"method": "HEAD"}}, "rest.remove.method: expected one of DELETE, POST, PUT, PATCH, GET"),
-        ({"find": {"path": 5}}, "rest.find.path: expected a text, found 5"),
+        ({"find": {"path": 5}}, "rest.find.path: expected a string, found 5"),
         ({"find": {"path": "/{nothing}"}}, "rest.find.path: unknown placeholder {nothing}"),
         ({"find": {"path": "/{id}"}}, "rest.find.path: unknown placeholder {id}"),
         *(

@@ -66,7 +66,7 @@ def test_what_is_left_out_has_a_default() -> None:
         ({"record_names": ["{nme}"]}, "route53.record_names: name template '{nme}'"),
         ({"record_names": [1]}, "route53.record_names: expected a list of non-empty strings"),
         ({"external_dns": {"prefix": "x"}}, "external_dns: unknown key prefix; known are txt_prefix, txt_suffix"),
-        ({"external_dns": {"txt_prefix": 1}}, "external_dns.txt_prefix: expected a text"),
+        ({"external_dns": {"txt_prefix": 1}}, "external_dns.txt_prefix: expected a string or null"),
         ({"keep_names": "x"}, "route53.keep_names: expected a list of non-empty strings"),
         ({"requests_per_second": 0}, "route53.requests_per_second: expected a number from 0.05 to 1000, found 0"),
         ({"zone_ids": ["Z1"]}, "route53: unknown key zone_ids; known are external_dns, keep_names"),

@@ -312,7 +312,7 @@ def test_every_removal_is_audited_before_it_is_applied_and_without_audit_nothing
     step.traces[instance_id] = ["x", "y"]
     audit.fault = fail
     (report,) = world.send_batch(world.terminated(instance_id)).reports.values()
-    assert step_of(report, "first")["reason"] == "nothing is removed without its audit: no connection"
+    assert step_of(report, "first")["reason"] == "nothing is removed without its audit object: no connection"
     assert step.traces[instance_id] == ["x", "y"]
     audit.fault = lambda: None
     kept_first: list[int] = []

@@ -90,7 +90,7 @@ class Kept:
         wrong = [name for name in names if not isinstance(document.get(name), str)]
         if wrong or not isinstance(document.get("object"), dict | None):
             raise ValueError(
-                f"expected a text for {', '.join(wrong) or 'each key'}, and an object or null for object"
+                f"expected a string for {', '.join(wrong) or 'each key'}, and an object or null for object"
             )
         texts: dict[str, str] = {name: document[name] for name in names}
         place = Place(texts.pop("account_id"), texts.pop("region"))
