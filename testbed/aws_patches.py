@@ -260,7 +260,7 @@ def _sqs() -> Iterator[Patch]:
     attributes_of = vars(Queue)["attributes"].fget
 
     def compact_attributes(self: Queue) -> dict[str, Any]:
-        # AWS gives the policy back as it was written; moto writes it anew, with other white space, which a second
+        # AWS gives the policy back as it was written; moto rewrites it, with other white space, which a second
         # plan would take for a change.
         attributes: dict[str, Any] = attributes_of(self)
         for name in ("RedrivePolicy", "RedriveAllowPolicy"):

@@ -25,7 +25,7 @@ REVERSE_ZONE = "0.10.in-addr.arpa"
 LOCK_PREFIX = "locks/"
 TOOL_CLIENT = "ec2-decommission"  # the Chef client that the function signs as
 
-# What the Consul step needs, and no more; the same is in the README.
+# What the Consul step needs, and no more; README has the same.
 CONSUL_RULES = """
 node_prefix "" { policy = "write" }
 session_prefix "" { policy = "write" }
@@ -60,7 +60,7 @@ class Trace:
 
 @dataclass
 class Platform:
-    """Starts everything, and stops it; `progress` is told each part."""
+    """Starts everything, and stops it; `progress` gets a line for each part."""
 
     run_directory: Path
     progress: Callable[[str], None] = lambda _: None

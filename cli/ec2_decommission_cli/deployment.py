@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from boto3.dynamodb.types import TypeDeserializer
 
-from .aws import FAILED, Clients, Problem, explained
+from .aws import FAILED, Clients, Problem, explained, reason
 
 if TYPE_CHECKING:
     import argparse
@@ -165,7 +166,7 @@ def _read(path: str) -> str:
     try:
         return sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise Problem(f"--outputs {path} cannot be read: {error}.") from None
+        raise Problem(f"--outputs {path} cannot be read: {reason(error)}.") from None
 
 
 def _terraform_outputs(directory: str) -> str:
@@ -173,7 +174,7 @@ def _terraform_outputs(directory: str) -> str:
         raise Problem(f"--chdir: there is no directory {directory}.")
     done = _terraform(directory, "output", "-json")
     if done.returncode != 0:
-        raise Problem(f"`terraform output -json` failed in {Path(directory).resolve()}: {_told(done.stderr)}")
+        raise Problem(f"`terraform output -json` failed in {Path(directory).resolve()}: {_plain_error(done.stderr)}")
     # Terraform says the same of a root module without outputs and of one that is not applied.
     if done.stdout.strip() == "{}" and not _terraform(directory, "state", "list").stdout.strip():
         raise Problem(
@@ -196,8 +197,10 @@ def _terraform(directory: str, *arguments: str) -> subprocess.CompletedProcess[s
     )
 
 
-def _told(text: str) -> str:
-    return " ".join(line.strip(" │╷╵") for line in text.splitlines() if line.strip(" │╷╵"))[:600]
+def _plain_error(text: str) -> str:
+    """Terraform's error without its frame and colors."""
+    lines = [line.strip(" │╷╵") for line in re.sub(r"\x1b\[[0-9;]*m", "", text).splitlines()]
+    return " ".join(filter(None, lines))[:600]
 
 
 def _parsed(text: str, where: str) -> dict[str, Any]:

@@ -41,7 +41,7 @@ def since(text: str, now: datetime | None = None) -> datetime:
 
 
 def read(deployment: Deployment, start: datetime, account_id: str | None, region: str | None) -> dict[str, Any]:
-    """The instances of which something was removed, restored, or not finished since ``start``, the newest first."""
+    """The instances with removals or restores since ``start``, and the unfinished ones; the newest first."""
     now = datetime.now(UTC)
     found = []
     for record in deployment.records("#state = :ended"):

@@ -74,7 +74,7 @@ def test_what_could_not_be_looked_at_is_told(site: Site) -> None:
     site.configure(route53={**site.config["route53"], "zones": [{"id": "Z0000000000000000000"}]})
     ran = site.cli("plan")
     assert (ran.status, ran.document["instances"], len(ran.document["failed"])) == (1, [], 1)
-    assert "not everything could be looked at" in ran.said
+    assert "not everything could be checked" in ran.said
 
 
 def changed(change: Callable[[dict[str, Any]], object]) -> str:

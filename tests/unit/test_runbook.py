@@ -1,4 +1,4 @@
-"""The runbook is held against what it tells of: alarms, metrics, outputs, and the commands' own options."""
+"""The runbook matches the alarms, metrics, outputs and command options that it names."""
 
 from __future__ import annotations
 
