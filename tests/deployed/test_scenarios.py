@@ -112,6 +112,8 @@ def test_an_instance_that_ec2_has_forgotten_goes_by_what_was_recorded(deployed: 
     platform = deployed.platform
     dead = platform.launch(deployed.name())
     deployed.deliver()
+    platform.aws.fire_schedule("ec2-decommission-sweep")  # reads the tags, which `instance_filter` needs
+    deployed.deliver()
     platform.kill(dead, emit=False)
     platform.aws.forget(dead.id)
     platform.aws.emit(platform.aws.state_change(dead.id, "terminated"))
