@@ -77,6 +77,10 @@ def _run(*, serve: bool) -> int:
         console.print(f"\n[bold red]The demo failed:[/] {escape(str(error))}")
         console.print(f"Logs are in {RUN_DIRECTORY.relative_to(ROOT)}/.")
         return 1
+    if left := [pid for pid in _children(os.getpid()) if _is_alive(pid)]:
+        console.print(f"[bold red]The demo left processes running:[/] {', '.join(map(str, left))}")
+        return 1
+    console.print("The servers have ended; no process is left.")
     return 0
 
 
