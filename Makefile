@@ -20,13 +20,16 @@ $(VENV)/.made: requirements/dev.txt scripts/find-python
 lock: ## Write the lock files again from the *.in files
 	@scripts/lock
 
+.cache/demo-venv/.made: requirements/demo.txt scripts/demo-venv scripts/find-python
+	@scripts/demo-venv
+
 .PHONY: demo
-demo: venv ## The main job on this machine, end to end (KEEP=1 leaves it running)
-	@$(BIN)/python -m demo $(if $(KEEP),--keep)
+demo: .cache/demo-venv/.made ## The main job on this machine, end to end (KEEP=1 leaves it running)
+	@.cache/demo-venv/bin/python -m demo $(if $(KEEP),--keep)
 
 .PHONY: demo-stop
-demo-stop: venv ## End what `make demo KEEP=1` left running
-	@$(BIN)/python -m demo --stop
+demo-stop: ## End what `make demo KEEP=1` left running
+	@if [ -e .cache/demo-venv/.made ]; then .cache/demo-venv/bin/python -m demo --stop; else echo "No demo is running."; fi
 
 .PHONY: test
 test: venv ## Every test, on real servers

@@ -266,14 +266,16 @@ locals {
 
 locals {
   events_arn = "arn:${local.place.partition}:events:${local.region}:${local.account_id}"
+  queues_arn = "arn:${local.place.partition}:sqs:${local.region}:${local.account_id}"
   rule_arns = concat(
     ["${local.events_arn}:rule/${local.state_rule_name}"],
     local.sweep_on ? ["${local.events_arn}:rule/${local.sweep_rule_name}"] : [],
     var.organization != null ? ["${local.events_arn}:rule/${local.event_bus_name}/${local.members_rule_name}"] : [],
   )
 
+  queue_names = { events = var.name, dead_letters = "${var.name}-dead-letters" }
   queue_policies = {
-    for key, arn in { events = aws_sqs_queue.events.arn, dead_letters = aws_sqs_queue.dead_letters.arn } : key => jsonencode({
+    for key, name in local.queue_names : key => jsonencode({
       Version = "2012-10-17"
       Statement = [
         {
@@ -281,7 +283,7 @@ locals {
           Effect    = "Allow"
           Principal = { Service = "events.amazonaws.com" }
           Action    = "sqs:SendMessage"
-          Resource  = arn
+          Resource  = "${local.queues_arn}:${name}"
           Condition = { ArnEquals = { "aws:SourceArn" = local.rule_arns } }
         },
         {
@@ -289,7 +291,7 @@ locals {
           Effect    = "Deny"
           Principal = "*"
           Action    = "sqs:*"
-          Resource  = arn
+          Resource  = "${local.queues_arn}:${name}"
           Condition = { Bool = { "aws:SecureTransport" = "false" } }
         },
       ]

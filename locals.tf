@@ -4,7 +4,7 @@ locals {
   # Partition, region and account come from an ARN in the state. A data source would be read again during the apply
   # whenever something changes that the call of this module depends on, and Terraform would then plan to replace what
   # is named after it.
-  queue_arn = split(":", aws_sqs_queue.events.arn)
+  queue_arn = split(":", aws_sqs_queue.dead_letters.arn) # the first resource of every apply
   place = {
     partition  = local.queue_arn[1]
     region     = local.queue_arn[3]

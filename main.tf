@@ -43,7 +43,7 @@ resource "aws_cloudwatch_event_target" "instance_state" {
 # Queue: keeps an event until every step is done with it, or until it goes to the dead-letter queue.
 
 resource "aws_sqs_queue" "events" {
-  name                       = var.name
+  name                       = local.queue_names.events
   visibility_timeout_seconds = local.visibility_timeout_seconds
   message_retention_seconds  = var.queue.message_retention_seconds
   sqs_managed_sse_enabled    = var.queue.kms_key_arn == null ? true : null
@@ -63,7 +63,7 @@ resource "aws_sqs_queue_policy" "events" {
 }
 
 resource "aws_sqs_queue" "dead_letters" {
-  name                      = "${var.name}-dead-letters"
+  name                      = local.queue_names.dead_letters
   message_retention_seconds = 1209600 # 14 days, the longest that SQS allows
   sqs_managed_sse_enabled   = var.queue.kms_key_arn == null ? true : null
   kms_master_key_id         = var.queue.kms_key_arn
@@ -74,9 +74,6 @@ resource "aws_sqs_queue" "dead_letters" {
 resource "aws_sqs_queue_policy" "dead_letters" {
   queue_url = aws_sqs_queue.dead_letters.id
   policy    = local.queue_policies.dead_letters
-
-  # One change of the queue at a time.
-  depends_on = [aws_sqs_queue_redrive_allow_policy.dead_letters]
 }
 
 # No other queue may use this one as its dead-letter queue, and get its messages redriven from here.
@@ -87,6 +84,10 @@ resource "aws_sqs_queue_redrive_allow_policy" "dead_letters" {
     redrivePermission = "byQueue"
     sourceQueueArns   = [aws_sqs_queue.events.arn]
   })
+
+  # One change of the queue at a time. In this order, because the policy is set while the other queue is created: the
+  # provider waits 25 seconds after each change of a queue.
+  depends_on = [aws_sqs_queue_policy.dead_letters]
 }
 
 # Event source mapping: gives the function batches, and takes back the messages that it could not finish.

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
-
-from rich.console import Console
-
-from demo.story import Story
+from types import FrameType
 
 ROOT = Path(__file__).resolve().parent.parent
 RUN_DIRECTORY = ROOT / ".cache" / "demo"
 PID_FILE = RUN_DIRECTORY / "demo.pid"
 READY_FILE = RUN_DIRECTORY / "ready"
 LOG_FILE = RUN_DIRECTORY / "demo.log"
+SECRETS_FILE = RUN_DIRECTORY / "environment.sh"
 START_LIMIT_SECONDS = 600
+STOP_LIMIT_SECONDS = 30
 
 
 def main() -> int:
@@ -32,78 +32,152 @@ def main() -> int:
         return stop()
     if arguments.keep:
         return keep()
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 118)
-    # SIGTERM ends it as Ctrl-C does: every server is stopped on the way out.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    story = Story(console, RUN_DIRECTORY, keep=arguments.serve, ready_file=READY_FILE)
-    return story.tell()
+    return run(serve=arguments.serve)
+
+
+def run(*, serve: bool) -> int:
+    """Runs the demo in this process; with `serve`, until SIGTERM."""
+    signal.signal(signal.SIGINT, _interrupted)
+    signal.signal(signal.SIGTERM, _interrupted)
+    try:
+        return _run(serve=serve)
+    except KeyboardInterrupt:
+        print("The demo has ended; none of its processes is left.", flush=True)
+        return 130
+
+
+def _interrupted(*_: int | FrameType | None) -> None:
+    # Ctrl-C and SIGTERM do the same: the servers are stopped on the way out, which a second one is not to interrupt.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    os.write(
+        sys.stdout.fileno(), b"\nThe demo is ending; it stops its servers.\n"
+    )  # print could be interrupted itself
+    raise KeyboardInterrupt
+
+
+def _run(*, serve: bool) -> int:
+    print("The demo starts.", flush=True)
+    # Imported here: moto takes a second, and --stop does not need it.
+    from rich.console import Console  # noqa: PLC0415
+    from rich.markup import escape  # noqa: PLC0415
+
+    from demo.screen import Screen  # noqa: PLC0415
+    from demo.story import DemoError, tell  # noqa: PLC0415
+    from testbed.processes import ServerError  # noqa: PLC0415
+    from testbed.terraform import TerraformError  # noqa: PLC0415
+    from testbed.tools import ToolMissing  # noqa: PLC0415
+
+    RUN_DIRECTORY.mkdir(parents=True, exist_ok=True)
+    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 80
+    console = Console(highlight=False, width=width)
+    try:
+        tell(Screen(console), RUN_DIRECTORY, READY_FILE.touch if serve else None)
+    except (DemoError, ServerError, TerraformError, ToolMissing) as error:
+        console.print(f"\n[bold red]The demo failed:[/] {escape(str(error))}")
+        console.print(f"Logs are in {RUN_DIRECTORY.relative_to(ROOT)}/.")
+        return 1
+    if left := [pid for pid in _children(os.getpid()) if _is_alive(pid)]:
+        console.print(f"[bold red]The demo left processes running:[/] {', '.join(map(str, left))}")
+        return 1
+    console.print("The servers have ended; no process is left.")
+    return 0
 
 
 def keep() -> int:
-    """Starts the demo in a process of its own, shows what it says, and leaves it when it is ready."""
+    """Starts the demo in a process of its own, shows what it prints, and leaves it when the acts are over."""
     if _running() is not None:
         print("The demo is running already; `make demo-stop` ends it.")
         return 1
     RUN_DIRECTORY.mkdir(parents=True, exist_ok=True)
     READY_FILE.unlink(missing_ok=True)
+    environment = {**os.environ, "COLUMNS": str(shutil.get_terminal_size((80, 24)).columns)}
+    if sys.stdout.isatty():
+        environment["FORCE_COLOR"] = "1"  # its output is a file, which the terminal gets to see
     with LOG_FILE.open("wb") as log:
         command = [sys.executable, "-m", "demo", "--serve"]
         process = subprocess.Popen(
-            command, cwd=ROOT, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
+            command,
+            cwd=ROOT,
+            env=environment,
+            stdout=log,
+            stderr=log,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
         )
     PID_FILE.write_text(str(process.pid))
+    try:
+        return _shown(process)
+    except KeyboardInterrupt:
+        print()
+        stop()
+        return 130
+
+
+def _shown(process: subprocess.Popen[bytes]) -> int:
     end = time.monotonic() + START_LIMIT_SECONDS
-    shown = 0
-    while True:
-        text = LOG_FILE.read_text(errors="replace")
-        print(text[shown:], end="", flush=True)
-        shown = len(text)
-        if process.poll() is not None:
-            PID_FILE.unlink(missing_ok=True)
-            return process.returncode or 1
-        if READY_FILE.exists():
-            print(LOG_FILE.read_text(errors="replace")[shown:], end="", flush=True)
-            return 0
-        if time.monotonic() > end:
-            print(f"The demo is not ready after {START_LIMIT_SECONDS} s; its log is {LOG_FILE.relative_to(ROOT)}.")
-            stop()
-            return 1
-        time.sleep(0.2)
+    with LOG_FILE.open(encoding="utf-8", errors="replace") as log:
+        while True:
+            ended, ready = process.poll() is not None, READY_FILE.exists()
+            print(log.read(), end="", flush=True)
+            if ended:
+                PID_FILE.unlink(missing_ok=True)
+                return process.returncode or 1
+            if ready:
+                return 0
+            if time.monotonic() > end:
+                log_file = LOG_FILE.relative_to(ROOT)
+                print(f"The demo is not ready after {START_LIMIT_SECONDS} s; its log is {log_file}.")
+                stop()
+                return 1
+            time.sleep(0.2)
 
 
 def stop() -> int:
-    """Ends the demo that `--keep` left, and waits for it."""
+    """Ends the demo that `--keep` left, and checks that none of its processes is left."""
     pid = _running()
     if pid is None:
         print("No demo is running.")
         return 0
+    started = [pid, *_children(pid)]
     os.kill(pid, signal.SIGTERM)
-    for _ in range(300):
-        if _running() is None:
-            print("The demo has ended.")
-            return 0
-        time.sleep(0.2)
-    os.kill(pid, signal.SIGKILL)
-    PID_FILE.unlink(missing_ok=True)
-    print("The demo did not end in a minute and was killed.")
-    return 1
+    end = time.monotonic() + STOP_LIMIT_SECONDS
+    while (left := [one for one in started if _is_alive(one)]) and time.monotonic() < end:
+        time.sleep(0.1)
+    for one in left:
+        os.kill(one, signal.SIGKILL)
+    for file in (PID_FILE, READY_FILE, SECRETS_FILE):
+        file.unlink(missing_ok=True)
+    if left:
+        print(f"The demo did not end within {STOP_LIMIT_SECONDS} s; {len(left)} of its processes were killed.")
+        return 1
+    print(f"The demo has ended: none of its {len(started)} processes is left.")
+    return 0
 
 
 def _running() -> int | None:
-    """The process id of a demo that was kept; None where it has ended."""
+    """The process id of a demo that was kept; None if it has ended."""
     try:
         pid = int(PID_FILE.read_text())
-        os.kill(pid, 0)
-        command = subprocess.run(
-            ["ps", "-o", "args=", "-p", str(pid)], capture_output=True, text=True, check=False
-        ).stdout
     except (OSError, ValueError):
-        PID_FILE.unlink(missing_ok=True)
         return None
-    if "demo --serve" not in command:  # the number is another's now
-        PID_FILE.unlink(missing_ok=True)
-        return None
-    return pid
+    # The number may be another process's now.
+    return pid if "demo --serve" in _ps("-o", "args=", "-p", str(pid)) else None
+
+
+def _children(pid: int) -> list[int]:
+    pairs = [line.split() for line in _ps("-A", "-o", "pid=,ppid=").splitlines()]
+    return [int(child) for child, parent in pairs if int(parent) == pid]
+
+
+def _is_alive(pid: int) -> bool:
+    """Whether the process runs; a zombie does not."""
+    state = _ps("-o", "stat=", "-p", str(pid)).strip()
+    return bool(state) and not state.startswith("Z")
+
+
+def _ps(*arguments: str) -> str:
+    return subprocess.run(["ps", *arguments], capture_output=True, text=True, check=False).stdout
 
 
 if __name__ == "__main__":

@@ -1,290 +1,285 @@
-"""The demo's acts, in their order, and how they are shown."""
+"""The demo's acts, in their order. Each checks what it shows."""
 
 from __future__ import annotations
 
-import json
-import platform as machine
-import re
-import signal
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
+from demo import live
+from demo.screen import Screen
+from demo.world import MEMBER_ACCOUNT, NAME, ROOT, World, deployed
+from testbed.aws import LaunchedInstance
 from testbed.lambda_service import Batch
-from testbed.platform import Member, Platform, Trace
-from testbed.processes import ServerError
-from testbed.terraform import Stack, TerraformError
-from testbed.tools import ToolMissing, python_for
+from testbed.platform import ZONE, Trace
 
-ROOT = Path(__file__).resolve().parent.parent
-EXAMPLE = ROOT / "examples" / "complete"
-NAME = "ec2-decommission"
-LAMBDA_ARCHITECTURES = {"x86_64": "x86_64", "AMD64": "x86_64", "aarch64": "arm64", "arm64": "arm64"}
+CLI = ("python3", "cli", "--function-name", NAME)
+STEPS = ("route53", "chef", "consul")
 
 
 class DemoError(Exception):
     """The demo did not show what it is there to show."""
 
 
-class Story:
-    """One run of the demo.
+def tell(screen: Screen, run_directory: Path, ready: Callable[[], None] | None) -> None:
+    """Tells the whole story.
 
     Args:
-        keep: leave everything running at the end, until SIGTERM.
-        ready_file: written when everything stands and may be looked at.
+        ready: called when the acts are over, to keep everything running; None ends the demo there.
+
+    Raises:
+        DemoError, ServerError, TerraformError, ToolMissing: with what went wrong.
     """
+    screen.act("Servers on this machine, and the module applied to them")
+    with deployed(run_directory, screen.step) as world:
+        story = Story(screen, world)
+        story.sweep("The first sweep records the instances that run already")
+        story.termination()
+        story.replacement()
+        story.chef_is_down()
+        story.dry_run()
+        story.lost_event()
+        story.member_account()
+        story.restore()
+        screen.console.print(f"\n[bold green]All acts took {screen.seconds:.0f} s.[/]")
+        if ready is not None:
+            keep(screen, world, run_directory, ready)
 
-    def __init__(self, console: Console, run_directory: Path, *, keep: bool, ready_file: Path) -> None:
-        self.console = console
-        self.run_directory = run_directory
-        self.keep = keep
-        self.ready_file = ready_file
-        self.began = time.monotonic()
-        self.fleet: dict[str, Member] = {}
 
-    def tell(self) -> int:
-        """Returns the exit status."""
-        try:
-            self._tell()
-        except (DemoError, ServerError, TerraformError, ToolMissing) as error:
-            self.console.print(f"\n[bold red]The demo failed:[/] {error}", markup=True)
-            self.console.print(f"Logs are in {self.run_directory.relative_to(ROOT)}/.")
-            return 1
-        return 0
+class Story:
+    """The acts."""
 
-    def _tell(self) -> None:
-        self.run_directory.mkdir(parents=True, exist_ok=True)
-        self._act("Start AWS, Consul, Chef and Vault on loopback")
-        with Platform(self.run_directory, self._step) as platform:
-            self.fleet = platform.fleet
-            stack = self._stack(platform)
-            self._act("terraform apply of examples/complete")
-            with self._destroyed_at_the_end(platform, stack):
-                self._events(platform)
+    def __init__(self, screen: Screen, world: World) -> None:
+        self.screen = screen
+        self.platform = world.platform
+        self.chef = world.chef
+        self.fleet = world.platform.fleet
+        self.before_the_end_of_web_1: list[Trace] = []
 
-    def _stack(self, platform: Platform) -> Stack:
-        version = next((v for v in ("3.13", "3.12", "3.11") if _has_python(v)), None)
-        if version is None:
-            raise ToolMissing("no Python 3.11, 3.12 or 3.13 to run the function on")
-        function = {
-            "runtime": f"python{version}",
-            "architecture": LAMBDA_ARCHITECTURES[machine.machine()],
-        }
-        return Stack(
-            EXAMPLE,
-            platform.aws,
-            self.run_directory / "terraform",
-            variables=platform.example_variables(function=function),
-            environment={"VAULT_TOKEN": platform.vault_token()},
-            progress=self._terraform,
+    # ------------------------------------------------------------ acts
+
+    def termination(self) -> None:
+        """1: what a terminated instance left is removed, and nothing else."""
+        dead = self.fleet["web-1"]
+        self.screen.act(f"1. {dead.name} is terminated: what it left is removed")
+        before = self.before_the_end_of_web_1 = self.platform.traces()
+        self._show(before, dead.name)
+        self.platform.kill(dead)
+        self._expect(self._deliver(dead.id), *["done"] * 3)
+        self._only_removed(before, dead.name)
+
+    def replacement(self) -> None:
+        """2: a replacement that took over every name is left alone."""
+        dead = self.fleet["web-2"]
+        self.screen.act("2. web-2 was replaced: same name, DNS name, Chef node and address")
+        heir = self.platform.replace(dead)
+        self.screen.step(f"{dead.id} is gone, {heir.id} has taken over all of it; now the event arrives")
+        before = self.platform.traces()
+        self.platform.aws.emit(self.platform.aws.state_change(dead.id, "terminated"))
+        report = self._deliver(dead.id)
+        self._expect(report, *["skipped"] * 3)
+        if not all(heir.id in step["reason"] for step in report["steps"] if step["step"] != "consul"):
+            raise DemoError(f"not every reason names {heir.id}, the replacement")
+        self._nothing_changed(before)
+
+    def chef_is_down(self) -> None:
+        """3: a message waits for a system that is down, and then finishes."""
+        dead = self.fleet["db-1"]
+        self.screen.act("3. Chef is down while db-1 is terminated: the message waits, then finishes")
+        before = self.platform.traces()
+        self.chef.refuses()
+        self.platform.kill(dead)
+        self._expect(self._deliver(dead.id, ["chef"]), "done", "failed", "done")
+        [message] = self.platform.poller.messages(NAME)
+        self.screen.step(
+            f"the other steps are done; the message is back in the queue for {message['visible_in_seconds']:.0f} s"
         )
+        self.chef.passes()
+        self.platform.poller.skip_delays(NAME)
+        self.screen.step("Chef is up again, and the demo moves the clock on")
+        self._expect(self._deliver(dead.id, ["chef"]), *["done"] * 3)
+        self._only_removed(before, dead.name)
 
-    @contextmanager
-    def _destroyed_at_the_end(self, platform: Platform, stack: Stack) -> Iterator[None]:
-        stack.init()
-        try:
-            stack.apply()
-            self._step(f"applied: {NAME} takes events from now on")
-            yield
-            if self.keep:
-                self._wait(platform, stack)
-        finally:
-            self._act("terraform destroy")
-            stack.destroy()
-        left = _resources_left(platform)
-        if left:
-            raise DemoError(f"terraform destroy left {', '.join(left)}")
-        self._step("nothing of the module is left: no function, queue, rule, table, role, key alias or log group")
-        self.console.print(f"\n[bold green]Done[/] in {time.monotonic() - self.began:.0f} s.")
+    def dry_run(self) -> None:
+        """4: a dry run shows the removals with their proofs, and changes nothing."""
+        dead = self.fleet["cache-1"]
+        self.screen.act("4. cache-1 is terminated, and its event is lost. The operator looks: a dry run")
+        self.platform.kill(dead, emit=False)
+        before = self.platform.traces()
+        self._command("decommission", dead.id, "--dry-run")
+        self._nothing_changed(before)
 
-    def _events(self, platform: Platform) -> None:
-        self._act("Launch three instances; each leaves its traces")
-        members = [platform.launch(name) for name in ("web-1", "web-2", "db-1")]
-        self._deliver(platform)
-        platform.aws.fire_schedule(f"{NAME}-sweep")
-        self._deliver(platform)
-        self._step("the hourly sweep ran: all three live, and the inventory has their addresses and tags")
-        before = platform.traces()
-        self._world(before, before)
+    def lost_event(self) -> None:
+        """5: the sweep finds a termination whose event was lost."""
+        dead = self.fleet["cache-1"]
+        self.platform.aws.forget(dead.id)
+        before = self.platform.traces()
+        self.sweep("5. An hour later EC2 has forgotten cache-1. The hourly sweep finds what was lost", dead.id)
+        self._only_removed(before, dead.name)
 
-        dead = members[1]
-        self._act(f"Terminate {dead.name} ({dead.id}); its Consul agent is killed")
-        platform.kill(dead)
-        batches = self._deliver(platform)
-        self._report(batches, dead)
-        after = platform.traces()
-        self._world(before, after)
-        _check_only_gone(before, after, dead.name)
+    def member_account(self) -> None:
+        """6: an instance of a member account, whose event comes through the members' bus."""
+        self.screen.act(f"6. An instance of the member account {MEMBER_ACCOUNT}")
+        aws, name = self.platform.aws, "batch-1"
+        member: LaunchedInstance = aws.launch(name, "10.0.9.9", account=MEMBER_ACCOUNT)
+        self.platform.change_record("CREATE", self.platform.zone_id, f"{name}.{ZONE}", "A", member.private_ip)
+        self.platform.poller.drain()
+        before = self.platform.traces()
+        aws.terminate(member.id, account=MEMBER_ACCOUNT)
+        report = self._deliver(member.id)
+        self._expect(report, "done", "clean", "clean")
+        if report["account_id"] != MEMBER_ACCOUNT:
+            raise DemoError(f"the report names account {report['account_id']}")
+        self._only_removed(before, name)
 
-        self._act("Deliver the same event again")
-        platform.aws.emit(platform.aws.state_change(dead.id, "terminated"))
-        self._report(self._deliver(platform), dead)
-        if platform.traces() != after:
-            raise DemoError("the second event changed something")
-        self._step("nothing has changed")
+    def restore(self) -> None:
+        """7: what was removed comes back from the audit."""
+        dead = self.fleet["web-1"]
+        self.screen.act("7. web-1 is wanted back: the audit has every object that was removed")
+        self._command("restore", dead.id, "--yes")
+        things = {trace.thing for trace in self.platform.traces() if trace.owner == dead.name}
+        wanted = {
+            trace.thing
+            for trace in self.before_the_end_of_web_1
+            if trace.owner == dead.name and trace.system in ("Route 53", "Chef")
+        }
+        if not wanted <= things:
+            raise DemoError(f"not restored: {', '.join(sorted(wanted - things))}")
+        self._show(self.platform.traces(), dead.name)
 
-        lost = members[2]
-        self._act(f"Terminate {lost.name} ({lost.id}), and lose the event; an hour later EC2 has forgotten it")
-        platform.kill(lost, emit=False)
-        platform.aws.forget(lost.id)
-        self._deliver(platform)
-        if platform.traces() == []:
-            raise DemoError("nothing was to happen yet")
-        self._step("no event, so nothing happened; now the sweep's schedule is due")
-        platform.aws.fire_schedule(f"{NAME}-sweep")
-        self._report(self._deliver(platform), lost)
-        swept = platform.traces()
-        self._world(after, swept)
-        _check_only_gone(after, swept, lost.name)
+    def sweep(self, title: str, instance_id: str | None = None) -> None:
+        """The schedule is due; with an instance, it is to be found and cleaned."""
+        self.screen.act(title)
+        self.platform.aws.fire_schedule(f"{NAME}-sweep")
+        if instance_id is None:
+            batches = self.platform.poller.drain()
+            self._sweeps(batches)
+            if any(batch.invocation.error or batch.returned for batch in batches):
+                raise DemoError("the sweep failed")
+        else:
+            self._expect(self._deliver(instance_id, details=[]), *["done"] * 3)
 
-    def _deliver(self, platform: Platform) -> list[Batch]:
-        """Lambda's poller hands the queue's messages to the deployed function, until there are none."""
-        batches = platform.poller.drain()
-        for batch in batches:
-            if batch.invocation.error is not None or batch.returned:
-                lines = "\n".join(batch.invocation.logs[-20:])
-                raise DemoError(f"the function returned messages; its log ends with:\n{lines}")
-        return batches
+    # ------------------------------------------------------------ parts of acts
 
-    def _report(self, batches: list[Batch], member: Member) -> None:
-        """The report as the function logged it."""
-        for line in (line for batch in batches for line in batch.invocation.json_logs()):
-            self._step(f"log: {line.get('message')}", style="dim")
-        reports = [
-            line["report"]
-            for batch in batches
-            for line in batch.invocation.json_logs()
-            if line.get("report", {}).get("instance_id") == member.id
-        ]
+    def _deliver(self, instance_id: str, details: Sequence[str] | None = None) -> dict[str, Any]:
+        """Lambda's poller hands out the queue's messages; shows the last report of the instance, and returns it."""
+        batches = self.platform.poller.drain()
+        self._sweeps(batches)
+        reports = reports_of(batches, instance_id)
         if not reports:
-            raise DemoError(f"the function reported nothing of {member.id}")
-        table = Table(title=f"Report of {member.id} ({member.name})", title_justify="left")
-        for column in ("Step", "Status", "Action", "Target", "Proof"):
-            table.add_column(column, overflow="fold")
-        for step in reports[-1]["steps"]:
-            first = True
-            actions: list[dict[str, Any]] = step["actions"] or [{}]
-            for action in actions:
-                head = (step["step"], step["status"]) if first else ("", "")
-                proof = action.get("proof") or step["reason"] or ""
-                table.add_row(*head, action.get("action", ""), action.get("target", ""), proof)
-                first = False
-        self.console.print(table)
+            raise DemoError(f"the function reported nothing about {instance_id}")
+        self.screen.report(reports[-1], details)
+        return reports[-1]
 
-    def _world(self, before: list[Trace], now: list[Trace]) -> None:
-        """The traces by instance; what was there before and is gone is struck through."""
-        owners = sorted({trace.owner for trace in before}, key=list(self.fleet).index)
-        table = Table(title="What the instances have left", title_justify="left")
-        table.add_column("System")
-        for owner in owners:
-            table.add_column(owner, overflow="fold")
-        there = {(trace.owner, trace.thing) for trace in now}
-        for system in dict.fromkeys(trace.system for trace in before):
-            cells = []
-            for owner in owners:
-                things = []
-                for trace in before:
-                    if (trace.owner, trace.system) != (owner, system):
-                        continue
-                    kept = (owner, trace.thing) in there
-                    things.append(trace.thing if kept else f"[red]gone[/]: [dim]{trace.thing}[/]")
-                changed = [t.thing for t in now if (t.owner, t.system) == (owner, system) and t not in before]
-                cells.append("\n".join([*things, *(f"[green]now[/]: {thing}" for thing in changed)]))
-            table.add_row(system, *cells, end_section=True)
-        self.console.print(table)
+    def _sweeps(self, batches: Sequence[Batch]) -> None:
+        """What the log says of sweeps."""
+        for batch in batches:
+            for line in batch.invocation.json_logs():
+                if str(line.get("message")).startswith("sweep:"):
+                    self.screen.step(f"{line['message']} in {line['account_id']}/{line['region']}")
 
-    def _wait(self, platform: Platform, stack: Stack) -> None:
-        """Says how to look around, and keeps everything running until SIGTERM."""
-        outputs = stack.outputs()
-        self._act("Everything is left running; `make demo-stop` ends it")
-        environment = {
-            **platform.aws.environ(),
-            "CONSUL_HTTP_ADDR": platform.consul.url,
-            "CONSUL_HTTP_TOKEN": platform.consul.management_token,
-            "VAULT_ADDR": platform.vault.address,
-            "VAULT_TOKEN": platform.vault.root_token,
-        }
-        exports = self.run_directory / "environment.sh"
-        exports.write_text("".join(f"export {key}='{value}'\n" for key, value in environment.items()))
-        exports.chmod(0o600)
-        function = outputs["function_name"]
-        alive = next(member for member in platform.fleet.values() if member.name == "web-1")
-        payload = json.dumps({"instance_id": alive.id, "dry_run": True})
-        self.console.print(
-            f"""
-  . {exports.relative_to(ROOT)}            # AWS, Consul and Vault, with their tokens
-  curl -s -H "X-Consul-Token: $CONSUL_HTTP_TOKEN" $CONSUL_HTTP_ADDR/v1/catalog/nodes
-  curl -s -H "X-Vault-Token: $VAULT_TOKEN" $VAULT_ADDR/v1/secret/data/ec2-decommission/consul
-  aws dynamodb scan --table-name {outputs["inventory_table_name"]}
-  aws logs tail {outputs["log_group_name"]}
-  aws lambda invoke --function-name {function} --cli-binary-format raw-in-base64-out \\
-      --payload '{payload}' /dev/stdout
-
-  Chef: {platform.chef.url} (as admin, key {(self.run_directory / "chef" / "admin.pem").relative_to(ROOT)})
-  Consul: {platform.consul.url}   Vault: {platform.vault.address}   AWS: {platform.aws.endpoint}
-""",
-            markup=False,
-            soft_wrap=True,
+    def _command(self, *arguments: str) -> None:
+        """Runs the operator's command, and shows it as it is typed."""
+        self.screen.command(f"  $ {' '.join(CLI)} \\\n      {' '.join(arguments)}")
+        ran = subprocess.run(
+            [sys.executable, *CLI[1:], *arguments],
+            cwd=ROOT,
+            env={**os.environ, **self.platform.aws.environ(), "COLUMNS": str(self.screen.width)},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
         )
-        self.ready_file.write_text("ready\n")
-        signal.pause()
+        self.screen.output(ran.stdout)
+        if ran.returncode != 0:
+            raise DemoError(f"the command ended with status {ran.returncode}")
 
-    def _act(self, title: str) -> None:
-        self.console.print(f"\n[bold]{title}[/]")
+    def _show(self, traces: list[Trace], owner: str) -> None:
+        """What an instance has in the three systems."""
+        own = [trace for trace in traces if trace.owner == owner]
+        for system in dict.fromkeys(trace.system for trace in own):
+            things = ", ".join(trace.thing for trace in own if trace.system == system)
+            self.screen.step(f"{system} has {things}")
 
-    def _terraform(self, line: str) -> None:
-        """Terraform says much; what was made, what the build says, and the sum are worth a line."""
-        made = re.fullmatch(r"module\.ec2_decommission\.(\S+): (Creation|Destruction) complete after .*", line)
-        built = re.fullmatch(r"module\.ec2_decommission\.terraform_data\.package\[0\] \(local-exec\): (.*)", line)
-        waited = re.fullmatch(r"module\.ec2_decommission\.(\S+): Still .*\[(.*), (\d+)s elapsed\]", line)
-        if made:
-            self._step(f"{'made' if made[2] == 'Creation' else 'gone'}: {made[1]}", style="dim")
-        elif built and not built[1].startswith("Executing"):
-            self._step(f"build: {built[1]}", style="dim")
-        elif waited or "complete!" in line or line.startswith(("Error", "Terraform has been")):
-            self._step(line.removeprefix("module.ec2_decommission."), style="dim" if waited else None)
+    def _expect(self, report: dict[str, Any], *statuses: str) -> None:
+        found = {step["step"]: step["status"] for step in report["steps"]}
+        if found != dict(zip(STEPS, statuses, strict=True)):
+            raise DemoError(f"expected {', '.join(statuses)}, found {found}")
 
-    def _step(self, text: str, style: str | None = None) -> None:
-        seconds = time.monotonic() - self.began
-        self.console.print(f"  {seconds:5.1f} s  {text}", style=style, markup=False, soft_wrap=True)
+    def _only_removed(self, before: list[Trace], owner: str) -> None:
+        """Nothing of the owner's is left, but for the lock's key, and nobody else's things have changed."""
+        after = self.platform.traces()
+        others = [trace for trace in before if trace.owner != owner]
+        if others != [trace for trace in after if trace.owner != owner]:
+            raise DemoError(f"something changed that is not {owner}'s")
+        left = [trace.thing for trace in after if trace.owner == owner and not trace.thing.endswith(" free")]
+        if left:
+            raise DemoError(f"still there of {owner}: {', '.join(left)}")
+        self.screen.step(
+            f"checked: nothing of {owner} is left; {len(others)} things of others are unchanged", "green"
+        )
 
-
-def _has_python(version: str) -> bool:
-    try:
-        python_for(version)
-    except ToolMissing:
-        return False
-    return True
-
-
-def _check_only_gone(before: list[Trace], after: list[Trace], name: str) -> None:
-    """The dead instance's traces are gone, and nobody else's have changed."""
-    others_before = [trace for trace in before if trace.owner != name]
-    others_after = [trace for trace in after if trace.owner != name]
-    if others_before != others_after:
-        raise DemoError(f"something changed that was not {name}'s: {set(others_before) ^ set(others_after)}")
-    stays = [t for t in after if t.owner == name and not t.thing.endswith(" free")]
-    if stays:
-        raise DemoError(f"of {name} there is left: {', '.join(t.thing for t in stays)}")
+    def _nothing_changed(self, before: list[Trace]) -> None:
+        if self.platform.traces() != before:
+            raise DemoError("something was changed")
+        self.screen.step(f"checked: nothing was changed; all {len(before)} things are as they were", "green")
 
 
-def _resources_left(platform: Platform) -> list[str]:
-    """What of the module AWS still has."""
-    aws = platform.aws
-    found = {
-        "functions": aws.client("lambda").list_functions()["Functions"],
-        "event source mappings": aws.client("lambda").list_event_source_mappings()["EventSourceMappings"],
-        "queues": aws.client("sqs").list_queues().get("QueueUrls", []),
-        "rules": aws.client("events").list_rules()["Rules"],
-        "tables": aws.client("dynamodb").list_tables()["TableNames"],
-        "roles": aws.client("iam").list_roles()["Roles"],
-        "key aliases": [alias for alias in aws.client("kms").list_aliases()["Aliases"] if NAME in alias["AliasName"]],
-        "log groups": aws.client("logs").describe_log_groups()["logGroups"],
-        "alarms": aws.client("cloudwatch").describe_alarms()["MetricAlarms"],
+def reports_of(batches: Sequence[Batch], instance_id: str | None = None) -> list[dict[str, Any]]:
+    """The reports in the logs, of one instance or of all."""
+    reports = [line["report"] for batch in batches for line in batch.invocation.json_logs() if "report" in line]
+    return [report for report in reports if instance_id in (None, report.get("instance_id"))]
+
+
+# ---------------------------------------------------------------- kept running
+
+
+def keep(screen: Screen, world: World, run_directory: Path, ready: Callable[[], None]) -> None:
+    """Prints what can be done, and keeps everything live until the process is told to end."""
+    platform = world.platform
+    exports = run_directory / "environment.sh"
+    variables = {
+        "PATH": f"{Path(sys.executable).parent}:$PATH",  # python3 with boto3
+        **platform.aws.environ(),
+        "CONSUL_HTTP_ADDR": platform.consul.url,
+        "CONSUL_HTTP_TOKEN": platform.consul.management_token,
+        "VAULT_ADDR": platform.vault.address,
+        "VAULT_TOKEN": platform.vault.root_token,
     }
-    return [f"{len(things)} {kind}" for kind, things in found.items() if things]
+    exports.touch(mode=0o600)
+    exports.write_text("".join(f'export {name}="{value}"\n' for name, value in variables.items()))
+    living, dead = platform.fleet["web-3"].id, platform.fleet["db-1"].id
+    cli = " ".join(CLI)
+    screen.act("Everything keeps running. In another terminal, from this directory:")
+    screen.command(
+        f"""
+  . {exports.relative_to(ROOT)}
+  tail -n 0 -f {(run_directory / "demo.log").relative_to(ROOT)} &
+
+  aws ec2 terminate-instances --instance-ids {living}
+
+  {cli} status
+  {cli} show {dead}
+  {cli} report --since 1h
+  {cli} sweep --dry-run
+  {cli} show {living}
+
+  aws dynamodb scan --table-name {NAME}-inventory
+  aws s3 ls --recursive s3://demo-audit/
+  curl -s -H "X-Consul-Token: $CONSUL_HTTP_TOKEN" \\
+      $CONSUL_HTTP_ADDR/v1/catalog/nodes
+""",
+    )
+    screen.step("`make demo-stop` ends it")
+    ready()
+
+    def handled(batch: Batch) -> None:
+        for report in reports_of([batch]):
+            screen.step(f"{report['instance_id']} in {report['account_id']}: {report['state']}")
+            screen.report(report)
+
+    live.run(world, screen.step, handled)

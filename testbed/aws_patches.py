@@ -260,7 +260,7 @@ def _sqs() -> Iterator[Patch]:
     attributes_of = vars(Queue)["attributes"].fget
 
     def compact_attributes(self: Queue) -> dict[str, Any]:
-        # AWS gives the policy back as it was written; moto writes it anew, with other white space, which a second
+        # AWS gives the policy back as it was written; moto rewrites it, with other white space, which a second
         # plan would take for a change.
         attributes: dict[str, Any] = attributes_of(self)
         for name in ("RedrivePolicy", "RedriveAllowPolicy"):
@@ -477,6 +477,7 @@ def _lambda(aws: Patched) -> Iterator[Patch]:
     create_function = LambdaBackend.create_function
     update_configuration = LambdaBackend.update_function_configuration
     create_mapping = LambdaBackend.create_event_source_mapping
+    list_mappings = LambdaBackend.list_event_source_mappings
     get_code = LambdaFunction.get_code
     get_configuration = LambdaFunction.get_configuration
 
@@ -501,6 +502,14 @@ def _lambda(aws: Patched) -> Iterator[Patch]:
         if ":sqs:" in spec.get("EventSourceArn", ""):
             _check_mapping(spec, function)
         return create_mapping(self, spec)
+
+    def strict_mappings(
+        self: LambdaBackend, event_source_arn: str, function_name: str | None
+    ) -> list[EventSourceMapping]:
+        # AWS takes a function's name and its ARN alike; moto compares with what the mapping was created with.
+        function = (function_name or "").rpartition(":")[2]
+        mappings = list_mappings(self, event_source_arn, "")
+        return [mapping for mapping in mappings if function in ("", mapping.function_arn.rpartition(":")[2])]
 
     def invoke(
         self: LambdaBackend, function_name: str, qualifier: str | None, body: Any, headers: Any, response_headers: Any
@@ -529,6 +538,7 @@ def _lambda(aws: Patched) -> Iterator[Patch]:
     yield LambdaBackend, "create_function", strict_create
     yield LambdaBackend, "update_function_configuration", strict_update
     yield LambdaBackend, "create_event_source_mapping", strict_mapping
+    yield LambdaBackend, "list_event_source_mappings", strict_mappings
     yield LambdaBackend, "invoke", invoke
     yield LambdaFunction, "get_code", code_location
     yield LambdaFunction, "get_configuration", configuration

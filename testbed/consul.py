@@ -9,6 +9,7 @@ import base64
 import ipaddress
 import json
 import re
+import shutil
 import subprocess
 import time
 import uuid
@@ -65,11 +66,14 @@ class ConsulApiError(RuntimeError):
 class Agent:
     """A Consul agent in client mode: one node of the datacenter, in a process of its own."""
 
-    def __init__(self, cluster: ConsulCluster, server: Server, node_name: str, address: str, http_port: int) -> None:
+    def __init__(
+        self, cluster: ConsulCluster, server: Server, node_name: str, address: str, ports: Sequence[int]
+    ) -> None:
         self._cluster = cluster
         self.node_name = node_name
         self.address = address
-        self.url = f"http://{address}:{http_port}"
+        self.ports = ports
+        self.url = f"http://{address}:{ports[0]}"
         self.server = server
 
     def kill(self) -> None:
@@ -168,7 +172,15 @@ class ConsulCluster(Part):
         macOS, which has but one of them, they share 127.0.0.1 and differ by port).
         """
         agent = self._prepare_agent(node_name, dict(meta or {}), address or self._new_address())
-        self.agents[node_name] = agent
+        return self._start_agent(agent)
+
+    def replace_agent(self, old: Agent, *, meta: Mapping[str, str]) -> Agent:
+        """Starts the agent of another machine that has taken over the name and the address of one that failed."""
+        shutil.rmtree(self.run_directory / old.node_name)  # else it would be the same node, by its id
+        return self._start_agent(self._prepare_agent(old.node_name, dict(meta), old.address, old.ports))
+
+    def _start_agent(self, agent: Agent) -> Agent:
+        self.agents[agent.node_name] = agent
         agent.server.start()
         return agent
 
@@ -348,10 +360,12 @@ class ConsulCluster(Part):
             acl["tokens"] = {"agent": self.management_token, "replication": self.management_token}
         return self._consul(binary, self.node_name, configuration, self._server_ready)
 
-    def _prepare_agent(self, node_name: str, meta: dict[str, str], address: str) -> Agent:
+    def _prepare_agent(
+        self, node_name: str, meta: dict[str, str], address: str, ports: Sequence[int] | None = None
+    ) -> Agent:
         if not can_bind(address):
             raise ValueError(f"{address} is no address of this machine")
-        http_port, lan_port, rpc_port = free_ports(3, address)
+        http_port, lan_port, rpc_port = ports = ports or free_ports(3, address)
         configuration = self._common_configuration(node_name, address) | {
             "server": False,
             "retry_join": [f"{self.address}:{self._lan_port}"],
@@ -379,7 +393,7 @@ class ConsulCluster(Part):
             )
 
         server = self._consul(consul_binary(), node_name, configuration, ready)
-        return Agent(self, server, node_name, address, http_port)
+        return Agent(self, server, node_name, address, ports)
 
     def _common_configuration(self, node_name: str, address: str) -> JsonObject:
         return {

@@ -1,4 +1,4 @@
-"""A proxy on loopback before a real server: it passes requests on, or fails as it is told to.
+"""A proxy on loopback before a real server: it passes requests on, or fails on demand.
 
 Requests go on as they came, with their path, query and headers, so signatures that cover them stay valid.
 """
@@ -21,7 +21,7 @@ from testbed.aws import Answer, Drop, Hang
 from testbed.processes import LOOPBACK, free_port
 
 _UPSTREAM_TIMEOUT_SECONDS = 60
-# They speak of one connection, of which there are two here (RFC 9110, 7.6.1); the length is given anew.
+# They are about one connection, and there are two here (RFC 9110, 7.6.1); the length is set again.
 _HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length"}
 
 
@@ -56,7 +56,7 @@ class FaultProxy:
     """
 
     def __init__(self, upstream: str) -> None:
-        """`upstream` is the server's URL, of which the proxy takes the place; a path in it stays the client's."""
+        """`upstream` is the URL of the server that the proxy stands before; a path in it stays the client's."""
         self._upstream = urlsplit(upstream)
         self._port = free_port()
         self.url = f"http://{LOOPBACK}:{self._port}{self._upstream.path}"
@@ -192,7 +192,7 @@ class _Server(ThreadingHTTPServer):
         self.server_close()
 
     def server_close(self) -> None:
-        self.socket.close()  # the base class would wait for the requests under way, of which one may be calling
+        self.socket.close()  # the base class would wait for the requests under way, and one of them may be calling
 
     def handle_error(self, request: object, client_address: object) -> None:
         """A client that was killed breaks its connections: that is nothing to print."""

@@ -50,7 +50,7 @@ class Network:
 
     `addresses` gives each address in the function's variables, such as a URL, the one that is reached in its place;
     `environment` holds variables besides, such as the AWS SDK's AWS_ENDPOINT_URL_EC2. Each network has environments
-    of its own, which are told apart by its name.
+    of its own, distinguished by its name.
     """
 
     name: str

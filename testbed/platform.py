@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -24,7 +25,7 @@ REVERSE_ZONE = "0.10.in-addr.arpa"
 LOCK_PREFIX = "locks/"
 TOOL_CLIENT = "ec2-decommission"  # the Chef client that the function signs as
 
-# What the Consul step needs, and no more; the same is in the README.
+# What the Consul step needs, and no more; README has the same.
 CONSUL_RULES = """
 node_prefix "" { policy = "write" }
 session_prefix "" { policy = "write" }
@@ -59,7 +60,7 @@ class Trace:
 
 @dataclass
 class Platform:
-    """Starts everything, and stops it; `progress` is told each part."""
+    """Starts everything, and stops it; `progress` gets a line for each part."""
 
     run_directory: Path
     progress: Callable[[str], None] = lambda _: None
@@ -78,12 +79,17 @@ class Platform:
     def _start(self) -> None:
         self.progress("AWS (moto, made strict, IAM enforced)")
         self.aws = self._stack.enter_context(StrictAws(self.region))
-        self.progress("Consul (ACLs on)")
-        self.consul = self._stack.enter_context(ConsulCluster(run_directory=self.run_directory / "consul"))
-        self.progress("Chef (goiardi, signed requests)")
-        self.chef = self._stack.enter_context(ChefServer(run_directory=self.run_directory / "chef"))
-        self.progress("Vault (OpenBao)")
-        self.vault = self._stack.enter_context(VaultServer(run_directory=self.run_directory / "vault"))
+        self.consul = ConsulCluster(run_directory=self.run_directory / "consul")
+        self.chef = ChefServer(run_directory=self.run_directory / "chef")
+        self.vault = VaultServer(run_directory=self.run_directory / "vault")
+        servers: dict[str, ConsulCluster | ChefServer | VaultServer] = {
+            "Consul (ACLs on)": self.consul,
+            "Chef (goiardi, signed requests)": self.chef,
+            "Vault (OpenBao)": self.vault,
+        }
+        with ThreadPoolExecutor() as pool:
+            for future in [pool.submit(self._start_server, *server) for server in servers.items()]:
+                future.result()
         (self.run_directory / "lambda").mkdir(parents=True, exist_ok=True)
         self.functions = self._stack.enter_context(
             LambdaService(self.aws, run_directory=self.run_directory / "lambda")
@@ -96,6 +102,10 @@ class Platform:
         self.consul_token = self.consul.create_token(CONSUL_RULES)
         self.vault.write_kv2("secret", "ec2-decommission/chef", {"client_key": self.chef_key.decode()})
         self.vault.write_kv2("secret", "ec2-decommission/consul", {"token": self.consul_token})
+
+    def _start_server(self, title: str, server: ConsulCluster | ChefServer | VaultServer) -> None:
+        self._stack.enter_context(server)
+        self.progress(title)
 
     def stop(self) -> None:
         self._stack.close()
@@ -128,7 +138,14 @@ class Platform:
 
     # The fleet
 
-    def launch(self, name: str, private_ip: str | None = None, *, age: timedelta = timedelta(hours=1)) -> Member:
+    def launch(
+        self,
+        name: str,
+        private_ip: str | None = None,
+        *,
+        age: timedelta = timedelta(hours=1),
+        replaces: Agent | None = None,
+    ) -> Member:
         """An instance with an A and a PTR record, a Chef node and client, and a Consul agent that holds a lock.
 
         It was launched ``age`` ago: a younger one than ten minutes is never swept. Its agent's address is of
@@ -139,18 +156,28 @@ class Platform:
         backend.get_instance(instance.id).launch_time = datetime.now(UTC) - age
         self.aws.emit(self.aws.state_change(instance.id, "running"))
         record = f"{name}.{ZONE}"
-        self.change_record("CREATE", self.zone_id, record, "A", instance.private_ip)
-        self.change_record("CREATE", self.reverse_zone_id, pointer(instance.private_ip), "PTR", f"{record}.")
+        self.change_record("UPSERT", self.zone_id, record, "A", instance.private_ip)
+        self.change_record("UPSERT", self.reverse_zone_id, pointer(instance.private_ip), "PTR", f"{record}.")
         self.chef.create_client(name)
         ec2 = {"instance_id": instance.id, "local_ipv4": instance.private_ip}
         self.chef.create_node(name, ec2=ec2, automatic={"ipaddress": instance.private_ip})
-        agent = self.consul.add_agent(name, meta={"instance_id": instance.id})
+        meta = {"instance_id": instance.id}
+        agent = self.consul.replace_agent(replaces, meta=meta) if replaces else self.consul.add_agent(name, meta=meta)
         session = self.consul.create_session(name)
         lock = f"{LOCK_PREFIX}{name}"
         self.consul.acquire(lock, session, name.encode())
         member = Member(name, instance, agent, session, lock)
         self.fleet[name] = member
         return member
+
+    def replace(self, old: Member) -> Member:
+        """Terminates the member without an event, and launches another under its name, addresses and Chef node."""
+        self.kill(old, emit=False)
+        self.chef.delete_node(old.name)
+        self.chef.delete_client(old.name)
+        self.consul.api("PUT", f"/v1/kv/{old.lock}", params={"release": old.session})  # so no lock-delay follows
+        self.consul.api("PUT", f"/v1/session/destroy/{old.session}")
+        return self.launch(old.name, old.instance.private_ip, replaces=old.agent)
 
     def kill(self, member: Member, *, emit: bool = True) -> None:
         """The instance is terminated: its Consul agent is killed, and seen to have failed."""

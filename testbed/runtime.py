@@ -132,7 +132,7 @@ class LambdaRuntime:
     """One execution environment of a function: a process that is started when needed and kept warm.
 
     `environment` is the function's own variables; `credentials` are the role's (`AWS_ACCESS_KEY_ID` and so on, with
-    region and endpoint) and go before them. `memory_size` is told to the function, not enforced.
+    region and endpoint) and go before them. The function sees `memory_size`, but nothing enforces it.
     """
 
     def __init__(

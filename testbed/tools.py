@@ -223,7 +223,7 @@ def _install_debian_package(name: str, suite: str) -> None:
         package = next(work.glob("*.deb"))
         unpacked = work / "unpacked"
         _run(["dpkg", "-x", str(package), str(unpacked)], work)
-        # Renamed last: what bears the final name is whole.
+        # Renamed last: a folder with the final name is complete.
         unpacked.rename(CACHE / "debian" / name)
     finally:
         shutil.rmtree(work, ignore_errors=True)

@@ -103,7 +103,7 @@ run "each_queue_admits_the_modules_rules_only_and_nothing_in_clear_text" {
         Resource  = "arn:aws:sqs:eu-west-1:123456789012:ec2-decommission"
         Condition = { Bool = { "aws:SecureTransport" = "false" } }
       },
-    ] && aws_sqs_queue_policy.dead_letters.policy == aws_sqs_queue_policy.events.policy # the mock gives both queues one ARN
+    ] && aws_sqs_queue_policy.dead_letters.policy == replace(aws_sqs_queue_policy.events.policy, ":ec2-decommission\"", ":ec2-decommission-dead-letters\"")
     error_message = aws_sqs_queue_policy.events.policy
   }
 
@@ -194,7 +194,7 @@ run "the_function_reads_what_it_is_told" {
 
   assert {
     condition     = !strcontains(jsonencode(output.effective_config), "a-path-in-vault") && tolist(output.effective_config.secrets) == tolist(["chef_client_key"]) && join(",", output.effective_config.route53.zone_ids) == "Z1,Z2"
-    error_message = "More is told of the secrets than their names."
+    error_message = "The outputs reveal more about the secrets than their names."
   }
 }
 
@@ -229,7 +229,7 @@ run "everything_off_is_harmless" {
 
   assert {
     condition     = output.inventory_table_name == null && output.inventory_table_arn == null && output.kms_key_arn == null && output.sweep_rule_arn == null && output.dashboard_name == null && length(output.alarm_arns) == 0
-    error_message = "An output tells of what is not there."
+    error_message = "An output is set for something that does not exist."
   }
 
   # An operator's call would run no step.

@@ -28,6 +28,11 @@ class Problem(Exception):
         self.status = status
 
 
+def reason(error: Exception) -> str:
+    """Why a file could not be read, without its name and the number of the error."""
+    return getattr(error, "strerror", None) or str(error)
+
+
 class Clients:
     """One client of each service, in the deployment's region.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from boto3.dynamodb.types import TypeDeserializer
 
-from .aws import FAILED, Clients, Problem, explained
+from .aws import FAILED, Clients, Problem, explained, reason
 
 if TYPE_CHECKING:
     import argparse
@@ -68,11 +69,6 @@ class Deployment:
         else:
             name = (self.config.get("inventory") or {}).get("table_name")
         return str(name) if name else None
-
-    def output(self, name: str) -> str | None:
-        """One of the module's outputs, if it is known."""
-        value = self._outputs.get(name)
-        return str(value) if value else None
 
     # The function
 
@@ -152,10 +148,9 @@ def find(options: argparse.Namespace) -> Deployment:
     Raises:
         Problem: it cannot be found, or there is more than one.
     """
-    table = {"inventory_table_name": options.table_name} if options.table_name else {}
     fallback = getattr(options, "region", None)
     if options.function_name:
-        outputs = {"function_name": options.function_name, **table}
+        outputs = {"function_name": options.function_name}
         return Deployment(outputs, Clients(options.profile, options.function_region, fallback))
     if options.outputs:
         where = "standard input" if options.outputs == "-" else options.outputs
@@ -163,7 +158,7 @@ def find(options: argparse.Namespace) -> Deployment:
     else:
         where = str(Path(options.chdir).resolve())
         outputs = _parsed(_terraform_outputs(options.chdir), f"terraform output in {where}")
-    chosen = {**_choose(dict(_deployments(outputs)), options.module, where), **table}
+    chosen = _choose(dict(_deployments(outputs)), options.module, where)
     return Deployment(chosen, Clients(options.profile, options.function_region or _region(chosen), fallback))
 
 
@@ -171,7 +166,7 @@ def _read(path: str) -> str:
     try:
         return sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise Problem(f"--outputs {path} cannot be read: {error}.") from None
+        raise Problem(f"--outputs {path} cannot be read: {reason(error)}.") from None
 
 
 def _terraform_outputs(directory: str) -> str:
@@ -179,7 +174,7 @@ def _terraform_outputs(directory: str) -> str:
         raise Problem(f"--chdir: there is no directory {directory}.")
     done = _terraform(directory, "output", "-json")
     if done.returncode != 0:
-        raise Problem(f"`terraform output -json` failed in {Path(directory).resolve()}: {_told(done.stderr)}")
+        raise Problem(f"`terraform output -json` failed in {Path(directory).resolve()}: {_plain_error(done.stderr)}")
     # Terraform says the same of a root module without outputs and of one that is not applied.
     if done.stdout.strip() == "{}" and not _terraform(directory, "state", "list").stdout.strip():
         raise Problem(
@@ -202,8 +197,10 @@ def _terraform(directory: str, *arguments: str) -> subprocess.CompletedProcess[s
     )
 
 
-def _told(text: str) -> str:
-    return " ".join(line.strip(" │╷╵") for line in text.splitlines() if line.strip(" │╷╵"))[:600]
+def _plain_error(text: str) -> str:
+    """Terraform's error without its frame and colors."""
+    lines = [line.strip(" │╷╵") for line in re.sub(r"\x1b\[[0-9;]*m", "", text).splitlines()]
+    return " ".join(filter(None, lines))[:600]
 
 
 def _parsed(text: str, where: str) -> dict[str, Any]:

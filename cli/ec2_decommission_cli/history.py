@@ -26,17 +26,22 @@ def since(text: str, now: datetime | None = None) -> datetime:
     """The beginning of a period: ``7d``, ``12h``, ``30m``, ``2w``, or a date or time in ISO 8601 (UTC by default).
 
     Raises:
-        ValueError: it is none of these.
+        Problem: it is none of these.
     """
     now = now or datetime.now(UTC)
-    if match := re.fullmatch(r"([0-9]{1,5})([mhdw])", text):
-        return now - timedelta(**{_UNITS[match[2]]: int(match[1])})
-    moment = datetime.fromisoformat(text)
+    try:
+        if match := re.fullmatch(r"([0-9]{1,5})([mhdw])", text):
+            return now - timedelta(**{_UNITS[match[2]]: int(match[1])})
+        moment = datetime.fromisoformat(text)
+    except (ValueError, OverflowError):
+        raise Problem(
+            f"--since {text}: expected a period such as 7d, 12h, 30m or 2w, or a date such as 2026-03-01."
+        ) from None
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def read(deployment: Deployment, start: datetime, account_id: str | None, region: str | None) -> dict[str, Any]:
-    """The instances of which something was removed, restored, or not finished since ``start``, the newest first."""
+    """The instances with removals or restores since ``start``, and the unfinished ones; the newest first."""
     now = datetime.now(UTC)
     found = []
     for record in deployment.records("#state = :ended"):
@@ -119,13 +124,3 @@ def as_csv(document: Mapping[str, Any]) -> str:
         writer.writerow({key: f"'{value}" if value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
                          for key, value in row.items()})  # fmt: skip
     return text.getvalue()
-
-
-def parsed_since(text: str) -> datetime:
-    """``since``, for the command line."""
-    try:
-        return since(text)
-    except (ValueError, OverflowError):
-        raise Problem(
-            f"--since {text}: expected a period such as 7d, 12h, 30m or 2w, or a date such as 2026-03-01."
-        ) from None

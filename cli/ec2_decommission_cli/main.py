@@ -26,14 +26,13 @@ _DEPLOYMENT = {
     "outputs": None,
     "module": None,
     "function_name": None,
-    "table_name": None,
     "function_region": None,
     "profile": None,
 }
 _DESCRIPTION = """\
-Looks after a deployed ec2-decommission. It asks the function, and removes
-nothing itself. It finds the deployment by Terraform's outputs in the current
-directory. In the root module, write
+Operates a deployed ec2-decommission. The command calls the function and
+removes nothing itself. It finds the deployment in the Terraform outputs of the
+current directory. Put this into the root module:
   output "ec2_decommission" { value = module.ec2_decommission }
 or name the function with --function-name."""
 _EPILOG = """\
@@ -86,13 +85,13 @@ def _parser() -> argparse.ArgumentParser:
         _deployment_options(made)
         return made
 
-    command("status", _status, "what is switched on, and what waits")
+    command("status", _status, "which steps are on, and what is waiting")
     show = command("show", _show, "what was removed of an instance, and what would be removed now")
     decommission = command(
         "decommission",
         _decommission,
         "remove what a terminated instance left",
-        "Shows what would be removed, and asks. Nothing is removed of an instance that lives.",
+        "Shows what would be removed, and asks. Nothing is removed for a live instance.",
     )
     restore = command(
         "restore",
@@ -106,25 +105,25 @@ def _parser() -> argparse.ArgumentParser:
     sweep = command(
         "sweep",
         _sweep,
-        "search for terminations whose event never came",
-        "What is found takes the same way as an event, through the queue.",
+        "search for terminations whose event was lost",
+        "Each one found goes through the queue, as its event would have.",
     )
     _place_options(sweep, "to sweep; default: the function's own")
     sweep.add_argument(
-        "--accept", nargs="+", type=_instance_id, default=[], metavar="i-...", help="these really are gone"
+        "--accept", nargs="+", type=_instance_id, default=[], metavar="i-...", help="confirm that these are gone"
     )
     sweep.add_argument("--accept-listed", action="store_true", help="list what is gone, ask, and accept all of it")
     plan = command(
         "plan",
         _plan,
-        "write what would be removed of many instances, to review it: plan --since 7d > plan.json",
+        "write the dry run of many instances for review: plan --since 7d > plan.json",
         "Takes the instances that ended in the period, and those whose termination was missed.",
     )
     apply = command(
         "apply",
         _apply,
         "carry out a reviewed plan: exactly that or less",
-        "What is not in the plan stays, and so does what is no longer proven to be the instance's.",
+        "Anything that is not in the plan, or no longer proven to be the instance's, stays.",
     )
     apply.add_argument(
         "plan", metavar="plan.json", help="written by plan; actions may be taken out; - is standard input"
@@ -160,7 +159,6 @@ def _deployment_options(parser: argparse.ArgumentParser) -> None:
     add("--outputs", "written by `terraform output -json`; - is standard input", "FILE")
     add("--module", "which deployment, if the outputs have several", "OUTPUT")
     add("--function-name", "the function, without Terraform", "NAME")
-    add("--table-name", "the inventory's table (default: as configured)", "NAME")
     add("--function-region", "default: from the outputs or the AWS configuration", "REGION")
     add("--profile", "profile of the AWS configuration")
     parser.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="JSON on standard output")
@@ -194,7 +192,7 @@ def _confirm(question: str, options: argparse.Namespace) -> None:
     if options.yes:
         return
     if not sys.stdin.isatty():
-        raise Problem("Standard input is no terminal, so nobody can be asked: give --yes. Nothing was changed.")
+        raise Problem("Standard input is not a terminal, so there is no way to ask: give --yes. Nothing was changed.")
     sys.stderr.write(f"{question} [y/N] ")
     sys.stderr.flush()
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
@@ -287,7 +285,7 @@ def _sweep(found: Deployment, options: argparse.Namespace) -> int:
         accept = _gone(listed)
         if accept and not options.dry_run:
             print(_sweep_text(found, listed), file=sys.stderr if options.json else sys.stdout, flush=True)
-            _confirm(f"Are these {len(accept)} really gone, and shall what they left be removed?", options)
+            _confirm(f"Are these {len(accept)} really gone? What they left will be removed.", options)
     report = found.ask(
         {**payload, **({"accept": accept} if accept else {}), **({"dry_run": True} if options.dry_run else {})}
     )
@@ -331,7 +329,7 @@ def _sweep_text(found: Deployment, report: Mapping[str, Any]) -> str:
         lines += [f"  {instance_id}" for instance_id in gone[_LISTED:]]
         if seen.get("unfinished"):
             lines += [
-                "\nTaken up again, because their end was not finished:",
+                "\nRetried, because their decommissioning did not finish:",
                 *(f"  {i}" for i in seen["unfinished"]),
             ]
         for one in seen.get("not_adopted", ()):
@@ -363,17 +361,17 @@ def _known(found: Deployment, instance_id: str) -> dict[str, Any] | None:
 
 
 def _plan(found: Deployment, options: argparse.Namespace) -> int:
-    start = history.parsed_since(options.since)
+    start = history.since(options.since)
     plan = plans.make(found, start, options.account, options.region, lambda line: print(line, file=sys.stderr))
     print(json.dumps(plan, indent=2))
     number = sum(len(plans.approved(entry)) for entry in plan["instances"])
     print(
-        f"{text.count(number, 'action')} of {text.count(len(plan['instances']), 'instance')}; read the plan, take "
-        f"out what is to stay, then: {_line(options, 'apply', 'plan.json')}",
+        f"{text.count(number, 'action')} for {text.count(len(plan['instances']), 'instance')}. Review the plan, take "
+        f"out what must stay, then run: {_line(options, 'apply', 'plan.json')}",
         file=sys.stderr,
     )
     for report in plan["failed"]:
-        print(f"{report['instance_id']}: not everything could be looked at\n{text.steps(report)}", file=sys.stderr)
+        print(f"{report['instance_id']}: not everything could be checked\n{text.steps(report)}", file=sys.stderr)
     return FAILED if plan["failed"] else 0
 
 
@@ -388,7 +386,7 @@ def _apply(found: Deployment, options: argparse.Namespace) -> int:
         print(text.actions(action for step in entry["steps"] for action in step.get("actions", ())), file=out)
     wanted = sum(len(plans.approved(entry)) for entry in instances)
     if not wanted:
-        print("The plan has no action: nothing is to be removed.", file=out)
+        print("The plan has no actions: there is nothing to remove.", file=out)
         return 0
     _confirm(f"Carry out these {text.count(wanted, 'action')}?", options)
     reports: list[dict[str, Any]] = []
@@ -410,7 +408,7 @@ def _apply(found: Deployment, options: argparse.Namespace) -> int:
 
 
 def _report(found: Deployment, options: argparse.Namespace) -> int:
-    document = history.read(found, history.parsed_since(options.since), options.account, options.region)
+    document = history.read(found, history.since(options.since), options.account, options.region)
     if options.html:
         print(page.page(document), end="")
     elif options.csv:
@@ -424,7 +422,7 @@ def _report_text(document: Mapping[str, Any]) -> str:
     instances = document["instances"]
     removed = sum(len(one["removed"]) for one in instances)
     since = text.time(document["since"])
-    lines = [f"Since {since}: {text.count(removed, 'thing')} removed of {text.count(len(instances), 'instance')}"]
+    lines = [f"Since {since}: {text.count(len(instances), 'instance')}, {text.count(removed, 'removal')}"]
     for one in instances:
         named = f" ({one['name']})" if one["name"] else ""
         state = "" if one["finished"] else ", not finished"

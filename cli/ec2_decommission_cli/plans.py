@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import text
-from .aws import Problem
+from .aws import Problem, reason
 from .history import after
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def candidates(
 ) -> dict[str, dict[str, str]]:
     """The instances to plan for, with their places: those that ended since ``start``, and those whose end was missed.
 
-    What was restored is left out: somebody wanted it back.
+    Restored instances are left out.
     """
     found: dict[str, dict[str, str]] = {}
     places: set[tuple[str, str]] = set()
@@ -56,9 +56,9 @@ def candidates(
 def make(
     deployment: Deployment, start: datetime, account_id: str | None, region: str | None, say: Callable[[str], None]
 ) -> dict[str, Any]:
-    """The plan: the dry run of each instance of which something would be removed; ``failed`` lists the others'."""
+    """The plan: the dry runs that would remove something, and in ``failed`` those in which a step failed."""
     found = candidates(deployment, start, account_id, region)
-    say(f"asking what would be removed of {text.count(len(found), 'instance')}")
+    say(f"dry run of {text.count(len(found), 'instance')}")
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         reports = list(
             pool.map(lambda i: deployment.ask({"instance_id": i, "dry_run": True, **found[i]}), sorted(found))
@@ -94,7 +94,7 @@ def read(path: str, deployment: Deployment) -> list[dict[str, Any]]:
     try:
         plan = json.loads(sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise Problem(f"{path} cannot be read as a plan: {error}.") from None
+        raise Problem(f"{path} cannot be read as a plan: {reason(error)}.") from None
     if not isinstance(plan, dict) or plan.get("version") != VERSION or not isinstance(plan.get("instances"), list):
         raise Problem(f"{path} is not a plan of version {VERSION}, as `plan` writes it.")
     if (plan.get("function_name"), plan.get("function_region")) != (
@@ -112,7 +112,7 @@ def read(path: str, deployment: Deployment) -> list[dict[str, Any]]:
         except (KeyError, TypeError, AttributeError):
             raise Problem(f"{path}: an instance of the plan lacks a key.") from None
         if not all(isinstance(value, str) for value in (*names, *actions)):
-            raise Problem(f"{path}: an instance of the plan has a value that is not a text.")
+            raise Problem(f"{path}: an instance of the plan has a value that is not a string.")
     instances: list[dict[str, Any]] = plan["instances"]
     return instances
 

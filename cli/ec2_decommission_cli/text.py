@@ -136,7 +136,7 @@ def record(document: Mapping[str, Any]) -> str:
         if entries:
             parts.append(f"\n{title}\n{actions(entries)}")
     if document.get("steps"):
-        parts.append(f"\nThe last look of each step\n{_last_looks(document)}")
+        parts.append(f"\nLast result of each step\n{_last_looks(document)}")
     return "\n".join(parts)
 
 

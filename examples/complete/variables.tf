@@ -22,7 +22,7 @@ variable "zone_ids" {
 }
 
 variable "record_names" {
-  description = "Templates of the names that an instance bears, zone included."
+  description = "Templates of the names of an instance, zone included."
   type        = list(string)
   default     = ["{tag:Name}.example.internal"]
 }
@@ -72,7 +72,7 @@ variable "security_group_ids" {
 }
 
 variable "alarm_actions" {
-  description = "ARNs that are told when an alarm rings, such as an SNS topic."
+  description = "ARNs to notify when an alarm changes state, such as an SNS topic."
   type        = list(string)
   default     = []
 }

@@ -17,7 +17,7 @@ variable "dry_run" {
 }
 
 variable "adopt" {
-  description = "Systems whose nodes may tell of instances that died before the module came: chef, consul, or both."
+  description = "Systems whose nodes may reveal instances that were terminated before the module was applied: chef, consul, or both."
   type        = list(string)
   default     = ["chef", "consul"]
 }
@@ -34,7 +34,7 @@ variable "zone_ids" {
 }
 
 variable "record_names" {
-  description = "Templates of the names that an instance bears, zone included."
+  description = "Templates of the names of an instance, zone included."
   type        = list(string)
   default     = ["{tag:Name}.example.internal", "{hostname}.example.internal"]
 }

@@ -39,7 +39,7 @@ variable "zone_ids" {
 }
 
 variable "record_names" {
-  description = "Templates of the names that an instance bears, zone included."
+  description = "Templates of the names of an instance, zone included."
   type        = list(string)
   default     = ["{tag:Name}.example.internal"]
 }

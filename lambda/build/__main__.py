@@ -30,8 +30,8 @@ def start() -> int:
         if path is None:
             sys.stderr.write(
                 f"Error: building the package needs Python {OLDEST[0]}.{OLDEST[1]} or later. This is Python "
-                f"{sys.version.split()[0]} ({sys.executable}), and none of {', '.join(CANDIDATES)} on PATH serves. "
-                "Install one, or build elsewhere and give the module a prebuilt package.\n"
+                f"{sys.version.split()[0]} ({sys.executable}), and none of {', '.join(CANDIDATES)} on PATH "
+                "can be used. Install one, or build elsewhere and give the module a prebuilt package.\n"
             )
             return 2
         if os.name != "nt":  # the same process, so that a signal to it reaches the build

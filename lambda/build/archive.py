@@ -1,4 +1,4 @@
-"""The zip: what goes in, and how it is written so that the same input gives the same bytes."""
+"""The zip: what goes in, and how it is written so that the same input produces the same bytes."""
 
 import base64
 import hashlib

@@ -1,4 +1,4 @@
-"""What goes wrong in a build, told in sentences. No message may ever hold a secret's value."""
+"""Build errors, as sentences. No message may contain a secret's value."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""What the build tells while it runs: short plain lines, with references and sizes, never a value."""
+"""What the build prints while it runs: short lines with references and sizes, never a secret's value."""
 
 import sys
 

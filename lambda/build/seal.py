@@ -104,7 +104,7 @@ def seal(values: Mapping[str, str], kms: KmsSettings, client: Any = None) -> Sea
             answer = client.encrypt(KeyId=kms.key_arn, Plaintext=plaintext, EncryptionContext=context)
             return _sealed({"encryption": "kms", "ciphertext": answer["CiphertextBlob"]}, with_data_key=False)
         answer = client.generate_data_key(KeyId=kms.key_arn, KeySpec="AES_256", EncryptionContext=context)
-    nonce = os.urandom(12)  # the data key serves once, so no nonce can come twice
+    nonce = os.urandom(12)  # the data key is used once, so no nonce can repeat
     sealed = {
         "encryption": "kms-data-key",
         "encrypted_data_key": answer["CiphertextBlob"],

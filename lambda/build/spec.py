@@ -1,6 +1,6 @@
 """The build specification: one JSON document that holds references to secrets, never a secret.
 
-Parsed once, strictly: unknown keys are refused, and all problems are told at once.
+Parsed once, strictly: unknown keys are refused, and all problems are reported together.
 """
 
 import json

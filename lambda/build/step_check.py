@@ -1,4 +1,4 @@
-"""Whether a user's step can be imported in the function, told at the build rather than at the first termination.
+"""Checks at build time that a user's step can be imported in the function, before the first termination needs it.
 
 The code is read, not run: the build has credentials in its environment, and may be of another processor than the
 function. What a step imports in a `try` or under `TYPE_CHECKING` is its own affair.
@@ -105,7 +105,7 @@ class _Reader:
 
 
 def _binds(tree: ast.Module, name: str) -> bool:
-    """Whether the module's top level gives the name a value."""
+    """Whether the module's top level assigns the name."""
     for node in tree.body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name == name:
             return True

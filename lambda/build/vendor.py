@@ -160,7 +160,7 @@ def merge(own: Mapping[str, Pin], theirs: Mapping[str, Pin], whose: str) -> dict
 
 
 def collect(pins: Mapping[str, Pin], whole: Iterable[str], target: Target, work: Path) -> Vendored:
-    """Downloads and reads the wheels. `whole` names packages of which nothing is left out (a user's own).
+    """Downloads and reads the wheels. `whole` names packages that are kept complete (a user's own).
 
     Raises VendorError. `work` is an empty directory that nobody else uses.
     """

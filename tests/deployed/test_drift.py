@@ -1,4 +1,4 @@
-"""What somebody changes behind Terraform's back is told by the next plan."""
+"""The next plan shows changes that were made outside Terraform."""
 
 from __future__ import annotations
 

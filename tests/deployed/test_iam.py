@@ -1,6 +1,6 @@
 """The function's role: each statement is needed, and nothing beside its own can be reached.
 
-Removing a statement breaks something, and what breaks names the right that is missing, so that an operator can mend
+Removing a statement breaks something, and what breaks names the right that is missing, so that an operator can fix
 it from the log alone.
 """
 
@@ -196,7 +196,7 @@ def test_without_a_statement_something_breaks_and_names_the_right(deployed: Depl
     named = statement["Resource"] if isinstance(statement["Resource"], list) else [statement["Resource"]]
     assert all(aws_iam._any_like(named, resource) for resource in resources), resources
     if sid not in SEEN_BY_LAMBDA_ONLY:
-        # A person is told at once, and not when the tries are used up.
+        # A person is notified at once, not only when the retries are used up.
         assert sum(sum(point.values) for point in story.metrics if point.name == "ConfigurationErrors") > 0
 
 

@@ -30,7 +30,8 @@ def test_an_outage_a_dead_letter_its_reason_and_the_way_back(deployed: Deployed)
         platform.kill(dead)
         platform.poller.drain(skip_delays=True)
     status = cli("status")
-    assert (status["dead_letters"], status["unfinished"]) == (1, [dead.id])
+    assert (status["event_source_mapping"], status["dead_letters"]) == ("Enabled", 1)
+    assert status["unfinished"] == [dead.id]
     steps = cli("show", dead.id)["record"]["steps"]
     assert {name: step["status"] for name, step in steps.items()} == {
         "route53": "failed",

@@ -32,7 +32,7 @@ class FakeInventory:
         items: what is remembered, by instance id.
         expires: when a terminated instance's item goes.
         fault: called with the operation before each request, to raise what is to go wrong.
-        fault_of: called with operation and instance id before each instance is written, likewise.
+        fault_of: called with operation and instance id before each instance is written.
         calls: requests by operation.
     """
 

@@ -81,6 +81,16 @@ def test_terraform_is_asked_and_an_unapplied_root_module_is_named(site: Site, tm
     assert 'output "ec2_decommission" { value = module.ec2_decommission }' in without.said
 
 
+def test_terraforms_own_error_is_shown_without_its_frame_and_colors(tmp_path: Path) -> None:
+    (tmp_path / "main.tf").write_text('terraform {\n  backend "s3" {}\n}\n')
+    ran = run_cli(["status", "--chdir", str(tmp_path)], NO_CREDENTIALS)
+    assert (ran.status, ran.out) == (2, "")
+    assert "`terraform output -json` failed" in ran.said
+    assert "Error: Backend initialization required" in ran.said
+    assert not set("│╷\x1b") & set(ran.err)
+    assert r"\x1b" not in ran.err
+
+
 @pytest.mark.parametrize(
     ("arguments", "stdin", "told"),
     [

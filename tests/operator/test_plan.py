@@ -74,7 +74,7 @@ def test_what_could_not_be_looked_at_is_told(site: Site) -> None:
     site.configure(route53={**site.config["route53"], "zones": [{"id": "Z0000000000000000000"}]})
     ran = site.cli("plan")
     assert (ran.status, ran.document["instances"], len(ran.document["failed"])) == (1, [], 1)
-    assert "not everything could be looked at" in ran.said
+    assert "not everything could be checked" in ran.said
 
 
 def changed(change: Callable[[dict[str, Any]], object]) -> str:
@@ -105,7 +105,7 @@ def changed(change: Callable[[dict[str, Any]], object]) -> str:
         (changed(lambda plan: plan.update(function_name="other")), "is a plan of other in eu-west-1, and not of"),
         (changed(lambda plan: plan["instances"][0].pop("region")), "lacks a key"),
         (changed(lambda plan: plan["instances"].append([])), "lacks a key"),
-        (changed(lambda plan: plan["instances"][0].update(account_id=5)), "not a text"),
+        (changed(lambda plan: plan["instances"][0].update(account_id=5)), "not a string"),
     ],
 )
 def test_what_is_no_plan_of_this_deployment_is_refused(text: str, told: str, site: Site) -> None:

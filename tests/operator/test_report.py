@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import re
 import struct
 import subprocess
@@ -84,8 +85,8 @@ def aws() -> Iterator[StrictAws]:
 
 def report(aws: StrictAws, *arguments: str) -> Ran:
     """The command with the names of function and table: nothing else of a deployment is there, nor asked for."""
-    named = ["--function-name", "ec2-decommission", "--table-name", TABLE]
-    return run_cli(["report", *arguments, *named], aws.environ())
+    outputs = json.dumps({"function_name": "ec2-decommission", "inventory_table_name": TABLE})
+    return run_cli(["report", *arguments, "--outputs", "-"], aws.environ(), stdin=outputs)
 
 
 def ids(ran: Ran) -> list[str]:

@@ -1,4 +1,4 @@
-"""The specification is read strictly, and every mistake is told, all at once, in a sentence."""
+"""The specification is parsed strictly, and all mistakes are reported together, each in a sentence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A user's step is read at the build, and what would fail at its import is told there."""
+"""The build reads a user's step, and reports what would fail at its import."""
 
 from __future__ import annotations
 

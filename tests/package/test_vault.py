@@ -429,7 +429,7 @@ def test_a_sealed_vault() -> None:
 
 
 class _Stranger(http.server.BaseHTTPRequestHandler):
-    """Answers as it is told. No real server is to be had for AWS logins, other software, and a standby."""
+    """Answers as the test says. No real server is to be had for AWS logins, other software, and a standby."""
 
     answers: Callable[[str, str], tuple[int, dict[str, str], bytes]]
     sent: list[tuple[str, str, dict[str, str], Any]]

@@ -28,7 +28,7 @@ class Burst:
     """Who died.
 
     Attributes:
-        replaced: the heir bears this one's name.
+        replaced: the replacement has this one's name.
         readdressed: an instance that lives has its address.
         owned: external-dns wrote its record.
         contender: it waited for a semaphore, with another.

@@ -182,8 +182,8 @@ def test_node_services_checks_and_a_deleted_lock_come_back(aws: StrictAws, consu
     step = step_of(world.put_back(instance_id), "consul")
     assert step["status"] == "done", step
     assert sorted(action["target"].split()[0] for action in step["actions"]) == ["lock", "node"]
-    assert step["reason"].count("a session cannot come back") == 2
-    assert "lock locks/released (dc1) left: it was released, and its key and value stayed" in step["reason"]
+    assert step["reason"].count("a session cannot be restored") == 2
+    assert "lock locks/released (dc1) left: it was released; its key and value are still there" in step["reason"]
     assert catalog(consul, "app-1") == before
     lock = consul.kv("locks/deleted")
     assert lock

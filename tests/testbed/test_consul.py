@@ -44,6 +44,19 @@ def test_two_agents_have_addresses_of_their_own(consul: ConsulCluster) -> None:
     assert first.url != second.url
 
 
+def test_a_replacement_takes_over_name_and_address_as_another_node(consul: ConsulCluster) -> None:
+    old = consul.add_agent("replaced", meta={"instance_id": "i-1"})
+    before = consul.node("replaced")
+    old.kill()
+    consul.wait_for_status("replaced", "failed")
+    new = consul.replace_agent(old, meta={"instance_id": "i-2"})
+    after = consul.node("replaced")
+    assert before is not None
+    assert after is not None
+    assert (new.url, after["Address"], after["Meta"]["instance_id"]) == (old.url, before["Address"], "i-2")
+    assert after["ID"] != before["ID"]
+
+
 def test_killed_agent_becomes_a_failed_node(consul: ConsulCluster) -> None:
     agent = consul.add_agent("doomed")
     kept = consul.create_session("doomed")

@@ -1,4 +1,4 @@
-"""The proxy passes requests on as they came, and fails as it is told to."""
+"""The proxy passes requests on as they came, and fails on demand."""
 
 from __future__ import annotations
 

@@ -287,6 +287,18 @@ def test_the_poller_has_the_roles_rights_only(service: LambdaService) -> None:
         EventSourcePoller(service).drain()
 
 
+def test_mappings_are_listed_by_the_functions_name_and_by_its_arn(service: LambdaService) -> None:
+    """However the mapping was created; Terraform creates it with the ARN."""
+    client = service.aws.client("lambda")
+    [mapping] = client.list_event_source_mappings(FunctionName="f")["EventSourceMappings"]
+    arn = mapping["FunctionArn"]
+    client.delete_event_source_mapping(UUID=mapping["UUID"])
+    client.create_event_source_mapping(EventSourceArn=QUEUE_ARN, FunctionName=arn)
+    for name, expected in (("f", [arn]), (arn, [arn]), ("other", [])):
+        listed = client.list_event_source_mappings(FunctionName=name)["EventSourceMappings"]
+        assert [one["FunctionArn"] for one in listed] == expected
+
+
 def test_a_disabled_mapping_is_not_polled(service: LambdaService) -> None:
     client = service.aws.client("lambda")
     mapping = client.list_event_source_mappings(FunctionName="f")["EventSourceMappings"][0]["UUID"]

@@ -1,4 +1,4 @@
-"""The programs of the testbed are found, and what is missing is told with a way to get it."""
+"""The testbed finds its programs; for a missing one it says how to install it."""
 
 from __future__ import annotations
 

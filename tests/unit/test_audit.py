@@ -124,7 +124,7 @@ def test_a_denied_bucket_keeps_everything_and_names_the_missing_permission(aws: 
     (report,) = answer.reports.values()
     step = step_of(report, "route53")
     assert (step["status"], step["error_kind"], step["actions"]) == ("failed", "permission", [])
-    assert "nothing is removed without its audit" in step["reason"]
+    assert "nothing is removed without its audit object" in step["reason"]
     assert "s3:PutObject" in step["reason"]
     assert world.zones.changes == []
     world.client = world.s3

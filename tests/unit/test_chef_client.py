@@ -130,7 +130,7 @@ def test_pychef_itself_stumbles_over_a_connection_error() -> None:
     [
         (401, '{"error": ["Invalid signature"]}', ConfigurationError, "chef_client_key or chef.client_name is wrong"),
         (403, '{"error": ["no read"]}', AccessError, "client decommission may not POST .*/search/node"),
-        (404, '{"error": ["organization x does not exist"]}', ConfigurationError, "must name the organization"),
+        (404, '{"error": ["organization x does not exist"]}', ConfigurationError, "must include the organization"),
         (404, "<html>no such page</html>", TransientError, "with 404"),
         (400, '{"error": ["bad query"]}', ConfigurationError, "refused .* with 400: bad query"),
         (409, "{}", ConfigurationError, "refused .* with 409"),

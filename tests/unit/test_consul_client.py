@@ -68,11 +68,11 @@ def test_the_environment_gives_neither_token_nor_address(
 @pytest.mark.parametrize(
     ("status", "body", "kind", "told"),
     [
-        (301, "", ConfigurationError, "answered 301 .*is consul.url that of a Consul agent"),
+        (301, "", ConfigurationError, "answered 301 .*does consul.url point to a Consul agent"),
         (400, "bad filter", RefusedError, "refuses to read nodes .*: bad filter"),
         (403, "ACL not found", AccessError, r"does not know the token \(secret consul_token\)"),
         (403, "Permission denied", AccessError, r"the token may not read nodes \(node:read\)"),
-        (404, "<html>", ConfigurationError, "answered 404 .*is consul.url that of a Consul agent"),
+        (404, "<html>", ConfigurationError, "answered 404 .*does consul.url point to a Consul agent"),
         (413, "too large", RefusedError, "refuses to read nodes"),
         (429, "slow down", TransientError, "answered 429"),
         (500, "No cluster leader", TransientError, "answered 500 .*: No cluster leader"),

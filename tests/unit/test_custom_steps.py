@@ -114,7 +114,7 @@ def test_a_custom_step_that_is_not_in_the_package_is_named() -> None:
     [
         ("", "custom step audit: its __init__.py has no function make_step"),
         ("import none_such", "custom step audit: the package does not hold it, or not all: .*none_such"),
-        ("make_step = lambda tools: object()", "what make_step gives has no look, find, remove"),
+        ("make_step = lambda tools: object()", "the object that make_step returns has no look, find, remove"),
         ("make_step = lambda tools: tools.setting('zone')", r"custom_steps.audit.settings has no zone, which the"),
         ("make_step = lambda tools: tools.secret('key')", r"custom_steps.audit.secrets has no key, which the step"),
         ("raise KeyError('x')", "unexpected KeyError: 'x'"),
@@ -201,11 +201,11 @@ def test_in_a_dry_run_nothing_is_removed_and_the_same_is_told() -> None:
     [
         ({"look": None}, None, None),
         ({"look": {"i-elsewhere": Facts("mine")}}, None, None),
-        ({"look": ["i-1"]}, "look gave a list, and is to give a mapping by id", "configuration"),
-        ({"find": None}, "find gave a NoneType, and is to give a mapping by id", "configuration"),
-        ({"find": {}}, "find gave no Finding for it", "configuration"),
-        ({"remove": {}}, "remove gave no Outcome for it", "configuration"),
-        ({"remove": None}, "remove gave a NoneType, and is to give a mapping by id", "configuration"),
+        ({"look": ["i-1"]}, "look returned a list; expected a mapping by id", "configuration"),
+        ({"find": None}, "find returned a NoneType; expected a mapping by id", "configuration"),
+        ({"find": {}}, "find returned no Finding for it", "configuration"),
+        ({"remove": {}}, "remove returned no Outcome for it", "configuration"),
+        ({"remove": None}, "remove returned a NoneType; expected a mapping by id", "configuration"),
         ({"look": ValueError("bad")}, "unexpected ValueError: bad", "transient"),
         ({"find": KeyError("x")}, "unexpected KeyError: 'x'", "transient"),
         ({"remove": ZeroDivisionError("by 0")}, "unexpected ZeroDivisionError: by 0", "transient"),
@@ -242,7 +242,7 @@ def test_what_is_removed_without_being_found_is_told() -> None:
 
     report = report_of(Overzealous())
     assert report["status"] == "failed"
-    assert "remove tells of thing 3, which find did not name" in report["reason"]
+    assert "remove reports thing 3, which find did not return" in report["reason"]
 
 
 def test_a_custom_steps_failure_stops_no_other_step() -> None:

@@ -106,7 +106,7 @@ class Transport(HTTPAdapter):
 
 
 def scene(**more: Any) -> World:
-    """A dead one that was recorded, with its address, and a living one that bears its name now."""
+    """A dead one that was recorded, with its address, and a live one that has its name now."""
     world = World(record_names=["{tag:Name}.example.internal"], **more)
     world.launch("web-1", OLD, records=False, instance_id=DEAD)
     world.send(world.running(DEAD))

@@ -203,7 +203,7 @@ def test_a_race_with_a_termination_keeps_the_termination() -> None:
             world.inventory.remember_terminated([instance], tags_known=True)
 
     world.inventory.fault = terminated_meanwhile
-    assert world.send(world.running(instance_id))["note"] == "it is recorded as terminated, and stays so"
+    assert world.send(world.running(instance_id))["note"] == "already recorded as terminated; not changed"
     assert world.inventory.items[instance_id].state == "terminated"
 
 
@@ -237,7 +237,7 @@ def test_an_operators_call_for_what_lives_is_skipped(state: str, dry_run: bool |
     assert report["dry_run"] is bool(dry_run)
     assert step_of(report, "route53")["status"] == "skipped"
     assert step_of(report, "route53")["reason"] == (
-        f"{instance_id} is {state}: nothing of it is removed while it lives"
+        f"{instance_id} is {state}: nothing is removed for a live instance"
     )
     assert world.zones.everything() == before
     assert instance_id not in world.inventory.items

@@ -478,7 +478,7 @@ def test_an_answer_without_a_list_is_no_emptiness(api: FakeApi, server: tuple[st
     api.before = lambda _: (200, body)
     report = Deployment(document(server[0])).one(WEB)
     assert (report.status, report.error_kind) == ("failed", "configuration")
-    assert "find.items (items) is no list in the answer, which does not prove that nothing is there" in str(
+    assert "find.items (items) is not a list in the answer, which does not prove that nothing is there" in str(
         report.reason
     )
 
@@ -723,7 +723,7 @@ def test_pages_that_go_in_a_circle_are_a_failure() -> None:
     with serving(pages) as (url, seen):
         report = Deployment(document(url, find={"next": "next"})).one(WEB)
     assert (report.status, report.error_kind) == ("failed", "configuration")
-    assert "find.next leads to a page that was read already" in str(report.reason)
+    assert "find.next leads to a page that was already read" in str(report.reason)
     assert len(seen.lines) == 3
 
 

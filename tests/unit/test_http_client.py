@@ -131,7 +131,7 @@ def test_a_url_that_is_none(url: str) -> None:
 
 @pytest.mark.parametrize("method", ["", "GET /x", "GET\nX: y", "GÄT"])
 def test_a_method_that_is_none(method: str) -> None:
-    with pytest.raises(ConfigurationError, match="is not a method of HTTP"):
+    with pytest.raises(ConfigurationError, match="is not an HTTP method"):
         http().send(method, "http://host/")
 
 

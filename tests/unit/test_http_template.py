@@ -146,10 +146,10 @@ def test_every_name_placeholder() -> None:
         ("{item}", IN_REMOVE, f"allowed here are {NAMES}, {{tag:KEY}}, {{id}}, {{item:JMESPATH}}, {{secret:NAME}}"),
         ("{item:a[}", IN_REMOVE, "'a[' is not a JMESPath expression"),
         ("{instance_id}", Allowed(names=False), "allowed here are {secret:NAME} (the step has no secrets)"),
-        ("a{b", IN_FIND, "a brace has no partner"),
-        ("a}b", IN_FIND, "a brace has no partner"),
-        ("{{instance_id}}", IN_FIND, "a brace has no partner"),
-        ("{instance_id {region}", IN_FIND, "a brace has no partner"),
+        ("a{b", IN_FIND, "a brace is not matched"),
+        ("a}b", IN_FIND, "a brace is not matched"),
+        ("{{instance_id}}", IN_FIND, "a brace is not matched"),
+        ("{instance_id {region}", IN_FIND, "a brace is not matched"),
     ],
 )
 def test_a_template_that_is_refused(text: str, allowed: Allowed, message: str) -> None:

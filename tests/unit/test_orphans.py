@@ -233,7 +233,7 @@ def test_an_id_of_another_form_stays(other: str) -> None:
     world.chef.put_node("older", DEAD)
     sweep = swept(world)
     assert sweep["adopted"] == [DEAD]
-    assert "not of the form" in reasons(sweep)[other]
+    assert "not an EC2 instance id" in reasons(sweep)[other]
 
 
 def test_the_adopted_count_for_the_brake_with_the_gone_and_may_be_accepted() -> None:
@@ -321,5 +321,5 @@ def test_where_several_places_are_served_a_node_must_say_its_account() -> None:
     world.chef.tell("mine", account_id=ACCOUNT, region=REGION)
     sweep = world.sweep()["sweep"]
     assert sweep["adopted"] == [DEAD_8]
-    assert "does not say its account" in reasons(sweep)[DEAD]
+    assert "does not name its account" in reasons(sweep)[DEAD]
     assert world.sweep(Place("222222222222", REGION))["sweep"]["adopted"] == []

@@ -214,7 +214,7 @@ def test_killed_between_removal_and_writing_it_down_it_can_be_restored(aws: Stri
     world.request_id = "request-2"
     world.send_batch(world.terminated(instance_id), receive_count=2)
     report = world.put_back(instance_id)
-    assert "did not write down what it removed" in step_of(report, "route53")["actions"][0]["proof"]
+    assert "did not record what it removed" in step_of(report, "route53")["actions"][0]["proof"]
     assert world.zones.everything() == before
 
 
@@ -325,8 +325,8 @@ def put(world: AuditedWorld, instance_id: str, **changes: Any) -> None:
         ({"record_set": {"Type": "NS"}}, "skipped", "does not change such a record"),
         ({"record_set": {"AliasTarget": {"DNSName": "x"}}}, "skipped", "does not change such a record"),
         ({"object": {"zone_id": "Z0OTHER", "record_set": {"Name": "x.", "Type": "A"}}}, "skipped", "in zone Z0OTHER"),
-        ({"object": {"zone_id": FORWARD, "record_set": {}}}, "failed", "does not hold what is needed"),
-        ({"object": None}, "failed", "does not hold what is needed"),
+        ({"object": {"zone_id": FORWARD, "record_set": {}}}, "failed", "lacks what is needed"),
+        ({"object": None}, "failed", "lacks what is needed"),
         ({"account_id": "222222222222"}, "skipped", "the audit of i-00000000 is of 222222222222/us-east-1"),
     ],
 )

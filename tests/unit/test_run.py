@@ -242,7 +242,7 @@ def test_a_step_that_is_silent_about_an_instance_fails_for_it() -> None:
     assert "does not say what it removed" in step_of(answer.reports["c"], "fake")["reason"]
 
 
-# What cannot be written down is not removed
+# What cannot be recorded is not removed
 
 
 @pytest.mark.parametrize("operation", ["recall", "remember_terminated"])
@@ -257,7 +257,7 @@ def test_nothing_is_removed_that_cannot_be_written_down(operation: str) -> None:
     assert len(answer.failed) == 1
     (report,) = answer.reports.values()
     for name in ("first", "last"):
-        told = "nothing is removed that cannot be written down: inventory: no connection"
+        told = "nothing is removed that cannot be recorded: inventory: no connection"
         assert step_of(report, name)["reason"] == told
     assert report["errors"] == ["inventory: no connection"]
     assert [act for act, _ in chef.acts + dns.acts] == ["identify", "identify"]
@@ -326,7 +326,7 @@ def test_every_removal_is_audited_before_it_is_applied_and_without_audit_nothing
     step.traces[instance_id] = ["x", "y"]
     audit.fault = fail
     (report,) = world.send_batch(world.terminated(instance_id)).reports.values()
-    assert step_of(report, "first")["reason"] == "nothing is removed without its audit: no connection"
+    assert step_of(report, "first")["reason"] == "nothing is removed without its audit object: no connection"
     assert step.traces[instance_id] == ["x", "y"]
     audit.fault = lambda: None
     kept_first: list[int] = []

@@ -123,7 +123,7 @@ def test_what_was_changed_after_it_was_sealed_is_not_opened(tmp_path: Path, part
 
 @pytest.mark.parametrize("plaintext", [b"", b"[]", b"null", b'{"a": 1}', b'{"a": null}', b"\xff", b"[" * 100_000])
 def test_what_is_no_object_of_texts(tmp_path: Path, plaintext: bytes) -> None:
-    with pytest.raises(ConfigurationError, match="does not hold an object of texts"):
+    with pytest.raises(ConfigurationError, match="does not hold an object of strings"):
         bundle(tmp_path, direct(plaintext), FakeKms())["a"]
 
 

@@ -130,7 +130,7 @@ def test_versions_that_do_not_meet(tmp_path: Path) -> None:
     tls.maximum_version = ssl.TLSVersion.TLSv1_2
     with (
         serving(lambda _: (200, ""), tls) as (url, _),
-        pytest.raises(ConfigurationError, match="no version or cipher of TLS in common"),
+        pytest.raises(ConfigurationError, match="no TLS version or cipher in common"),
     ):
         get(url, context)
 

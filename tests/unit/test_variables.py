@@ -1,4 +1,4 @@
-"""Every input says what each of its attributes is; no description tells of an attribute that is not there."""
+"""Every input describes each of its attributes; no description names an attribute that does not exist."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from .steps.base import Removal
 
 VERSION = 1
-# The kind of a removal of which its step gives no whole object: an audit object of it says what went, and why.
+# The kind of a removal whose step returns no whole object: its audit object says what was removed, and why.
 NO_OBJECT = "other"
 _UNUSUAL = re.compile(r"[^A-Za-z0-9_.-]")
 
@@ -90,7 +90,7 @@ class Kept:
         wrong = [name for name in names if not isinstance(document.get(name), str)]
         if wrong or not isinstance(document.get("object"), dict | None):
             raise ValueError(
-                f"expected a text for {', '.join(wrong) or 'each key'}, and an object or null for object"
+                f"expected a string for {', '.join(wrong) or 'each key'}, and an object or null for object"
             )
         texts: dict[str, str] = {name: document[name] for name in names}
         place = Place(texts.pop("account_id"), texts.pop("region"))

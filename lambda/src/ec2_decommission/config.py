@@ -130,7 +130,7 @@ class SweepSettings:
     Attributes:
         max_instances: its brake: at most so many instances go.
         max_fraction: the same as a share of the recorded fleet.
-        adopt: the steps whose systems may tell of instances that died unrecorded.
+        adopt: the steps whose systems may report terminated instances that were never recorded.
     """
 
     max_instances: int = 50
@@ -275,7 +275,7 @@ def _settings(path: Path | None) -> dict[str, Any]:
 def _contradictions(config: Config) -> list[str]:
     errors = []
     if config.chef and "chef_client_key" not in config.secrets:
-        errors.append("chef: the step is on, and secrets does not list chef_client_key, the key it signs with")
+        errors.append("chef: the step is on, but secrets does not list chef_client_key, the key it signs with")
     steps: list[HttpStepSettings | CustomStepSettings] = [*config.http_steps.values(), *config.custom_steps.values()]
     sealed = config.secrets or any(step.secrets for step in steps)
     if sealed and not config.encryption_context:

@@ -2,7 +2,7 @@
 
 A step is a Python package whose ``__init__.py`` has ``make_step(tools)``. That gives an object with the three acts
 of ``Step``; ``InstanceStep`` is the short way to one. ``API_VERSION`` is the version of this interface: within one,
-names and parameters are added and none is taken away. docs/custom-steps.md tells the whole, with an example.
+names and parameters are added and none is taken away. docs/custom-steps.md describes all of it, with an example.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ class Living:
 
 @dataclass(frozen=True)
 class Batch:
-    """The instances that a step handles at once, by id, who lives now, and the deadline."""
+    """The instances that a step handles at once, by id, the live instances, and the deadline."""
 
     instances: Mapping[str, Instance]
     living: Living
@@ -125,7 +125,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Note:
-    """What could not be looked for, and why; the report tells it, and the step goes on."""
+    """What could not be searched for, and why; it goes into the report, and the step continues."""
 
     text: str
 

@@ -8,7 +8,7 @@
     ├── TransientError          the outside failed in a way that passes; the message is retried
     │   ├── OutOfTime           the invocation has not enough time left to begin the call
     │   └── StillAlive          what is to be removed lives; the message is retried
-    ├── PermanentError          this thing of this instance will be refused again, whoever mends what
+    ├── PermanentError          this thing of this instance will be refused again, whatever is fixed
     └── MalformedEvent          the event is not one of those that the contract names
 
 Each has a ``kind``, which stands in the report beside the error's text: ``transient``, ``configuration``,
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 TRANSIENT, CONFIGURATION, PERMISSION, PERMANENT = "transient", "configuration", "permission", "permanent"
-# Of several errors the first of these kinds speaks for all: what a person must mend, before what passes by itself,
-# before what no retry helps.
+# Of several errors the first of these kinds stands for all: what a person must fix comes first, then what passes by
+# itself, then what no retry can change.
 KINDS = (PERMISSION, CONFIGURATION, TRANSIENT, PERMANENT)
 
 
@@ -96,7 +96,7 @@ def about(what: str, error: DecommissionError) -> DecommissionError:
 
 
 def gravest(kinds: Iterable[str]) -> str | None:
-    """The kind that speaks for several, by ``KINDS``; None where there are none."""
+    """The kind that stands for several errors, by ``KINDS``; None if there are none."""
     return min(kinds, key=KINDS.index, default=None)
 
 

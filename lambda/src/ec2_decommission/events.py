@@ -117,7 +117,7 @@ class Foreign:
 
 @dataclass(frozen=True)
 class Ignored:
-    """An event of which nothing follows."""
+    """An event that needs no action."""
 
     reason: str
     instance_id: str = ""

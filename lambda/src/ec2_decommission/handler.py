@@ -284,7 +284,7 @@ class Application:
             if isinstance(result, DecommissionError):
                 reports[instance_id] = replace(reports[instance_id], errors=(about("inventory", result),))
                 continue
-            note = "recorded in the inventory" if result else "it is recorded as terminated, and stays so"
+            note = "recorded in the inventory" if result else "already recorded as terminated; not changed"
             if instance_id in reasons:
                 note += f"; {reasons[instance_id]}"
             identity = wanted[instance_id].identity()
@@ -412,7 +412,7 @@ class Application:
         recorded = {i: record.announced for i, record in known.records.items()}
         news = {i: report for i, report in reports.items() if recorded.get(i) != ids[i]}
         if known.inventory_error:
-            # What was sent is not known: the first receive of a message speaks for its retries.
+            # What was sent is not known: the first receive of a message stands for its retries.
             news = {i: report for i, report in news.items() if not _is_retry(requests[i]) or not report.failed}
         failed = self._results.announce(news) if news else {}
         for instance_id, error in failed.items():
@@ -451,7 +451,7 @@ class Application:
         if lives and isinstance(request, Terminated):
             return StepReport.failed("", StillAlive(f"the event says terminated, EC2 says {state}; retried"))
         if (lives or state == "shutting-down") and isinstance(request, OperatorCall):
-            return StepReport.skipped("", f"{instance_id} is {state}: nothing of it is removed while it lives")
+            return StepReport.skipped("", f"{instance_id} is {state}: nothing is removed for a live instance")
         return None
 
     def _excluded(self, instance: Instance, known: Known) -> str | None:

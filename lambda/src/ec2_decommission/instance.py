@@ -1,4 +1,4 @@
-"""What an instance is or was: the facts by which its traces are told from those of others."""
+"""What an instance is or was: the facts that distinguish its traces from those of others."""
 
 from __future__ import annotations
 

@@ -153,7 +153,7 @@ class Inventory(Protocol):
     ) -> DecommissionError | None:
         """Marks the instance as finished and restored, and adds what was put back; returns what failed.
 
-        The record does not expire: nothing else tells adoption that what was put back is not an orphan.
+        The record does not expire: only this shows adoption that what was restored is not an orphan.
         """
 
     def living(self, place: Place) -> Iterator[Record]:

@@ -74,7 +74,7 @@ class Metrics:
         self._values[step, name].append(max(0.0, value))
 
     def failure(self, kind: str, number: int = 1) -> None:
-        """Counts errors of a kind, where a person is to be told."""
+        """Counts errors of a kind, if a person must be notified."""
         if kind in (CONFIGURATION, PERMISSION):
             self.count("ConfigurationErrors", number)
         elif kind == PERMANENT:
@@ -85,7 +85,7 @@ class Metrics:
 
         Args:
             report: its report. Of a dry run only the errors are counted, because nothing happened.
-            ages: for each event that told of its end, how long ago EC2 saw it, in seconds.
+            ages: for each termination event, how long ago EC2 sent it, in seconds.
         """
         self.errors(report)
         if report.dry_run:

@@ -48,7 +48,7 @@ class Scope:
         if account_id and account_id != self.place.account_id:
             return f"it is of account {account_id}, not {self.place.account_id}"
         if not account_id and not self.alone:
-            return "it does not say its account, and this deployment serves several places"
+            return "it does not name its account, and this deployment serves several places"
         return None
 
 
@@ -124,7 +124,7 @@ class ChefSource:
         if age > _CONVERGES.total_seconds():
             return None
         hours = max(0, int(age // 3600))
-        return f"something converged under its name {f'{hours} hours' if hours else 'less than an hour'} ago"
+        return f"a Chef client converged under its name {f'{hours} hours' if hours else 'less than an hour'} ago"
 
 
 class ConsulSource:
@@ -221,7 +221,7 @@ class Orphans:
         left: dict[str, NotAdopted] = {}
         for instance_id, found in traces.items():
             if not _EC2_ID.fullmatch(instance_id):
-                left[instance_id] = _left(found[0], "it is not of the form of an EC2 id")
+                left[instance_id] = _left(found[0], "it is not an EC2 instance id")
             elif outside := next((trace for trace in found if trace.outside), None):
                 left[instance_id] = _left(outside, outside.outside or "")
         unknown = [instance_id for instance_id in traces if instance_id not in left]
@@ -252,7 +252,7 @@ def sources(
 
 
 def confirmed_gone(ec2: Ec2, instance_ids: Sequence[str]) -> tuple[list[str], int]:
-    """Those of which EC2 says, asked for the id itself, that it is terminated or does not exist.
+    """Those that EC2, queried by id, reports as terminated or nonexistent.
 
     An id may be missing from a list for any reason, and an instance that shuts down is not gone yet.
 

@@ -39,7 +39,7 @@ class StepReport:
 
     @classmethod
     def of(cls, step: str, finding: Finding, outcome: Outcome | None) -> StepReport:
-        """The report of what was found and removed; a dry run has no outcome, and tells what would be removed."""
+        """The report of what was found and removed; a dry run has no outcome, and lists what would be removed."""
         removals = finding.removals if outcome is None else outcome.removed
         left = [*finding.left, *(outcome.left if outcome else ())]
         errors = [*finding.errors, *(outcome.errors if outcome else ())]

@@ -1,14 +1,14 @@
 """Puts back what was removed of an instance and does not exist now, from the audit. Overwrites nothing.
 
 What counts as removed. The audit is written before a removal, so it also holds things that were spared in the end,
-and a run may have ended between a removal and writing it down. So an audited thing counts as removed if
+and a run may have ended between a removal and recording it. So an audited thing counts as removed if
 
 1. the inventory's history says so; or
-2. the run that audited it never wrote down what it removed (it was killed, or the inventory is off or has expired).
+2. the run that audited it never recorded what it removed (it was killed, or the inventory is off or has expired).
    Then nobody knows. If the thing is still there, nothing happens. If it is gone, most likely that run removed it,
    and a thing too many is easier to see and to correct than one that is lost. The report names this case.
 
-A run that did write down its removals is believed: what it audited and does not list was spared, and stays as it is
+A run that did record its removals is believed: what it audited and does not list was spared, and stays as it is
 now, even if somebody else has removed it since.
 
 The audit is not trusted further than a removal would be: only record sets of the four types that the function may
@@ -148,7 +148,7 @@ class Restorer:
         if self._inventory is None or not entries:
             return None
         error = self._inventory.remember_restored(request.instance_id, request.place, entries[:room])
-        return about("what was restored could not be written down", error) if error else None
+        return about("the restored objects could not be recorded", error) if error else None
 
 
 def _put_back(finding: Finding) -> Outcome:
@@ -179,12 +179,13 @@ def which_are_gone(kept: Sequence[Kept], step: str, record: Record | None) -> tu
         newest = versions[-1]
         if entry:
             same_run = [one for one in versions if one.request_id == entry.get("request_id")]
-            proof = f"removed at {entry.get('at')} by request {entry.get('request_id')}"
+            at = str(entry.get("at"))[:19]  # the inventory writes UTC, with microseconds
+            proof = f"removed at {at}Z by request {entry.get('request_id')}"
             gone.append(Gone((same_run or [newest])[-1], proof))
         elif record and newest.request_id in record.runs:
             notes.append(f"{target} was audited at {newest.at}, and was not removed then")
         else:
-            proof = f"audited at {newest.at} by request {newest.request_id}, which did not write down what it removed"
+            proof = f"audited at {newest.at} by request {newest.request_id}, which did not record what it removed"
             gone.append(Gone(newest, proof))
     return gone, notes
 
@@ -326,10 +327,10 @@ def consul_objects(catalog: ConsulCatalog, settings: ConsulSettings, gone: Seque
             _consul_key(catalog, settings, datacenter, one, findings)
         elif one.kept.kind == "consul_lock":
             findings.stays(
-                one.kept.target, "it was released, and its key and value stayed; its hold cannot come back"
+                one.kept.target, "it was released; its key and value are still there, and the hold cannot be restored"
             )
         else:
-            findings.stays(one.kept.target, "a session cannot come back; its application makes a new one")
+            findings.stays(one.kept.target, "a session cannot be restored; its application creates a new one")
     return findings.finding()
 
 
@@ -378,4 +379,4 @@ def _created(create: Callable[..., bool], *arguments: Any) -> Callable[[], str |
 
 
 def _unreadable(one: Gone) -> PermanentError:
-    return PermanentError(f"{one.kept.target}: its audit object does not hold what is needed to create it")
+    return PermanentError(f"{one.kept.target}: its audit object lacks what is needed to create it")

@@ -1,7 +1,7 @@
 """One run of the steps over a batch of terminated instances: identify, remember, plan, apply, remember.
 
 What an instance was is written to the inventory before anything of it is removed: its Chef node may be the only
-place that has its address, which another step needs at a later try. What cannot be written down is not removed, and
+place that has its address, which another step needs at a later try. What cannot be recorded is not removed, and
 the message returns. Once it is written, the steps plan and apply side by side: they wait for other systems most of
 the time.
 """
@@ -228,7 +228,7 @@ class Run:
             if error is not self._known.inventory_error:  # that one is in the report already
                 self._errors[instance_id].append(error)
             for factory in self._tools.steps:
-                reason = about("nothing is removed that cannot be written down", error)
+                reason = about("nothing is removed that cannot be recorded", error)
                 self._reports[instance_id].setdefault(factory.name, StepReport.failed(factory.name, reason))
 
     # What goes?
@@ -269,7 +269,7 @@ class Run:
             try:
                 batch.keep(instance_id, finding.removals)
             except DecommissionError as error:
-                outcomes[instance_id] = Outcome(errors=(about("nothing is removed without its audit", error),))
+                outcomes[instance_id] = Outcome(errors=(about("nothing is removed without its audit object", error),))
             else:
                 kept[instance_id] = finding
 

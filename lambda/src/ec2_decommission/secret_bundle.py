@@ -87,7 +87,7 @@ class SecretBundle:
         except (ValueError, RecursionError):
             secrets = None
         if not isinstance(secrets, dict) or not all(isinstance(v, str) for v in secrets.values()):
-            raise ConfigurationError(f"{FILE_NAME} does not hold an object of texts")
+            raise ConfigurationError(f"{FILE_NAME} does not hold an object of strings")
         return secrets
 
     def _decrypt(self, ciphertext: bytes) -> bytes:

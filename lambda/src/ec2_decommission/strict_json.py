@@ -23,7 +23,7 @@ class Section:
         >>> Section("queue", {"url": 5}, errors).text("url")
         ''
         >>> errors
-        ['queue.url: expected a text that is not empty, found 5']
+        ['queue.url: expected a non-empty string, found 5']
     """
 
     def __init__(self, path: str, value: object, errors: list[str]) -> None:
@@ -45,7 +45,7 @@ class Section:
     def text(self, key: str) -> str:
         value = self.get(key)
         if not isinstance(value, str) or not value:
-            self.wrong(key, "a text that is not empty", value)
+            self.wrong(key, "a non-empty string", value)
             return ""
         return value
 
@@ -53,7 +53,7 @@ class Section:
         """A text, or None if the key is absent or null."""
         value = self.get(key)
         if value is not None and not isinstance(value, str):
-            self.wrong(key, "a text or null", value)
+            self.wrong(key, "a string or null", value)
             return None
         return value or None
 
@@ -79,7 +79,7 @@ class Section:
         value = self.get(key)
         value = [] if value is None else value
         if not isinstance(value, list) or not all(isinstance(v, str) and v for v in value):
-            self.wrong(key, "a list of texts that are not empty", value)
+            self.wrong(key, "a list of non-empty strings", value)
             return ()
         if len(value) < at_least:
             self.wrong(key, f"at least {at_least} entry", value)
@@ -89,7 +89,7 @@ class Section:
         value = self.get(key)
         value = {} if value is None else value
         if not isinstance(value, dict) or not all(isinstance(v, str) for v in value.values()):
-            self.wrong(key, "an object whose values are texts", value)
+            self.wrong(key, "an object whose values are strings", value)
             return {}
         return value
 
@@ -99,7 +99,7 @@ class Section:
         if not isinstance(value, dict) or not all(
             isinstance(v, list) and all(isinstance(t, str) for t in v) for v in value.values()
         ):
-            self.wrong(key, "an object whose values are lists of texts", value)
+            self.wrong(key, "an object whose values are lists of strings", value)
             return {}
         return {name: tuple(values) for name, values in value.items()}
 

@@ -238,7 +238,7 @@ class Sweep:
             f"One sweep may remove {report.allowed}: sweep.max_fraction {fraction:g} of {report.recorded} is {share}"
         )
         if share < LEAST_ALLOWED:
-            text += f", which counts as {LEAST_ALLOWED}: in a small fleet a fraction says nothing"
+            text += f", raised to {LEAST_ALLOWED}, the minimum for small fleets"
         if report.allowed == most:
             text += f"; sweep.max_instances allows no more than {most}"
         return text
@@ -250,11 +250,13 @@ class Sweep:
         reasons = {}
         for instance_id in accept:
             if instance_id in living:
-                reasons[instance_id] = f"it lives: EC2 in {self._place} lists it"
+                reasons[instance_id] = f"it is live: EC2 in {self._place} lists it"
             elif instance_id in unfinished:
-                reasons[instance_id] = "it is taken up again without a confirmation: its end was not finished"
+                reasons[instance_id] = (
+                    "it is retried without confirmation, because its decommissioning did not finish"
+                )
             elif instance_id not in found:
-                reasons[instance_id] = f"it is not recorded as living in {self._place}, or too young, or excluded"
+                reasons[instance_id] = f"it is not recorded as live in {self._place}, is too new, or is excluded"
         return reasons
 
     def _allowed(self, recorded: int) -> int:

@@ -51,7 +51,7 @@ class Template:
                     f"name template {text!r}: unknown placeholder {{{name}}}; allowed are {allowed}"
                 )
         if set("{}") & set(_TOKEN.sub("", text)):
-            raise ConfigurationError(f"name template {text!r}: a brace has no partner")
+            raise ConfigurationError(f"name template {text!r}: a brace is not matched")
 
     def __repr__(self) -> str:
         return f"Template({self.text!r})"

@@ -156,9 +156,9 @@ class AwsClients:
 
 
 def _refuse_other_answers(http_response: Any, parsed: Mapping[str, Any], **_: object) -> None:
-    """Every answer of AWS bears a request id. A proxy's page that can be parsed has none, and leaves out the rest."""
+    """Every answer from AWS has a request id. A proxy's page that can be parsed has none."""
     if http_response.status_code < 300 and not parsed.get("ResponseMetadata", {}).get("RequestId"):
-        raise ResponseParserError("the answer bears no request id, so it is not AWS's")
+        raise ResponseParserError("the answer has no request id, so it is not from AWS")
 
 
 @contextmanager

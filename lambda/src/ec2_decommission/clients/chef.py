@@ -51,7 +51,7 @@ _LIST_FROM = 9
 _ONE_OBJECT = re.compile(r"(?:GET|DELETE) \S*/(?:nodes|clients)/[^/]+|POST \S*/(?:nodes|clients)")
 _REFUSALS = (400, 413, 414, 422)
 
-# The attributes of which a `ChefNode` is made, each as its path in the node's merged attributes.
+# The attributes that make up a `ChefNode`, each as its path in the node's merged attributes.
 _WHERE_AND_WHEN = {
     "instance_id": ("ec2", "instance_id"),
     "account_id": ("ec2", "account_id"),
@@ -209,7 +209,7 @@ class ChefServer(Protocol):
 
 @dataclass(frozen=True)
 class _Page:
-    """A page of a search: the attributes asked for, and how many match so far, or in all where that is told."""
+    """A page of a search: the attributes, and how many nodes match so far, or in total if the server returns that."""
 
     rows: Sequence[Mapping[str, Any]]
     counted: int
@@ -249,7 +249,7 @@ class _Api(chef.ChefAPI):  # type: ignore[misc]  # PyChef has no types
         repeatable: bool = True,
         guard: Guard | None = None,
     ) -> Answer:
-        """As PyChef calls it: signs a request, sends it, and gives the answer where it is a 2xx."""
+        """As PyChef calls it: signs a request, sends it, and returns the answer if its status is 2xx."""
         url = f"{self.url}{path}"
         full_path = urlsplit(url).path
         signed = signed_headers(
@@ -437,7 +437,7 @@ class PyChefServer:
     def _pages(self, index: str, query: str, attributes: Mapping[str, tuple[str, ...]]) -> Iterator[_Page]:
         body = {"name": ["name"], **{key: list(path) for key, path in attributes.items()}}
         start, counted, page = 0, 0, _ROWS_PER_PAGE
-        # A Chef server's total counts all that match, of which a page may show fewer; goiardi's counts the page.
+        # A Chef server's total counts all matches, and a page may show fewer; goiardi counts the page.
         # So the end is where the page is short and the total is reached, and never one of the two alone.
         while page >= _ROWS_PER_PAGE or start < counted:
             path = f"/search/{index}?q={quote(query, safe='')}&start={start}&rows={_ROWS_PER_PAGE}"
@@ -445,7 +445,7 @@ class PyChefServer:
                 answer = self._call("POST", path, body)
             except _NotFoundError as error:
                 raise ConfigurationError(
-                    f"{error}; chef.server_url must name the organization, where there is one"
+                    f"{error}; chef.server_url must include the organization, if there is one"
                 ) from None
             rows, total = answer.get("rows"), answer.get("total")
             if not isinstance(rows, list) or not isinstance(total, int):

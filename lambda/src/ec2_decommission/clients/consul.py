@@ -430,9 +430,9 @@ class PyConsulCatalog:
                     f"Consul {self._host} answers POST {path} with {error.status}, so it cannot be proven that the "
                     "token sees all there is; let that path through, or use an agent that has it"
                 ) from None
-            raise self._judged(error, "prove the token's rights", datacenter) from None
+            raise self._judged(error, "check the token's permissions", datacenter) from None
         except (ValueError, RecursionError, LookupError, TypeError):
-            raise self._unreadable("the question for the token's rights") from None
+            raise self._unreadable("the request for the token's permissions") from None
 
     def nodes(self, datacenter: str) -> tuple[CatalogNode, ...]:
         def read() -> tuple[CatalogNode, ...]:
@@ -700,7 +700,7 @@ class PyConsulCatalog:
         if error.answer.is_transient:
             return error.answer.failure(f"{where} answered {error.status} when asked to {what}{told}")
         return ConfigurationError(
-            f"{where} answered {error.status} when asked to {what}{told}; is consul.url that of a Consul agent?"
+            f"{where} answered {error.status} when asked to {what}{told}; does consul.url point to a Consul agent?"
         )
 
     def _unknown_datacenter(self, datacenter: str) -> DecommissionError:

@@ -141,7 +141,9 @@ class BotoEc2:
                     named = set(_ID.findall(str(error.response["Error"].get("Message", ""))))
             unknown = [instance_id for instance_id in asked if instance_id in named]
             if not unknown:
-                raise TransientError(f"EC2 in {self.place} says that ids do not exist, and names none of ours")
+                raise TransientError(
+                    f"EC2 in {self.place} reports ids that do not exist, but none that were asked for"
+                )
             found |= dict.fromkeys(unknown)
             asked = [instance_id for instance_id in asked if instance_id not in named]
         if silent := [instance_id for instance_id in instance_ids if instance_id not in found]:

@@ -251,7 +251,7 @@ class Http:
         self, method: str, parts: SplitResult, headers: Mapping[str, str], body: bytes | None, what: str
     ) -> requests.PreparedRequest:
         if not re.fullmatch(r"[A-Za-z]+", method):
-            raise ConfigurationError(f"{self.system}: {method!r} is not a method of HTTP")
+            raise ConfigurationError(f"{self.system}: {method!r} is not an HTTP method")
         invalid = ConfigurationError(f"{self.system}: {what} cannot be sent: its URL is not valid")
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise invalid
@@ -348,7 +348,7 @@ class Http:
                 "the server does not accept it"
             )
         if "PROTOCOL" in reason or "CIPHER" in reason or "DH_KEY" in reason:
-            return ConfigurationError(f"{self.system}: no version or cipher of TLS in common ({reason})")
+            return ConfigurationError(f"{self.system}: no TLS version or cipher in common ({reason})")
         lost = NoConnectionError(f"{self.system}: no connection for {what} ({reason})")
         lost.broken = True
         return lost

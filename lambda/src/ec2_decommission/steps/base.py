@@ -191,7 +191,7 @@ class Step(Protocol):
     name: ClassVar[str]
 
     def identify(self, batch: Batch) -> Mapping[str, Facts]:
-        """What the system knows of instances by their ids; only for instances of which it knows anything."""
+        """What the system knows about instances, by id; instances that it does not know are left out."""
 
     def plan(self, batch: Batch) -> Mapping[str, Finding]:
         """Decides for each instance of the batch; every instance id has an entry. Changes nothing."""

@@ -47,7 +47,9 @@ def load(tools: StepTools) -> Step:
         step = make_step(tools)
     lacking = [act for act in ("look", "find", "remove") if not callable(getattr(step, act, None))]
     if lacking:
-        raise ConfigurationError(f"custom step {tools.name}: what make_step gives has no {', '.join(lacking)}")
+        raise ConfigurationError(
+            f"custom step {tools.name}: the object that make_step returns has no {', '.join(lacking)}"
+        )
     return CheckedStep(tools, step)
 
 
@@ -65,7 +67,7 @@ class CheckedStep:
             told = self._mapping("look", self._step.look(_given(batch)) or {}, batch.instances)
         wrong = sorted(i for i, facts in told.items() if not isinstance(facts, Facts))
         if wrong:
-            raise ConfigurationError(f"custom step {self._tools.name}: look gave no Facts for {', '.join(wrong)}")
+            raise ConfigurationError(f"custom step {self._tools.name}: look returned no Facts for {', '.join(wrong)}")
         return told
 
     def plan(self, batch: Batch) -> Mapping[str, Finding]:
@@ -90,26 +92,26 @@ class CheckedStep:
 
     def _finding(self, finding: object) -> Finding:
         if not isinstance(finding, Finding):
-            return Finding(errors=(self._broken("find gave no Finding for it"),))
+            return Finding(errors=(self._broken("find returned no Finding for it"),))
         proven = tuple(r for r in finding.removals if r.action.strip() and r.target.strip() and r.proof.strip())
         if len(proven) < len(finding.removals):
-            error = self._broken("find gave a removal without action, target or proof; it is not removed")
+            error = self._broken("find returned a removal without action, target or proof; it is not removed")
             return Finding(proven, finding.left, finding.notes, (*finding.errors, error))
         return finding
 
     def _outcome(self, outcome: object, finding: Finding) -> Outcome:
         if not isinstance(outcome, Outcome):
-            return Outcome(errors=(self._broken("remove gave no Outcome for it"),))
+            return Outcome(errors=(self._broken("remove returned no Outcome for it"),))
         strange = [r.target for r in outcome.removed if r not in finding.removals]
         if strange:
-            error = self._broken(f"remove tells of {', '.join(strange)}, which find did not name")
+            error = self._broken(f"remove reports {', '.join(strange)}, which find did not return")
             return Outcome(outcome.removed, outcome.left, (*outcome.errors, error))
         return outcome
 
     def _mapping(self, act: str, told: object, ids: Iterable[str]) -> Mapping[str, Any]:
         if not isinstance(told, Mapping):
             raise ConfigurationError(
-                f"custom step {self._tools.name}: {act} gave a {type(told).__name__}, and is to give a mapping by id"
+                f"custom step {self._tools.name}: {act} returned a {type(told).__name__}; expected a mapping by id"
             )
         return {i: told[i] for i in ids if i in told}
 

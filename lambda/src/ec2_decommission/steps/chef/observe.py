@@ -133,7 +133,7 @@ def _clients(
 ) -> Mapping[str, ChefClient | DecommissionError]:
     """The clients of these names, one by one.
 
-    Of a client whose node carries one of the ids, one search for all tells whether it is privileged.
+    One search shows which of the clients, whose nodes carry one of the ids, are privileged.
     """
     plain: Set[str] = frozenset()
     if of_nodes := by_id & set(names):

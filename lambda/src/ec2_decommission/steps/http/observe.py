@@ -87,7 +87,7 @@ def _find(client: Client, find: Find, request: Request) -> tuple[Any, ...]:
     following: Request | None = request
     while following is not None:
         if following.url in pages:
-            raise ConfigurationError(f"{client.system}: find.next leads to a page that was read already")
+            raise ConfigurationError(f"{client.system}: find.next leads to a page that was already read")
         if len(pages) == _MOST_PAGES:
             raise ConfigurationError(f"{client.system}: find has more than {_MOST_PAGES} pages: let it ask for less")
         pages.add(following.url)
@@ -105,7 +105,7 @@ def _items(client: Client, find: Find, document: Any) -> list[Any]:
     if not isinstance(items, list):
         said = client.shown(document, 200)
         raise ConfigurationError(
-            f"{client.system}: find.items ({find.items.text}) is no list in the answer, which does not prove that "
+            f"{client.system}: find.items ({find.items.text}) is not a list in the answer, which does not prove that "
             f"nothing is there: {said}"
         )
     return items

@@ -252,7 +252,7 @@ def _path(section: Section, url: str, allowed: Allowed) -> Text | None:
     value = section.get("path")
     value = "" if value is None else value
     if not isinstance(value, str):
-        section.wrong("path", "a text", value)
+        section.wrong("path", "a string", value)
         return None
     parsed = _read(section, "path", value, lambda t: parse(t, allowed))
     if parsed is None:

@@ -195,7 +195,7 @@ def parse_body(text: str, allowed: Allowed) -> Text:
     A brace that is no placeholder's is written as ``\\u007b`` or ``\\u007d``.
 
     Raises:
-        ConfigurationError: it is not JSON, a placeholder is unknown, or a brace has no partner.
+        ConfigurationError: it is not JSON, a placeholder is unknown, or a brace is not matched.
     """
     try:
         json.loads(text)
@@ -220,7 +220,7 @@ def _parts(text: str, allowed: Allowed, plain: Callable[[str], str] = lambda raw
         end = token.end()
     parts.append(text[end:])
     if any(set("{}") & set(part) for part in parts if isinstance(part, str)):
-        raise ConfigurationError("a brace has no partner")
+        raise ConfigurationError("a brace is not matched")
     return parts
 
 

@@ -44,11 +44,11 @@ class ZoneRecords:
 
     def updated(self, listing: Listing, names: Iterable[str] = ()) -> ZoneRecords:
         """The zone with ``listing`` added. What was known of ``names`` is replaced."""
-        anew = frozenset(names)
+        refreshed = frozenset(names)
         return replace(
             self,
-            found={**{n: r for n, r in self.found.items() if n not in anew}, **listing.found},
-            missed={**{n: e for n, e in self.missed.items() if n not in anew}, **listing.missed},
+            found={**{n: r for n, r in self.found.items() if n not in refreshed}, **listing.found},
+            missed={**{n: e for n, e in self.missed.items() if n not in refreshed}, **listing.missed},
         )
 
 
