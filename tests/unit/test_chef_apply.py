@@ -59,8 +59,10 @@ class Ec2:
             facts = Facts("ec2", HERE.account_id, HERE.region, tags=instance.tags)
             yield Description(instance.instance_id, "running", facts)
 
-    def _unexpected(self, _: Iterable[str]) -> Any:
-        raise AssertionError("only names are asked for")
+    def _unexpected(self, values: Iterable[str]) -> Any:
+        if list(values):
+            raise AssertionError("only names are asked for")
+        return {}
 
     describe = ask_by_id = interfaces = elastic_ips = _unexpected
 
@@ -188,6 +190,15 @@ def test_what_the_index_has_not_taken_in_yet_is_read_by_name() -> None:
     server.put_node("web-1", A)
     server.put_client("web-1", public_key="KEY")
     assert Run(server, named()).apply().removed() == BOTH
+
+
+def test_what_only_another_instance_s_name_led_to_is_read_again() -> None:
+    """The name tag of B leads to the node of A, which the index does not know yet. Nothing is B's."""
+    server = FakeChefServer()
+    server.lagging = True
+    server.put_node("web-1", A)
+    assert Run(server, named(name=None), Instance(B, tags={"Name": "web-1"})).apply().removed() == ["node web-1"]
+    assert not server.node_objects
 
 
 def test_a_stranger_s_node_that_the_index_has_not_taken_in_yet_protects_its_client() -> None:

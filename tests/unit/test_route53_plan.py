@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -452,6 +453,12 @@ def test_a_cname_to_an_own_name_that_does_not_exist_goes() -> None:
         CNAME: f"its target 10-0-0-5.example.internal. is a record name of {DEAD}, no living instance has that name, "
         "and it does not exist"
     }
+
+
+def test_a_cname_to_an_own_name_that_is_kept_stays_although_nothing_is_there() -> None:
+    scene = cname()
+    scene.settings = replace(scene.settings, keep_names=("10-0-0-5.*",))
+    assert scene.stays() == {CNAME: "keep_names matches its target 10-0-0-5.example.internal."}
 
 
 @pytest.mark.parametrize("exists", [True, False])

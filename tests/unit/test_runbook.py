@@ -76,11 +76,11 @@ def test_every_link_within_the_runbook_leads_somewhere() -> None:
 
 def test_the_names_that_the_commands_use_are_the_modules() -> None:
     """The first look needs no Terraform: the names of all resources follow from the input `name`."""
-    sources = "".join((ROOT / file).read_text() for file in ("main.tf", "locals.tf"))
+    sources = "".join((ROOT / file).read_text() for file in ("main.tf", "locals.tf", "iam.tf"))
     for made, used in {
         r"function_name = var\.name": '--function-name "$name"',
-        r'resource "aws_sqs_queue" "events" \{\n +name += var\.name\n': '--queue-name "$name"',
-        r'name += "\$\{var\.name\}-dead-letters"': '--queue-name "$name-dead-letters"',
+        r"queue_names = \{ events = var\.name, ": '--queue-name "$name"',
+        r', dead_letters = "\$\{var\.name\}-dead-letters" \}': '--queue-name "$name-dead-letters"',
         r'log_group_name += "/aws/lambda/\$\{var\.name\}"': '--log-group-name "/aws/lambda/$name"',
         r'inventory_table_name = "\$\{var\.name\}-inventory"': '--table-name "$name-inventory"',
     }.items():

@@ -46,7 +46,8 @@ def _round(
     everything = [removal for removals in pending.values() for removal in removals]
     try:
         batch.deadline.check(_LEAST_SECONDS, "a round of deletions on the Chef server")
-        snapshot = observe(server, settings, {i: batch.instances[i] for i in pending}, with_keys=audit)
+        instances = {i: batch.instances[i] for i in pending}
+        snapshot = observe(server, settings, instances, names=[r.handle for r in everything], with_keys=audit)
         kept = documents(server, everything) if audit else {}
         answer = batch.live.ask(question(settings, batch.instances, snapshot, pending), gone=batch.instances)
     except DecommissionError as error:

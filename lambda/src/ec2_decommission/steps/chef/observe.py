@@ -84,6 +84,7 @@ def observe(
     instances: Mapping[str, Instance],
     found: NodeSearch | None = None,
     *,
+    names: Iterable[str] = (),
     with_keys: bool,
 ) -> Snapshot:
     """Reads what the server has under the instances' ids and names.
@@ -94,6 +95,7 @@ def observe(
 
     Args:
         found: the answer to the search by id, if it was asked a moment ago.
+        names: nodes and clients to read besides, as the search index may not know them yet.
         with_keys: whether the clients' public keys are read, by one request for each.
 
     Raises:
@@ -102,7 +104,7 @@ def observe(
     found = found or server.search_nodes_by_instance_id(instances)
     nodes: dict[str, ChefNode | DecommissionError] = {node.name: node for node in found.nodes}
     cases = [Case(settings, instance, instances, Snapshot()) for instance in instances.values()]
-    is_like = _is_like([*nodes, *(name for case in cases for name in case.node_names | case.client_names)])
+    is_like = _is_like([*nodes, *names, *(name for case in cases for name in case.node_names | case.client_names)])
     if is_like is None:
         return Snapshot(hidden=found.hidden)
     nodes |= _nodes(server, [name for name in server.list_nodes() if name not in nodes and is_like(name)])

@@ -314,6 +314,8 @@ def by_own_name(
     there = _at(snapshot, target)
     if not all(map(draft.takes_all_of, there)):
         return Stays(f"its target {target} stays")
+    if is_kept(settings.keep_names, target):
+        return Stays(f"keep_names matches its target {target}")
     if not there and snapshot.unreadable:  # it may lie there
         return Unknown(next(iter(snapshot.unreadable.values())))
     proof = f"its target {target} is a record name of {own.instance.instance_id}"
