@@ -40,6 +40,10 @@ locals {
   kms_key_arn        = local.has_secrets ? (local.create_kms_key ? one(aws_kms_key.secrets[*].arn) : var.kms_key_arn) : null
   encryption_context = { FunctionName = var.name }
 
+  # The function keeps an EC2 client for each place (docs/benchmarks.md).
+  places      = 1 + sum(concat([0], [for member in values(local.members) : member.regions == null ? 1 : length(member.regions)]))
+  memory_size = coalesce(var.function.memory_size, min(10240, max(1769, 150 + ceil(1.5 * local.places))))
+
   visibility_timeout_seconds = coalesce(
     var.queue.visibility_timeout_seconds,
     6 * var.function.timeout + var.queue.batch_window_seconds,

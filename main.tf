@@ -129,7 +129,7 @@ resource "aws_lambda_function" "this" {
 
   runtime       = var.function.runtime
   architectures = [var.function.architecture]
-  memory_size   = var.function.memory_size
+  memory_size   = local.memory_size
   timeout       = var.function.timeout
 
   # -1 leaves the function in the account's unreserved pool.

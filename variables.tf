@@ -1165,7 +1165,7 @@ variable "function" {
 
     - `runtime` - `python3.11`, `python3.12`, `python3.13` or `python3.14`. AWS provider 5 does not accept `python3.14`.
     - `architecture` - `arm64` or `x86_64`.
-    - `memory_size` - MiB, 128 to 10240. CPU grows with memory; the default is one full CPU. The function needs about 130 MiB, the rest buys speed.
+    - `memory_size` - MiB, 128 to 10240. CPU grows with memory; `null` is one full CPU (1769), or more above 1,000 places. The function needs about 150 MiB, and 1.5 MiB for each place that it serves; the rest buys speed.
     - `timeout` - Seconds that one invocation may take, 30 to 900.
     - `log_level` - `DEBUG`, `INFO`, `WARNING` or `ERROR`.
     - `reserved_concurrent_executions` - Concurrency reserved for the function, at least `queue.max_concurrency`. `null` reserves none.
@@ -1179,7 +1179,7 @@ variable "function" {
   type = object({
     runtime                        = optional(string, "python3.13")
     architecture                   = optional(string, "arm64")
-    memory_size                    = optional(number, 1769)
+    memory_size                    = optional(number)
     timeout                        = optional(number, 120)
     log_level                      = optional(string, "INFO")
     reserved_concurrent_executions = optional(number)
@@ -1204,8 +1204,8 @@ variable "function" {
   }
 
   validation {
-    condition     = var.function.memory_size >= 128 && var.function.memory_size <= 10240 && floor(var.function.memory_size) == var.function.memory_size
-    error_message = "function.memory_size is ${var.function.memory_size}: it must be a whole number of MiB from 128 to 10240."
+    condition     = var.function.memory_size == null || try(var.function.memory_size >= 128 && var.function.memory_size <= 10240 && floor(var.function.memory_size) == var.function.memory_size, false)
+    error_message = "function.memory_size is ${coalesce(var.function.memory_size, 0)}: it must be a whole number of MiB from 128 to 10240, or null."
   }
 
   validation {

@@ -181,4 +181,9 @@ run "five_hundred_accounts_with_four_regions_fit" {
     condition     = length(jsondecode(jsonencode(local.build_specs.bundle)).settings.organization.members) == 500
     error_message = "The settings do not reach the build."
   }
+
+  assert {
+    condition     = aws_lambda_function.this.memory_size == 3152
+    error_message = "The function has ${aws_lambda_function.this.memory_size} MiB for 2,001 places."
+  }
 }

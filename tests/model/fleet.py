@@ -228,6 +228,14 @@ class Fleet:
             body.tags_gone = True
             del machine.tags[key]
 
+    def expire(self) -> None:
+        """The inventory drops the instances that ended long ago: only their ids prove anything from now on."""
+        before = set(self.world.inventory.items)
+        self.world.inventory.expire()
+        for instance_id in before - self.world.inventory.items.keys():
+            if body := self.ledger.bodies.get(instance_id):
+                body.recorded.clear()
+
     def forget(self, body: Body) -> None:
         """EC2 drops the instance, an hour after its end."""
         self.forget_tags(body)

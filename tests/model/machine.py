@@ -223,7 +223,7 @@ class Histories(RuleBasedStateMachine):
         match what:
             case "time":
                 world.time += timedelta(minutes=minutes)
-                world.inventory.expire()
+                fleet.expire()
                 world.consul.sync()
             case "lag":
                 world.chef.lagging = True
