@@ -31,6 +31,10 @@ demo: .cache/demo-venv/.made ## The main job on this machine, end to end (KEEP=1
 demo-stop: ## End what `make demo KEEP=1` left running
 	@if [ -e .cache/demo-venv/.made ]; then .cache/demo-venv/bin/python -m demo --stop; else echo "No demo is running."; fi
 
+.PHONY: terminal-pictures
+terminal-pictures: .cache/demo-venv/.made ## Draw docs/pictures/demo.svg and show.svg from a real run of the demo
+	@.cache/demo-venv/bin/python -m demo --pictures docs/pictures
+
 .PHONY: test
 test: venv ## Every test, on real servers
 	@scripts/test

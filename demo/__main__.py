@@ -26,21 +26,22 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="make demo", description=__doc__)
     parser.add_argument("--keep", action="store_true", help="leave everything running, and say how to look around")
     parser.add_argument("--stop", action="store_true", help="end what --keep left running")
+    parser.add_argument("--pictures", type=Path, metavar="DIRECTORY", help="write pictures of the terminal there")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.stop:
         return stop()
     if arguments.keep:
         return keep()
-    return run(serve=arguments.serve)
+    return run(serve=arguments.serve, pictures=arguments.pictures)
 
 
-def run(*, serve: bool) -> int:
+def run(*, serve: bool, pictures: Path | None = None) -> int:
     """Runs the demo in this process; with `serve`, until SIGTERM."""
     signal.signal(signal.SIGINT, _interrupted)
     signal.signal(signal.SIGTERM, _interrupted)
     try:
-        return _run(serve=serve)
+        return _run(serve=serve, pictures=pictures)
     except KeyboardInterrupt:
         print("The demo has ended; none of its processes is left.", flush=True)
         return 130
@@ -56,7 +57,7 @@ def _interrupted(*_: int | FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _run(*, serve: bool) -> int:
+def _run(*, serve: bool, pictures: Path | None) -> int:
     print("The demo starts.", flush=True)
     # Imported here: moto takes a second, and --stop does not need it.
     from rich.console import Console  # noqa: PLC0415
@@ -69,10 +70,10 @@ def _run(*, serve: bool) -> int:
     from testbed.tools import ToolMissing  # noqa: PLC0415
 
     RUN_DIRECTORY.mkdir(parents=True, exist_ok=True)
-    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 80
-    console = Console(highlight=False, width=width)
+    width = None if not pictures and (sys.stdout.isatty() or "COLUMNS" in os.environ) else 80
+    console = Console(highlight=False, width=width, record=pictures is not None)
     try:
-        tell(Screen(console), RUN_DIRECTORY, READY_FILE.touch if serve else None)
+        tell(Screen(console), RUN_DIRECTORY, READY_FILE.touch if serve else None, pictures)
     except (DemoError, ServerError, TerraformError, ToolMissing) as error:
         console.print(f"\n[bold red]The demo failed:[/] {escape(str(error))}")
         console.print(f"Logs are in {RUN_DIRECTORY.relative_to(ROOT)}/.")

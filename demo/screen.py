@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 import time
 from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.terminal_theme import MONOKAI
 from rich.text import Text
 
 MAX_WIDTH = 100
@@ -66,6 +69,11 @@ class Screen:
     def command(self, text: str) -> None:
         """A command line to paste."""
         self.console.print(Text(text, "cyan"), soft_wrap=True)
+
+    def picture(self, path: Path, title: str) -> None:
+        """Writes what a recording console printed as an SVG that loads nothing from elsewhere."""
+        svg = self.console.export_svg(title=title, theme=MONOKAI, clear=False, unique_id="terminal")
+        path.write_text(re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.DOTALL) + "\n")
 
     def _paragraph(self, text: str, indent: str, first: str | None = None, style: str = "") -> None:
         lines = textwrap.wrap(

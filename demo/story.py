@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+from rich.console import Console
 
 from demo import live
 from demo.screen import Screen
@@ -24,11 +27,12 @@ class DemoError(Exception):
     """The demo did not show what it is there to show."""
 
 
-def tell(screen: Screen, run_directory: Path, ready: Callable[[], None] | None) -> None:
+def tell(screen: Screen, run_directory: Path, ready: Callable[[], None] | None, pictures: Path | None = None) -> None:
     """Tells the whole story.
 
     Args:
         ready: called when the acts are over, to keep everything running; None ends the demo there.
+        pictures: a directory for pictures of the terminal. Needs a screen that records.
 
     Raises:
         DemoError, ServerError, TerraformError, ToolMissing: with what went wrong.
@@ -45,6 +49,11 @@ def tell(screen: Screen, run_directory: Path, ready: Callable[[], None] | None) 
         story.member_account()
         story.restore()
         screen.console.print(f"\n[bold green]All acts took {screen.seconds:.0f} s.[/]")
+        if pictures is not None:
+            screen.picture(pictures / "demo.svg", "make demo")
+            terminal = Screen(Console(record=True, file=io.StringIO(), highlight=False, width=screen.width))
+            Story(terminal, world).operator_looks()
+            terminal.picture(pictures / "show.svg", "ec2-decommission show")
         if ready is not None:
             keep(screen, world, run_directory, ready)
 
@@ -149,6 +158,12 @@ class Story:
         if not wanted <= things:
             raise DemoError(f"not restored: {', '.join(sorted(wanted - things))}")
         self._show(self.platform.traces(), dead.name)
+
+    def operator_looks(self) -> None:
+        """What the operator's command says of an instance that was cleaned, and of its living replacement."""
+        self._command("show", self.fleet["db-1"].id)
+        self.screen.console.print()
+        self._command("show", self.fleet["web-2"].id)
 
     def sweep(self, title: str, instance_id: str | None = None) -> None:
         """The schedule is due; with an instance, it is to be found and cleaned."""
