@@ -10,6 +10,11 @@ run "names_in_another_partition_are_those_of_the_partition" {
     values = { arn = "arn:aws-cn:sqs:cn-north-1:123456789012:ec2-decommission", url = "https://sqs.cn-north-1.amazonaws.com.cn/123456789012/ec2-decommission" }
   }
 
+  override_resource {
+    target = aws_sqs_queue.dead_letters
+    values = { arn = "arn:aws-cn:sqs:cn-north-1:123456789012:ec2-decommission-dead-letters", url = "https://sqs.cn-north-1.amazonaws.com.cn/123456789012/ec2-decommission-dead-letters" }
+  }
+
   variables {
     route53      = { enabled = true, zone_ids = ["Z1"], record_names = ["{tag:Name}.example.internal"] }
     vpc_config   = { subnet_ids = ["subnet-1"], security_group_ids = ["sg-1"] }
