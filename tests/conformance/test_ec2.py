@@ -384,7 +384,7 @@ def test_a_refusal_that_names_no_id_is_an_error(aws: StrictAws) -> None:
         aws.fault(
             lambda *_: AwsError("InvalidInstanceID.NotFound", "The instance IDs do not exist", 400), everyone=True
         ),
-        pytest.raises(TransientError, match="names none of ours"),
+        pytest.raises(TransientError, match="but none that were asked for"),
     ):
         ec2.ask_by_id(["i-0000000000000000a"])
 
