@@ -7,7 +7,7 @@ What goiardi 0.11.10 does otherwise than Chef Infra Server (measured):
 
 - It knows no organizations: the server's URL is its root. A path that it does not know is 200 with no body.
 - `total` of a search is the number of rows on this page, not of all that match; and without `rows` it gives all.
-- Search finds a node as soon as it is written, where Chef Infra Server lags some seconds behind.
+- Search finds a node a moment after it is written (`wait_for_index`). Chef Infra Server lags some seconds behind.
 - A client that is no administrator may read everything, and delete its own node and client. Any other delete is
   403, also of a node that does not exist; of a client that does not exist it is 404.
 """
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,10 +30,11 @@ from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.hazmat.primitives.asymmetric.utils import NoDigestInfo
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from testbed.processes import LOOPBACK, Part, Server, free_port
+from testbed.processes import LOOPBACK, Part, Server, ServerError, free_port
 from testbed.tools import goiardi_binary
 
 _REQUEST_TIMEOUT_SECONDS = 10
+_INDEX_SECONDS = 10
 _SIGNATURE_LINE = 60
 
 Protocol = Literal["1.0", "1.3"]
@@ -206,6 +208,14 @@ class ChefServer(Part):
             "override": {},
         }
         self.api.request("POST", "/nodes", json=node)
+
+    def wait_for_index(self, name: str) -> None:
+        """Waits until the search finds the node: goiardi takes nodes into its index after it has answered."""
+        end = time.monotonic() + _INDEX_SECONDS
+        while name not in self.search_nodes("*:*"):
+            if time.monotonic() > end:
+                raise ServerError(f"goiardi did not take node {name} into its index within {_INDEX_SECONDS} s")
+            time.sleep(0.02)
 
     def nodes(self) -> list[str]:
         """The names of all nodes."""

@@ -67,6 +67,7 @@ class RealWorld:
     def put_node(self, name: str, instance_id: str | None = None, **facts: Any) -> ChefNode:
         put = node(name, instance_id, **facts)
         self._goiardi.api.request("POST", "/nodes", json=document_of(put))
+        self._goiardi.wait_for_index(name)
         return put
 
     def put_client(self, name: str, *, validator: bool = False, admin: bool = False) -> None:
