@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from moto.ec2.models import ec2_backends
 
 from testbed.aws import LaunchedInstance
 from testbed.lambda_service import Batch
@@ -51,10 +53,30 @@ class Hub:
         }
 
     def launch(self, account: str, name: str, private_ip: str | None = None) -> LaunchedInstance:
-        """An instance of that account, recorded by the function."""
-        instance = self.platform.aws.launch(name, private_ip, account=account)
+        """An instance of that account, launched an hour ago and recorded by the function."""
+        aws = self.platform.aws
+        instance = aws.launch(name, private_ip, account=account)
+        launched = datetime.now(UTC) - timedelta(hours=1)
+        ec2_backends[account][aws.region].get_instance(instance.id).launch_time = launched
         self.deliver()
         return instance
+
+    def lose(self, account: str, *instances: LaunchedInstance) -> None:
+        """These instances have ended, their events are lost, and EC2 has forgotten them."""
+        for instance in instances:
+            self.platform.aws.terminate(instance.id, emit=False, account=account)
+            self.platform.aws.forget(instance.id, account=account)
+
+    def sweep(self) -> list[Batch]:
+        self.platform.aws.fire_schedule(f"{NAME}-sweep")
+        return self.deliver()
+
+    def invoke(self, **payload: Any) -> dict[str, Any]:
+        """An operator's call."""
+        ran = self.platform.functions.invoke(NAME, payload)
+        assert ran.error is None, ran.error
+        report: dict[str, Any] = ran.result
+        return report
 
     def terminate(self, account: str, instance: LaunchedInstance) -> list[Batch]:
         self.platform.aws.terminate(instance.id, account=account)
@@ -98,7 +120,10 @@ def hub(platform: Platform, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         },
     )
     stack.apply()
-    yield Hub(platform, stack, zone_id)
+    hub = Hub(platform, stack, zone_id)
+    for account in (MEMBER_A, MEMBER_B):
+        hub.launch(account, "anchor")  # a sweep that sees no instance at all is braked
+    yield hub
     stack.destroy()
     assert stack.resources() == []
     for account in (MEMBER_A, MEMBER_B, DNS):
@@ -166,4 +191,56 @@ def test_a_member_that_refuses_fails_closed_and_names_account_role_and_right(hub
     assert hub.records() == {"web-3": [gone.private_ip]}
     hub.platform.poller.skip_delays(NAME)
     assert step_of(report_of(hub.deliver(), gone.id), "route53")["status"] == "done"
+    assert hub.records() == {}
+
+
+def test_a_region_of_a_member_that_is_not_served_removes_nothing(hub: Hub) -> None:
+    hub.change("CREATE", "far.example.internal", "10.0.8.9")
+    event = hub.platform.aws.state_change("i-0123456789abcdef1", "terminated", account=MEMBER_A, region="us-west-2")
+    queue = hub.stack.outputs()["queue_url"]
+    hub.platform.aws.client("sqs").send_message(QueueUrl=queue, MessageBody=json.dumps(event))
+    (batch,) = hub.deliver()
+    assert batch.returned == []
+    assert hub.records() == {"far": ["10.0.8.9"]}
+    hub.change("DELETE", "far.example.internal", "10.0.8.9")
+
+
+def test_an_operators_call_needs_the_place_of_a_members_instance(hub: Hub) -> None:
+    gone = hub.launch(MEMBER_A, "web-4")
+    hub.change("CREATE", "web-4.example.internal", gone.private_ip)
+    hub.platform.aws.terminate(gone.id, emit=False, account=MEMBER_A)
+    report = hub.invoke(instance_id=gone.id)
+    assert [(step["status"], step["actions"]) for step in report["steps"]] == [("skipped", [])]
+    assert f"{MEMBER_A}/{hub.platform.region}" in report["steps"][0]["reason"]
+    assert hub.records() == {"web-4": [gone.private_ip]}
+    report = hub.invoke(instance_id=gone.id, account_id=MEMBER_A)
+    assert (report["account_id"], step_of(report, "route53")["status"]) == (MEMBER_A, "done")
+    assert hub.records() == {}
+
+
+def test_the_sweep_finds_what_was_lost_in_a_member(hub: Hub) -> None:
+    gone = hub.launch(MEMBER_A, "web-5")
+    hub.change("CREATE", "web-5.example.internal", gone.private_ip)
+    hub.lose(MEMBER_A, gone)
+    report = report_of(hub.sweep(), gone.id)
+    assert (report["account_id"], step_of(report, "route53")["status"]) == (MEMBER_A, "done")
+    assert hub.records() == {}
+
+
+def test_a_mass_disappearance_in_one_member_does_not_stop_the_sweep_of_another(hub: Hub) -> None:
+    many = [hub.launch(MEMBER_A, f"node-{number}") for number in range(12)]
+    one = hub.launch(MEMBER_B, "web-6")
+    for instance in (*many, one):
+        hub.change("CREATE", f"{instance.name}.example.internal", instance.private_ip)
+    hub.lose(MEMBER_A, *many)
+    hub.lose(MEMBER_B, one)
+    batches = hub.sweep()
+    assert step_of(report_of(batches, one.id), "route53")["status"] == "done"
+    assert set(hub.records()) == {instance.name for instance in many}
+    reports = [line["report"] for b in batches for line in b.invocation.json_logs() if "report" in line]
+    errors = {report["account_id"]: report.get("errors") for report in reports if report["state"] == "sweep"}
+    assert "Confirm them with accept" in str(errors.pop(MEMBER_A))
+    assert set(errors.values()) == {None}
+    hub.invoke(sweep=True, account_id=MEMBER_A, region=hub.platform.region, accept=[i.id for i in many])
+    hub.deliver()
     assert hub.records() == {}
