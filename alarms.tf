@@ -11,13 +11,11 @@ locals {
   periods_of_the_longest_delay = min(288, ceil(var.queue.max_retry_delay_seconds / 300) + 1)
 
   # The time from one sweep to the next; a day if a cron expression gives it.
-  sweep_seconds = try(
-    tonumber(regex("^rate\\((\\d+) (minute|hour|day)", var.sweep.schedule_expression)[0]) *
-    { minute = 60, hour = 3600, day = 86400 }[regex("^rate\\((\\d+) (minute|hour|day)", var.sweep.schedule_expression)[1]],
-    86400,
-  )
+  sweep_rate    = try(regex("^rate\\((\\d+) (minute|hour|day)", var.sweep.schedule_expression), ["1", "day"])
+  sweep_seconds = tonumber(local.sweep_rate[0]) * { minute = 60, hour = 3600, day = 86400 }[local.sweep_rate[1]]
   # Hours that hold at least one sweep.
-  sweep_period = min(86400, ceil(local.sweep_seconds / 3600) * 3600)
+  sweep_period  = min(86400, ceil(local.sweep_seconds / 3600) * 3600)
+  sweep_periods = local.sweep_period > 43200 ? 1 : 2 # CloudWatch looks back at most one day
 
   queue_alarms = {
     dead-letters = {
@@ -84,7 +82,7 @@ locals {
       # The smallest value of the period: a retry that passes makes it 0.
       namespace  = local.metric_namespace, metric = "SweepFailed", statistic = "Minimum"
       dimensions = { FunctionName = aws_lambda_function.this.function_name }
-      threshold  = 0, period = local.sweep_period, periods = local.sweep_period > 43200 ? 1 : 2, datapoints = local.sweep_period > 43200 ? 1 : 2, missing = "notBreaching"
+      threshold  = 0, period = local.sweep_period, periods = local.sweep_periods, datapoints = local.sweep_periods, missing = "notBreaching"
     }
   }
 
