@@ -77,6 +77,10 @@ def bao_binary() -> Path:
     )
 
 
+# The third for libraries that their own package finds by an absolute path, such as PulseAudio's.
+_LIBRARY_FOLDERS = ("usr/lib/*", "lib/*", "usr/lib/*-linux-gnu*/*")
+
+
 @dataclass(frozen=True)
 class Tree:
     """Packages that are installed on the machine (``root`` is ``/``), or unpacked in the cache."""
@@ -92,7 +96,7 @@ class Tree:
         """What a program of the tree needs to find its libraries."""
         if self.root == Path("/"):
             return {}
-        folders = {path.parent for path in [*self.root.glob("usr/lib/*/lib*.so*"), *self.root.glob("lib/*/lib*.so*")]}
+        folders = {path.parent for depth in _LIBRARY_FOLDERS for path in self.root.glob(f"{depth}/lib*.so*")}
         return {"LD_LIBRARY_PATH": ":".join(map(str, sorted(folders)))} if folders else {}
 
 
