@@ -162,7 +162,6 @@ class LambdaRuntime:
         self._directory = Path(tempfile.mkdtemp(prefix="lambda-", dir=run_directory))
         self._task_root = self._directory / "task"
         _unpack(zip_bytes, self._task_root)
-        self._has_bytecode = any(self._task_root.rglob("*.pyc"))
         self._log = self._directory / "function.log"
         self._log.touch()
         self._log_offset = 0
@@ -246,12 +245,9 @@ class LambdaRuntime:
     def _start(self) -> dict[str, Any] | None:
         """Starts the process; gives the error when its initialization fails."""
         self._api.renew()
-        # In Lambda no bytecode can be written. A package that brings none is slow to start there; here it is kept
-        # elsewhere.
-        bytecode = ["-B"] if self._has_bytecode else ["-X", f"pycache_prefix={self._directory / 'bytecode'}"]
         self._process = Server(
             "function",
-            [self._python, *bytecode, "-m", "awslambdaric", self._handler],
+            [self._python, "-B", "-m", "awslambdaric", self._handler],  # Lambda's file system is read-only: no bytecode
             run_directory=self._directory,
             environment=self._process_environment(),
             working_directory=self._task_root,

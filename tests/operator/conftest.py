@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,11 +24,13 @@ from moto.ec2.models import ec2_backends
 from testbed.aws import Credentials, LaunchedInstance, StrictAws
 from testbed.inventory import make_inventory_table
 from testbed.lambda_service import EventSourcePoller, LambdaService
+from testbed.runtime import runtime_python
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CLI = ROOT / "cli"
 NAME = "ec2-decommission"
 REGION = "eu-west-1"
+PYTHON = "3.13"
 TABLE = f"{NAME}-inventory"
 BUCKET = f"{NAME}-audit"
 EVERYTHING = [{"Effect": "Allow", "Action": "*", "Resource": "*"}]
@@ -146,18 +151,25 @@ class Site:
         )
 
 
+@functools.cache
 def package() -> bytes:
-    """The function and what it imports, beside what Lambda's runtime has."""
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        source = ROOT / "lambda" / "src"
-        for path in sorted(source.rglob("*.py")):
-            archive.write(path, path.relative_to(source))
+    """The function with its dependencies and its bytecode, as the build packages them. Without bytecode, each
+    execution environment would compile everything it imports."""
+    with tempfile.TemporaryDirectory() as directory:
+        target = Path(directory)
+        shutil.copytree(ROOT / "lambda" / "src", target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.pyc"))
         for distribution in ("aws-lambda-powertools", "jmespath", "typing-extensions"):
             for file in files(distribution) or ():
                 if file.suffix == ".py" and ".." not in file.parts:
-                    archive.write(str(file.locate()), str(file))
-    return buffer.getvalue()
+                    (target / file).parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copy(str(file.locate()), target / file)
+        compileall = [str(runtime_python(PYTHON)), "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash"]
+        subprocess.run([*compileall, "-s", directory, directory], check=True)
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w") as archive:
+            for path in sorted(target.rglob("*.py*")):
+                archive.write(path, path.relative_to(target))
+        return buffer.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -207,7 +219,7 @@ def deploy(aws: StrictAws, functions: LambdaService) -> Site:
     aws.client("lambda").create_function(
         FunctionName=NAME,
         Role=role,
-        Runtime="python3.13",
+        Runtime=f"python{PYTHON}",
         Handler="ec2_decommission.entry.handle",
         Code={"ZipFile": package()},
         Timeout=120,
