@@ -247,7 +247,7 @@ class LambdaRuntime:
         self._api.renew()
         self._process = Server(
             "function",
-            [self._python, "-B", "-m", "awslambdaric", self._handler],  # Lambda's file system is read-only: no bytecode
+            [self._python, "-B", "-m", "awslambdaric", self._handler],  # Lambda's file system takes no bytecode
             run_directory=self._directory,
             environment=self._process_environment(),
             working_directory=self._task_root,
