@@ -20,7 +20,7 @@ SOURCES = Path(__file__).resolve().parent.parent / "lambda" / "src"
 
 @dataclass(frozen=True)
 class Handled:
-    """The answer, and the CPU seconds that the process used until it was ready for the event and until it answered."""
+    """The answer, and the process's CPU seconds until it was ready for the event and until it answered."""
 
     answer: Any
     ready: float

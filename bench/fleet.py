@@ -122,7 +122,7 @@ class Servers:
         return environment.handle(event, config or self.config(), self._secrets, self.aws.environ(), code)
 
     def fleet(self, number: int) -> list[Dead]:
-        """Creates terminated instances with DNS records, a Chef node and client, and a Consul node, session and lock.
+        """Creates terminated instances with DNS records, Chef node and client, and Consul node, session and lock.
 
         The inventory has recorded them. A single instance also has a dead Consul agent. Larger fleets have only Consul
         nodes, as if gossip had forgotten their agents.

@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from ec2_decommission.steps.base import Step
 
 CALL_SECONDS = 0.05  # an AWS call
-# The module's defaults: queue.max_concurrency, queue.batch_window_seconds, function.timeout, one environment's share of
-# route53.max_requests_per_second, and queue.retry_delay_seconds.
+# The module's defaults: queue.max_concurrency, queue.batch_window_seconds, function.timeout, one environment's share
+# of route53.max_requests_per_second, and queue.retry_delay_seconds.
 ENVIRONMENTS, WINDOW_SECONDS, TIMEOUT_SECONDS, REQUESTS_PER_SECOND, RETRY_SECONDS = 2, 5.0, 120.0, 2.5, 60.0
 CHEF = ChefSettings("https://chef.example", "decommission", Template("{tag:Name}"))
 CONSUL = ConsulSettings("http://consul.example:8500", lock_prefixes=("locks/",))
@@ -99,7 +99,7 @@ class Simulated(World):
 
     @property
     def left(self) -> int:
-        """The number of remaining record sets, Chef nodes and clients, and Consul sessions of terminated instances."""
+        """The number of terminated instances' remaining record sets, Chef nodes and clients, and Consul sessions."""
         left = len(self.zones.everything()) - self._others
         left += len(self.chef.node_objects) + len(self.chef.client_names) if self.chef else 0
         return left + (len(self.consul.session_ids()) if self.consul else 0)

@@ -26,7 +26,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="make demo", description=__doc__)
     parser.add_argument("--keep", action="store_true", help="leave the servers running, and print commands to try")
     parser.add_argument("--stop", action="store_true", help="stop a demo started with --keep")
-    parser.add_argument("--pictures", type=Path, metavar="DIRECTORY", help="write pictures of the terminal to this directory")
+    parser.add_argument(
+        "--pictures", type=Path, metavar="DIRECTORY", help="write pictures of the terminal to this directory"
+    )
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.stop:
@@ -51,9 +53,7 @@ def _interrupted(*_: int | FrameType | None) -> None:
     # Ctrl-C and SIGTERM both stop the servers on exit. A second signal must not interrupt that.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    os.write(
-        sys.stdout.fileno(), b"\nStopping the demo and its servers.\n"
-    )  # print is not safe in a signal handler
+    os.write(sys.stdout.fileno(), b"\nStopping the demo and its servers.\n")  # print is not safe in a signal handler
     raise KeyboardInterrupt
 
 

@@ -103,9 +103,7 @@ class Story:
         self.platform.kill(dead)
         self._expect(self._deliver(dead.id, ["chef"]), "done", "failed", "done")
         [message] = self.platform.poller.messages(NAME)
-        self.screen.step(
-            f"the other steps are done; the message is retried in {message['visible_in_seconds']:.0f} s"
-        )
+        self.screen.step(f"the other steps are done; the message is retried in {message['visible_in_seconds']:.0f} s")
         self.chef.passes()
         self.platform.poller.skip_delays(NAME)
         self.screen.step("Chef is back up; the demo skips the delay")
@@ -234,9 +232,7 @@ class Story:
         left = [trace.thing for trace in after if trace.owner == owner and not trace.thing.endswith(" free")]
         if left:
             raise DemoError(f"not removed: {', '.join(left)}")
-        self.screen.step(
-            f"checked: {owner} is cleaned up; {len(others)} other objects are unchanged", "green"
-        )
+        self.screen.step(f"checked: {owner} is cleaned up; {len(others)} other objects are unchanged", "green")
 
     def _nothing_changed(self, before: list[Trace]) -> None:
         if self.platform.traces() != before:

@@ -1,9 +1,9 @@
 """Mutation tests for the decision code: `make mutants`.
 
-A mutant changes one expression: it forces a condition to true or false, drops an operand of `and` or `or`, swaps `and`
-and `or`, inverts a comparison, or drops a comprehension's filter. The tests run on each mutant in a fork of this
-process, which has everything imported. A surviving mutant is a condition that no test covers, or an equivalent mutant.
-tests/mutants/equivalent.txt lists the equivalent mutants with reasons.
+A mutant changes one expression: it forces a condition to true or false, drops an operand of `and` or `or`, swaps
+`and` and `or`, inverts a comparison, or drops a comprehension's filter. The tests run on each mutant in a fork of
+this process, which has everything imported. A surviving mutant is a condition that no test covers, or an equivalent
+mutant. tests/mutants/equivalent.txt lists the equivalent mutants with reasons.
 """
 
 from __future__ import annotations
@@ -212,9 +212,7 @@ def main() -> int:
             else:
                 killed += 1
     if not arguments.list:
-        print(
-            f"{killed + len(survived)} mutants, {killed} killed, {len(survived)} survived; {known} equivalent"
-        )
+        print(f"{killed + len(survived)} mutants, {killed} killed, {len(survived)} survived; {known} equivalent")
     return 1 if survived else 0
 
 

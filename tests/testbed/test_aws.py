@@ -220,7 +220,7 @@ def test_a_queue_whose_policy_does_not_admit_the_rule_gets_nothing(aws: StrictAw
     aws.emit(aws.state_change("i-00000001", "terminated"))
     assert bodies(aws, url) == []
     assert [failure for _, _, failure in aws.undelivered] == [
-        "the queue's policy does not let EventBridge send for this rule"
+        "the queue's policy does not allow EventBridge to send for this rule"
     ]
 
 
@@ -718,7 +718,7 @@ def test_an_unknown_condition_operator_is_no_silent_pass(aws: StrictAws) -> None
     credentials = user(aws, allow("ec2:*", IpAddress={"aws:PrincipalArn": "10.0.0.0/8"}))
     with pytest.raises(ClientError) as error:
         aws.client("ec2", credentials).describe_instances()
-    assert message(error) == "the testbed's IAM does not know the condition operator IpAddress"
+    assert message(error) == "the testbed's IAM does not support the condition operator IpAddress"
 
 
 # ---------------------------------------------------------------- calls and faults

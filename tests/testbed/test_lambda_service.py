@@ -316,7 +316,7 @@ def test_a_rule_may_invoke_the_function_directly(service: LambdaService) -> None
     events.put_targets(Rule="direct", Targets=[{"Id": "f", "Arn": function_arn}])
     event = aws.state_change("i-00000001", "terminated")
     aws.emit(event)
-    assert aws.undelivered[0][2] == "the function's policy does not let EventBridge invoke it for this rule"
+    assert aws.undelivered[0][2] == "the function's policy does not allow EventBridge to invoke it for this rule"
     client.add_permission(
         FunctionName="f",
         StatementId="rule",
