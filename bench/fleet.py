@@ -124,8 +124,8 @@ class Servers:
     def fleet(self, number: int) -> list[Dead]:
         """Creates terminated instances with DNS records, Chef node and client, and Consul node, session and lock.
 
-        The inventory has recorded them. A single instance also has a dead Consul agent. Larger fleets have only Consul
-        nodes, as if gossip had forgotten their agents.
+        The inventory has recorded them. A single instance also has a dead Consul agent. Larger fleets have only
+        Consul nodes, as if gossip had forgotten their agents.
         """
         instances = self.launch(number)
         fill(self.zone_id, (_record(f"{i.tags['Name']}.{ZONE}", "A", i.private_ips[0]) for i in instances))
