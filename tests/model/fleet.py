@@ -262,7 +262,7 @@ class Fleet:
         self.emit("running", body)
 
     def elastic_ip(self, body: Body, act: str) -> None:
-        """Associates a free or new Elastic IP (``associate``), keeps one allocated (``drop``) or frees it (``release``)."""
+        """Changes an Elastic IP: ``associate`` it, ``drop`` it but keep it allocated, or ``release`` it."""
         elastic, allocated = self.ledger.elastic, self.world.ec2s[body.place].allocated
         for address in list(allocated):
             for other in [b for b in self.ledger.living() if b.public == address]:
