@@ -81,9 +81,7 @@ def test_a_token_that_may_read_the_path_alone_suffices(openbao: OpenBao, referen
     }
 
 
-def test_engine_version_is_probed_without_permission_to_query_it(
-    openbao: OpenBao, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_engine_version_is_probed_if_it_cannot_be_queried(openbao: OpenBao, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vault, "_detect", lambda *_: None)
     assert read(openbao, OLD) == {"consul_token": openbao.values["consul_token"]}
     assert read(openbao, TOKEN) == {"consul_token": openbao.values["consul_token"]}
