@@ -1,15 +1,15 @@
-# Two commands do everything: `make demo` and `make test`. `make help` lists the rest.
+# The two main commands are `make demo` and `make test`. `make help` lists all of them.
 .DEFAULT_GOAL := help
 SHELL := /bin/sh
 VENV := .venv
 BIN := $(VENV)/bin
 
 .PHONY: help
-help: ## This list
+help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 .PHONY: venv
-venv: $(VENV)/.made ## The development environment, in .venv (DEV_PYTHON=3.11 makes it of that version)
+venv: $(VENV)/.made ## Create the development environment in .venv (DEV_PYTHON=3.11 selects a version)
 
 $(VENV)/.made: requirements/dev.txt scripts/find-python
 	@python=$$(scripts/find-python $(DEV_PYTHON)) && echo "virtual environment: $$python" && rm -rf $(VENV) && "$$python" -m venv $(VENV)
@@ -17,18 +17,18 @@ $(VENV)/.made: requirements/dev.txt scripts/find-python
 	@touch $@
 
 .PHONY: lock
-lock: ## Write the lock files again from the *.in files
+lock: ## Update the lock files from the *.in files
 	@scripts/lock
 
 .cache/demo-venv/.made: requirements/demo.txt scripts/demo-venv scripts/find-python
 	@scripts/demo-venv
 
 .PHONY: demo
-demo: .cache/demo-venv/.made ## The main job on this machine, end to end (KEEP=1 leaves it running)
+demo: .cache/demo-venv/.made ## Run the module end to end on this machine (KEEP=1 leaves it running)
 	@.cache/demo-venv/bin/python -m demo $(if $(KEEP),--keep)
 
 .PHONY: demo-stop
-demo-stop: ## End what `make demo KEEP=1` left running
+demo-stop: ## Stop the demo that `make demo KEEP=1` started
 	@if [ -e .cache/demo-venv/.made ]; then .cache/demo-venv/bin/python -m demo --stop; else echo "No demo is running."; fi
 
 .PHONY: terminal-pictures
@@ -36,48 +36,48 @@ terminal-pictures: .cache/demo-venv/.made ## Draw docs/pictures/demo.svg and sho
 	@.cache/demo-venv/bin/python -m demo --pictures docs/pictures
 
 .PHONY: test
-test: venv ## Every test, on real servers
+test: venv ## Run all tests, against real servers
 	@scripts/test
 
 .PHONY: fault-matrix
-fault-matrix: venv ## Every fault of every system on the deployed function; writes docs/fault-matrix.md
+fault-matrix: venv ## Run the fault injection tests and write docs/fault-matrix.md
 	@FAULT_MATRIX=docs/fault-matrix.md $(BIN)/python -m pytest --quiet tests/deployed/faults
 
 .PHONY: dashboard-picture
-dashboard-picture: venv ## Draw docs/pictures/dashboard.svg from the dashboard's own JSON, with example numbers
+dashboard-picture: venv ## Draw docs/pictures/dashboard.svg from the dashboard's JSON, with example numbers
 	@TERRAFORM_MIRROR=$$($(BIN)/python -c 'from testbed.tools import terraform_mirror as m; print(m() or "")') scripts/draw-dashboard
 
 .PHONY: bench
-bench: venv ## What the function costs: requests, drains, many places, the sweep, a cold start
+bench: venv ## Run the benchmarks: requests, queue drains, organizations, sweeps, cold starts
 	@PYTHONPATH=lambda/src:. $(BIN)/python -m bench
 
 .PHONY: mutants
-mutants: venv ## Which changes of a part that decides no test notices (PART=route53/plan)
+mutants: venv ## Run mutation tests on the decision code (PART=route53/plan selects a file)
 	@PYTHONPATH=lambda/src:. $(BIN)/python -B scripts/mutants.py $(PART)
 
 .PHONY: model
-model: venv ## A longer run of the model-based test (HISTORIES=20000)
+model: venv ## Run the model-based test for longer (HISTORIES=20000)
 	@MODEL_HISTORIES=$(or $(HISTORIES),20000) $(BIN)/python -m pytest tests/model/test_histories.py
 
 .PHONY: exhaustive
-exhaustive: venv ## Every small world of each step, from longer lists (12 million worlds, 9 minutes)
+exhaustive: venv ## Check every step against all small worlds (12 million worlds, 9 minutes)
 	@EXHAUSTIVE=all $(BIN)/python -m pytest tests/exhaustive
 
 .PHONY: docs-check
-docs-check: venv ## Links, quoted commands and tables of the documents
+docs-check: venv ## Check the links, commands and tables in the documentation
 	@$(BIN)/python -m pytest --quiet tests/unit/test_docs.py tests/unit/test_readme.py tests/unit/test_conventions.py
 
 .PHONY: coverage
-coverage: venv ## Which decisions of the function the tests take (unit, conformance, model)
+coverage: venv ## Report branch coverage of the function (unit, conformance and model tests)
 	@mkdir -p .cache/coverage && $(BIN)/coverage erase
 	@$(BIN)/coverage run -m pytest --numprocesses 3 --dist loadfile tests/unit tests/conformance tests/model
 	@$(BIN)/coverage combine --quiet && $(BIN)/coverage report
 
 .PHONY: check
-check: venv format-check lint types security test ## The one gate: format, lint, types, security scan, tests
+check: venv format-check lint types security test ## Run every check: format, lint, types, security scan, tests
 
 .PHONY: format
-format: venv ## Put the code into form
+format: venv ## Format the Python and Terraform code
 	@$(BIN)/ruff format --quiet .
 	@terraform fmt -recursive
 
@@ -99,7 +99,7 @@ types: venv
 security: venv .cache/scan/.made
 	@$(BIN)/bandit --quiet --recursive --severity-level medium lambda cli
 	@scripts/scan-terraform
-	@$(BIN)/python scripts/audit # AUDIT_STRICT=1 where PyPI itself is reached
+	@$(BIN)/python scripts/audit # set AUDIT_STRICT=1 where PyPI is reachable
 
 .cache/scan/.made: requirements/scan.txt
 	@python=$$(scripts/find-python) && rm -rf .cache/scan && "$$python" -m venv .cache/scan
@@ -108,5 +108,5 @@ security: venv .cache/scan/.made
 
 .PHONY: package
 package: ## Build a deployment package: make package SPEC=package.json
-	@test -n "$(SPEC)" || { echo "Say which specification: make package SPEC=package.json" >&2; exit 2; }
+	@test -n "$(SPEC)" || { echo "SPEC is required: make package SPEC=package.json" >&2; exit 2; }
 	@python=$$(scripts/find-python) && "$$python" lambda/build --spec "$(SPEC)"

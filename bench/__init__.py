@@ -1,1 +1,1 @@
-"""Measures what the function costs: `make bench`. The tables go to the screen and into docs/benchmarks.md."""
+"""Benchmarks: `make bench` prints the tables of docs/benchmarks.md."""

@@ -1,7 +1,6 @@
-"""What the function costs, in tables: ``make bench``, or ``python -m bench TABLE...`` for some of them.
+"""Prints the benchmark tables: ``make bench``, or ``python -m bench TABLE...`` for selected tables.
 
-Counts and ratios, which are the same on every machine; seconds are simulated. docs/benchmarks.md says how each table
-is measured.
+Counts and ratios are the same on every machine. Seconds are simulated. docs/benchmarks.md describes the methods.
 """
 
 from __future__ import annotations
@@ -42,14 +41,14 @@ print(time.process_time(), *peak or [0])
 
 
 def count_calls(servers: Servers, number: int) -> dict[str, int]:
-    """The requests of a burst in one batch on a cold function. Raises RuntimeError if something is left."""
+    """Requests for one batch of terminations on a cold function. Raises RuntimeError if the cleanup is incomplete."""
     servers.reset()
     dead = servers.fleet(number)
     servers.reset_calls()
     answer = servers.handle(batch(one.event for one in dead)).answer
     calls, left = servers.calls, servers.left(dead)
     if left or answer != {"batchItemFailures": []}:
-        raise RuntimeError(f"the burst of {number} was not cleaned up: {answer}, {left}")
+        raise RuntimeError(f"the cleanup of {number} terminations is incomplete: {answer}, {left}")
     return calls
 
 
@@ -57,10 +56,10 @@ def calls(console: Console, servers: Servers) -> None:
     sizes = (1, 10, 100, 1000)
     counted = {number: count_calls(servers, number) for number in sizes}
     for per_number in counted.values():
-        per_number["AWS in all"] = sum(per_number[name] for name in ("DynamoDB", "EC2", "Route 53"))
-    names = ("DynamoDB", "EC2", "Route 53", "AWS in all", "Chef", "Consul")
+        per_number["AWS total"] = sum(per_number[name] for name in ("DynamoDB", "EC2", "Route 53"))
+    names = ("DynamoDB", "EC2", "Route 53", "AWS total", "Chef", "Consul")
     rows = ([name, *(f"{counted[n][name]:,} ({counted[n][name] / n:.2f})" for n in sizes)] for name in names)
-    show(console, "Requests in all (per termination)", ["system", *(f"{n:,} at once" for n in sizes)], rows)
+    show(console, "Total requests (per termination)", ["system", *(f"{n:,} at once" for n in sizes)], rows)
 
 
 def drains(console: Console, _: Servers) -> None:
@@ -78,7 +77,7 @@ def drains(console: Console, _: Servers) -> None:
         yield row("10,000 in 600 s", 10_000, 100, over=600.0)
 
     columns = ["terminations", "others", "requests", "refused", "retried", "left", "seconds"]
-    show(console, "Drain against Route 53's own limit (simulated)", columns, rows())
+    show(console, "Queue drain at Route 53's rate limit (simulated)", columns, rows())
 
 
 def places(console: Console, _: Servers) -> None:
@@ -90,11 +89,11 @@ def places(console: Console, _: Servers) -> None:
                 yield [f"{number}", f"{served}", f"{sum(asked)}", each, f"{seconds:.1f}"]
 
     columns = ["terminations", "places", "EC2 calls", "in each place", "seconds"]
-    show(console, "EC2 calls of a batch in an organization (simulated)", columns, rows())
+    show(console, "EC2 calls per batch in an organization (simulated)", columns, rows())
     [empty] = run(EMPTY)
     starts = {served: run(CLIENTS, f"{served}", *REGIONS) for served in (1, 10, 100, 200)}
     ratios = ([f"{served}", f"{cpu / empty:.1f}", f"{peak:.0f}"] for served, (cpu, peak) in starts.items())
-    show(console, "EC2 clients of a cold function", ["places", "CPU time, ratio", "MB"], ratios)
+    show(console, "EC2 clients in a cold function", ["places", "CPU time ratio", "MB"], ratios)
 
 
 def sweeps(console: Console, _: Servers) -> None:
@@ -105,7 +104,7 @@ def sweeps(console: Console, _: Servers) -> None:
             yield [f"{number:,}", f"{lost}", *map(str, by_service), f"{seconds:.2f}"]
 
     columns = ["instances", "lost events", "EC2", "DynamoDB", "SQS", "seconds at 20 ms a call"]
-    show(console, "Requests of a sweep (simulated)", columns, rows())
+    show(console, "Requests per sweep (simulated)", columns, rows())
 
 
 def cold_start(console: Console, servers: Servers) -> None:
@@ -124,11 +123,11 @@ def cold_start(console: Console, servers: Servers) -> None:
         "this function, after its first termination": min(whole),
     }
     rows = ([what, f"{least / min(empty):.1f}"] for what, least in seconds.items())
-    show(console, "CPU time of a cold start with all steps", ["what", "ratio"], rows)
+    show(console, "CPU time of a cold start with all steps", ["function", "ratio"], rows)
 
 
 def run(program: str, *arguments: str) -> list[float]:
-    """The numbers that a Python program prints: its CPU seconds, and others."""
+    """Runs a Python program and returns the numbers that it prints, CPU seconds first."""
     environ = {"PATH": os.environ["PATH"], "PYTHONPATH": str(SOURCES), "AWS_DEFAULT_REGION": "us-east-1"}
     command = [sys.executable, "-c", program, *arguments]
     done = subprocess.run(command, env=environ, capture_output=True, text=True, check=True)
@@ -136,7 +135,7 @@ def run(program: str, *arguments: str) -> list[float]:
 
 
 def build(directory: Path) -> Path:
-    """The package with all steps, as Terraform builds it, unpacked."""
+    """Builds the package with all steps, as Terraform does, and unpacks it."""
     spec = {
         "name": TOOL,
         "runtime": f"python{sys.version_info.major}.{sys.version_info.minor}",
@@ -152,7 +151,7 @@ def build(directory: Path) -> Path:
 
 
 def show(console: Console, title: str, columns: list[str], rows: Iterable[list[str]]) -> None:
-    """Prints a table in Markdown, ready for docs/benchmarks.md."""
+    """Prints a table in Markdown, for docs/benchmarks.md."""
     table = Table(title=title, title_justify="left", box=box.MARKDOWN)
     for column in columns:
         table.add_column(column, justify="left" if column == columns[0] else "right", no_wrap=True)
@@ -171,9 +170,9 @@ TABLES: dict[str, Callable[[Console, Servers], None]] = {
 
 
 def main(names: list[str]) -> None:
-    """Prints the tables with these names; all if there are none."""
+    """Prints the named tables, or all tables without names."""
     if unknown := set(names) - set(TABLES):
-        sys.exit(f"there is no table {', '.join(sorted(unknown))}: the tables are {', '.join(TABLES)}")
+        sys.exit(f"unknown table {', '.join(sorted(unknown))}; the tables are {', '.join(TABLES)}")
     console = Console()
     with ExitStack() as stack:
         servers = Servers(Path(stack.enter_context(tempfile.TemporaryDirectory())))

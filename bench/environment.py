@@ -1,6 +1,6 @@
-"""A cold start of the function: a process of its own, which handles one event.
+"""Runs the function cold: a new process handles one event.
 
-Run as a program it is that process. The secrets come from the parent instead of the sealed bundle.
+The process runs this file as a program. It gets the secrets from its parent instead of the sealed bundle.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ SOURCES = Path(__file__).resolve().parent.parent / "lambda" / "src"
 
 @dataclass(frozen=True)
 class Handled:
-    """The answer, and the CPU seconds of the process: until it was ready for the event, and until the answer."""
+    """The answer, and the process's CPU seconds until it was ready for the event and until it answered."""
 
     answer: Any
     ready: float
@@ -30,11 +30,11 @@ class Handled:
 def handle(
     event: Any, config: Mapping[str, Any], secrets: Mapping[str, str], aws: Mapping[str, str], code: Path = SOURCES
 ) -> Handled:
-    """Lets a cold function handle an event.
+    """Handles an event with a cold function.
 
     Args:
         aws: boto3's environment variables.
-        code: what the function is imported from: the sources, or a package.
+        code: the directory to import the function from: the sources or an unpacked package.
 
     Raises:
         RuntimeError: the function failed.
@@ -58,16 +58,16 @@ def handle(
     )
     if done.returncode:
         raise RuntimeError(f"the function failed: {done.stdout[-1000:]}{done.stderr[-2000:]}")
-    return Handled(**json.loads(done.stdout.splitlines()[-1]))  # after what the function logged
+    return Handled(**json.loads(done.stdout.splitlines()[-1]))  # the last line; the function's log comes before it
 
 
 def main() -> None:
-    """The process itself."""
-    from ec2_decommission import application as made  # noqa: PLC0415  # in the process only
+    """Runs in the new process."""
+    from ec2_decommission import application as made  # noqa: PLC0415  # only in the new process
     from ec2_decommission.clients import aws  # noqa: PLC0415
     from ec2_decommission.deadline import Deadline  # noqa: PLC0415
 
-    aws.READ_TIMEOUT_SECONDS = 60  # moto takes long for a transaction of a hundred items
+    aws.READ_TIMEOUT_SECONDS = 60  # moto is slow with a transaction of 100 items
     secrets = json.loads(os.environ["BENCH_SECRETS"])
     vars(made)["SecretBundle"] = lambda *_, **__: secrets
     application = made.make_application()

@@ -1,4 +1,4 @@
-"""Instances that leave traces on real servers, and the function between them."""
+"""Instances with objects on real servers, and the function that removes them."""
 
 from __future__ import annotations
 
@@ -57,16 +57,16 @@ class Dead:
 
 
 class Servers:
-    """AWS, Chef and Consul, the latter two behind proxies that count; each fleet gets an empty AWS account."""
+    """AWS, Chef and Consul. Proxies count the requests to Chef and Consul."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._stack = ExitStack()
         self.index = ChefIndex()
         key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-        # A Chef server makes a client's key by itself, which takes it longer than all else here.
+        # One key for all clients: a Chef server is slow at creating keys.
         self._public_key = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
-        self._random = random.Random(1)  # noqa: S311  # the same names at every run
+        self._random = random.Random(1)  # noqa: S311  # the same names in every run
 
     def __enter__(self) -> Self:
         self.aws = self._stack.enter_context(StrictAws())
@@ -88,7 +88,7 @@ class Servers:
         self._stack.close()
 
     def reset(self, *, other_records: int = 100) -> None:
-        """An empty account with an inventory and two zones, each with so many records of others."""
+        """Resets AWS to an empty account with an inventory and two zones, each with other instances' records."""
         self.aws.reset()
         self.zone_id, self.reverse_zone_id = self._zone(ZONE), self._zone(REVERSE_ZONE)
         make_inventory_table(self.aws.client("dynamodb"), TABLE)
@@ -99,7 +99,7 @@ class Servers:
         self._point(zip((f"10.0.{a // 256}.{a % 256}" for a in addresses), names, strict=True))
 
     def config(self, **more: Any) -> dict[str, Any]:
-        """The function's configuration: all three steps."""
+        """The function's configuration, with all three steps."""
         return {
             "name": TOOL,
             "account_id": self.aws.account,
@@ -118,14 +118,14 @@ class Servers:
         }
 
     def handle(self, event: Any, config: Mapping[str, Any] | None = None, code: Path = SOURCES) -> Handled:
-        """Lets a cold function handle an event."""
+        """Handles an event with a cold function."""
         return environment.handle(event, config or self.config(), self._secrets, self.aws.environ(), code)
 
     def fleet(self, number: int) -> list[Dead]:
-        """Terminated instances with A and PTR record, Chef node and client, Consul node, session and lock each.
+        """Creates terminated instances with DNS records, Chef node and client, and Consul node, session and lock.
 
-        They were recorded in the inventory. One alone has a Consul agent, which has died; of many there is only the
-        node, as if gossip had forgotten their agents.
+        The inventory has recorded them. A single instance also has a dead Consul agent. Larger fleets have only
+        Consul nodes, as if gossip had forgotten their agents.
         """
         instances = self.launch(number)
         fill(self.zone_id, (_record(f"{i.tags['Name']}.{ZONE}", "A", i.private_ips[0]) for i in instances))
@@ -143,7 +143,7 @@ class Servers:
         ]
 
     def launch(self, number: int) -> list[Instance]:
-        """Instances that have run for a day and are recorded as EC2 shows them. The account must have no others."""
+        """Launches instances in an empty account, a day ago, and records them in the inventory."""
         client, backend = self.aws.client("ec2"), ec2_backends[self.aws.account][self.aws.region]
         kind = {"ImageId": "ami-12c6146b", "InstanceType": "t3.micro", "SubnetId": self.aws.subnet_id}
         for some in chunks(range(number), 500):
@@ -162,7 +162,7 @@ class Servers:
             self.aws.client("ec2").terminate_instances(InstanceIds=some)
 
     def left(self, dead: Iterable[Dead]) -> list[str]:
-        """Everything of these instances that is still there, except Consul's nodes, which the function leaves."""
+        """Remaining objects of these instances, except Consul nodes, which the function leaves."""
         names = {one.name for one in dead}
         held = [name for name in self.chef.nodes() if name in names]
         held += [f"client {name}" for name in self.chef.clients() if name in names]
@@ -178,14 +178,14 @@ class Servers:
         return held
 
     def reset_calls(self) -> None:
-        """Counts from zero."""
+        """Resets the request counts."""
         self.aws.reset_calls()
         self.chef_door.seen.clear()
         self.consul_door.seen.clear()
 
     @property
     def calls(self) -> dict[str, int]:
-        """The requests since then, by system."""
+        """Requests since the last reset, by system."""
         services = {"dynamodb": "DynamoDB", "ec2": "EC2", "route53": "Route 53", "sqs": "SQS"}
         counts = dict.fromkeys(services.values(), 0)
         for call, number in self.aws.calls.items():
@@ -193,11 +193,11 @@ class Servers:
         return {**counts, "Chef": len(self.chef_door.seen), "Consul": len(self.consul_door.seen)}
 
     def _name(self) -> str:
-        # Spread over the zone, which is the worst case: names in a row are listed together.
+        # The worst case is names that are spread over the zone: adjacent names are listed together.
         return f"{self._random.getrandbits(48):012x}"
 
     def _point(self, names_by_address: Iterable[tuple[str, str]]) -> None:
-        """Makes PTR records."""
+        """Creates PTR records."""
         records = (_record(_pointer(address), "PTR", f"{name}.{ZONE}.") for address, name in names_by_address)
         fill(self.reverse_zone_id, records)
 
@@ -215,7 +215,7 @@ class Servers:
         self.index.nodes[name] = {"ec2": ec2, "ipaddress": address}
 
     def _run_agent(self, instance: Instance) -> None:
-        """A node with an agent of its own, which has died."""
+        """Registers a node whose own agent has died."""
         name = instance.tags["Name"]
         agent = self.consul.add_agent(name, meta={"instance_id": instance.instance_id})
         session = self.consul.create_session(name)
@@ -239,7 +239,7 @@ class Servers:
 
 
 def batch(events: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """The SQS event with these events. A message's id is ``m-`` and the instance's id."""
+    """An SQS event with these events. A message id is ``m-`` and the instance id."""
     bodies = {event["detail"]["instance-id"]: json.dumps(event) for event in events}
     return {
         "Records": [

@@ -1,7 +1,7 @@
-"""The function in simulated time: a drain against Route 53's own limit, and questions to many places.
+"""Runs the function in simulated time: queue drains at Route 53's rate limit, and calls to many places.
 
-The function is the real one, with its Route 53 client, governor and zone cache. The systems are the tests' fakes.
-Only AWS calls and waiting take time: computing, Chef and Consul take none.
+The function, its Route 53 client, governor and zone cache are real. The systems are the tests' fakes. Only AWS calls
+and waits take simulated time. Computation, Chef and Consul take none.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from ec2_decommission.steps.base import Step
 
 CALL_SECONDS = 0.05  # an AWS call
-# The module's defaults: queue.max_concurrency, queue.batch_window_seconds, function.timeout, the share of
-# route53.max_requests_per_second that an environment gets, and queue.retry_delay_seconds.
+# The module's defaults: queue.max_concurrency, queue.batch_window_seconds, function.timeout, one environment's share
+# of route53.max_requests_per_second, and queue.retry_delay_seconds.
 ENVIRONMENTS, WINDOW_SECONDS, TIMEOUT_SECONDS, REQUESTS_PER_SECOND, RETRY_SECONDS = 2, 5.0, 120.0, 2.5, 60.0
 CHEF = ChefSettings("https://chef.example", "decommission", Template("{tag:Name}"))
 CONSUL = ConsulSettings("http://consul.example:8500", lock_prefixes=("locks/",))
@@ -46,8 +46,8 @@ class Simulated(World):
     """The function as the module deploys it by default.
 
     Args:
-        others: record sets in each zone that belong to nobody of the dead.
-        more: as ``World`` has them; without ``chef`` and ``consul`` there is the Route 53 step only.
+        others: other instances' record sets in each zone.
+        more: arguments of ``World``. Without ``chef`` and ``consul``, only the Route 53 step runs.
 
     Attributes:
         refused: requests that Route 53 throttled.
@@ -57,7 +57,7 @@ class Simulated(World):
         self.clock = Clock()
         self.refused = 0
         self._limit = RateLimit(*ROUTE53_RATE, now=lambda: self.clock.now)
-        self._random = random.Random(1)  # noqa: S311  # the same names at every run
+        self._random = random.Random(1)  # noqa: S311  # the same names in every run
         super().__init__(together=self.clock.together, **more)
         self.clock.passed = self._clock_passed
         for n in range(others):
@@ -66,7 +66,7 @@ class Simulated(World):
         self._others = len(self.zones.everything())
 
     def dead(self, number: int) -> list[str]:
-        """Instances that have ended, spread over the places, with what each step removes. They were recorded."""
+        """Creates recorded, terminated instances in all places, with objects for each step to remove."""
         ids = []
         for n, place in zip(range(number), cycle(self.ec2s)):
             ec2, name, address = self.ec2s[place], self._name(), f"10.{n // 62_500}.{n // 250 % 250}.{n % 250}"
@@ -84,7 +84,7 @@ class Simulated(World):
         return ids
 
     def count(self, seconds: float = CALL_SECONDS) -> Counter[str]:
-        """From now on, the requests by service or place. Each takes so many seconds."""
+        """Starts counting requests by service and place. Each request takes this many seconds."""
         calls = Counter[str]()
 
         def called(name: str) -> None:
@@ -99,13 +99,13 @@ class Simulated(World):
 
     @property
     def left(self) -> int:
-        """How much of the dead is still there: record sets, Chef nodes and clients, Consul sessions."""
+        """The number of terminated instances' remaining record sets, Chef nodes and clients, and Consul sessions."""
         left = len(self.zones.everything()) - self._others
         left += len(self.chef.node_objects) + len(self.chef.client_names) if self.chef else 0
         return left + (len(self.consul.session_ids()) if self.consul else 0)
 
     def environment(self) -> Callable[[Sequence[tuple[float, str]]], set[str]]:
-        """A cold execution environment: takes terminations (when, and which) and returns the ids that failed."""
+        """A cold execution environment. Takes terminations (time and id) and returns the ids that failed."""
         application = self.cold_start()
 
         def handle(ended: Sequence[tuple[float, str]]) -> set[str]:
@@ -118,7 +118,7 @@ class Simulated(World):
         return handle
 
     def _steps(self) -> list[StepFactory]:
-        """The Route 53 step as the application makes it, once for each environment; the others as they are."""
+        """The steps of one environment, with its own Route 53 client and caches, as the application creates them."""
         settings, client = self.config.route53 or Route53Settings((), ()), self._client()
         governor = Governor(REQUESTS_PER_SECOND, now=self._seconds, sleep=self.clock.sleep)
         zones, kept = BotoZones(lambda _: client, lambda _: governor), list[KeptPage]()
@@ -143,12 +143,12 @@ class Simulated(World):
         self.time = datetime.fromtimestamp(self.clock.now, UTC)
 
     def _name(self) -> str:
-        return f"{self._random.getrandbits(48):012x}"  # spread over the zone, which is the worst case
+        return f"{self._random.getrandbits(48):012x}"  # the worst case: names that are spread over the zone
 
 
 @dataclass(frozen=True)
 class Drained:
-    """A drain: Route 53 requests, refused ones included; record sets left; messages returned; simulated seconds."""
+    """The result of a drain. ``requests`` includes throttled Route 53 requests. ``seconds`` are simulated."""
 
     requests: int
     refused: int
@@ -158,12 +158,12 @@ class Drained:
 
 
 def drain(number: int, *, size: int = 1000, over: float = 0.0, others: int = 100) -> Drained:
-    """Terminates instances and lets the queue's event source deliver them until the queue is empty.
+    """Terminates instances, and delivers their messages until the queue is empty.
 
     Args:
-        size: messages in a batch, at most.
-        over: seconds over which the instances end.
-        others: record sets of others in each zone.
+        size: maximum batch size.
+        over: seconds over which the terminations are spread.
+        others: other instances' record sets in each zone.
     """
     world = Simulated(others=others)
     clock, begin = world.clock, world.clock.now
@@ -190,13 +190,13 @@ def drain(number: int, *, size: int = 1000, over: float = 0.0, others: int = 100
 
 
 def ask_places(places: int, number: int) -> tuple[list[int], float]:
-    """All three steps for one batch of terminations, spread over the places.
+    """Runs all three steps on one batch of terminations, spread over the places.
 
     Returns:
         The EC2 calls in each place, and the simulated seconds.
 
     Raises:
-        RuntimeError: something of the dead is left.
+        RuntimeError: the cleanup is incomplete.
     """
     members = [Place(f"{200 + n // 4}000000000", REGIONS[n % 4]) for n in range(places - 1)]
     world = Simulated(places=members, chef=CHEF, consul=CONSUL)
@@ -209,11 +209,14 @@ def ask_places(places: int, number: int) -> tuple[list[int], float]:
 
 
 def sweep(number: int, lost: int, seconds: float) -> tuple[Counter[str], float]:
-    """The requests of a sweep by service, and how long it takes if each takes ``seconds``.
+    """The requests of a sweep by service, and its duration if each request takes ``seconds``.
 
     Args:
-        number: instances in EC2, recorded as they are.
-        lost: how many have ended without an event. Raises RuntimeError if the sweep does not find exactly these.
+        number: recorded instances in EC2.
+        lost: number of instances whose termination event was lost.
+
+    Raises:
+        RuntimeError: the sweep did not find exactly the lost terminations.
     """
     world = Simulated(others=0, sweep=SweepSettings())
     ids = [world.launch(f"web-{n}", f"10.0.{n // 250}.{n % 250}", records=False) for n in range(number)]

@@ -1,4 +1,4 @@
-"""The main job on this machine, end to end: see `make demo`."""
+"""Runs the module end to end on this machine: `make demo`."""
 
 from __future__ import annotations
 
@@ -24,9 +24,11 @@ STOP_LIMIT_SECONDS = 30
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="make demo", description=__doc__)
-    parser.add_argument("--keep", action="store_true", help="leave everything running, and say how to look around")
-    parser.add_argument("--stop", action="store_true", help="end what --keep left running")
-    parser.add_argument("--pictures", type=Path, metavar="DIRECTORY", help="write pictures of the terminal there")
+    parser.add_argument("--keep", action="store_true", help="leave the servers running, and print commands to try")
+    parser.add_argument("--stop", action="store_true", help="stop a demo started with --keep")
+    parser.add_argument(
+        "--pictures", type=Path, metavar="DIRECTORY", help="write pictures of the terminal to this directory"
+    )
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.stop:
@@ -37,29 +39,27 @@ def main() -> int:
 
 
 def run(*, serve: bool, pictures: Path | None = None) -> int:
-    """Runs the demo in this process; with `serve`, until SIGTERM."""
+    """Runs the demo in this process, with `serve` until SIGTERM."""
     signal.signal(signal.SIGINT, _interrupted)
     signal.signal(signal.SIGTERM, _interrupted)
     try:
         return _run(serve=serve, pictures=pictures)
     except KeyboardInterrupt:
-        print("The demo has ended; none of its processes is left.", flush=True)
+        print("The demo has stopped. None of its processes are running.", flush=True)
         return 130
 
 
 def _interrupted(*_: int | FrameType | None) -> None:
-    # Ctrl-C and SIGTERM do the same: the servers are stopped on the way out, which a second one is not to interrupt.
+    # Ctrl-C and SIGTERM both stop the servers on exit. A second signal must not interrupt that.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    os.write(
-        sys.stdout.fileno(), b"\nThe demo is ending; it stops its servers.\n"
-    )  # print could be interrupted itself
+    os.write(sys.stdout.fileno(), b"\nStopping the demo and its servers.\n")  # print is not safe in a signal handler
     raise KeyboardInterrupt
 
 
 def _run(*, serve: bool, pictures: Path | None) -> int:
-    print("The demo starts.", flush=True)
-    # Imported here: moto takes a second, and --stop does not need it.
+    print("Starting the demo.", flush=True)
+    # Imported here, because moto takes a second to import and --stop does not need it.
     from rich.console import Console  # noqa: PLC0415
     from rich.markup import escape  # noqa: PLC0415
 
@@ -79,22 +79,22 @@ def _run(*, serve: bool, pictures: Path | None) -> int:
         console.print(f"Logs are in {RUN_DIRECTORY.relative_to(ROOT)}/.")
         return 1
     if left := [pid for pid in _children(os.getpid()) if _is_alive(pid)]:
-        console.print(f"[bold red]The demo left processes running:[/] {', '.join(map(str, left))}")
+        console.print(f"[bold red]Processes are still running:[/] {', '.join(map(str, left))}")
         return 1
-    console.print("The servers have ended; no process is left.")
+    console.print("The servers have stopped. No processes are running.")
     return 0
 
 
 def keep() -> int:
-    """Starts the demo in a process of its own, shows what it prints, and leaves it when the acts are over."""
+    """Starts the demo in a background process, and shows its output until the acts are over."""
     if _running() is not None:
-        print("The demo is running already; `make demo-stop` ends it.")
+        print("The demo is already running. To stop it, run `make demo-stop`.")
         return 1
     RUN_DIRECTORY.mkdir(parents=True, exist_ok=True)
     READY_FILE.unlink(missing_ok=True)
     environment = {**os.environ, "COLUMNS": str(shutil.get_terminal_size((80, 24)).columns)}
     if sys.stdout.isatty():
-        environment["FORCE_COLOR"] = "1"  # its output is a file, which the terminal gets to see
+        environment["FORCE_COLOR"] = "1"  # its output goes through a file to the terminal
     with LOG_FILE.open("wb") as log:
         command = [sys.executable, "-m", "demo", "--serve"]
         process = subprocess.Popen(
@@ -128,14 +128,14 @@ def _shown(process: subprocess.Popen[bytes]) -> int:
                 return 0
             if time.monotonic() > end:
                 log_file = LOG_FILE.relative_to(ROOT)
-                print(f"The demo is not ready after {START_LIMIT_SECONDS} s; its log is {log_file}.")
+                print(f"The demo is not ready after {START_LIMIT_SECONDS} s. Log: {log_file}")
                 stop()
                 return 1
             time.sleep(0.2)
 
 
 def stop() -> int:
-    """Ends the demo that `--keep` left, and checks that none of its processes is left."""
+    """Stops a demo started with `--keep`, and checks that none of its processes are running."""
     pid = _running()
     if pid is None:
         print("No demo is running.")
@@ -150,19 +150,19 @@ def stop() -> int:
     for file in (PID_FILE, READY_FILE, SECRETS_FILE):
         file.unlink(missing_ok=True)
     if left:
-        print(f"The demo did not end within {STOP_LIMIT_SECONDS} s; {len(left)} of its processes were killed.")
+        print(f"The demo did not stop within {STOP_LIMIT_SECONDS} s. Killed {len(left)} of its processes.")
         return 1
-    print(f"The demo has ended: none of its {len(started)} processes is left.")
+    print(f"The demo and its {len(started)} processes have stopped.")
     return 0
 
 
 def _running() -> int | None:
-    """The process id of a demo that was kept; None if it has ended."""
+    """The process id of a demo started with `--keep`; None if it has ended."""
     try:
         pid = int(PID_FILE.read_text())
     except (OSError, ValueError):
         return None
-    # The number may be another process's now.
+    # The process id may have been reused.
     return pid if "demo --serve" in _ps("-o", "args=", "-p", str(pid)) else None
 
 
@@ -172,7 +172,7 @@ def _children(pid: int) -> list[int]:
 
 
 def _is_alive(pid: int) -> bool:
-    """Whether the process runs; a zombie does not."""
+    """Whether the process is running. A zombie is not."""
     state = _ps("-o", "stat=", "-p", str(pid)).strip()
     return bool(state) and not state.startswith("Z")
 

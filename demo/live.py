@@ -1,4 +1,4 @@
-"""What makes a kept demo live: state changes become events, and the queue is polled."""
+"""Keeps a demo live: turns state changes into events, and polls the queue."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ States = dict[tuple[str, str], str]  # by account and instance id
 
 
 def states(world: World) -> States:
-    """The state of every instance of both accounts, as DescribeInstances returns it."""
+    """The state of every instance in both accounts, from DescribeInstances."""
     aws = world.platform.aws
     found: States = {}
     for account in (aws.account, MEMBER_ACCOUNT):
@@ -27,11 +27,11 @@ def states(world: World) -> States:
 
 
 def run(world: World, say: Callable[[str], None], handled: Callable[[Batch], None]) -> None:
-    """Watches and polls until the process is told to end.
+    """Watches and polls until SIGTERM.
 
     Args:
-        say: gets a line for each instance that starts or is terminated.
-        handled: gets each batch that the function handled.
+        say: receives a line for each instance that starts or is terminated.
+        handled: receives each batch that the function handled.
     """
     platform = world.platform
     known = states(world)

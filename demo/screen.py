@@ -1,4 +1,4 @@
-"""What the demo prints: acts, lines with the seconds since the start, and reports. Fits 80 columns."""
+"""The demo's output: acts, progress lines with elapsed seconds, and reports. Fits 80 columns."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from rich.terminal_theme import MONOKAI
 from rich.text import Text
 
 MAX_WIDTH = 100
-INDENT = " " * 10  # the width of a line's seconds
+INDENT = " " * 10  # the width of the elapsed seconds
 _COLORS = {"done": "green", "clean": "green", "skipped": "yellow", "failed": "red"}
 
 
 class Screen:
-    """Prints to a rich console; lines may come from several threads."""
+    """Prints to a rich console. Safe to use from several threads."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -27,7 +27,7 @@ class Screen:
 
     @property
     def seconds(self) -> float:
-        """Since the start."""
+        """Seconds since the start."""
         return time.monotonic() - self._began
 
     @property
@@ -36,20 +36,20 @@ class Screen:
         return min(self.console.width, MAX_WIDTH)
 
     def act(self, title: str) -> None:
-        """Begins an act."""
+        """Prints the title of an act."""
         self.console.print()
         for line in textwrap.wrap(title, self.width):
             self.console.print(Text(line, "bold"))
 
     def step(self, text: str, style: str = "") -> None:
-        """One line of progress."""
+        """Prints a line of progress."""
         self._paragraph(text, INDENT, f"{self.seconds:6.1f} s  ", style)
 
     def report(self, report: Mapping[str, Any], details: Collection[str] | None = None) -> None:
-        """A report of the function: how each step ended, with its actions, proofs and reason.
+        """Prints the function's report: the status of each step, with its actions, proofs and reason.
 
         Args:
-            details: the steps whose details are shown; None shows them all.
+            details: the steps to show in detail; None shows all.
         """
         for step in report["steps"]:
             line = Text.assemble(f"{INDENT}{step['step']} ", (step["status"], _COLORS[step["status"]]))
@@ -63,15 +63,15 @@ class Screen:
                 self._paragraph(step["reason"], f"{INDENT}  ", style=_COLORS[step["status"]])
 
     def output(self, text: str) -> None:
-        """What a command printed, as it is."""
+        """Prints a command's output unchanged."""
         self.console.print(Text(text.rstrip()), soft_wrap=True)
 
     def command(self, text: str) -> None:
-        """A command line to paste."""
+        """Prints a command line to copy."""
         self.console.print(Text(text, "cyan"), soft_wrap=True)
 
     def picture(self, path: Path, title: str) -> None:
-        """Writes what a recording console printed as an SVG that loads nothing from elsewhere."""
+        """Writes a recording console's output as a self-contained SVG."""
         svg = self.console.export_svg(title=title, theme=MONOKAI, clear=False, unique_id="terminal")
         path.write_text(re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.DOTALL) + "\n")
 

@@ -1,4 +1,4 @@
-"""The demo's acts, in their order. Each checks what it shows."""
+"""The demo's acts, in order. Each act checks its results."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ STEPS = ("route53", "chef", "consul")
 
 
 class DemoError(Exception):
-    """The demo did not show what it is there to show."""
+    """An act did not have the expected result."""
 
 
 def tell(screen: Screen, run_directory: Path, ready: Callable[[], None] | None, pictures: Path | None = None) -> None:
-    """Tells the whole story.
+    """Runs all acts.
 
     Args:
-        ready: called when the acts are over, to keep everything running; None ends the demo there.
-        pictures: a directory for pictures of the terminal. Needs a screen that records.
+        ready: called after the last act, to keep everything running. None stops the demo there.
+        pictures: a directory for pictures of the terminal. Requires a recording screen.
 
     Raises:
-        DemoError, ServerError, TerraformError, ToolMissing: with what went wrong.
+        DemoError, ServerError, TerraformError, ToolMissing: the demo failed.
     """
-    screen.act("Servers on this machine, and the module applied to them")
+    screen.act("Setup: start the servers and apply the module")
     with deployed(run_directory, screen.step) as world:
         story = Story(screen, world)
-        story.sweep("The first sweep records the instances that run already")
+        story.sweep("The first sweep records the running instances")
         story.termination()
         story.replacement()
         story.chef_is_down()
@@ -71,9 +71,9 @@ class Story:
     # ------------------------------------------------------------ acts
 
     def termination(self) -> None:
-        """1: what a terminated instance left is removed, and nothing else."""
+        """1: only the terminated instance's objects are removed."""
         dead = self.fleet["web-1"]
-        self.screen.act(f"1. {dead.name} is terminated: what it left is removed")
+        self.screen.act(f"1. {dead.name} is terminated, and everything it left behind is removed")
         before = self.before_the_end_of_web_1 = self.platform.traces()
         self._show(before, dead.name)
         self.platform.kill(dead)
@@ -81,57 +81,55 @@ class Story:
         self._only_removed(before, dead.name)
 
     def replacement(self) -> None:
-        """2: a replacement that took over every name is left alone."""
+        """2: a replacement that took over every name keeps them all."""
         dead = self.fleet["web-2"]
-        self.screen.act("2. web-2 was replaced: same name, DNS name, Chef node and address")
+        self.screen.act("2. web-2 is replaced by an instance with the same names and address")
         heir = self.platform.replace(dead)
-        self.screen.step(f"{dead.id} is gone, {heir.id} has taken over all of it; now the event arrives")
+        self.screen.step(f"{heir.id} has replaced {dead.id}; now the termination event arrives")
         before = self.platform.traces()
         self.platform.aws.emit(self.platform.aws.state_change(dead.id, "terminated"))
         report = self._deliver(dead.id)
         self._expect(report, *["skipped"] * 3)
         if not all(heir.id in step["reason"] for step in report["steps"] if step["step"] != "consul"):
-            raise DemoError(f"not every reason names {heir.id}, the replacement")
+            raise DemoError(f"a reason does not name the replacement, {heir.id}")
         self._nothing_changed(before)
 
     def chef_is_down(self) -> None:
-        """3: a message waits for a system that is down, and then finishes."""
+        """3: a message is retried while a system is down, and succeeds when it is back."""
         dead = self.fleet["db-1"]
-        self.screen.act("3. Chef is down while db-1 is terminated: the message waits, then finishes")
+        self.screen.act("3. Chef is down when db-1 is terminated: the message is retried until it is up")
         before = self.platform.traces()
         self.chef.refuses()
         self.platform.kill(dead)
         self._expect(self._deliver(dead.id, ["chef"]), "done", "failed", "done")
         [message] = self.platform.poller.messages(NAME)
-        self.screen.step(
-            f"the other steps are done; the message is back in the queue for {message['visible_in_seconds']:.0f} s"
-        )
+        self.screen.step(f"the other steps are done; the message is retried in {message['visible_in_seconds']:.0f} s")
         self.chef.passes()
         self.platform.poller.skip_delays(NAME)
-        self.screen.step("Chef is up again, and the demo moves the clock on")
+        self.screen.step("Chef is back up; the demo skips the delay")
         self._expect(self._deliver(dead.id, ["chef"]), *["done"] * 3)
         self._only_removed(before, dead.name)
 
     def dry_run(self) -> None:
         """4: a dry run shows the removals with their proofs, and changes nothing."""
         dead = self.fleet["cache-1"]
-        self.screen.act("4. cache-1 is terminated, and its event is lost. The operator looks: a dry run")
+        self.screen.act("4. cache-1 is terminated, but its event is lost. The operator does a dry run")
         self.platform.kill(dead, emit=False)
         before = self.platform.traces()
         self._command("decommission", dead.id, "--dry-run")
         self._nothing_changed(before)
 
     def lost_event(self) -> None:
-        """5: the sweep finds a termination whose event was lost."""
+        """5: the sweep finds the missed termination."""
         dead = self.fleet["cache-1"]
         self.platform.aws.forget(dead.id)
         before = self.platform.traces()
-        self.sweep("5. An hour later EC2 has forgotten cache-1. The hourly sweep finds what was lost", dead.id)
+        self.sweep("5. An hour later, EC2 no longer lists cache-1. The hourly sweep cleans it up", dead.id)
         self._only_removed(before, dead.name)
 
     def member_account(self) -> None:
-        """6: an instance of a member account, whose event comes through the members' bus."""
-        self.screen.act(f"6. An instance of the member account {MEMBER_ACCOUNT}")
+        """6: the event of a member account's instance arrives through the members' event bus."""
+        self.screen.act(f"6. An instance in member account {MEMBER_ACCOUNT} is terminated")
         aws, name = self.platform.aws, "batch-1"
         member: LaunchedInstance = aws.launch(name, "10.0.9.9", account=MEMBER_ACCOUNT)
         self.platform.change_record("CREATE", self.platform.zone_id, f"{name}.{ZONE}", "A", member.private_ip)
@@ -145,9 +143,9 @@ class Story:
         self._only_removed(before, name)
 
     def restore(self) -> None:
-        """7: what was removed comes back from the audit."""
+        """7: removed objects are restored from the audit."""
         dead = self.fleet["web-1"]
-        self.screen.act("7. web-1 is wanted back: the audit has every object that was removed")
+        self.screen.act("7. The operator restores the removed objects of web-1 from the audit")
         self._command("restore", dead.id, "--yes")
         things = {trace.thing for trace in self.platform.traces() if trace.owner == dead.name}
         wanted = {
@@ -160,13 +158,13 @@ class Story:
         self._show(self.platform.traces(), dead.name)
 
     def operator_looks(self) -> None:
-        """What the operator's command says of an instance that was cleaned, and of its living replacement."""
+        """Runs `show` on a cleaned-up instance and on a live replacement."""
         self._command("show", self.fleet["db-1"].id)
         self.screen.console.print()
         self._command("show", self.fleet["web-2"].id)
 
     def sweep(self, title: str, instance_id: str | None = None) -> None:
-        """The schedule is due; with an instance, it is to be found and cleaned."""
+        """Runs the scheduled sweep. With an instance, expects the sweep to find it and clean it up."""
         self.screen.act(title)
         self.platform.aws.fire_schedule(f"{NAME}-sweep")
         if instance_id is None:
@@ -180,7 +178,7 @@ class Story:
     # ------------------------------------------------------------ parts of acts
 
     def _deliver(self, instance_id: str, details: Sequence[str] | None = None) -> dict[str, Any]:
-        """Lambda's poller hands out the queue's messages; shows the last report of the instance, and returns it."""
+        """Delivers the queue's messages. Shows and returns the last report of the instance."""
         batches = self.platform.poller.drain()
         self._sweeps(batches)
         reports = reports_of(batches, instance_id)
@@ -190,14 +188,14 @@ class Story:
         return reports[-1]
 
     def _sweeps(self, batches: Sequence[Batch]) -> None:
-        """What the log says of sweeps."""
+        """Shows the sweeps' log lines."""
         for batch in batches:
             for line in batch.invocation.json_logs():
                 if str(line.get("message")).startswith("sweep:"):
                     self.screen.step(f"{line['message']} in {line['account_id']}/{line['region']}")
 
     def _command(self, *arguments: str) -> None:
-        """Runs the operator's command, and shows it as it is typed."""
+        """Runs the operator's command, and shows the command line and its output."""
         self.screen.command(f"  $ {' '.join(CLI)} \\\n      {' '.join(arguments)}")
         ran = subprocess.run(
             [sys.executable, *CLI[1:], *arguments],
@@ -211,10 +209,10 @@ class Story:
         )
         self.screen.output(ran.stdout)
         if ran.returncode != 0:
-            raise DemoError(f"the command ended with status {ran.returncode}")
+            raise DemoError(f"the command exited with status {ran.returncode}")
 
     def _show(self, traces: list[Trace], owner: str) -> None:
-        """What an instance has in the three systems."""
+        """Shows an instance's objects in the three systems."""
         own = [trace for trace in traces if trace.owner == owner]
         for system in dict.fromkeys(trace.system for trace in own):
             things = ", ".join(trace.thing for trace in own if trace.system == system)
@@ -226,26 +224,24 @@ class Story:
             raise DemoError(f"expected {', '.join(statuses)}, found {found}")
 
     def _only_removed(self, before: list[Trace], owner: str) -> None:
-        """Nothing of the owner's is left, but for the lock's key, and nobody else's things have changed."""
+        """Checks that the owner has only its lock's key left, and that other owners' objects are unchanged."""
         after = self.platform.traces()
         others = [trace for trace in before if trace.owner != owner]
         if others != [trace for trace in after if trace.owner != owner]:
-            raise DemoError(f"something changed that is not {owner}'s")
+            raise DemoError(f"objects that do not belong to {owner} have changed")
         left = [trace.thing for trace in after if trace.owner == owner and not trace.thing.endswith(" free")]
         if left:
-            raise DemoError(f"still there of {owner}: {', '.join(left)}")
-        self.screen.step(
-            f"checked: nothing of {owner} is left; {len(others)} things of others are unchanged", "green"
-        )
+            raise DemoError(f"not removed: {', '.join(left)}")
+        self.screen.step(f"checked: {owner} is cleaned up; {len(others)} other objects are unchanged", "green")
 
     def _nothing_changed(self, before: list[Trace]) -> None:
         if self.platform.traces() != before:
-            raise DemoError("something was changed")
-        self.screen.step(f"checked: nothing was changed; all {len(before)} things are as they were", "green")
+            raise DemoError("objects have changed")
+        self.screen.step(f"checked: all {len(before)} objects are unchanged", "green")
 
 
 def reports_of(batches: Sequence[Batch], instance_id: str | None = None) -> list[dict[str, Any]]:
-    """The reports in the logs, of one instance or of all."""
+    """The reports in the logs, for one instance or for all."""
     reports = [line["report"] for batch in batches for line in batch.invocation.json_logs() if "report" in line]
     return [report for report in reports if instance_id in (None, report.get("instance_id"))]
 
@@ -254,7 +250,7 @@ def reports_of(batches: Sequence[Batch], instance_id: str | None = None) -> list
 
 
 def keep(screen: Screen, world: World, run_directory: Path, ready: Callable[[], None]) -> None:
-    """Prints what can be done, and keeps everything live until the process is told to end."""
+    """Prints commands to try, and keeps everything live until SIGTERM."""
     platform = world.platform
     exports = run_directory / "environment.sh"
     variables = {
@@ -269,7 +265,7 @@ def keep(screen: Screen, world: World, run_directory: Path, ready: Callable[[], 
     exports.write_text("".join(f'export {name}="{value}"\n' for name, value in variables.items()))
     living, dead = platform.fleet["web-3"].id, platform.fleet["db-1"].id
     cli = " ".join(CLI)
-    screen.act("Everything keeps running. In another terminal, from this directory:")
+    screen.act("The demo keeps running. Try these commands in another terminal, in this directory:")
     screen.command(
         f"""
   . {exports.relative_to(ROOT)}
@@ -289,7 +285,7 @@ def keep(screen: Screen, world: World, run_directory: Path, ready: Callable[[], 
       $CONSUL_HTTP_ADDR/v1/catalog/nodes
 """,
     )
-    screen.step("`make demo-stop` ends it")
+    screen.step("to stop the demo, run `make demo-stop`")
     ready()
 
     def handled(batch: Batch) -> None:

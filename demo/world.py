@@ -1,4 +1,4 @@
-"""What the demo runs on: the servers, the fleet, and the module deployed for two accounts."""
+"""The demo's servers and fleet, and the module deployed for two accounts."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ MEMBER_ACCOUNT = "222222222222"
 BUCKET = "demo-audit"
 FLEET = ("web-1", "web-2", "web-3", "db-1", "cache-1")
 LAMBDA_ARCHITECTURES = {"x86_64": "x86_64", "AMD64": "x86_64", "aarch64": "arm64", "arm64": "arm64"}
-_PROGRESS_SECONDS = 10  # between two lines that say how far Terraform is
+_PROGRESS_SECONDS = 10  # between two lines of Terraform's progress
 
 Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class World:
-    """Everything that runs. Chef is reached through a proxy, so that it can be down."""
+    """The running systems. A proxy in front of Chef simulates an outage."""
 
     platform: Platform
     chef: FaultProxy
@@ -43,12 +43,12 @@ class World:
 
 @contextmanager
 def deployed(run_directory: Path, progress: Progress) -> Iterator[World]:
-    """Starts the servers, applies the module, and launches the fleet meanwhile; ends all of it afterwards."""
-    for part in ("chef", "consul", "lambda", "terraform", "vault"):  # of an earlier run
+    """Starts the servers, applies the module and launches the fleet. Stops everything on exit."""
+    for part in ("chef", "consul", "lambda", "terraform", "vault"):  # from an earlier run
         shutil.rmtree(run_directory / part, ignore_errors=True)
-    progress("Consul, Chef and Vault start (the first time, they are fetched)")
+    progress("starting Consul, Chef and Vault (the first run downloads them)")
     with Platform(run_directory, progress) as platform, FaultProxy(platform.chef.url) as chef:
-        # The audit reads a node's services before the node is removed, and a restore writes them.
+        # The audit reads a node's services before the node is removed. A restore writes them.
         rules = f'{CONSUL_RULES}\nservice_prefix "" {{ policy = "write" }}\n'
         platform.consul.change_token(platform.consul_token, rules)
         _prepare_accounts(platform.aws)
@@ -68,11 +68,11 @@ def deployed(run_directory: Path, progress: Progress) -> Iterator[World]:
 
 def _launch(platform: Platform, name: str, progress: Progress) -> None:
     member = platform.launch(name)
-    progress(f"{name} runs: {member.id}, {member.instance.private_ip}")
+    progress(f"launched {name}: {member.id}, {member.instance.private_ip}")
 
 
 def _prepare_accounts(aws: StrictAws) -> None:
-    """The bucket for the audit, and the role by which Terraform reaches the member account."""
+    """Creates the bucket for the audit, and the role that Terraform assumes in the member account."""
     location = {"LocationConstraint": aws.region}
     aws.client("s3").create_bucket(Bucket=BUCKET, CreateBucketConfiguration=location)
     iam = aws.client("iam", aws.admin_of(MEMBER_ACCOUNT))
@@ -102,24 +102,24 @@ def _stack(platform: Platform, version: str, chef_url: str, directory: Path, pro
 
 
 def _runtime(version: str, progress: Progress) -> None:
-    """Lambda's Python with its packages, which are installed the first time."""
+    """Prepares Lambda's Python. The first run installs its packages."""
     runtime_python(version)
     progress(f"Lambda's Python {version} is ready")
 
 
 def _python_version() -> str:
-    """The newest Python of Lambda that this machine has."""
+    """The newest of Lambda's Python versions on this machine."""
     for version in ("3.13", "3.12", "3.11"):
         try:
             python_for(version)
         except ToolMissing:
             continue
         return version
-    raise ToolMissing("no Python 3.11, 3.12 or 3.13 to run the function on: install one of them")
+    raise ToolMissing("running the function requires Python 3.11, 3.12 or 3.13: install one of them")
 
 
 def _terraform(progress: Progress) -> Progress:
-    """Of all that Terraform prints: what the build does, a count of resources now and then, and the result."""
+    """Filters Terraform's output: the build's lines, a resource count at intervals, and the result."""
     created, last = 0, time.monotonic()
 
     def told(line: str) -> None:

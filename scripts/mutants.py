@@ -1,9 +1,9 @@
-"""Breaks each guard of the plan functions, one at a time, and runs the tests that must notice. `make mutants`.
+"""Mutation tests for the decision code: `make mutants`.
 
-A mutant is one change of one expression: a condition that never holds or always does, an operand of `and` or `or`
-left out, `and` for `or`, a comparison turned round, a filter of a comprehension dropped. Each runs in a fork of this
-process, which has imported everything. A mutant that survives is a guard that no test needs, or one that makes no
-difference; the latter are listed in tests/mutants/equivalent.txt, each with its reason.
+A mutant changes one expression: it forces a condition to true or false, drops an operand of `and` or `or`, swaps
+`and` and `or`, inverts a comparison, or drops a comprehension's filter. The tests run on each mutant in a fork of
+this process, which has everything imported. A surviving mutant is a condition that no test covers, or an equivalent
+mutant. tests/mutants/equivalent.txt lists the equivalent mutants with reasons.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SOURCE = ROOT / "lambda" / "src"
 EQUIVALENT = ROOT / "tests" / "mutants" / "equivalent.txt"
 SECONDS = 60.0
 
-# Each file with guards, and the tests that must notice when one breaks: the fast ones first.
+# The files to mutate, and the tests that must kill the mutants, fastest first.
 SUITES: dict[str, tuple[str, ...]] = {
     "ec2_decommission/steps/route53/plan.py": ("tests/unit/test_route53_plan.py", "tests/exhaustive/test_route53.py"),
     "ec2_decommission/steps/route53/names.py": (
@@ -44,7 +44,7 @@ SUITES: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Mutant:
-    """One change: the file, the line, the expression before and after."""
+    """One changed expression in a file."""
 
     file: str
     line: int
@@ -78,7 +78,7 @@ def _unchanged(file: str) -> Mutant:
 
 
 def _changes(node: ast.AST) -> Iterator[tuple[str | tuple[str, int], ast.expr]]:
-    """The fields of a node to change, each with what takes their place."""
+    """The fields of a node that can change, with their replacements."""
     if isinstance(node, ast.If | ast.IfExp | ast.While) and not _is_type_checking(node.test):
         for value in (True, False):
             if not isinstance(node.test, ast.Constant):
@@ -136,7 +136,7 @@ def _put(node: ast.AST, field: str | tuple[str, int], value: ast.expr) -> None:
 
 
 def survives(mutant: Mutant, suites: tuple[str, ...]) -> bool:
-    """Whether all tests pass with the mutant. Runs in a fork, which ends with it."""
+    """Whether all tests pass with the mutant. Runs them in a fork."""
     child = os.fork()
     if child == 0:
         code = 1
@@ -152,11 +152,11 @@ def survives(mutant: Mutant, suites: tuple[str, ...]) -> bool:
         time.sleep(0.02)
     os.kill(child, 9)
     os.waitpid(child, 0)
-    return False  # it runs for ever: noticed
+    return False  # an endless loop counts as killed
 
 
 def _run(mutant: Mutant, suites: tuple[str, ...]) -> int:
-    import pytest  # noqa: PLC0415  # after the fork it is there already
+    import pytest  # noqa: PLC0415  # imported before the fork
 
     name = mutant.file.removesuffix(".py").replace("/", ".")
     module = sys.modules[name]
@@ -169,9 +169,9 @@ def _run(mutant: Mutant, suites: tuple[str, ...]) -> int:
 
 
 def _replace(module: ModuleType, tree: ast.Module) -> None:
-    """Runs the mutated source in the module, and gives its functions to everybody who imported the old ones."""
+    """Runs the mutated source in the module, and updates the modules that imported its functions."""
     old = dict(vars(module))
-    exec(compile(tree, str(module.__file__), "exec"), vars(module))  # noqa: S102  # that is what a mutant is
+    exec(compile(tree, str(module.__file__), "exec"), vars(module))  # noqa: S102
     for other in list(sys.modules.values()):
         if not getattr(other, "__name__", "").startswith("ec2_decommission") or other is module:
             continue
@@ -182,12 +182,12 @@ def _replace(module: ModuleType, tree: ast.Module) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("files", nargs="*", help="only these files, by a part of their path")
-    parser.add_argument("--list", action="store_true", help="list the mutants, run nothing")
+    parser.add_argument("files", nargs="*", help="mutate only the files whose path contains one of these")
+    parser.add_argument("--list", action="store_true", help="list the mutants without running tests")
     arguments = parser.parse_args()
     sys.path[:0] = [str(SOURCE), str(ROOT)]
     os.chdir(ROOT)
-    os.environ["EXHAUSTIVE"] = "sample"  # of the exhaustive worlds every so-manieth
+    os.environ["EXHAUSTIVE"] = "sample"  # only a sample of the exhaustive worlds
     chosen = {f: s for f, s in SUITES.items() if not arguments.files or any(part in f for part in arguments.files)}
     for file in chosen:
         __import__(file.removesuffix(".py").replace("/", "."))
@@ -199,7 +199,7 @@ def main() -> int:
     for file, suites in chosen.items():
         present = tuple(suite for suite in suites if (ROOT / suite).is_file())
         if not arguments.list and not survives(_unchanged(file), present):
-            print(f"{file}: its tests fail without a mutant", file=sys.stderr)
+            print(f"{file}: its tests fail on the unchanged code", file=sys.stderr)
             return 2
         for mutant in mutants(file):
             if arguments.list:
@@ -212,9 +212,7 @@ def main() -> int:
             else:
                 killed += 1
     if not arguments.list:
-        print(
-            f"{killed + len(survived)} mutants, {killed} killed, {len(survived)} survived; {known} make no difference"
-        )
+        print(f"{killed + len(survived)} mutants, {killed} killed, {len(survived)} survived; {known} equivalent")
     return 1 if survived else 0
 
 

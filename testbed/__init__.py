@@ -1,1 +1,1 @@
-"""Real servers and a strict AWS on loopback, for the tests, the demo and the benchmark."""
+"""Real servers and a strict AWS on loopback, for the tests, the demo and the benchmarks."""

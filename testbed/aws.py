@@ -1,7 +1,7 @@
-"""AWS on loopback, made as strict as AWS where moto is too kind.
+"""AWS on loopback: moto, made as strict as AWS.
 
-`StrictAws` runs moto's server in this process, with IAM enforced on every call, EC2 instances that lose what AWS
-takes from them, Route 53's exact deletes, EventBridge's own delivery, counters of calls, and faults on demand.
+`StrictAws` runs moto's server in this process. It enforces IAM on every call, drops the attributes of terminated EC2
+instances, requires exact deletes in Route 53, delivers EventBridge events, counts calls, and injects faults.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ _EVENTS_BUS = "default"
 
 @dataclass(frozen=True)
 class Credentials:
-    """An access key, with a token when it is a role's session."""
+    """An access key, with a session token for a role session."""
 
     access_key: str
     secret_key: str
@@ -71,7 +71,7 @@ class Credentials:
 
 @dataclass(frozen=True)
 class LaunchedInstance:
-    """What the instance was while it lived."""
+    """An instance's attributes before its termination."""
 
     id: str
     name: str
@@ -82,35 +82,35 @@ class LaunchedInstance:
 
 @dataclass(frozen=True)
 class Hang:
-    """A fault: no answer for so long, then the connection ends; the call has no effect."""
+    """A fault: the connection hangs and then closes. The call has no effect."""
 
     seconds: float
 
 
 @dataclass(frozen=True)
 class Drop:
-    """A fault: the connection ends without an answer. With `after`, the call has taken effect all the same."""
+    """A fault: the connection closes without an answer. With `after`, the call takes effect first."""
 
     after: bool = False
 
 
 def throttled(code: str = "Throttling") -> AwsError:
-    """The fault "too many requests", as most services say it (HTTP 400)."""
+    """The fault "too many requests", in the form of most services (HTTP 400)."""
     return AwsError(code, "Rate exceeded", 400)
 
 
 def unavailable(status: int = 503) -> AwsError:
-    """The fault "not now"."""
+    """The fault "service unavailable"."""
     return AwsError("ServiceUnavailable", "Service Unavailable", status)
 
 
 def garbage(status: int = 200) -> Answer:
-    """The fault of an answer that is not the service's: a proxy's page, half a document."""
+    """The fault of an answer that is not from the service, such as a proxy's error page."""
     return Answer(status, b"<html><body>\x00 not what you asked for", {"Content-Type": "text/html"})
 
 
 class Fault:
-    """A fault that is in force until `remove`, or the end of the `with` block."""
+    """A fault that stays active until `remove` or the end of the `with` block."""
 
     def __init__(self, hook: FaultHook, everyone: bool, owner: list[Fault]) -> None:
         self.hook = hook
@@ -131,7 +131,7 @@ class Fault:
 
 
 class RateLimit:
-    """A token bucket: `burst` calls at once, refilled at `rate` a second. `now` is its clock, in seconds."""
+    """A token bucket: up to `burst` calls at once, refilled at `rate` per second. `now` is its clock, in seconds."""
 
     def __init__(self, burst: int, rate: float, now: Callable[[], float] = time.monotonic) -> None:
         self.burst = burst
@@ -153,16 +153,16 @@ class RateLimit:
             return True
 
 
-# Route 53's limit of an account: https://docs.aws.amazon.com/Route53/latest/DeveloperGuide/DNSLimitations.html
+# Route 53's limit per account: https://docs.aws.amazon.com/Route53/latest/DeveloperGuide/DNSLimitations.html
 ROUTE53_RATE = (50, 10.0)
 
 
 class StrictAws:
-    """A strict AWS; one at a time in a process, for moto keeps its state in module variables.
+    """A strict AWS. Only one per process, because moto keeps its state in module variables.
 
-    `endpoint` and `credentials` are those of an administrator. `calls` counts "service:Operation", `calls_by` the
-    same by the caller's ARN, `history` holds the last calls. `undelivered` lists what EventBridge could not deliver:
-    (rule or schedule, target, why).
+    `credentials` belong to an administrator. `calls` counts "service:Operation", `calls_by` counts the same by the
+    caller's ARN, and `history` holds the latest calls. `undelivered` lists failed EventBridge deliveries as
+    (rule or schedule, target, reason).
     """
 
     _running = threading.Lock()
@@ -186,7 +186,7 @@ class StrictAws:
         self._server: BaseWSGIServer | None = None
         self._lock = threading.Lock()
         self._subnet_lock = threading.Lock()
-        # One session, for it keeps the services' models once it has read them.
+        # One session for all clients, because it caches the service models.
         self._session = boto3.session.Session()
         self._session_lock = threading.Lock()
 
@@ -194,10 +194,10 @@ class StrictAws:
 
     def start(self) -> Self:
         if not self._running.acquire(blocking=False):
-            raise RuntimeError("another StrictAws runs in this process; stop it first")
+            raise RuntimeError("another StrictAws is running in this process; stop it first")
         self._stack.callback(self._running.release)
         try:
-            # werkzeug says every request on stderr otherwise.
+            # Otherwise, werkzeug logs every request to stderr.
             logging.getLogger("werkzeug").setLevel(logging.ERROR)
             self._stack.enter_context(aws_patches.applied(self))
             application = _Application(self, DomainDispatcherApplication(create_backend_app))
@@ -217,7 +217,7 @@ class StrictAws:
         self._stack.close()
 
     def reset(self) -> None:
-        """An empty account again, with a new administrator."""
+        """Resets AWS to an empty account with a new administrator."""
         moto_api_backend.reset()
         self._faults.clear()
         self._subnets.clear()
@@ -246,7 +246,7 @@ class StrictAws:
     # ------------------------------------------------------------ clients
 
     def environ(self, credentials: Credentials | None = None) -> dict[str, str]:
-        """What boto3 and Terraform need in the environment to work here (by default as the administrator)."""
+        """Environment variables that point boto3 and Terraform here, by default as the administrator."""
         credentials = credentials or self.credentials
         variables = {
             "AWS_ENDPOINT_URL": self.endpoint,
@@ -268,9 +268,9 @@ class StrictAws:
         retries: int = 0,
         region: str | None = None,
     ) -> Any:
-        """A boto3 client, by default the administrator's; it does not retry unless told to."""
+        """A boto3 client, by default for the administrator and without retries."""
         credentials = credentials or self.credentials
-        with self._session_lock:  # making clients is not safe for threads, using them is
+        with self._session_lock:  # creating clients is not thread-safe; using them is
             return self._session.client(
                 service,  # type: ignore[call-overload]  # any service by its name
                 region_name=region or self.region,
@@ -284,9 +284,9 @@ class StrictAws:
     def role_credentials(
         self, role_arn: str, session_name: str, *, source_function_arn: str | None = None
     ) -> Credentials:
-        """A session of the role, as the service that the role trusts gets it.
+        """A session of the role, as the trusted service gets it.
 
-        `source_function_arn` marks the session as that of a Lambda function's own code.
+        `source_function_arn` marks the session as the code of that Lambda function.
         """
         session = sts_backends[role_arn.split(":")[4]]["aws"].assume_role(
             region_name=self.region,
@@ -300,7 +300,7 @@ class StrictAws:
         return Credentials(session.access_key_id, session.secret_access_key, session.session_token)
 
     def admin_of(self, account: str) -> Credentials:
-        """An administrator of another account, which begins to exist with it."""
+        """An administrator of another account. Creates the account on first use."""
         if account == self.account:
             return self.credentials
         if account not in self._admins:
@@ -323,11 +323,11 @@ class StrictAws:
         self.history.clear()
 
     def fault(self, hook: FaultHook, *, everyone: bool = False) -> Fault:
-        """From now on asks `hook(service, operation, params)` about every call but the administrator's.
+        """Calls `hook(service, operation, params)` for every call except the administrator's.
 
-        The hook returns None (go on), or returns or raises one of: `AwsError` (see also `throttled`,
-        `unavailable`), `Answer` (raw HTTP; see `garbage`), `Hang`, `Drop`. It may also do something, such as to
-        kill the function, and return None. With `everyone` the administrator's calls are asked about too.
+        The hook returns None to let the call through, or returns or raises a fault: `AwsError` (see also
+        `throttled`, `unavailable`), `Answer` (raw HTTP; see `garbage`), `Hang` or `Drop`. It may have side effects,
+        such as killing the function. With `everyone`, the hook also gets the administrator's calls.
         """
         fault = Fault(hook, everyone, self._faults)
         self._faults.append(fault)
@@ -337,7 +337,7 @@ class StrictAws:
         self._faults.clear()
 
     def limit_route53(self, burst: int | None = ROUTE53_RATE[0], rate: float | None = ROUTE53_RATE[1]) -> None:
-        """Throttles Route 53 for everybody but the administrator; None lifts the limit."""
+        """Throttles Route 53 for all callers except the administrator. None removes the limit."""
         self._limits.pop("route53", None)
         if burst is not None and rate is not None:
             self._limits["route53"] = RateLimit(burst, rate)
@@ -346,11 +346,11 @@ class StrictAws:
 
     @property
     def subnet_id(self) -> str:
-        """A subnet 10.0.0.0/16, in a VPC with DNS names; made when first asked for."""
+        """A 10.0.0.0/16 subnet in a VPC with DNS names, created on first use."""
         return self.subnet_in(self.account, self.region)
 
     def subnet_in(self, account: str, region: str) -> str:
-        """The same in another account or region: its range is the same too."""
+        """The same subnet, with the same range, in another account or region."""
         with self._subnet_lock:
             if (account, region) not in self._subnets:
                 ec2 = self.client("ec2", self.admin_of(account), region=region)
@@ -382,7 +382,7 @@ class StrictAws:
     ) -> LaunchedInstance:
         """Launches an instance (`name` is its Name tag) and emits its `pending` and `running` events.
 
-        `run_instances` goes to RunInstances as it is.
+        `run_instances` holds further parameters of RunInstances.
         """
         account, region = account or self.account, region or self.region
         all_tags = {**({"Name": name} if name is not None else {}), **(tags or {})}
@@ -414,7 +414,7 @@ class StrictAws:
     def terminate(
         self, instance_id: str, *, emit: bool = True, account: str | None = None, region: str | None = None
     ) -> dict[str, Any]:
-        """Terminates the instance, emits `shutting-down` and `terminated`, and gives the latter event."""
+        """Terminates the instance and emits `shutting-down` and `terminated`. Returns the `terminated` event."""
         ec2 = self.client("ec2", self.admin_of(account or self.account), region=region)
         ec2.terminate_instances(InstanceIds=[instance_id])
         event = self.state_change(instance_id, "terminated", account=account, region=region)
@@ -424,11 +424,11 @@ class StrictAws:
         return event
 
     def forget_tags(self, instance_id: str, *, account: str | None = None, region: str | None = None) -> None:
-        """As AWS does some time after the termination."""
+        """Drops the tags, as AWS does some time after the termination."""
         aws_patches.forget_instance_tags(account or self.account, region or self.region, instance_id)
 
     def forget(self, instance_id: str, *, account: str | None = None, region: str | None = None) -> None:
-        """As AWS does about an hour after the termination: the id becomes an error."""
+        """Drops the instance, as AWS does about an hour after the termination: its id becomes an error."""
         aws_patches.forget_instance(account or self.account, region or self.region, instance_id)
 
     # ------------------------------------------------------------ EventBridge
@@ -442,7 +442,7 @@ class StrictAws:
         account: str | None = None,
         region: str | None = None,
     ) -> dict[str, Any]:
-        """An `EC2 Instance State-change Notification`, as AWS writes it."""
+        """An `EC2 Instance State-change Notification` in AWS's format."""
         account, region = account or self.account, region or self.region
         return {
             "version": "0",
@@ -457,9 +457,9 @@ class StrictAws:
         }
 
     def emit(self, event: Mapping[str, Any]) -> list[str]:
-        """Puts a whole event (id and time included) on the default bus of its place, as an AWS service does.
+        """Puts a complete event (with id and time) on the default bus of its place, as an AWS service does.
 
-        The deployed rules' own patterns decide where it goes; gives the names of the rules that took it.
+        The patterns of the deployed rules decide where it goes. Returns the names of the matching rules.
         """
         taken = []
         for rule in self._rules(str(event.get("account", self.account)), str(event.get("region", self.region))):
@@ -470,7 +470,7 @@ class StrictAws:
         return taken
 
     def fire_schedule(self, name: str) -> None:
-        """Does what the deployed scheduled rule, or EventBridge Scheduler's schedule, of that name does when due."""
+        """Triggers the deployed scheduled rule, or the EventBridge Scheduler schedule, with that name."""
         for rule in self._rules(self.account, self.region):
             if rule.name == name and rule.scheduled_expression:
                 event = {
@@ -491,7 +491,7 @@ class StrictAws:
     # ------------------------------------------------------------ answering
 
     def answer(self, environ: Environ) -> Answer | Drop | Call | None:
-        """What to answer in moto's place; a `Call` when moto is to answer it, None for what is no API call."""
+        """The answer in place of moto's; the `Call` if moto must answer it; None if this is not an API call."""
         body = buffer_body(environ)
         path = str(environ.get("PATH_INFO", ""))
         if path.startswith(aws_patches.CODE_PATH):
@@ -537,27 +537,27 @@ class StrictAws:
             if isinstance(outcome, Answer | Drop):
                 return outcome
             if outcome is not None:
-                raise TypeError(f"a fault hook answered {outcome!r}")
+                raise TypeError(f"a fault hook returned {outcome!r}")
         return None
 
 
 class _RequestHandler(MotoRequestHandler):
-    # Header and body are two writes: with Nagle's algorithm the second waits 40 ms for an acknowledgement.
+    # Headers and body are two writes. With Nagle's algorithm, the second waits 40 ms for an acknowledgement.
     disable_nagle_algorithm = True
 
     def connection_dropped(self, error: BaseException, environ: Environ | None = None) -> None:  # noqa: ARG002
-        # Else the connection stays open for the next request, and the client waits for an answer.
+        # Otherwise, the connection stays open and the client waits for an answer.
         self.close_connection = True
 
 
 class _Application:
-    """The WSGI application: what the strict AWS does not answer goes on to moto."""
+    """The WSGI application. Passes requests that the strict AWS does not answer to moto."""
 
     def __init__(self, aws: StrictAws, moto: DomainDispatcherApplication) -> None:
         self._aws = aws
         self._moto = moto
-        # moto is not made for requests side by side: now and then one finds the state half changed, and fails
-        # after it has taken effect. An invocation calls back, so it cannot wait its turn.
+        # moto is not thread-safe: concurrent requests sometimes see half-changed state, and fail after they took
+        # effect. Invocations call back, so they cannot take the lock.
         self._one_at_a_time = threading.Lock()
 
     def __call__(self, environ: Environ, start_response: Any) -> Iterable[bytes]:
@@ -565,7 +565,7 @@ class _Application:
         if isinstance(decided, Drop):
             if decided.after:
                 b"".join(self._moto(environ, lambda *_: None))
-            # werkzeug takes it for a client that went away, and closes the connection without an answer.
+            # werkzeug treats this as a disconnected client, and closes the connection without an answer.
             raise ConnectionAbortedError
         if isinstance(decided, Answer):
             status = f"{decided.status} testbed"

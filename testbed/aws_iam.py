@@ -1,7 +1,7 @@
 """Decides whether a principal may make an API call, as IAM does: actions, resources and conditions.
 
-moto's own enforcement looks at neither resources nor conditions. An unknown condition operator is an error here, and
-an operation whose resource is not worked out below needs a statement with the resource `*`: nothing passes unseen.
+moto's enforcement ignores resources and conditions. Here, an unknown condition operator is an error, and an operation
+without a known resource needs a statement with the resource `*`, so no call passes unchecked.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from testbed.aws_route53 import normalized_name
 ACCOUNT = "123456789012"
 _PARTITION = "aws"
 
-# Where the IAM action is not named after the operation.
+# Operations whose IAM action has another name.
 _ACTIONS = {
     "lambda:Invoke": "lambda:InvokeFunction",
     "s3:ListObjectsV2": "s3:ListBucket",
@@ -40,7 +40,7 @@ Context = Mapping[str, list[str]]
 
 @dataclass(frozen=True)
 class Principal:
-    """Who makes a call: a user or a role's session."""
+    """The caller: a user or a role session."""
 
     arn: str
     policies: list[dict[str, Any]]
@@ -48,16 +48,16 @@ class Principal:
     role_arn: str | None = None
     account: str = ACCOUNT
     source_function_arn: str | None = None
-    """The Lambda function whose code holds the credentials, which AWS tells apart from what Lambda does for it."""
+    """The Lambda function whose code holds the credentials. AWS distinguishes its calls from Lambda's own calls."""
 
     @property
     def identities(self) -> set[str]:
-        """The ARNs by which a resource's policy may name it."""
+        """The ARNs that a resource policy may use for this principal."""
         return {self.arn, *([self.role_arn] if self.role_arn else [])}
 
 
 def principal_of(call: Call) -> Principal:
-    """The owner of the call's credentials; raises the AwsError that AWS answers unknown ones with."""
+    """The owner of the call's credentials. Raises AWS's error for unknown credentials."""
     for account in list(sts_backends):
         for role in sts_backends[account][_PARTITION].assumed_roles:
             if role.access_key_id == call.access_key:
@@ -72,7 +72,7 @@ def principal_of(call: Call) -> Principal:
 
 
 def role_principal(role_arn: str, session_name: str) -> Principal:
-    """A session of the role, without credentials: to ask what the role may do."""
+    """A session of the role without credentials, to evaluate the role's permissions."""
     account = role_arn.split(":")[4]
     role = iam_backends[account][_PARTITION].get_role_by_arn(role_arn)
     arn = f"arn:{_PARTITION}:sts::{account}:assumed-role/{role.name}/{session_name}"
@@ -80,8 +80,8 @@ def role_principal(role_arn: str, session_name: str) -> Principal:
 
 
 def authorize(principal: Principal, call: Call) -> None:
-    """Raises AWS's "access denied" for the call unless policies allow it for every resource that it touches."""
-    if call.name == "sts:GetCallerIdentity":  # AWS allows it always
+    """Raises AWS's "access denied" error unless policies allow the call for all its resources."""
+    if call.name == "sts:GetCallerIdentity":  # AWS always allows this call
         return
     context = _context(principal, call)
     for action, resource in _needed(call, principal.account):
@@ -93,7 +93,7 @@ def authorize(principal: Principal, call: Call) -> None:
 
 
 def denial(principal: Principal, action: str, resource: str, context: Context) -> str | None:
-    """Why IAM refuses the action on the resource; None when it is allowed."""
+    """The reason why IAM denies the action on the resource; None if it is allowed."""
     identity = _decision(principal.policies, action, resource, context)
     if identity == "Deny":
         return "with an explicit deny in an identity-based policy"
@@ -106,7 +106,7 @@ def denial(principal: Principal, action: str, resource: str, context: Context) -
     if principal.boundary is not None and _decision([principal.boundary], action, resource, context) != "Allow":
         return f"because no permissions boundary allows the {action} action"
     if action.startswith("kms:") and resource_policy is not None:
-        # A key's policy must let the principal in itself, or leave it to IAM by naming the account's root.
+        # A key policy must allow the principal itself, or delegate to IAM by naming the account's root.
         delegated = _decision([resource_policy], action, resource, context, principal=_ROOT) == "Allow"
         if by_resource != "Allow" and not delegated:
             return f"because no resource-based policy allows the {action} action"
@@ -116,10 +116,10 @@ def denial(principal: Principal, action: str, resource: str, context: Context) -
 
 
 def _trusts(role_arn: str, principal: Principal, context: Context) -> bool:
-    """Whether the role's trust policy lets the principal, or its whole account, assume the role."""
+    """Whether the role's trust policy allows the principal, or its whole account, to assume the role."""
     try:
         role = iam_backends[role_arn.split(":")[4]][_PARTITION].get_role_by_arn(role_arn)
-    except Exception:  # AWS says the same of a role that does not exist
+    except Exception:  # AWS gives the same answer for a role that does not exist
         return False
     trust = [json.loads(role.assume_role_policy_document)]
     root = Principal(f"arn:{_PARTITION}:iam::{principal.account}:root", [], account=principal.account)
@@ -129,14 +129,14 @@ def _trusts(role_arn: str, principal: Principal, context: Context) -> bool:
 
 
 def service_may(policy: dict[str, Any] | None, service: str, action: str, resource: str, context: Context) -> bool:
-    """Whether a resource's policy lets an AWS service, such as events.amazonaws.com, do the action."""
+    """Whether a resource policy allows the action for an AWS service, such as events.amazonaws.com."""
     return policy is not None and _decision([policy], action, resource, context, service=service) == "Allow"
 
 
 def account_may(
     policy: dict[str, Any] | None, principal: Principal, action: str, resource: str, context: Context
 ) -> bool:
-    """Whether a resource's policy lets a principal of another account, or all of its account, do the action."""
+    """Whether a resource policy allows the action for a principal of another account, or for that whole account."""
     root = Principal(f"arn:{_PARTITION}:iam::{principal.account}:root", [], account=principal.account)
     allowed = (
         {_decision([policy], action, resource, context, principal=one) for one in (principal, root)}
@@ -159,7 +159,7 @@ def _user(user: User) -> Principal:
 def _session(session: AssumedRole, call: Call) -> Principal:
     try:
         principal = role_principal(session.role_arn, session.session_name)
-    except Exception as error:  # the role was deleted meanwhile
+    except Exception as error:  # the role has been deleted
         raise _invalid_token(call) from error
     return replace(principal, source_function_arn=getattr(session, "source_function_arn", None))
 
@@ -204,7 +204,7 @@ def _decision(
     principal: Principal | None = None,
     service: str | None = None,
 ) -> str | None:
-    """ "Allow", "Deny" or None. With a principal or a service the statement must name it."""
+    """ "Allow", "Deny" or None. The statements must name the principal or the service, if one is given."""
     decision = None
     for policy in policies:
         for statement in _as_list(policy["Statement"]):
@@ -267,7 +267,7 @@ def _condition_holds(operator: str, key: str, expected: list[str], context: Cont
     if name == "Null":
         return (actual is None) == (expected[0].lower() == "true")
     if actual is None:
-        # A missing key: a negated condition holds, ForAllValues holds over nothing, all else fails.
+        # If the key is missing, negated conditions and ForAllValues hold. All other conditions fail.
         return if_exists or "Not" in name or quantifier == "ForAllValues"
     matches = [_compare(name, value, expected) for value in actual]
     return all(matches) if quantifier == "ForAllValues" or "Not" in name else any(matches)
@@ -284,7 +284,7 @@ def _compare(operator: str, value: str, expected: list[str]) -> bool:
     elif plain == "NumericEquals":
         found = float(value) in [float(item) for item in expected]
     else:
-        raise AwsError("NotImplemented", f"the testbed's IAM does not know the condition operator {operator}", 501)
+        raise AwsError("NotImplemented", f"the testbed's IAM does not support the condition operator {operator}", 501)
     return found != negated
 
 
@@ -300,7 +300,7 @@ def _as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
-# ---------------------------------------------------------------- what a call touches
+# ---------------------------------------------------------------- resources of a call
 
 
 def _arn(service: str, call: Call, account: str, name: str) -> str:
@@ -308,9 +308,9 @@ def _arn(service: str, call: Call, account: str, name: str) -> str:
 
 
 def _needed(call: Call, account: str) -> list[tuple[str, str]]:
-    """The actions and the ARNs that they need; `*` where AWS has no narrower one, or none is worked out here."""
+    """The required actions and their ARNs; `*` where AWS has no narrower ARN, or where none is known here."""
     if call.service == "dynamodb" and "TransactItems" in call.params:
-        # A transaction has no right of its own.
+        # A transaction has no IAM action of its own.
         return [
             (
                 f"dynamodb:{_TRANSACTION_ACTIONS.get(kind, kind + 'Item')}",
@@ -338,7 +338,7 @@ def _route53(call: Call, _account: str) -> Iterator[str]:
 def _dynamodb(call: Call, account: str) -> Iterator[str]:
     for table in sorted({*call.params.get("RequestItems", {}), call.params.get("TableName", "")} - {""}):
         arn = _table_arn(call, account, table)
-        # A query of an index needs the right on the index, not on the table.
+        # A query of an index needs permission on the index, not on the table.
         yield f"{arn}/index/{call.params['IndexName']}" if "IndexName" in call.params else arn
 
 
@@ -396,7 +396,7 @@ def _sns(call: Call, _account: str) -> Iterator[str]:
 
 
 def _cloudwatch(call: Call, account: str) -> Iterator[str]:
-    if call.operation == "DescribeAlarms":  # reads them all, whatever it is asked to show
+    if call.operation == "DescribeAlarms":  # always reads all alarms, whatever the filter
         yield _arn("cloudwatch", call, account, "alarm:*")
     for name in [*(call.params.get("AlarmNames") or []), call.params.get("AlarmName")]:
         if name and call.operation != "DescribeAlarms":
@@ -431,7 +431,7 @@ _RESOURCES = {
 
 
 def _context(principal: Principal, call: Call) -> Context:
-    """The condition keys of the call. The loopback is taken for TLS, or policies that demand TLS refuse all."""
+    """The condition keys of the call. Loopback counts as TLS, so that policies that require TLS allow calls."""
     context = {
         "aws:PrincipalArn": [principal.role_arn or principal.arn],
         "aws:PrincipalAccount": [principal.account],
@@ -474,7 +474,7 @@ def _access_denied(call: Call, principal: Principal, action: str, resource: str,
     where = "" if resource == "*" else f" on resource: {resource}"
     message = f"User: {principal.arn} is not authorized to perform: {action}{where} {reason}"
     if call.service == "sqs":
-        message = message.replace(action, action.lower())  # SQS's own habit
+        message = message.replace(action, action.lower())  # SQS writes actions in lower case
     if call.service == "ec2":
         return AwsError("UnauthorizedOperation", f"You are not authorized to perform this operation. {message}", 403)
     if call.service == "sqs" or call.protocol in ("query", "rest-xml"):

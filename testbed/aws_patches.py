@@ -1,4 +1,4 @@
-"""Where moto is kinder than AWS, or different: each patch says what AWS does."""
+"""Patches where moto is less strict than AWS, or different. Each patch documents AWS's behavior."""
 
 from __future__ import annotations
 
@@ -38,16 +38,16 @@ ORGANIZATION = "o-testbed"  # every account of the testbed belongs to it
 
 
 class Invoker(Protocol):
-    """Runs a deployed function; `lambda_service` supplies one."""
+    """Runs a deployed function. `lambda_service` implements it."""
 
     def __call__(
         self, function: LambdaFunction, payload: bytes, *, asynchronous: bool, log_tail: bool
     ) -> tuple[bytes, dict[str, str]]:
-        """Gives the answer's body and its headers."""
+        """Returns the body and the headers of the answer."""
 
 
 class Patched(Protocol):
-    """What the patches need of the strict AWS that they belong to."""
+    """The part of `StrictAws` that the patches use."""
 
     endpoint: str
     invoker: Invoker | None
@@ -56,7 +56,7 @@ class Patched(Protocol):
 
 @contextmanager
 def applied(aws: Patched) -> Iterator[None]:
-    """moto is strict inside the block."""
+    """Makes moto strict inside the block."""
     with ExitStack() as stack:
         for owner, name, replacement in (*_ec2(), *_sqs(), *_events(aws), *_lambda(aws), *_route53(), *_dynamodb()):
             stack.enter_context(patch.object(owner, name, replacement))
@@ -70,7 +70,7 @@ def _dynamodb() -> Iterator[Patch]:
     transact = DynamoDBBackend.transact_write_items
 
     def strict_transact(self: DynamoDBBackend, transact_items: list[dict[str, Any]]) -> None:
-        # moto copies the whole table for each item of a transaction, to restore it; once is enough.
+        # moto copies the whole table for each item of a transaction, for the rollback. One copy is enough.
         copies: dict[int, Any] = {}
 
         def copy_once(table: Any, memo: dict[int, Any]) -> Any:
@@ -94,9 +94,9 @@ def _route53() -> Iterator[Patch]:
 
 
 class TerminatedInstance(Instance):
-    """What AWS still shows of a terminated instance: id, type, times, reason and (for a while) tags.
+    """A terminated instance as AWS shows it: id, type, times, reason and, for a while, tags.
 
-    The private address, DNS names, VPC, subnet, interfaces and volumes are gone.
+    It has no private address, DNS names, VPC, subnet, interfaces and volumes.
     """
 
     private_ip = None
@@ -119,7 +119,7 @@ def _ec2() -> Iterator[Patch]:
     def strict_terminate(self: Instance) -> Any:
         previous = terminate(self)
         for interface in list(self.nics.values()):
-            # AWS deletes the interfaces that were made with the instance, and detaches the others. moto keeps all.
+            # AWS deletes the interfaces that were created with the instance, and detaches the others. moto keeps all.
             if interface.id in self.ec2_backend.enis and (
                 interface.delete_on_termination or interface.description == "Primary network interface"
             ):
@@ -129,14 +129,14 @@ def _ec2() -> Iterator[Patch]:
             interface.status = "available"
         self.nics = {}
         self.security_groups = []
-        self.__class__ = TerminatedInstance  # type: ignore[type-abstract]  # moto's own classes are abstract too
+        self.__class__ = TerminatedInstance  # type: ignore[type-abstract]  # moto's classes are abstract too
         return previous
 
     def strict_filter_value(self: NetworkInterface, filter_name: str, method_name: str | None = None) -> Any:
-        # AWS matches every address of an interface, the secondary ones too.
+        # AWS matches every address of an interface, including secondary ones.
         if filter_name == "addresses.private-ip-address":
             return [address["PrivateIpAddress"] for address in self.private_ip_addresses]
-        # moto has neither of these, and fails with an answer that no client can read.
+        # moto supports neither of these filters, and returns an answer that no client can parse.
         if filter_name == "addresses.association.public-ip":
             return [self.public_ip] if self.public_ip else []
         if filter_name == "ipv6-addresses.ipv6-address":
@@ -146,7 +146,7 @@ def _ec2() -> Iterator[Patch]:
         return filter_value(self, filter_name, method_name)
 
     def strict_request_ip(self: Subnet, ip: str, instance: Instance) -> None:
-        # moto fails with an error of its own, which reaches the client as HTTP 500.
+        # moto raises an internal error, which reaches the client as HTTP 500.
         if ipaddress.ip_address(ip) not in self.cidr:
             raise EC2ClientError(
                 "InvalidParameterValue", f"Address {ip} does not fall within the subnet's address range"
@@ -156,7 +156,7 @@ def _ec2() -> Iterator[Patch]:
         request_ip(self, ip, instance)
 
     def strict_by_ids(self: Any, instance_ids: list[str], filters: Any = None) -> Any:
-        # AWS refuses an id of the wrong form by another code, and names every id that it does not know.
+        # AWS rejects a malformed id with a different code, and lists every unknown id.
         for instance_id in instance_ids:
             if not instance_id.startswith("i-") or not all(c in "0123456789abcdef" for c in instance_id[2:]):
                 raise EC2ClientError("InvalidInstanceID.Malformed", f'Invalid id: "{instance_id}"')
@@ -166,7 +166,7 @@ def _ec2() -> Iterator[Patch]:
         return by_ids(self, list(dict.fromkeys(instance_ids)), filters)
 
     def strict_value(instance_value: Any, filter_values: Any) -> bool:
-        # AWS knows * and ? in the values of any filter. moto does so for tags only.
+        # AWS supports * and ? in all filter values. moto supports them only for tags.
         values = instance_value if isinstance(instance_value, list) else [instance_value]
         wild = [value for value in filter_values if "*" in value or "?" in value]
         return value_in_filter(instance_value, filter_values) or any(
@@ -183,7 +183,7 @@ def _ec2() -> Iterator[Patch]:
 
 
 def forget_instance(account: str, region: str, instance_id: str) -> None:
-    """EC2 knows nothing of it any more: about an hour after termination the id is an error."""
+    """Removes the instance from EC2: about an hour after termination, its id is an error."""
     backend = ec2_backends[account][region]
     for reservation_id, reservation in list(backend.reservations.items()):
         reservation.instances = [item for item in reservation.instances if item.id != instance_id]
@@ -193,7 +193,7 @@ def forget_instance(account: str, region: str, instance_id: str) -> None:
 
 
 def forget_instance_tags(account: str, region: str, instance_id: str) -> None:
-    """The tags of a terminated instance go some time before the instance itself."""
+    """Removes the tags of a terminated instance, some time before EC2 drops the instance."""
     ec2_backends[account][region].tags.pop(instance_id, None)
 
 
@@ -201,7 +201,7 @@ def forget_instance_tags(account: str, region: str, instance_id: str) -> None:
 
 
 class _NoMappings:
-    """Queues tell moto's Lambda of no message: what the testbed's own poller reads stays in the queue till then."""
+    """Keeps queues from delivering to moto's Lambda: messages wait for the testbed's poller."""
 
     def __get__(self, _queue: object, _owner: type) -> dict[str, EventSourceMapping]:
         return {}
@@ -220,8 +220,8 @@ def _sqs() -> Iterator[Patch]:
     def strict_change_visibility(
         self: SQSBackend, queue_name: str, receipt_handle: str, visibility_timeout: int
     ) -> None:
-        # AWS counts the 12 hours from the receive, moto from the send, so that in moto a message that is older
-        # cannot be put back at all.
+        # AWS counts the 12 hours from the receive. moto counts them from the send, so that the visibility timeout of
+        # an older message cannot change at all.
         queue = self.get_queue(queue_name)
         for message in queue._messages:
             if message.had_receipt_handle(receipt_handle):
@@ -240,7 +240,7 @@ def _sqs() -> Iterator[Patch]:
     set_attributes = Queue._set_attributes
 
     def strict_set_attributes(self: Queue, attributes: dict[str, Any], now: float | None = None) -> None:
-        # AWS leaves an attribute that is not named as it was; moto drops the queue's policy.
+        # AWS keeps attributes that the request omits. moto drops the queue's policy.
         policy = getattr(self, "policy", None)
         set_attributes(self, attributes, now)
         if "Policy" not in attributes:
@@ -249,7 +249,7 @@ def _sqs() -> Iterator[Patch]:
     setup_dlq = Queue._setup_dlq
 
     def strict_setup_dlq(self: Queue, policy: Any) -> None:
-        # A queue says which others may use it as their dead-letter queue. moto does not know the attribute.
+        # RedriveAllowPolicy lists the allowed source queues. moto does not support the attribute.
         setup_dlq(self, policy)
         allowed = json.loads(getattr(self.dead_letter_queue, "redrive_allow_policy", None) or "{}")
         if allowed.get("redrivePermission", "allowAll") != "allowAll" and self.queue_arn not in allowed.get(
@@ -260,8 +260,8 @@ def _sqs() -> Iterator[Patch]:
     attributes_of = vars(Queue)["attributes"].fget
 
     def compact_attributes(self: Queue) -> dict[str, Any]:
-        # AWS gives the policy back as it was written; moto rewrites it, with other white space, which a second
-        # plan would take for a change.
+        # AWS returns the policy as it was written. moto changes its white space, which a second plan would show as a
+        # change.
         attributes: dict[str, Any] = attributes_of(self)
         for name in ("RedrivePolicy", "RedriveAllowPolicy"):
             if attributes.get(name):
@@ -284,17 +284,17 @@ def _sqs() -> Iterator[Patch]:
     yield Queue, "messages", property(chosen_messages)
     yield Message, "mark_received", strict_mark_received
     yield SQSBackend, "change_message_visibility", strict_change_visibility
-    # `patch.object` cannot replace what is not there yet.
+    # `patch.object` cannot replace a missing attribute.
     if not hasattr(Queue, "lambda_event_source_mappings"):
         Queue.lambda_event_source_mappings = {}
     if not hasattr(Queue, "redrive_allow_policy"):
-        Queue.redrive_allow_policy = None  # type: ignore[attr-defined]  # moto sets what it is given
+        Queue.redrive_allow_policy = None  # type: ignore[attr-defined]  # moto sets any attribute of the request
     yield Queue, "lambda_event_source_mappings", _NoMappings()
 
 
 @contextmanager
 def only(queue: Queue, message_ids: Collection[str]) -> Iterator[None]:
-    """The queue hands out these messages meanwhile, and no others."""
+    """Restricts the queue to these messages inside the block."""
     queue.only = frozenset(message_ids)  # type: ignore[attr-defined]  # ours
     try:
         yield
@@ -309,7 +309,7 @@ def _events(aws: Patched) -> Iterator[Patch]:
     put_events = EventsBackend.put_events
 
     def strict_put_events(self: EventsBackend, events: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        # AWS keeps the sources that begin with "aws." to itself: its own events come from `StrictAws.emit`.
+        # AWS reserves sources that begin with "aws.". `StrictAws.emit` sends AWS's own events.
         allowed = [event for event in events if not str(event.get("Source", "")).startswith("aws.")]
         results = iter(put_events(self, allowed) if allowed else [])
         refused = {"ErrorCode": "NotAuthorizedForSourceException", "ErrorMessage": "Not authorized for the source."}
@@ -324,7 +324,7 @@ def _events(aws: Patched) -> Iterator[Patch]:
     flatten = EventPattern._flatten_dict
 
     def flatten_arrays_too(node: Any, prefix: str = "", result: dict[str, Any] | None = None) -> dict[str, Any]:
-        # A pattern looks into the objects of an array; moto does not.
+        # AWS matches patterns against objects in arrays. moto does not.
         flat = flatten(node, prefix, result)
         for key, value in list(flat.items()):
             for inner in value if isinstance(value, list) else ():
@@ -339,7 +339,7 @@ def _events(aws: Patched) -> Iterator[Patch]:
 
 
 def deliver(aws: Patched, rule: Rule, event: dict[str, Any]) -> None:
-    """Gives the event to the rule's targets: queues and topics whose policy admits the rule, functions, buses."""
+    """Sends the event to the rule's targets: queues, topics, functions and buses. Checks their policies."""
     for target in rule.targets:
         try:
             body = _target_input(target, event)
@@ -359,14 +359,14 @@ def deliver(aws: Patched, rule: Rule, event: dict[str, Any]) -> None:
 
 
 def _send_to_bus(aws: Patched, rule: Rule, target: dict[str, Any], event: dict[str, Any]) -> str | None:
-    """Puts the event on another bus, in any account, and says why it could not."""
+    """Puts the event on another bus, in any account. Returns the reason of a failure."""
     _, _, _, region, account, name = target["Arn"].split(":", 5)
     role_arn, sender = target.get("RoleArn"), rule.arn.split(":")[4]
     if role_arn is None:
         return "a bus of another account needs a role on the target"
     role = _role(role_arn)
     trust = json.loads(role.assume_role_policy_document)
-    # EventBridge names its rule when it assumes a target's role.
+    # EventBridge passes the rule as the source when it assumes a target's role.
     # https://docs.aws.amazon.com/eventbridge/latest/userguide/cross-service-confused-deputy-prevention.html
     context = {"aws:SourceArn": [rule.arn], "aws:SourceAccount": [sender]}
     if not aws_iam.service_may(trust, "events.amazonaws.com", "sts:AssumeRole", role_arn, context):
@@ -390,7 +390,7 @@ def _send_to_bus(aws: Patched, rule: Rule, target: dict[str, Any], event: dict[s
     if isinstance(policy, str):
         policy = json.loads(policy) if policy else None
     if sender != account and not aws_iam.account_may(policy, principal, "events:PutEvents", target["Arn"], context):
-        return "the policy of the event bus does not admit the account"
+        return "the policy of the event bus does not allow the account"
     for rule_there in list(bus.rules.values()):
         pattern = rule_there.event_pattern
         event_there: Any = dict(event)
@@ -403,14 +403,14 @@ def _target_input(target: dict[str, Any], event: dict[str, Any]) -> str:
     if "Input" in target:
         return str(target["Input"])
     if "InputPath" in target:
-        raise NotImplementedError("the testbed's EventBridge knows no InputPath")
+        raise NotImplementedError("the testbed's EventBridge does not support InputPath")
     if "InputTransformer" in target:
         return _transformed(target["InputTransformer"], event)
     return json.dumps(event)
 
 
 def _transformed(transformer: dict[str, Any], event: dict[str, Any]) -> str:
-    """The input as the template has it. A text goes in as it is; AWS drops an event whose input is no JSON then.
+    """Renders the input template. Strings are inserted unescaped. AWS drops an event if the result is not JSON.
 
     https://docs.aws.amazon.com/eventbridge/latest/userguide/eb-transform-target-input.html
     """
@@ -428,7 +428,7 @@ def _transformed(transformer: dict[str, Any], event: dict[str, Any]) -> str:
 
 
 def send_to_target(aws: Patched, source_arn: str, target_arn: str, body: str) -> str | None:
-    """Sends as EventBridge does, and says why it could not."""
+    """Sends to a target as EventBridge does. Returns the reason of a failure."""
     service, region, name = target_arn.split(":")[2], target_arn.split(":")[3], target_arn.split(":", 5)[5]
     account, source_account = target_arn.split(":")[4], source_arn.split(":")[4]
     context = {"aws:SourceArn": [source_arn], "aws:SourceAccount": [source_account], "aws:SecureTransport": ["true"]}
@@ -437,9 +437,9 @@ def send_to_target(aws: Patched, source_arn: str, target_arn: str, body: str) ->
         if queue is None:
             return "the queue does not exist"
         policy = json.loads(queue.policy) if queue.policy else None
-        # moto delivers whatever the queue's policy says.
+        # moto ignores the queue's policy.
         if not aws_iam.service_may(policy, "events.amazonaws.com", "sqs:SendMessage", target_arn, context):
-            return "the queue's policy does not let EventBridge send for this rule"
+            return "the queue's policy does not allow EventBridge to send for this rule"
         sqs_backends[account][region].send_message(name, body)
         return None
     if service == "sns":
@@ -449,7 +449,7 @@ def send_to_target(aws: Patched, source_arn: str, target_arn: str, body: str) ->
         if not aws_iam.service_may(
             json.loads(topic.policy), "events.amazonaws.com", "sns:Publish", target_arn, context
         ):
-            return "the topic's policy does not let EventBridge publish for this rule"
+            return "the topic's policy does not allow EventBridge to publish for this rule"
         sns_backends[account][region].publish(body, arn=target_arn)
         return None
     if service == "lambda" and aws.invoker is not None:
@@ -458,7 +458,7 @@ def send_to_target(aws: Patched, source_arn: str, target_arn: str, body: str) ->
             return "the function does not exist"
         policy = {"Statement": function.policy.statements}
         if not aws_iam.service_may(policy, "events.amazonaws.com", "lambda:InvokeFunction", target_arn, context):
-            return "the function's policy does not let EventBridge invoke it for this rule"
+            return "the function's policy does not allow EventBridge to invoke it for this rule"
         aws.invoker(function, body.encode(), asynchronous=True, log_tail=False)
         return None
     raise NotImplementedError(f"the testbed's EventBridge does not deliver to {target_arn}")
@@ -494,7 +494,7 @@ def _lambda(aws: Patched) -> Iterator[Patch]:
         return update_configuration(self, function_name, qualifier, body)
 
     def configuration(self: LambdaFunction, on_create: bool = False) -> dict[str, Any]:
-        # moto forgets where the log goes and in which form.
+        # moto does not store the logging configuration.
         return {**get_configuration(self, on_create), "LoggingConfig": logging_config(self)}
 
     def strict_mapping(self: LambdaBackend, spec: dict[str, Any]) -> EventSourceMapping:
@@ -506,7 +506,7 @@ def _lambda(aws: Patched) -> Iterator[Patch]:
     def strict_mappings(
         self: LambdaBackend, event_source_arn: str, function_name: str | None
     ) -> list[EventSourceMapping]:
-        # AWS takes a function's name and its ARN alike; moto compares with what the mapping was created with.
+        # AWS accepts a function's name or ARN. moto compares the value that the mapping was created with.
         function = (function_name or "").rpartition(":")[2]
         mappings = list_mappings(self, event_source_arn, "")
         return [mapping for mapping in mappings if function in ("", mapping.function_arn.rpartition(":")[2])]
@@ -514,7 +514,7 @@ def _lambda(aws: Patched) -> Iterator[Patch]:
     def invoke(
         self: LambdaBackend, function_name: str, qualifier: str | None, body: Any, headers: Any, response_headers: Any
     ) -> bytes | None:
-        # moto runs functions in Docker.
+        # moto would run functions in Docker.
         if aws.invoker is None:
             raise NotImplementedError("no Lambda service is attached to the testbed's AWS (testbed.lambda_service)")
         function = self.get_function(function_name, qualifier)
@@ -530,7 +530,7 @@ def _lambda(aws: Patched) -> Iterator[Patch]:
         return payload
 
     def code_location(self: LambdaFunction) -> dict[str, Any]:
-        # AWS gives a URL from which whoever may call GetFunction downloads the package; moto gives none.
+        # AWS returns a URL for downloading the package. moto returns none.
         answer = get_code(self)
         answer["Code"] = {"RepositoryType": "S3", "Location": f"{aws.endpoint}{CODE_PATH}{self.function_name}"}
         return answer
@@ -565,7 +565,7 @@ def function_code(region: str, name: str) -> bytes | None:
 
 
 def _check_function(spec: dict[str, Any], role_arn: str) -> None:
-    """What AWS looks at when a function is created or changed."""
+    """Makes AWS's checks when a function is created or updated."""
     variables = (spec.get("Environment") or {}).get("Variables") or {}
     if len(json.dumps(variables, separators=(",", ":")).encode()) > _LAMBDA_ENVIRONMENT_LIMIT:
         raise InvalidParameterValueException(
@@ -585,7 +585,7 @@ def _check_function(spec: dict[str, Any], role_arn: str) -> None:
 
 
 def _check_mapping(spec: dict[str, Any], function: LambdaFunction) -> None:
-    """What AWS looks at when a queue is mapped to a function."""
+    """Makes AWS's checks when a queue is mapped to a function."""
     arn = spec["EventSourceArn"]
     for action in ("ReceiveMessage", "DeleteMessage", "GetQueueAttributes"):
         context = {"aws:SecureTransport": ["true"]}

@@ -1,4 +1,4 @@
-"""Reads AWS API requests and writes AWS error answers, in whichever protocol the service speaks."""
+"""Parses AWS API requests and writes AWS error answers, in each service's protocol."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ Environ = dict[str, Any]
 
 _CREDENTIAL = re.compile(r"Credential=([^/,]+)/\d+/([^/]+)/([^/]+)/aws4_request")
 _CBOR_PATH = re.compile(r"/service/[^/]+/operation/(\w+)")
-# Where the name in the signature is not boto3's name of the service.
+# Services whose name in the signature differs from boto3's name.
 _SERVICES = {"monitoring": "cloudwatch", "states": "stepfunctions", "tagging": "resourcegroupstaggingapi"}
 
 
 @dataclass(frozen=True)
 class Call:
-    """One API call: boto3's name of the service, the operation, its parameters, and who signed it."""
+    """An API call: boto3's service name, the operation, its parameters and the signer."""
 
     service: str
     operation: str
@@ -53,7 +53,7 @@ class Answer:
 
 
 class AwsError(Exception):
-    """An error that AWS answers with; `status` is the HTTP status."""
+    """An AWS error answer. `status` is the HTTP status."""
 
     def __init__(self, code: str, message: str, status: int = 400) -> None:
         super().__init__(f"{code}: {message}")
@@ -63,7 +63,7 @@ class AwsError(Exception):
 
 
 def buffer_body(environ: Environ) -> bytes:
-    """Reads the request's body and puts it back, so that it can be read again."""
+    """Reads the request's body so that it can be read again."""
     if environ.get("HTTP_TRANSFER_ENCODING", "").lower() == "chunked":
         body = environ["wsgi.input"].read()
         del environ["HTTP_TRANSFER_ENCODING"]
@@ -76,7 +76,7 @@ def buffer_body(environ: Environ) -> bytes:
 
 
 def parse_call(environ: Environ, body: bytes) -> Call | None:
-    """The API call that the request makes; None when it is not a signed call of a service that boto3 knows."""
+    """The request's API call; None if it is not a signed call to a service that boto3 knows."""
     signature = _CREDENTIAL.search(environ.get("HTTP_AUTHORIZATION", ""))
     if signature is None:
         return None
@@ -85,7 +85,7 @@ def parse_call(environ: Environ, body: bytes) -> Call | None:
     request = Request({**environ, "wsgi.input": io.BytesIO(body)})
     try:
         model = get_service_model(service)
-    except Exception:  # botocore raises several kinds for a service it does not know
+    except Exception:  # botocore raises various exceptions for an unknown service
         return None
     uri_params: dict[str, Any] = {}
     operation = str(request.values.get("Action", ""))
@@ -124,7 +124,7 @@ def _parse_params(
                 "url_params": uri_params,
             }
         )
-    except Exception:  # a malformed request is moto's to refuse
+    except Exception:  # moto rejects malformed requests
         return dict(uri_params)
     return {**uri_params, **(parsed or {})}
 
@@ -149,7 +149,7 @@ def error_answer(call: Call, error: AwsError) -> Answer:
     headers["X-Amzn-ErrorType"] = error.code
     headers["Content-Type"] = "application/json"
     if call.service == "sqs":
-        # SQS spoke another protocol before, whose error codes clients still read.
+        # Clients still read the error codes of SQS's older protocol.
         headers["x-amzn-query-error"] = f"{error.code};Sender"
     return Answer(error.status, json.dumps({"__type": error.code, "message": error.message}).encode(), headers)
 

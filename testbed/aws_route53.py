@@ -1,7 +1,7 @@
-"""Route 53's record API as AWS has it: exact deletes, whole batches, its limits, order, paging and messages.
+"""Route 53's record API as AWS implements it: exact deletes, atomic batches, limits, order, paging and messages.
 
-moto deletes a record set whatever values are given, leaves half of a failed batch behind, does not know
-SetIdentifier when listing, and keeps names as they were written.
+moto ignores the values in a delete, applies failed batches in part, ignores SetIdentifier in listings, and does not
+normalize names.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ PAGE = 300
 
 _PLAIN = re.compile(r"[a-z0-9_\-.]")
 _ESCAPE = re.compile(r"\\([0-7]{3})")
-# What makes one record set of several with the same name and type.
+# Attributes that distinguish record sets with the same name and type.
 _ROUTING = ("Weight", "Region", "Failover", "GeoLocation", "MultiValueAnswer")
 
 _lock = threading.Lock()
@@ -38,7 +38,7 @@ Zone = dict[Key, dict[str, Any]]
 
 
 def normalized_name(name: str) -> str:
-    """As Route 53 lists it: lower case, with the trailing dot, other characters as octal escapes (`*`: `\\052`)."""
+    """The name as Route 53 lists it: lower case, trailing dot, special characters as octal escapes (`*`: `\\052`)."""
     plain = _ESCAPE.sub(lambda match: chr(int(match[1], 8)), name).lower().rstrip(".") + "."
     return "".join(
         char if _PLAIN.match(char) else "".join(f"\\{byte:03o}" for byte in char.encode()) for char in plain
@@ -46,7 +46,7 @@ def normalized_name(name: str) -> str:
 
 
 def sort_key(key: Key) -> Key:
-    """Route 53's order: by name with its labels reversed and the trailing dot kept, then type, then identifier."""
+    """Route 53's order: by name with reversed labels and a trailing dot, then by type, then by identifier."""
     name, kind, identifier = key
     plain = _ESCAPE.sub(lambda match: chr(int(match[1], 8)), name)
     return ".".join(reversed(plain.rstrip(".").split("."))) + ".", kind, identifier
@@ -102,20 +102,20 @@ def list_resource_record_sets(self: Route53) -> ActionResult:
 
 
 def _zone(zone_id: str) -> Any:
-    """The hosted zone of that id, whichever account owns it."""
+    """The hosted zone with that id, in any account."""
     backends = [route53_backends[account]["aws"] for account in list(route53_backends)]
     return next(backend.zones[zone_id] for backend in backends if zone_id in backend.zones)
 
 
 def fill(zone_id: str, record_sets: Iterable[dict[str, Any]]) -> None:
-    """Puts record sets that the zone does not hold into it, unchecked: thousands would take the API long."""
+    """Adds new record sets to the zone without checks: the API is slow for thousands."""
     zone = _zone(zone_id)
     with _lock:
         zone.rrsets = [*zone.rrsets, *(_to_moto(_canonical(record_set)) for record_set in record_sets)]
 
 
 def record_sets(zone_id: str) -> list[dict[str, Any]]:
-    """All that the zone holds, as the API lists it."""
+    """The zone's record sets, as the API lists them."""
     zone = _zone(zone_id)
     with _lock:
         contents = _contents(zone)
@@ -124,7 +124,7 @@ def record_sets(zone_id: str) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class _Contents:
-    """What a zone holds, by key and in Route 53's order; kept as long as nobody changes the zone."""
+    """A zone's record sets, by key and in Route 53's order. Cached until the zone changes."""
 
     of: list[Any]
     length: int
@@ -149,7 +149,7 @@ def _contents(zone: Any) -> _Contents:
             key = _key(record_set)
             record_sets[key] = record_set
         of_moto[key] = item
-    # A name's place costs more than a comparison: those that were there keep theirs.
+    # Computing a sort key costs more than a comparison, so existing keys are kept.
     places = {key: place for place, key in kept.order} if kept else {}
     order = sorted((places.get(key) or sort_key(key), key) for key in record_sets)
     contents = _Contents(zone.rrsets, len(zone.rrsets), record_sets, of_moto, order)
@@ -185,7 +185,7 @@ def _of_moto(record_set: RecordSet) -> dict[str, Any]:
             "Name": record_set.name,
             "Type": record_set.type,
             "TTL": record_set.ttl,
-            # A new zone's SOA record is kept as the API has it, all others as plain values.
+            # moto stores a new zone's SOA record in the API's form, and all others as plain values.
             "ResourceRecords": [
                 value if isinstance(value, dict) else {"Value": value} for value in record_set.records or []
             ],
@@ -202,7 +202,7 @@ def _of_moto(record_set: RecordSet) -> dict[str, Any]:
 
 
 def _to_moto(record_set: dict[str, Any]) -> RecordSet:
-    # moto's own class leaves methods abstract that only CloudFormation calls.
+    # moto's class has abstract methods that only CloudFormation calls.
     return RecordSet({**record_set, "ResourceRecords": _values(record_set)})  # type: ignore[abstract]
 
 
@@ -211,7 +211,7 @@ def _values(record_set: dict[str, Any]) -> list[str]:
 
 
 def _comparable(record_set: dict[str, Any]) -> dict[str, Any]:
-    """Two record sets are the same when all is equal; the order of the values means nothing."""
+    """A form for comparing record sets. The order of values does not matter."""
     return {**record_set, "ResourceRecords": sorted(_values(record_set))}
 
 
@@ -228,7 +228,7 @@ def _check_limits(changes: list[tuple[str, dict[str, Any]]]) -> None:
 
 
 def _apply(record_sets: Zone, changes: list[tuple[str, dict[str, Any]]], apex: str) -> list[str]:
-    """Changes `record_sets` and says what AWS would refuse; the caller throws the result away when there is any."""
+    """Changes `record_sets` and returns AWS's errors. The caller discards the result if there are any."""
     errors: list[str] = []
     done: dict[Key, list[str]] = {}
     for action, record_set in changes:
@@ -314,7 +314,7 @@ def _value_error(record_set: dict[str, Any]) -> str | None:
     version = {"A": ipaddress.IPv4Address, "AAAA": ipaddress.IPv6Address}.get(record_set["Type"])
     for value in values if version else []:
         try:
-            version(value)  # type: ignore[misc]  # there is one where the loop runs
+            version(value)  # type: ignore[misc]  # not None inside the loop
         except ValueError:
             ip = "IPv4" if record_set["Type"] == "A" else "IPv6"
             return (

@@ -1,4 +1,4 @@
-"""Certificate authorities and certificates for TLS servers on loopback, good ones and bad ones."""
+"""Certificate authorities, and valid and invalid certificates, for TLS servers on loopback."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ class Identity(NamedTuple):
 
 
 class Authority:
-    """Signs certificates; its own is the file `certificate`.
+    """A certificate authority. The file `certificate` holds its own certificate.
 
-    Without `key_identifiers` neither it nor what it signs has subject and authority key identifiers, as with an
-    authority made by old scripts. Python 3.13 refuses those by default; other clients accept them.
+    Without `key_identifiers`, its certificates have no subject and authority key identifiers, like those of old
+    scripts. By default, Python 3.13 rejects such certificates. Other clients accept them.
     """
 
     def __init__(self, directory: Path, name: str = "ca", *, key_identifiers: bool = True) -> None:
@@ -62,7 +62,7 @@ class Authority:
         *,
         days: tuple[float, float] = (-1, 1),
     ) -> Identity:
-        """A certificate for these DNS names and addresses, valid from and until so many days from now."""
+        """Issues a certificate for these DNS names and addresses. The validity is in days from now."""
         key = ec.generate_private_key(ec.SECP256R1())
         now = datetime.now(UTC)
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])

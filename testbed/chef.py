@@ -1,15 +1,14 @@
-"""A Chef server on loopback: goiardi, in memory, with signed requests demanded.
+"""A Chef server on loopback: goiardi, in memory, with signed requests required.
 
-The requests of this module are signed by code of its own, not by the library that the function uses, so that the
-tests have an independent witness.
+This module signs its requests with its own code, not with the function's library, to test that library independently.
 
-What goiardi 0.11.10 does otherwise than Chef Infra Server (measured):
+Measured differences between goiardi 0.11.10 and Chef Infra Server:
 
-- It knows no organizations: the server's URL is its root. A path that it does not know is 200 with no body.
-- `total` of a search is the number of rows on this page, not of all that match; and without `rows` it gives all.
-- Search finds a node a moment after it is written (`wait_for_index`). Chef Infra Server lags some seconds behind.
-- A client that is no administrator may read everything, and delete its own node and client. Any other delete is
-  403, also of a node that does not exist; of a client that does not exist it is 404.
+- It has no organizations: the server's URL is its root. An unknown path returns 200 with an empty body.
+- `total` of a search is the number of rows on the page, not of all matches. Without `rows`, a search returns all.
+- Search finds a node shortly after it is written (`wait_for_index`). Chef Infra Server lags by a few seconds.
+- A client that is not an administrator can read everything, and delete its own node and client. Any other delete
+  returns 403, even for a missing node, but 404 for a missing client.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ JsonObject = dict[str, Any]
 
 
 class ChefApiError(RuntimeError):
-    """The Chef server answered with something other than 2xx; `status` is the HTTP status."""
+    """The Chef server did not answer 2xx. `status` is the HTTP status."""
 
     def __init__(self, method: str, path: str, status: int, text: str) -> None:
         super().__init__(f"Chef server: {method} {path}: {status} {text.strip()}")
@@ -52,7 +51,7 @@ class ChefApiError(RuntimeError):
 def signed_headers(
     method: str, path: str, body: bytes, *, name: str, key: rsa.RSAPrivateKey, protocol: Protocol = "1.3"
 ) -> dict[str, str]:
-    """The X-Ops headers of a request, as Chef's "Authentication" page of the server API describes them.
+    """The X-Ops headers of a request, as the "Authentication" page of Chef's server API documents them.
 
     `path` is the URL's path without the query.
     """
@@ -72,7 +71,7 @@ def signed_headers(
             f"Method:{method}\nHashed Path:{_digest('sha1', path.encode())}\n"
             f"X-Ops-Content-Hash:{content_hash}\nX-Ops-Timestamp:{timestamp}\nX-Ops-UserId:{name}"
         )
-        # Version 1.0 encrypts the text itself with the private key, not its hash.
+        # Version 1.0 encrypts the text with the private key, not a hash of it.
         signature = key.sign(canonical.encode(), PKCS1v15(), NoDigestInfo())
     encoded = base64.b64encode(signature).decode()
     lines = [encoded[start : start + _SIGNATURE_LINE] for start in range(0, len(encoded), _SIGNATURE_LINE)]
@@ -100,13 +99,13 @@ class ChefApi:
             raise TypeError("a Chef key is an RSA key")
         self._key = private_key
         self._http = requests.Session()
-        # No proxy and no .netrc of the user's: everything is on loopback.
+        # Ignore the user's proxy and .netrc settings: everything is on loopback.
         self._http.trust_env = False
 
     def request(
         self, method: str, path: str, *, params: Mapping[str, str] | None = None, json: JsonObject | None = None
     ) -> Any:
-        """Gives the parsed answer; raises ChefApiError for any status other than 2xx."""
+        """Returns the parsed answer. Raises ChefApiError for any status other than 2xx."""
         request = requests.Request(method, self.url + path, params=params, json=json)
         prepared = self._http.prepare_request(request)
         body = prepared.body or b""
@@ -128,7 +127,7 @@ class ChefApi:
 
 
 class ChefServer(Part):
-    """A Chef server in memory: what it holds goes when it stops."""
+    """A Chef server in memory. It loses its data when it stops."""
 
     admin_name = "admin"
 
@@ -160,7 +159,7 @@ class ChefServer(Part):
 
     @property
     def admin_key(self) -> bytes:
-        """The private key of the user `admin` (PEM), which the server writes when it starts."""
+        """The private key of the user `admin` (PEM). The server writes it on startup."""
         return (self.run_directory / "admin.pem").read_bytes()
 
     @property
@@ -175,7 +174,7 @@ class ChefServer(Part):
         return ChefApi(self.url, name, key, protocol)
 
     def create_client(self, name: str, *, admin: bool = False) -> bytes:
-        """Gives the new client's private key (PEM). Without `admin` it has no right to delete others."""
+        """Creates a client and returns its private key (PEM). Only an `admin` can delete other clients."""
         answer = self.api.request("POST", "/clients", json={"name": name, "admin": admin})
         key: str = answer["private_key"]
         return key.encode()
@@ -188,10 +187,10 @@ class ChefServer(Part):
         automatic: Mapping[str, Any] | None = None,
         run_list: Sequence[str] = (),
     ) -> None:
-        """A node as Chef Infra Client saves it.
+        """Creates a node as Chef Infra Client saves it.
 
-        `ec2` is what Ohai found of the instance (`instance_id`, `local_ipv4`, …); a node that never converged has
-        none. `automatic` holds further attributes of Ohai (`ipaddress`, `fqdn`, …).
+        `ec2` holds Ohai's data about the instance (`instance_id`, `local_ipv4`, …). A node that never converged has
+        none. `automatic` holds further Ohai attributes (`ipaddress`, `fqdn`, …).
         """
         attributes = dict(automatic or {})
         if ec2 is not None:
@@ -210,11 +209,11 @@ class ChefServer(Part):
         self.api.request("POST", "/nodes", json=node)
 
     def wait_for_index(self, name: str) -> None:
-        """Waits until the search finds the node: goiardi takes nodes into its index after it has answered."""
+        """Waits until the search finds the node: goiardi indexes nodes after it answers."""
         end = time.monotonic() + _INDEX_SECONDS
         while name not in self.search_nodes("*:*"):
             if time.monotonic() > end:
-                raise ServerError(f"goiardi did not take node {name} into its index within {_INDEX_SECONDS} s")
+                raise ServerError(f"goiardi did not index node {name} within {_INDEX_SECONDS} s")
             time.sleep(0.02)
 
     def nodes(self) -> list[str]:
@@ -222,7 +221,7 @@ class ChefServer(Part):
         return sorted(self.api.request("GET", "/nodes"))
 
     def clients(self) -> list[str]:
-        """The names of all clients (goiardi makes two of its own: chef-validator and chef-webui)."""
+        """The names of all clients, including goiardi's own: chef-validator and chef-webui."""
         return sorted(self.api.request("GET", "/clients"))
 
     def node(self, name: str) -> JsonObject | None:
@@ -238,14 +237,14 @@ class ChefServer(Part):
         self.api.request("DELETE", f"/clients/{name}")
 
     def search_nodes(self, query: str) -> list[str]:
-        """The names of the nodes that the server's index finds."""
+        """The names of the nodes that match the query."""
         answer = self.api.request("GET", "/search/node", params={"q": query, "rows": "1000"})
         return sorted(row["name"] for row in answer["rows"])
 
     def search_node_attributes(
         self, query: str, keys: Mapping[str, Sequence[str]], *, start: int = 0, rows: int = 1000
     ) -> JsonObject:
-        """A partial search: `keys` maps a name in the answer to a path of attributes."""
+        """Makes a partial search. `keys` maps names in the answer to attribute paths."""
         answer: JsonObject = self.api.request(
             "POST",
             "/search/node",
@@ -264,7 +263,7 @@ class ChefServer(Part):
         return found
 
     def _ready(self) -> bool:
-        # Each start makes a new key, and the old file lies there until then.
+        # Each start writes a new key. Until then, the old file is still there.
         self._api = None
         try:
             self.api.request("GET", "/nodes")

@@ -1,4 +1,4 @@
-"""The search index that goiardi lacks, before a Chef server."""
+"""A search index in front of a Chef server, because goiardi has none."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from testbed.fault_proxy import Request
 
 
 class ChefIndex:
-    """Answers node searches at Chef's door, as the search index of a Chef server does.
+    """Answers node searches in front of Chef, as a Chef server's search index does.
 
-    goiardi has no index: it reads all nodes for each term, a third of a second for each with a thousand nodes.
+    goiardi has no index: it reads all nodes for each search term. With 1,000 nodes, a term takes a third of a second.
     """
 
     def __init__(self) -> None:
@@ -35,7 +35,7 @@ class ChefIndex:
         return Answer(200, found, {"Content-Type": "application/json"})
 
     def watch(self, request: Request, done: bool) -> None:
-        """A node that the server has removed is not found any more."""
+        """Removes deleted nodes from the index."""
         if done and request.method == "DELETE" and request.path.startswith("/nodes/"):
             self.nodes.pop(request.path.removeprefix("/nodes/"), None)
 

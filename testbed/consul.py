@@ -1,6 +1,6 @@
-"""A Consul datacenter on loopback: a server with ACLs on, and a real agent for each node that a test asks for.
+"""A Consul datacenter on loopback: a server with ACLs enabled, and real agents for nodes.
 
-Measured on Consul 1.8.7; the few settings that later versions renamed are chosen by the version found.
+Measured on Consul 1.8.7. The installed version decides the names of settings that later versions renamed.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from testbed.processes import LOOPBACK, Part, Server, can_bind, free_ports, wait
 from testbed.tools import consul_binary
 
 _REQUEST_TIMEOUT_SECONDS = 10
-# What serf calls the states of a member, by the number that /v1/agent/members gives.
+# Serf's names of the member states, by their numbers in /v1/agent/members.
 _MEMBER_STATES = {0: "none", 1: "alive", 2: "leaving", 3: "left", 4: "failed"}
 
-# A killed agent is suspected at the next probe and failed one suspicion time later (2 x 500 ms): some two seconds
-# in all. Tighter than this, a busy machine sees failures that are none.
+# A killed agent becomes suspect at the next probe, and failed one suspicion time later (2 x 500 ms), after about two
+# seconds in total. With shorter times, a busy machine reports false failures.
 _GOSSIP = {
     "gossip_interval": "100ms",
     "probe_interval": "500ms",
@@ -36,7 +36,7 @@ _GOSSIP = {
     "suspicion_mult": 2,
 }
 
-# What an agent needs to register itself and to see others.
+# Permissions for an agent to register itself and to see other agents.
 _AGENT_RULES = """
 node_prefix "" { policy = "write" }
 service_prefix "" { policy = "write" }
@@ -48,7 +48,7 @@ JsonObject = dict[str, Any]
 
 
 class TlsFiles(NamedTuple):
-    """The authority of servers and clients, and the server's own certificate with its key, as Consul names them."""
+    """The CA certificate, and the server's certificate and key, under Consul's names."""
 
     ca_file: Path
     cert_file: Path
@@ -56,7 +56,7 @@ class TlsFiles(NamedTuple):
 
 
 class ConsulApiError(RuntimeError):
-    """Consul answered a request with something other than 2xx; `status` is the HTTP status."""
+    """Consul did not answer 2xx. `status` is the HTTP status."""
 
     def __init__(self, method: str, path: str, status: int, text: str) -> None:
         super().__init__(f"Consul: {method} {path}: {status} {text.strip()}")
@@ -64,7 +64,7 @@ class ConsulApiError(RuntimeError):
 
 
 class Agent:
-    """A Consul agent in client mode: one node of the datacenter, in a process of its own."""
+    """A Consul agent in client mode: one node of the datacenter, in its own process."""
 
     def __init__(
         self, cluster: ConsulCluster, server: Server, node_name: str, address: str, ports: Sequence[int]
@@ -77,34 +77,33 @@ class Agent:
         self.server = server
 
     def kill(self) -> None:
-        """SIGKILL: the others see the node fail."""
+        """Kills the agent with SIGKILL. The other agents see the node fail."""
         self.server.kill()
 
     def leave(self) -> None:
-        """Leaves the datacenter in good order, which deregisters the node, and ends; takes some four seconds.
+        """Leaves the datacenter gracefully, which deregisters the node, and exits. Takes about four seconds.
 
-        While it leaves, an agent may still synchronize itself and so bring the node back without its checks, for
-        the minute until the leader looks again. Tests are not to meet that by chance, so what came back is
-        removed here.
+        A leaving agent may still synchronize and so register the node again, without its checks, until the leader
+        reconciles a minute later. To keep tests deterministic, this method removes such a node.
         """
         self.server.stop()
         self._cluster.api("PUT", "/v1/catalog/deregister", json={"Node": self.node_name})
 
     def stop(self) -> None:
-        """Ends the process at the end of a test, as fast as can be."""
+        """Ends the process as fast as possible at the end of a test."""
         self.server.kill()
 
     def restart(self) -> None:
-        """Starts an ended agent again, under the same name, address and node id."""
+        """Restarts an agent with the same name, address and node id."""
         self.server.start()
 
 
 class ConsulCluster(Part):
-    """One server agent (ACLs on, deny by default) and the client agents that join it.
+    """A server agent (ACLs enabled, default deny) and the client agents that join it.
 
-    `primary` federates it: this becomes a secondary datacenter of that one, with ACL policies and tokens
-    replicated from there. `tls` serves the HTTP API by TLS as well, at `https_url`, to clients with a certificate of
-    that authority only (verify_incoming).
+    With `primary`, this becomes a secondary datacenter with ACL policies and tokens replicated from the primary.
+    With `tls`, `https_url` serves the HTTP API too, and requires client certificates of that authority
+    (verify_incoming).
     """
 
     def __init__(
@@ -132,7 +131,7 @@ class ConsulCluster(Part):
             [self._https_port] = free_ports(1)
             self.https_url = f"https://{self.address}:{self._https_port}"
         self._http = requests.Session()
-        # No proxy and no .netrc of the user's: everything is on loopback.
+        # Ignore the user's proxy and .netrc settings: everything is on loopback.
         self._http.trust_env = False
         self.server: Server | None = None
 
@@ -154,7 +153,7 @@ class ConsulCluster(Part):
         if self.primary and self in self.primary._secondaries:
             self.primary._secondaries.remove(self)
         if self.server:
-            # Its data goes with it, so there is nothing to end in good order.
+            # Its data is discarded, so there is no need for a graceful stop.
             self.server.kill()
 
     # Nodes
@@ -166,17 +165,17 @@ class ConsulCluster(Part):
         meta: Mapping[str, str] | None = None,
         address: str | None = None,
     ) -> Agent:
-        """Starts an agent and waits until the catalog shows it, alive and with its meta.
+        """Starts an agent and waits until the catalog shows it alive, with its meta.
 
-        `address` must be one of this machine's; without it each agent gets the next one of 127.0.0.0/8 (on
-        macOS, which has but one of them, they share 127.0.0.1 and differ by port).
+        `address` must belong to this machine. By default, each agent gets the next address in 127.0.0.0/8. On macOS,
+        which has only 127.0.0.1, agents share it and use different ports.
         """
         agent = self._prepare_agent(node_name, dict(meta or {}), address or self._new_address())
         return self._start_agent(agent)
 
     def replace_agent(self, old: Agent, *, meta: Mapping[str, str]) -> Agent:
-        """Starts the agent of another machine that has taken over the name and the address of one that failed."""
-        shutil.rmtree(self.run_directory / old.node_name)  # else it would be the same node, by its id
+        """Starts an agent for a new machine with the name and the address of a failed one."""
+        shutil.rmtree(self.run_directory / old.node_name)  # otherwise, the node id stays the same
         return self._start_agent(self._prepare_agent(old.node_name, dict(meta), old.address, old.ports))
 
     def _start_agent(self, agent: Agent) -> Agent:
@@ -185,33 +184,33 @@ class ConsulCluster(Part):
         return agent
 
     def register_node(self, node_name: str, address: str, meta: Mapping[str, str] | None = None) -> None:
-        """A node in the catalog without an agent behind it: it is no member, and has no serfHealth check."""
+        """Registers a node without an agent: it is not a member, and has no serfHealth check."""
         node = {"Node": node_name, "Address": address, "NodeMeta": dict(meta or {})}
         self.api("PUT", "/v1/catalog/register", json=node)
 
     def node(self, node_name: str) -> JsonObject | None:
-        """The node as the catalog has it (ID, Node, Address, Meta, …), or None."""
+        """The node in the catalog (ID, Node, Address, Meta, …), or None."""
         answer = self.api("GET", f"/v1/catalog/node/{node_name}")
-        # A later Consul answers an object with an empty node instead of null.
+        # Later versions answer an object with an empty node instead of null.
         node: JsonObject | None = (answer or {}).get("Node")
         return node
 
     def nodes(self) -> list[JsonObject]:
-        """Every node of the catalog."""
+        """All nodes in the catalog."""
         nodes: list[JsonObject] = self.api("GET", "/v1/catalog/nodes")
         return nodes
 
     def member_status(self, node_name: str) -> str | None:
-        """What gossip says of the node: alive, leaving, left, failed; None when it is no member."""
+        """The node's status in gossip: alive, leaving, left or failed; None if it is not a member."""
         for member in self.api("GET", "/v1/agent/members"):
             if member["Name"] == node_name:
                 return _MEMBER_STATES[member["Status"]]
         return None
 
     def wait_for_status(self, node_name: str, status: MemberStatus, *, timeout: float = 30) -> float:
-        """Waits until gossip and the catalog both say so; gives the seconds that it took.
+        """Waits until gossip and the catalog agree on the status. Returns the seconds waited.
 
-        For "failed" the catalog's serfHealth check is critical then, so the sessions that hang on it are gone.
+        At "failed", the serfHealth check is critical in the catalog, so sessions that depend on it are gone.
         """
         begin = time.monotonic()
         wait_until(
@@ -232,13 +231,13 @@ class ConsulCluster(Part):
         lock_delay_seconds: float = 15,
         ttl_seconds: int | None = None,
     ) -> str:
-        """A session on the node; without checks it lives until it is destroyed. ["serfHealth"] is the default
-        of Consul itself, and needs a node with an agent."""
+        """Creates a session on the node. Without checks, it lives until it is destroyed. Consul's own default is
+        ["serfHealth"], which requires a node with an agent."""
         session: JsonObject = {
             "Node": node,
             "Behavior": behavior,
             "Checks": list(checks),
-            # A Go duration; "0s" is none at all.
+            # A Go duration; "0s" means none.
             "LockDelay": f"{int(lock_delay_seconds * 1000)}ms",
         }
         if ttl_seconds is not None:
@@ -247,13 +246,13 @@ class ConsulCluster(Part):
         return identity
 
     def sessions(self, node: str | None = None) -> list[JsonObject]:
-        """All sessions, or those of one node."""
+        """All sessions, or the sessions of one node."""
         path = f"/v1/session/node/{node}" if node else "/v1/session/list"
         sessions: list[JsonObject] = self.api("GET", path)
         return sessions
 
     def acquire(self, key: str, session: str, value: bytes = b"", flags: int = 0) -> bool:
-        """Takes the lock; False when another holds it, or its lock-delay runs."""
+        """Acquires the lock. Returns False if it is held, or during its lock delay."""
         return bool(self.api("PUT", f"/v1/kv/{key}", params={"acquire": session, "flags": str(flags)}, data=value))
 
     def put(self, key: str, value: bytes = b"", flags: int = 0) -> None:
@@ -261,7 +260,7 @@ class ConsulCluster(Part):
         self.api("PUT", f"/v1/kv/{key}", params={"flags": str(flags)}, data=value)
 
     def kv(self, key: str) -> JsonObject | None:
-        """The key as Consul gives it, with `Value` as bytes; `Session` is there while it is locked."""
+        """The key as Consul returns it, with `Value` as bytes. A locked key has `Session`."""
         try:
             [entry] = self.api("GET", f"/v1/kv/{key}")
         except ConsulApiError as error:
@@ -275,7 +274,7 @@ class ConsulCluster(Part):
     # Access
 
     def create_token(self, rules: str) -> str:
-        """A token with exactly these ACL rules (HCL), valid in every federated datacenter; gives its secret."""
+        """Creates a token with these ACL rules (HCL), valid in all federated datacenters. Returns its secret."""
         if self.primary:
             return self.primary.create_token(rules)
         name = f"test-{uuid.uuid4()}"
@@ -286,7 +285,7 @@ class ConsulCluster(Part):
         return secret
 
     def change_token(self, secret: str, rules: str) -> None:
-        """Gives the token's own policy other rules."""
+        """Replaces the rules of the token's policy."""
         [link] = self.api("GET", "/v1/acl/token/self", token=secret)["Policies"]
         policy = {"ID": link["ID"], "Name": link["Name"], "Rules": rules}
         self.api("PUT", f"/v1/acl/policy/{link['ID']}", json=policy)
@@ -297,9 +296,9 @@ class ConsulCluster(Part):
         self.api("DELETE", f"/v1/acl/token/{accessor}")
 
     def client(self, token: str | None = None) -> Consul:
-        """A python-consul client of this server; without a token it is the management one.
+        """A python-consul client for this server, by default with the management token.
 
-        The token goes into the HTTP session's header, since the library leaves it out of some calls.
+        The token is set in the HTTP session's headers, because the library omits it in some calls.
         """
         client = Consul(host=self.address, port=self._http_port)
         client.http.session.trust_env = False
@@ -316,9 +315,9 @@ class ConsulCluster(Part):
         json: Any = None,
         data: bytes | None = None,
     ) -> Any:
-        """One request to the HTTP API, by default with the management token; gives the parsed answer.
+        """Sends a request to the HTTP API, by default with the management token. Returns the parsed answer.
 
-        Raises ConsulApiError for any status other than 2xx. A token of "" sends none: the anonymous one.
+        Raises ConsulApiError for any status other than 2xx. An empty token means anonymous.
         """
         answer = self._http.request(
             method,
@@ -333,7 +332,7 @@ class ConsulCluster(Part):
             raise ConsulApiError(method, path, answer.status_code, answer.text)
         return answer.json() if answer.content else None
 
-    # Inner parts
+    # Internals
 
     def _prepare_server(self, binary: Path) -> Server:
         tokens = {"agent": self.management_token}
@@ -356,7 +355,7 @@ class ConsulCluster(Part):
             configuration["retry_join_wan"] = [f"{self.primary.address}:{self.primary._wan_port}"]
             configuration["retry_interval_wan"] = "1s"
             acl["enable_token_replication"] = True
-            # The secondary takes its tokens from the primary and makes none of its own.
+            # The secondary replicates tokens from the primary and creates none itself.
             acl["tokens"] = {"agent": self.management_token, "replication": self.management_token}
         return self._consul(binary, self.node_name, configuration, self._server_ready)
 
@@ -364,7 +363,7 @@ class ConsulCluster(Part):
         self, node_name: str, meta: dict[str, str], address: str, ports: Sequence[int] | None = None
     ) -> Agent:
         if not can_bind(address):
-            raise ValueError(f"{address} is no address of this machine")
+            raise ValueError(f"{address} is not an address of this machine")
         http_port, lan_port, rpc_port = ports = ports or free_ports(3, address)
         configuration = self._common_configuration(node_name, address) | {
             "server": False,
@@ -375,8 +374,8 @@ class ConsulCluster(Part):
         }
         configuration["acl"]["tokens"] = {"agent": self._agent_token}
         if self._version < (1, 15):
-            # Joins before its first synchronization, which spares a retry seconds later. Later versions deprecate
-            # the setting.
+            # The agent joins before its first synchronization, which avoids a retry seconds later. Later versions
+            # deprecate the setting.
             configuration["start_join"] = configuration["retry_join"]
 
         def ready() -> bool:
@@ -386,7 +385,7 @@ class ConsulCluster(Part):
             return (
                 node is not None
                 and node["Address"] == address
-                # The leader registers a new member without these; they come with the agent's own first word.
+                # The leader registers a new member without these. The agent's first synchronization adds them.
                 and bool(node["TaggedAddresses"])
                 and meta.items() <= (node["Meta"] or {}).items()
                 and self._catalog_agrees(node_name, "alive")
@@ -424,7 +423,7 @@ class ConsulCluster(Part):
             [binary, "agent", "-config-file", file],
             run_directory=self.run_directory,
             ready=ready,
-            # An agent that leaves takes some seconds to tell the others.
+            # A leaving agent needs a few seconds to notify the others.
             stop_timeout=20,
             environment={"PATH": "/usr/bin:/bin", "HOME": str(self.run_directory)},
         )
@@ -477,5 +476,5 @@ def _version_of(binary: Path) -> tuple[int, int]:
     output = subprocess.run([binary, "version"], capture_output=True, text=True, check=True).stdout
     match = re.search(r"Consul v(\d+)\.(\d+)", output)
     if match is None:
-        raise RuntimeError(f"`consul version` says no version: {output!r}")
+        raise RuntimeError(f"`consul version` printed no version: {output!r}")
     return int(match[1]), int(match[2])

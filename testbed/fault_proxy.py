@@ -1,6 +1,6 @@
-"""A proxy on loopback before a real server: it passes requests on, or fails on demand.
+"""A proxy on loopback in front of a real server. It forwards requests, or fails on demand.
 
-Requests go on as they came, with their path, query and headers, so signatures that cover them stay valid.
+It forwards path, query and headers unchanged, so signatures over them stay valid.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from testbed.aws import Answer, Drop, Hang
 from testbed.processes import LOOPBACK, free_port
 
 _UPSTREAM_TIMEOUT_SECONDS = 60
-# They are about one connection, and there are two here (RFC 9110, 7.6.1); the length is set again.
+# Hop-by-hop headers (RFC 9110, 7.6.1), and the length, which is set again.
 _HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length"}
 
 
 @dataclass(frozen=True)
 class Request:
-    """One request on its way."""
+    """A request in progress."""
 
     method: str
     path: str  # with its query
@@ -36,7 +36,7 @@ class Request:
 
     @property
     def operation(self) -> str:
-        """What is asked for, in a few words: of AWS's JSON and query protocols the operation's name."""
+        """A short name of the request: for AWS's JSON and query protocols, the operation."""
         if target := self.headers.get("x-amz-target"):
             return target.rpartition(".")[2]
         if self.body.startswith(b"Action="):
@@ -49,41 +49,41 @@ Behavior = Callable[[Request], Outcome]
 
 
 class FaultProxy:
-    """One proxy before one server; it passes everything on until told otherwise.
+    """A proxy in front of one server. By default, it forwards everything.
 
-    `seen` lists every request that came. `watch` is called with each request before it is passed on (False) and
-    after it has taken effect and before its answer goes back (True); it may do something, such as to kill the client.
+    `seen` lists all requests. `watch` is called for each request before it is forwarded (False), and after it took
+    effect but before its answer is returned (True). It may have side effects, such as killing the client.
     """
 
     def __init__(self, upstream: str) -> None:
-        """`upstream` is the URL of the server that the proxy stands before; a path in it stays the client's."""
+        """`upstream` is the server's URL. Requests keep the client's path."""
         self._upstream = urlsplit(upstream)
         self._port = free_port()
         self.url = f"http://{LOOPBACK}:{self._port}{self._upstream.path}"
         self.seen: list[Request] = []
         self.watch: Callable[[Request, bool], None] = lambda _request, _done: None
         self._behavior: Behavior = lambda _: None
-        self._dying: Behavior | None = None  # that after which it refuses
+        self._dying: Behavior | None = None  # the behavior of `dies`, until it refuses connections
         self._server: _Server | None = None
         self._connections: set[socket.socket] = set()
         self._changed = threading.Event()
         self._lock = threading.RLock()
 
-    # ------------------------------------------------------------ what it does
+    # ------------------------------------------------------------ behavior
 
     def passes(self) -> None:
-        """From now on requests go on to the server."""
+        """Forwards requests to the server from now on."""
         self.answers(lambda _: None)
 
     def answers(self, behavior: Behavior | Outcome) -> None:
-        """From now on each request gets this, or what the function says: an `Answer`, `Hang`, `Drop`, or None."""
+        """Answers each request with this outcome, or the function's outcome: `Answer`, `Hang`, `Drop` or None."""
         with self._lock:
             self._behavior = behavior if callable(behavior) else lambda _: behavior
             self._end_waiting()
             self._listen()
 
     def refuses(self) -> None:
-        """From now on the port is closed, and the connections that were open are cut."""
+        """Closes the port and all open connections."""
         with self._lock:
             server, self._server = self._server, None
             self._end_waiting()
@@ -94,9 +94,9 @@ class FaultProxy:
                     connection.shutdown(socket.SHUT_RDWR)
 
     def dies(self, at: Callable[[Request], bool], *, after: bool = True) -> None:
-        """Passes requests on until `at` says True of one, and refuses from then on.
+        """Forwards requests until `at` returns True for one, then refuses connections.
 
-        With `after` that request takes effect, only its answer is lost.
+        With `after`, that request takes effect, but its answer is lost.
         """
 
         def behavior(request: Request) -> Outcome:
@@ -135,7 +135,7 @@ class FaultProxy:
     # ------------------------------------------------------------ one request
 
     def serve(self, handler: _Handler, request: Request) -> None:
-        """Called by the server's threads."""
+        """Handles a request. Called by the server's threads."""
         with self._lock:
             self.seen.append(request)
             behavior, changed = self._behavior, self._changed
@@ -187,22 +187,22 @@ class _Server(ThreadingHTTPServer):
         self._thread.start()
 
     def end(self) -> None:
-        """Closes the port; may be called by one of the server's own threads."""
+        """Closes the port. Safe to call from the server's own threads."""
         self.shutdown()
         self.server_close()
 
     def server_close(self) -> None:
-        self.socket.close()  # the base class would wait for the requests under way, and one of them may be calling
+        self.socket.close()  # the base class would wait for all requests, and one may be the caller
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A client that was killed breaks its connections: that is nothing to print."""
+        """Ignores broken connections of killed clients."""
         if not isinstance(sys.exception(), OSError):
             super().handle_error(request, client_address)  # type: ignore[arg-type]  # as the base class has it
 
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    # Header and body are two writes: with Nagle's algorithm the second waits 40 ms for an acknowledgement.
+    # Headers and body are two writes. With Nagle's algorithm, the second waits 40 ms for an acknowledgement.
     disable_nagle_algorithm = True
     server: _Server
 

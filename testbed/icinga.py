@@ -1,12 +1,12 @@
 """Icinga 2 on loopback, with its API over TLS and its own certificate authority.
 
-What Icinga 2.13 does (measured):
+Measured behavior of Icinga 2.13:
 
-- A missing permission is 404 "No objects found.", for queries and deletions alike; a filter that cannot be read too.
-  Only a wrong password is 401.
-- A query whose filter matches nothing is 200 with ``"results": []``; so is a deletion.
-- A deletion needs ``cascade`` if a host has services.
-- Its authority's certificate has no Authority Key Identifier.
+- A missing permission returns 404 "No objects found.", for queries and deletions. So does an invalid filter.
+  Only a wrong password returns 401.
+- A query or deletion whose filter matches nothing returns 200 with ``"results": []``.
+- Deleting a host with services requires ``cascade``.
+- The certificate of its authority has no Authority Key Identifier.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from testbed.processes import LOOPBACK, Part, Server, free_port
 from testbed.tools import icinga_tree
 
 _TIMEOUT_SECONDS = 10
-_NAME = "localhost"  # the certificate's, and so that of the URL
+_NAME = "localhost"  # in the certificate, and therefore in the URL
 
-# Icinga is three processes, and the second and third outlive a first that is killed. This one kills its whole process
-# group when it is asked to end, or when its parent dies.
+# Icinga consists of three processes, and the others survive when the first is killed. This guard kills the process
+# group on SIGTERM, or when its parent dies.
 _GUARD = """
 import ctypes, os, signal, subprocess, sys
 signal.signal(signal.SIGTERM, lambda *_: os.killpg(0, signal.SIGKILL))
@@ -55,14 +55,14 @@ object ApiListener "api" {{ bind_host = "{address}"; bind_port = {port} }}
 
 
 class IcingaApiError(RuntimeError):
-    """Icinga answered with something other than 2xx."""
+    """Icinga did not answer 2xx."""
 
 
 class Icinga(Part):
-    """Icinga 2. Its hosts are those that tests make by the API.
+    """Icinga 2, without hosts at first.
 
     Args:
-        users: permissions by the name of an API user; each has its name's password in `passwords`.
+        users: the permissions of each API user. `passwords` holds their passwords.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class Icinga(Part):
         configuration.write_text(self._configuration())
         paths = {"DataDir": "data", "LogDir": "log", "CacheDir": "cache", "SpoolDir": "spool", "InitRunDir": "run"}
         defines = {name: str(self.run_directory / folder) for name, folder in paths.items()}
-        # It would change to the package's own user, which this machine need not have.
+        # Otherwise, it would switch to the package's user, which this machine may not have.
         defines |= {"RunAsUser": getpass.getuser(), "RunAsGroup": grp.getgrgid(os.getgid()).gr_name}
         options = [f"-D{name}={value}" for name, value in defines.items()]
         environment = {"PATH": "/usr/bin:/bin", "HOME": str(self.run_directory), **tree.environment}
@@ -118,7 +118,7 @@ class Icinga(Part):
             self.server.stop()
 
     def create_host(self, name: str, **variables: str) -> None:
-        """A host with these custom variables."""
+        """Creates a host with these custom variables."""
         host = {"templates": ["test"], "attrs": {"vars": variables, "address": "192.0.2.1"}}
         self.api("PUT", f"/v1/objects/hosts/{quote(name, safe='')}", host)
 
@@ -130,7 +130,7 @@ class Icinga(Part):
         return sorted(host["name"] for host in self.api("GET", "/v1/objects/hosts")["results"])
 
     def api(self, method: str, path: str, body: Mapping[str, Any] | None = None, *, user: str = "admin") -> Any:
-        """One request; gives the parsed answer. Raises IcingaApiError for any status other than 200."""
+        """Sends a request and returns the parsed answer. Raises IcingaApiError for any status other than 200."""
         context = ssl.create_default_context(cafile=self.ca)
         context.verify_flags &= ~ssl.VERIFY_X509_STRICT
         credentials = base64.b64encode(f"{user}:{self.passwords[user]}".encode()).decode()

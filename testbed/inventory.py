@@ -1,4 +1,4 @@
-"""The inventory's table, for tests and benchmarks that go without Terraform."""
+"""The inventory's table, for tests and benchmarks without Terraform."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def make_inventory_table(client: Any, name: str) -> None:
-    """As inventory.tf makes it.
+    """Creates the table as inventory.tf does.
 
     Args:
         client: a boto3 ``dynamodb`` client.

@@ -1,7 +1,7 @@
-"""The part of Lambda that runs deployed functions: for `Invoke`, for EventBridge, and for queues.
+"""The part of Lambda that runs deployed functions: for `Invoke`, EventBridge and queues.
 
-What runs is the deployed package with its deployed handler, variables and timeout, as the function's own role, so
-that IAM decides on all that it does.
+It runs the deployed package with its deployed handler, variables and timeout, under the function's own role, so that
+IAM checks all its calls.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from testbed.aws_patches import log_result, logging_config
 from testbed.runtime import Invocation, LambdaRuntime
 
 _LATE_SECONDS = 10.0
-_RECEIVE_LIMIT = 10  # of one ReceiveMessage
+_RECEIVE_LIMIT = 10  # messages per ReceiveMessage
 # https://docs.aws.amazon.com/lambda/latest/dg/invocation-async-error-handling.html
 _ASYNCHRONOUS_TRIES = 3
 
@@ -41,16 +41,16 @@ class DeployedInvocation(Invocation):
     function_name: str = ""
     payload: Any = None
     log_error: str | None = None
-    """Why Lambda could not write the log, as the role's rights or the log group were missing."""
+    """The reason why Lambda could not write the log: a missing permission or log group."""
 
 
 @dataclass(frozen=True)
 class Network:
-    """Where an execution environment stands: it finds other servers there under the deployed addresses.
+    """A network in which execution environments reach other servers under the deployed addresses.
 
-    `addresses` gives each address in the function's variables, such as a URL, the one that is reached in its place;
-    `environment` holds variables besides, such as the AWS SDK's AWS_ENDPOINT_URL_EC2. Each network has environments
-    of its own, distinguished by its name.
+    `addresses` maps addresses in the function's variables, such as URLs, to their replacements. `environment` holds
+    additional variables, such as AWS_ENDPOINT_URL_EC2. Each network, identified by its name, has its own execution
+    environments.
     """
 
     name: str
@@ -58,7 +58,7 @@ class Network:
     environment: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     def variables(self, deployed: Mapping[str, str]) -> dict[str, str]:
-        """The function's variables as they are in this network."""
+        """The function's variables in this network."""
         found = dict(deployed)
         for before, here in self.addresses.items():
             found = {name: value.replace(before, here) for name, value in found.items()}
@@ -70,7 +70,7 @@ _ORDINARY = Network("")
 
 @dataclass
 class _Environments:
-    """The warm execution environments of one version of one function in one network."""
+    """The warm execution environments of one function version in one network."""
 
     fingerprint: str
     idle: list[LambdaRuntime] = field(default_factory=list)
@@ -78,10 +78,10 @@ class _Environments:
 
 
 class LambdaService:
-    """Attaches itself to a `StrictAws`, whose `Invoke` then runs what is deployed.
+    """Attaches itself to a `StrictAws`, so that `Invoke` runs the deployed function.
 
-    `invocations` holds all that ran, in the order of their ends. `extra_environment` is put before the function's
-    own variables, for what a test must tell the process (such as SSL_CERT_FILE).
+    `invocations` lists all invocations, in the order in which they ended. `extra_environment` holds variables for
+    tests, such as SSL_CERT_FILE. The function's own variables take precedence.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class LambdaService:
     # ------------------------------------------------------------ use
 
     def invoke(self, function_name: str, payload: Any) -> DeployedInvocation:
-        """Runs the deployed function once and tells all about it (an `Invoke` over HTTP tells less)."""
+        """Runs the deployed function once. Returns more details than an `Invoke` over HTTP."""
         return self.run(self._function(function_name), payload)
 
     def run(
@@ -113,7 +113,7 @@ class LambdaService:
         request_id: str | None = None,
         network: Network = _ORDINARY,
     ) -> DeployedInvocation:
-        """Runs it in an idle warm environment, or in a new one, as Lambda scales."""
+        """Runs it in an idle warm environment or in a new one, as Lambda does."""
         environments, runtime = self._take(function, network)
         try:
             ran = runtime.invoke(payload, timeout=float(function.timeout), request_id=request_id)
@@ -130,7 +130,7 @@ class LambdaService:
         return done
 
     def code_credentials(self, function_name: str) -> Credentials:
-        """New credentials such as the function's code has them."""
+        """New credentials like those of the function's code."""
         function = self._function(function_name)
         return self.aws.role_credentials(function.role, function_name, source_function_arn=function.function_arn)
 
@@ -140,12 +140,12 @@ class LambdaService:
         return list(found.all) if found else []
 
     def kill(self, function_name: str, network: Network = _ORDINARY) -> None:
-        """Kills the function's processes, in the middle of what they do; may be called from a fault hook."""
+        """Kills the function's processes in the middle of their work. Safe to call from a fault hook."""
         for runtime in self.environments(function_name, network):
             runtime.kill()
 
     def forget_environments(self, network: Network | None = None) -> None:
-        """Makes the next invocation of every function a cold start with new credentials, in one network or in all."""
+        """Makes every function start cold with new credentials, in one network or in all."""
         with self._lock:
             stale = {key: found for key, found in self._environments.items() if network in (None, Network(key[1]))}
             for key in stale:
@@ -162,7 +162,7 @@ class LambdaService:
     def close(self) -> None:
         self._background.shutdown(wait=True, cancel_futures=True)
         self.forget_environments()
-        # `==`: each look at a bound method makes a new one.
+        # `==` because each access to a bound method creates a new object.
         if self.aws.invoker == self._invoker:
             self.aws.invoker = None
 
@@ -230,13 +230,13 @@ class LambdaService:
         return json.dumps(ran.result if ran.error is None else ran.error).encode(), headers
 
     def _run_asynchronously(self, function: LambdaFunction, event: Any) -> None:
-        """Lambda tries again twice (after one and two minutes, which nobody waits for here), then drops it."""
+        """Retries twice and then drops the event, as Lambda does, but without Lambda's delays."""
         for _ in range(_ASYNCHRONOUS_TRIES):
             if self.run(function, event).error is None:
                 return
 
     def _write_log(self, function: LambdaFunction, ran: Invocation) -> str | None:
-        """To CloudWatch Logs, as the role: where its rights do not suffice, Lambda drops the log silently."""
+        """Writes to CloudWatch Logs as the role. Without permission, Lambda drops the log silently."""
         logs = self.aws.client("logs", self._role_credentials(function, "lambda-logs"))
         stream = {"logGroupName": _log_group(function), "logStreamName": f"testbed/[$LATEST]{ran.request_id}"}
         now = int(time.time() * 1000)
@@ -275,7 +275,7 @@ def _platform_log(ran: Invocation, function: LambdaFunction) -> list[str]:
 
 @dataclass(frozen=True)
 class Batch:
-    """One batch that a queue gave to a function."""
+    """A batch that a queue delivered to a function."""
 
     queue: str
     function_name: str
@@ -286,7 +286,7 @@ class Batch:
 
 
 class EventSourcePoller:
-    """Lambda's poller of the deployed event source mappings, one round after the other when told to."""
+    """Lambda's poller of the deployed event source mappings. It polls only on demand."""
 
     def __init__(self, service: LambdaService) -> None:
         self.service = service
@@ -294,10 +294,11 @@ class EventSourcePoller:
         self._receiving = threading.Lock()
 
     def drain(self, max_rounds: int = 100, *, skip_delays: bool = False, only: str | None = None) -> list[Batch]:
-        """Hands out batches until no queue has a visible message, or for so many rounds; `only` to that function.
+        """Delivers batches until no queue has a visible message, or `max_rounds` is reached.
 
-        A message that comes back with a visibility timeout waits for `skip_delays` or `advance`; with `skip_delays`
-        nothing waits, and what fails always ends in the dead-letter queue.
+        A message that returns with a visibility timeout waits for `skip_delays` or `advance`. With the argument
+        `skip_delays`, no message waits, and messages that keep failing end in the dead-letter queue. `only` selects
+        one function.
         """
         batches: list[Batch] = []
         for _ in range(max_rounds):
@@ -310,7 +311,7 @@ class EventSourcePoller:
         return batches
 
     def poll(self, only: str | None = None) -> list[Batch]:
-        """One batch for every enabled mapping (of that function) whose queue has visible messages."""
+        """Delivers one batch for each enabled mapping with visible messages. `only` selects one function."""
         mappings = [
             mapping
             for mapping in self._mappings()
@@ -319,9 +320,9 @@ class EventSourcePoller:
         return [batch for mapping in mappings if (batch := self._poll(mapping)) is not None]
 
     def deliver(self, message_ids: Collection[str], network: Network = _ORDINARY) -> Batch:
-        """One batch of these messages and no others, whatever their delays; may be called by several threads.
+        """Delivers one batch of exactly these messages, regardless of their delays. Thread-safe.
 
-        Raises LookupError where not all of them are there to be received.
+        Raises LookupError if not all of them can be received.
         """
         [mapping] = [mapping for mapping in self._mappings() if self._holds(mapping, message_ids)]
         [queue] = self._queues(_queue_name(mapping))
@@ -333,11 +334,11 @@ class EventSourcePoller:
                 for message in queue._messages:
                     if message.id in missing:
                         message.visible_at = message.delayed_until = 0
-                # The others are left as they are: another invocation may be putting one of them off.
+                # Leave the other messages alone: another invocation may be changing their visibility.
                 with aws_patches.only(queue, missing):
                     batch += self._begin(mapping)
             missing -= {message["MessageId"] for message in batch}
-            # One that is there was put off a moment ago, by a call that the function had given up waiting for.
+            # The message was hidden a moment ago, by a call that the function no longer waited for.
             if missing - {message.id for message in queue._messages} or time.monotonic() > end:
                 break
         if missing:
@@ -355,7 +356,7 @@ class EventSourcePoller:
                 message.delayed_until = 0
 
     def advance(self, seconds: float, queue_name: str | None = None) -> None:
-        """Lets the time pass for every message: its delays, its age, and at last its retention."""
+        """Advances the time for all messages: delays, age and retention."""
         milliseconds = seconds * 1000
         for queue in self._queues(queue_name):
             for message in list(queue._messages):
@@ -365,7 +366,7 @@ class EventSourcePoller:
                     queue._messages.remove(message)
 
     def messages(self, queue_name: str) -> list[dict[str, Any]]:
-        """All messages of a queue, visible or not, as a test wants to see them."""
+        """All messages of a queue, visible or not, in a form for tests."""
         now = unix_time_millis()
         return [
             {
@@ -390,7 +391,7 @@ class EventSourcePoller:
         return self._receive(sqs, url, mapping.batch_size)
 
     def _queue_of(self, mapping: EventSourceMapping) -> tuple[Any, str]:
-        """As the function's role: Lambda can read the queue only as far as the role can."""
+        """Opens the queue as the function's role, because Lambda needs the role's permissions to read it."""
         credentials = self.service._role_credentials(
             self.service._function(mapping.function_arn), "event-source-mapping"
         )
@@ -489,5 +490,5 @@ def _failed_ids(mapping: EventSourceMapping, ran: Invocation, ids: list[str]) ->
     if not isinstance(failures, list):
         return everything
     failed = {failure.get("itemIdentifier") if isinstance(failure, dict) else None for failure in failures}
-    # An identifier that is empty or unknown makes the whole batch a failure.
+    # An empty or unknown identifier fails the whole batch.
     return everything if failed - everything else {str(identifier) for identifier in failed}

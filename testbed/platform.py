@@ -1,4 +1,4 @@
-"""All the systems together: AWS, Consul, Chef and Vault, and a fleet of instances that leave traces in them."""
+"""All systems: AWS, Consul, Chef and Vault, and a fleet of instances with objects in them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ REVERSE_ZONE = "0.10.in-addr.arpa"
 LOCK_PREFIX = "locks/"
 TOOL_CLIENT = "ec2-decommission"  # the Chef client that the function signs as
 
-# What the Consul step needs, and no more; README has the same.
+# The minimum permissions of the Consul step, as in the README.
 CONSUL_RULES = """
 node_prefix "" { policy = "write" }
 session_prefix "" { policy = "write" }
@@ -36,7 +36,7 @@ operator = "write"
 
 @dataclass
 class Member:
-    """An instance of the fleet and the traces that it has left."""
+    """An instance of the fleet, and its objects in the systems."""
 
     name: str
     instance: LaunchedInstance
@@ -51,7 +51,7 @@ class Member:
 
 @dataclass(frozen=True)
 class Trace:
-    """One thing in one system: whose it is (a name), and what it is."""
+    """An object in a system, and the name of its owner."""
 
     owner: str
     system: str
@@ -60,7 +60,7 @@ class Trace:
 
 @dataclass
 class Platform:
-    """Starts everything, and stops it; `progress` gets a line for each part."""
+    """Starts and stops all systems. `progress` receives a line for each."""
 
     run_directory: Path
     progress: Callable[[str], None] = lambda _: None
@@ -119,7 +119,7 @@ class Platform:
         self.stop()
 
     def vault_token(self) -> str:
-        """A token that may read the two secrets and nothing else."""
+        """A token that can read only the two secrets."""
         return self.vault.create_token("secret/data/ec2-decommission/chef", "secret/data/ec2-decommission/consul")
 
     def example_variables(self, **more: Any) -> dict[str, Any]:
@@ -146,10 +146,10 @@ class Platform:
         age: timedelta = timedelta(hours=1),
         replaces: Agent | None = None,
     ) -> Member:
-        """An instance with an A and a PTR record, a Chef node and client, and a Consul agent that holds a lock.
+        """Launches an instance with DNS records, a Chef node and client, and a Consul agent that holds a lock.
 
-        It was launched ``age`` ago: a younger one than ten minutes is never swept. Its agent's address is of
-        loopback and not the instance's: all agents run on this machine.
+        The launch time is ``age`` ago, because sweeps ignore instances younger than ten minutes. The agent has a
+        loopback address instead of the instance's address, because all agents run on this machine.
         """
         instance = self.aws.launch(name, private_ip, emit=False)
         backend = ec2_backends[self.aws.account][self.region]
@@ -171,22 +171,22 @@ class Platform:
         return member
 
     def replace(self, old: Member) -> Member:
-        """Terminates the member without an event, and launches another under its name, addresses and Chef node."""
+        """Terminates the member without an event, and launches one with the same name, addresses and Chef node."""
         self.kill(old, emit=False)
         self.chef.delete_node(old.name)
         self.chef.delete_client(old.name)
-        self.consul.api("PUT", f"/v1/kv/{old.lock}", params={"release": old.session})  # so no lock-delay follows
+        self.consul.api("PUT", f"/v1/kv/{old.lock}", params={"release": old.session})  # avoids a lock delay
         self.consul.api("PUT", f"/v1/session/destroy/{old.session}")
         return self.launch(old.name, old.instance.private_ip, replaces=old.agent)
 
     def kill(self, member: Member, *, emit: bool = True) -> None:
-        """The instance is terminated: its Consul agent is killed, and seen to have failed."""
+        """Terminates the instance, kills its Consul agent, and waits until Consul sees the failure."""
         member.agent.kill()
         self.consul.wait_for_status(member.name, "failed")
         self.aws.terminate(member.id, emit=emit)
 
     def change_record(self, action: str, zone_id: str, name: str, kind: str, *values: str, ttl: int = 60) -> None:
-        """CREATE, UPSERT or DELETE of one record set."""
+        """Changes one record set with CREATE, UPSERT or DELETE."""
         record = {
             "Name": name,
             "Type": kind,
@@ -197,10 +197,10 @@ class Platform:
             HostedZoneId=zone_id, ChangeBatch={"Changes": [{"Action": action, "ResourceRecordSet": record}]}
         )
 
-    # What is there
+    # Traces
 
     def traces(self) -> list[Trace]:
-        """Everything in the three systems that the fleet could have left."""
+        """All of the fleet's objects in the three systems."""
         return [*self._records(), *self._chef_traces(), *self._consul_traces()]
 
     def _records(self) -> Iterator[Trace]:
@@ -237,5 +237,5 @@ class Platform:
 
 
 def pointer(address: str) -> str:
-    """The name of the PTR record of an address."""
+    """The PTR record name of an address."""
     return ipaddress.ip_address(address).reverse_pointer

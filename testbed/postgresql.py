@@ -1,4 +1,4 @@
-"""PostgreSQL on loopback, for what needs a database. Its data may be a copy of one that was prepared before."""
+"""PostgreSQL on loopback. Its data can be a copy of a prepared database."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _NOBODY = 65534
 _SETTINGS = {
     "listen_addresses": LOOPBACK,
     "unix_socket_directories": "",
-    # What is on the disk after a crash is of no interest.
+    # Durability does not matter here.
     "fsync": "off",
     "synchronous_commit": "off",
     "full_page_writes": "off",
@@ -26,17 +26,17 @@ class PostgreSqlError(RuntimeError):
 
 
 class PostgreSql(Part):
-    """A server, whose superuser needs no password.
+    """A server whose superuser needs no password.
 
     Args:
-        name: of the prepared data in the cache.
-        prepare: fills the server the first time; later servers of the same name start from a copy.
+        name: the name of the prepared data in the cache.
+        prepare: fills the first server of that name. Later servers start from a copy.
     """
 
     user = "test"
 
     def __init__(self, name: str, prepare: Callable[[PostgreSql], None]) -> None:
-        # A directory of its own: its user may not enter those of this process.
+        # A separate directory, because the server's user cannot enter those of this process.
         super().__init__("postgresql", None)
         self.port = free_port()
         self._prepare = prepare
@@ -81,7 +81,7 @@ class PostgreSql(Part):
             self.server.stop()
 
     def sql(self, text: str, *, database: str = "postgres") -> None:
-        """Runs statements; the first that fails ends them."""
+        """Runs statements until one fails."""
         psql = [str(self._programs / "psql"), "-q", "-v", "ON_ERROR_STOP=1", "-f", "-"]
         answer = subprocess.run(
             [*psql, "-h", LOOPBACK, "-p", str(self.port), "-U", self.user, "-d", database],
@@ -116,7 +116,7 @@ class PostgreSql(Part):
             shutil.rmtree(part)
 
     def _own(self) -> None:
-        """Gives the data to the user that runs the server, who alone may enter it."""
+        """Makes the server's user the only owner of the data."""
         self._data.chmod(0o700)
         if self._as_owner:
             self.run_directory.chmod(0o755)

@@ -1,4 +1,4 @@
-"""Starts server processes on loopback, waits until they answer, and stops them again by process id."""
+"""Starts server processes on loopback, waits until they are ready, and stops them by process id."""
 
 from __future__ import annotations
 
@@ -22,13 +22,11 @@ from typing import Self
 
 LOOPBACK = "127.0.0.1"
 
-# Linux kills the child when the *thread* that started it ends, so every child is started by one thread
-# that lives as long as this process.
+# Linux kills the child when the *thread* that started it ends, so one long-lived thread starts all children.
 _SPAWNER = ThreadPoolExecutor(max_workers=1, thread_name_prefix="testbed-spawner")
 
-# Runs in the child, before the program: the kernel is to kill it when its parent dies. A `preexec_fn` would
-# do the same but is not safe in a process with threads. The second look at the parent closes the gap in which
-# the parent dies before the request is made.
+# Runs in the child before the program, and asks the kernel to kill the child when its parent dies. A `preexec_fn` is
+# not safe in a process with threads. The check of the parent's id covers a parent that dies before the request.
 _DIE_WITH_PARENT = """
 import ctypes, os, sys
 ctypes.CDLL(None).prctl(1, 9, 0, 0, 0)
@@ -40,8 +38,8 @@ except OSError as error:
     sys.exit(f"{sys.argv[2]} could not be run: {error.strerror}")
 """
 
-# Below the range from which Linux and macOS take the ports of outgoing connections: a port that is free now
-# is still free when the server binds it.
+# Below the range that Linux and macOS use for outgoing connections, so that a free port is still free when the server
+# binds it.
 _PORTS = range(10_000, 32_000)
 _given_ports: set[int] = set()
 _ports_lock = threading.Lock()
@@ -49,13 +47,13 @@ _random = random.SystemRandom()
 
 
 class ServerError(RuntimeError):
-    """A part did not start or did not get ready; the message names the part and its log."""
+    """A server failed to start or to become ready. The message names the server and its log."""
 
 
 def free_port(address: str = LOOPBACK, *, consecutive: int = 1) -> int:
-    """A port that is free for TCP and UDP on `address`, and that this process has not given out before.
+    """A port that is free for TCP and UDP on `address`, and that this process has not used before.
 
-    For a server that takes the port after its own as well: the first of `consecutive` such ports.
+    Returns the first of `consecutive` free ports, for servers that also use the next port.
     """
     with _ports_lock:
         for _ in range(1000):
@@ -68,7 +66,7 @@ def free_port(address: str = LOOPBACK, *, consecutive: int = 1) -> int:
 
 
 def free_ports(count: int, address: str = LOOPBACK) -> list[int]:
-    """So many distinct free ports on `address`."""
+    """This many distinct free ports on `address`."""
     return [free_port(address) for _ in range(count)]
 
 
@@ -83,7 +81,7 @@ def can_bind(address: str) -> bool:
 
 
 def port_answers(port: int, address: str = LOOPBACK) -> bool:
-    """Whether something accepts TCP connections there."""
+    """Whether the port accepts TCP connections."""
     try:
         with socket.create_connection((address, port), timeout=1):
             return True
@@ -92,7 +90,7 @@ def port_answers(port: int, address: str = LOOPBACK) -> bool:
 
 
 def wait_until(condition: Callable[[], bool], *, timeout: float, what: str, interval: float = 0.05) -> None:
-    """Waits until the condition holds; raises ServerError, naming `what`, after `timeout` seconds."""
+    """Waits until the condition holds. Raises ServerError with `what` after `timeout` seconds."""
     deadline = time.monotonic() + timeout
     while not condition():
         if time.monotonic() >= deadline:
@@ -104,7 +102,7 @@ def _is_free(address: str, port: int) -> bool:
     for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
         with socket.socket(socket.AF_INET, kind) as probe:
             if kind is socket.SOCK_STREAM:
-                # As servers do: a connection of an earlier test that is still in TIME_WAIT is no hindrance.
+                # Allow ports with connections in TIME_WAIT from earlier tests, as servers do.
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind((address, port))
@@ -114,10 +112,10 @@ def _is_free(address: str, port: int) -> bool:
 
 
 class Part(ABC):
-    """A part of the testbed: its servers, and the directory that holds their logs and data.
+    """A part of the testbed: its servers, and the directory with their logs and data.
 
-    Without a `run_directory` it makes a temporary one, which goes when the part is stopped and stays when the
-    part could not be started.
+    Without `run_directory`, it creates a temporary directory. That is removed when the part stops, but kept if the
+    part fails to start.
     """
 
     def __init__(self, name: str, run_directory: Path | None) -> None:
@@ -155,13 +153,13 @@ class Part(ABC):
 
 
 class Server:
-    """One server process.
+    """A server process.
 
-    `ready` is asked until it says True; it may raise OSError (which covers `requests`' connection errors) for
-    "not yet". The process's output goes to `<run_directory>/<name>.log`, appended when it is started again.
+    `ready` is polled until it returns True. It may raise OSError, which includes connection errors of `requests`, for
+    "not yet". The output goes to `<run_directory>/<name>.log`. A restart appends to it.
 
-    The child gets a session of its own, so that Ctrl-C reaches the parent only, which then stops its servers
-    in order. On Linux the kernel kills the child should the parent die without stopping it.
+    The child has its own session, so that Ctrl-C reaches only the parent, which then stops its servers in order. On
+    Linux, the kernel kills the child if the parent dies.
     """
 
     def __init__(
@@ -177,7 +175,7 @@ class Server:
         stop_timeout: float = 5,
         stop_signal: signal.Signals = signal.SIGTERM,
     ) -> None:
-        """`environment` replaces the inherited one whole; None means a copy of this process's own."""
+        """`environment` replaces the inherited environment. None means a copy of this process's environment."""
         self.name = name
         self.arguments = [os.fspath(argument) for argument in arguments]
         self.run_directory = run_directory
@@ -191,9 +189,9 @@ class Server:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> Self:
-        """Starts the process and waits until it is ready; it is stopped again when it does not get there."""
+        """Starts the process and waits until it is ready. Stops it on failure."""
         if self.running:
-            raise ServerError(f"{self.name} is running already")
+            raise ServerError(f"{self.name} is already running")
         self.run_directory.mkdir(parents=True, exist_ok=True)
         self._process = _SPAWNER.submit(self._spawn).result()
         try:
@@ -204,23 +202,23 @@ class Server:
         return self
 
     def stop(self) -> None:
-        """Asks the process to end, kills it when it does not, and waits for its end."""
+        """Terminates the process, kills it if needed, and waits until it has ended."""
         self._end(self._stop_signal)
 
     def kill(self) -> None:
-        """Kills the process (SIGKILL) and waits for its end: what a machine's failure looks like."""
+        """Kills the process (SIGKILL), like a failing machine, and waits until it has ended."""
         self._end(signal.SIGKILL)
 
     def pause(self) -> None:
-        """Stops the process from running (SIGSTOP): connections are accepted still, and never answered."""
+        """Pauses the process (SIGSTOP). It still accepts connections, but never answers."""
         os.kill(self.pid, signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Lets a paused process run on."""
+        """Resumes a paused process."""
         os.kill(self.pid, signal.SIGCONT)
 
     def wait(self, timeout: float) -> int:
-        """Waits until the process ends of itself and gives its exit status."""
+        """Waits until the process ends by itself, and returns its exit status."""
         if self._process is None:
             raise ServerError(f"{self.name} was not started")
         try:
@@ -240,7 +238,7 @@ class Server:
 
     @property
     def exit_status(self) -> int | None:
-        """None while it runs or was never started; negative: the signal that ended it."""
+        """None if it is running or was never started. Negative for the signal that ended it."""
         return None if self._process is None else self._process.poll()
 
     def log_tail(self, lines: int = 15) -> str:
@@ -281,8 +279,7 @@ class Server:
             return
         deadline = time.monotonic() + self._ready_timeout
         while True:
-            # A stranger on the same port could answer in place of a server that failed, so the process is
-            # looked at last.
+            # Check the process last: another process on the same port could answer in place of a failed server.
             answered = False
             with contextlib.suppress(OSError):
                 answered = self._ready()
@@ -302,7 +299,7 @@ class Server:
         if process is None or process.poll() is not None:
             return
         process.send_signal(first)
-        # A paused process would see the signal only when it runs on.
+        # A paused process receives the signal only when it resumes.
         process.send_signal(signal.SIGCONT)
         try:
             process.wait(self._stop_timeout)

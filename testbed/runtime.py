@@ -1,7 +1,7 @@
-"""Runs a Lambda package as Lambda does: under awslambdaric, AWS's own runtime client, against a local Runtime API.
+"""Runs a Lambda package as Lambda does: with awslambdaric, AWS's own runtime client, and a local Runtime API.
 
-The function's process has the package, the runtime's packages (boto3, awslambdaric) and a clean environment; nothing
-of this project's own environment can be imported in it.
+The function's process has only the package, the runtime's packages (boto3, awslambdaric) and a clean environment. It
+cannot import from this project's environment.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from uuid import uuid4
 from testbed import tools
 from testbed.processes import LOOPBACK, Server
 
-# What Lambda's Python runtime brings along, at the versions that the tests are locked to.
+# The packages in Lambda's Python runtime, at the tests' locked versions.
 _RUNTIME_PACKAGES = (
     "awslambdaric",
     "boto3",
@@ -51,21 +51,21 @@ _INIT_SECONDS = 10.0  # https://docs.aws.amazon.com/lambda/latest/dg/lambda-runt
 
 @dataclass(frozen=True)
 class Invocation:
-    """What came of one invocation. Either `result` is the function's answer, or `error` is set."""
+    """The outcome of an invocation: either `result` or `error` is set."""
 
     request_id: str
     result: Any = None
     error: dict[str, Any] | None = None
-    """`errorType`, `errorMessage` and, where the function raised, `stackTrace`; as Lambda words them."""
+    """Lambda's `errorType` and `errorMessage`, and `stackTrace` if the function raised."""
     logs: list[str] = field(default_factory=list)
-    """The lines that the function wrote, without Lambda's own START, END and REPORT."""
+    """The function's log lines, without Lambda's START, END and REPORT."""
     duration: float = 0.0
     """Seconds."""
     timed_out: bool = False
     cold: bool = False
 
     def json_logs(self) -> list[dict[str, Any]]:
-        """Those lines that are JSON objects, parsed; without the metrics among them."""
+        """The log lines that are JSON objects, parsed, without metrics."""
         found = []
         for line in self.logs:
             try:
@@ -77,12 +77,12 @@ class Invocation:
         return found
 
     def metric_lines(self) -> list[str]:
-        """The lines that CloudWatch takes for metrics in the embedded format."""
+        """The log lines in CloudWatch's embedded metric format."""
         return [line for line in self.logs if line.startswith('{"_aws"')]
 
 
 def runtime_python(version: str) -> Path:
-    """A Python of that version ("3.13") with the runtime's packages and nothing else; built once, then kept."""
+    """A Python of that version ("3.13") with only the runtime's packages. Built once and cached."""
     requirements = _runtime_requirements()
     digest = hashlib.sha256(requirements.encode()).hexdigest()[:12]
     home = tools.CACHE / "lambda-runtime" / f"python{version}-{digest}"
@@ -118,7 +118,7 @@ def _run(command: list[str]) -> None:
 
 @dataclass
 class _Exchange:
-    """One invocation on its way through the Runtime API."""
+    """An invocation in progress in the Runtime API."""
 
     request_id: str
     payload: bytes
@@ -129,10 +129,10 @@ class _Exchange:
 
 
 class LambdaRuntime:
-    """One execution environment of a function: a process that is started when needed and kept warm.
+    """An execution environment of a function: a process that starts on demand and stays warm.
 
-    `environment` is the function's own variables; `credentials` are the role's (`AWS_ACCESS_KEY_ID` and so on, with
-    region and endpoint) and go before them. The function sees `memory_size`, but nothing enforces it.
+    `environment` holds the function's variables. `credentials` holds the role's variables (`AWS_ACCESS_KEY_ID` and so
+    on, with region and endpoint), and takes precedence. `memory_size` is visible to the function, but not enforced.
     """
 
     def __init__(
@@ -173,22 +173,22 @@ class LambdaRuntime:
 
     @property
     def warm(self) -> bool:
-        """Whether a process waits for the next invocation."""
+        """Whether a process is waiting for the next invocation."""
         return self._process is not None and self._process.running
 
     def invoke(self, payload: Any, timeout: float | None = None, request_id: str | None = None) -> Invocation:
-        """Runs the function once; `payload` is what it gets as JSON. One invocation at a time."""
+        """Runs the function once, with `payload` as JSON. Only one invocation at a time."""
         with self._lock:
             return self._invoke(payload, self._timeout if timeout is None else timeout, request_id or str(uuid4()))
 
     def kill(self) -> None:
-        """Kills the process at once, in the middle of an invocation or between two: the next one starts cold."""
+        """Kills the process immediately, even during an invocation. The next invocation starts cold."""
         process = self._process
         if process is not None:
             process.kill()
 
     def close(self) -> None:
-        """Ends the process and removes what was unpacked."""
+        """Ends the process and removes the unpacked package."""
         self.kill()
         self._api.close()
         _make_writable(self._task_root)
@@ -216,7 +216,7 @@ class LambdaRuntime:
         timed_out = False
         while not exchange.ended.wait(0.02):
             if not self._process.running:
-                exchange.ended.wait(0.05)  # an answer may have come just before the end
+                exchange.ended.wait(0.05)  # an answer may have arrived just before the process ended
                 break
             if time.monotonic() - started > timeout:
                 timed_out = True
@@ -243,7 +243,7 @@ class LambdaRuntime:
         return {"errorType": "Runtime.ExitError", "errorMessage": message}
 
     def _start(self) -> dict[str, Any] | None:
-        """Starts the process; gives the error when its initialization fails."""
+        """Starts the process. Returns the error if its initialization fails."""
         self._api.renew()
         self._process = Server(
             "function",
@@ -288,7 +288,7 @@ class LambdaRuntime:
         }
 
     def _new_log_lines(self) -> list[str]:
-        """What the function wrote since the last look: all of it is in the file when its answer has come."""
+        """The function's log lines since the last call. The file is complete when the answer has arrived."""
         with self._log.open("rb") as log:
             log.seek(self._log_offset)
             text = log.read()
@@ -303,7 +303,7 @@ def _unpack(zip_bytes: bytes, target: Path) -> None:
             mode = entry.external_attr >> 16
             if mode and not entry.is_dir():
                 (target / entry.filename).chmod(stat.S_IMODE(mode))
-    # In Lambda the package is on a read-only file system.
+    # In Lambda, the package is on a read-only file system.
     for path in [target, *target.rglob("*")]:
         path.chmod(path.stat().st_mode & ~(stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH))
 
@@ -318,7 +318,7 @@ class _QuietServer(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A killed function breaks its connections: that is nothing to print."""
+        """Ignores broken connections of a killed function."""
         if not isinstance(sys.exception(), ConnectionError):
             super().handle_error(request, client_address)  # type: ignore[arg-type]  # as the base class has it
 
@@ -336,7 +336,7 @@ class _RuntimeApi:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
-            # Header and body are two writes: with Nagle's algorithm the second waits 40 ms for an acknowledgement.
+            # Headers and body are two writes. With Nagle's algorithm, the second waits 40 ms for an acknowledgement.
             disable_nagle_algorithm = True
 
             def do_GET(self) -> None:
@@ -354,7 +354,7 @@ class _RuntimeApi:
         threading.Thread(target=self._server.serve_forever, args=(0.05,), name="runtime-api", daemon=True).start()
 
     def renew(self) -> None:
-        """For a new process: the requests of the one before, which may still wait here, get nothing more."""
+        """Prepares for a new process. Pending requests of the previous process get no more invocations."""
         self.asked.clear()
         self.init_error = None
         stale, self._pending = self._pending, queue.Queue()

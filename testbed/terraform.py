@@ -1,7 +1,7 @@
-"""Applies a Terraform root module, such as an example of this repository, to the AWS of the testbed.
+"""Applies a Terraform root module, such as an example of this repository, to the testbed's AWS.
 
-The root module is run where it stands, so that its relative module sources work. State, plugins and logs go to the
-run directory; beside the source Terraform writes only its lock file, which git ignores.
+Terraform runs in the root module's directory, so that relative module sources work. State, plugins and logs go to the
+run directory. Terraform writes only its lock file, which git ignores, next to the source.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from testbed.aws import StrictAws
 
 Progress = Callable[[str], None]
 
-# Not handed on to Terraform: they would change what it does, or where.
+# Variables that are not passed to Terraform, because they would change its behavior or target.
 _DROPPED = ("TF_", "AWS_")
 _TAIL_LINES = 30
 
 
 class TerraformError(RuntimeError):
-    """A Terraform command failed; the message holds its last lines and names its log."""
+    """A Terraform command failed. The message contains its last lines and the path of its log."""
 
 
 class Stack:
-    """One root module with its own state.
+    """A root module with its own state.
 
-    `variables` become TF_VAR_ variables; what is no string is given as JSON. `environment` comes on top of this
-    process's own (less its AWS_ and TF_ variables) and of what reaches the testbed's AWS.
+    `variables` become TF_VAR_ variables, as JSON unless they are strings. `environment` is added to this process's
+    environment (without AWS_ and TF_ variables) and to the variables for the testbed's AWS.
     """
 
     def __init__(
@@ -60,8 +60,8 @@ class Stack:
     # ------------------------------------------------------------ commands
 
     def init(self) -> None:
-        """Done by the other commands when it was not before."""
-        # -upgrade: a lock file that an earlier run with other plugins left is no hindrance.
+        """Runs `terraform init`. The other commands call it if needed."""
+        # -upgrade ignores the lock file of an earlier run with other plugins.
         arguments = ["init", "-backend=false", "-upgrade"]
         if mirror := tools.terraform_mirror():
             arguments.append(f"-plugin-dir={mirror}")
@@ -69,7 +69,7 @@ class Stack:
         self._initialized = True
 
     def apply(self, plan: Path | None = None) -> None:
-        """Makes it so; or carries out a saved plan, with the state where the plan says: beside the source."""
+        """Applies the configuration or a saved plan. A saved plan keeps its state next to the source."""
         if plan is None:
             self._with_state(["apply", "-auto-approve"], "apply")
             return
@@ -79,22 +79,22 @@ class Stack:
         self._run(["apply", "-lock=false", str(plan)], "apply")
 
     def destroy(self) -> None:
-        """Removes all that `apply` made."""
+        """Destroys all resources."""
         self._with_state(["destroy", "-auto-approve"], "destroy")
 
     def plan(self) -> Literal["empty", "changes"]:
-        """Whether an apply would do anything; the plan itself is in the log."""
+        """Whether the plan has changes. The log contains the plan."""
         status = self._with_state(["plan", "-detailed-exitcode"], "plan", good=(0, 2))
         return "changes" if status == 2 else "empty"
 
     def validate(self) -> None:
-        """Whether Terraform accepts the source; raises TerraformError if not."""
+        """Validates the source. Raises TerraformError if it is invalid."""
         if not self._initialized:
             self.init()
         self._capture(["validate"])
 
     def save_plan(self, plan: Path) -> None:
-        """Writes what an apply would do, for `apply` on this machine or another."""
+        """Saves a plan for `apply`, on this machine or another."""
         if not self._initialized:
             self.init()
         self._run(["plan", "-lock=false", f"-out={plan}"], "plan")
@@ -105,7 +105,7 @@ class Stack:
         return {name: output["value"] for name, output in listed.items()}
 
     def resources(self) -> list[str]:
-        """The addresses of all that is in the state."""
+        """The addresses of all resources in the state."""
         if not self.state.exists():
             return []
         return self._capture(["state", "list", f"-state={self.state}"]).split()
@@ -137,7 +137,7 @@ class Stack:
             ) as process,
         ):
             assert process.stdout is not None
-            # Asked to end, Terraform still writes what it knows into the state.
+            # On SIGTERM, Terraform still writes the state.
             too_long = threading.Timer(self._timeout, process.terminate)
             too_long.daemon = True
             too_long.start()
@@ -182,14 +182,14 @@ class Stack:
             "TF_IN_AUTOMATION": "1",
             "TF_CLI_ARGS": "-no-color",
             "CHECKPOINT_DISABLE": "1",
-            "BUILD_CACHE": str(tools.CACHE / "build"),  # the build's own environment, made once for all stacks
+            "BUILD_CACHE": str(tools.CACHE / "build"),  # the build's environment, created once for all stacks
             **self._plugin_cache(),
             **{f"TF_VAR_{name}": _as_variable(value) for name, value in self.variables.items()},
             **self.environment,
         }
 
     def _plugin_cache(self) -> dict[str, str]:
-        """Where providers come from the registry, they are loaded once, not once for each stack."""
+        """Enables a plugin cache, so that each provider is downloaded once for all stacks."""
         if tools.terraform_mirror() is not None:
             return {}
         cache = tools.CACHE / "terraform-plugins"

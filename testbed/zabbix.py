@@ -1,13 +1,13 @@
-"""Zabbix's API on loopback: the PHP frontend on PHP's own web server, over PostgreSQL. The Zabbix server is not run.
+"""Zabbix's API on loopback: the PHP frontend on PHP's web server, with PostgreSQL. The Zabbix server does not run.
 
-What Zabbix 6.0 does (measured):
+Measured behavior of Zabbix 6.0:
 
 - Every answer is 200. An error has ``error`` in place of ``result``.
-- The token stands in ``auth`` of the body: the header Authorization is read since 6.4.
+- The token is in ``auth`` of the body. The Authorization header is supported since 6.4.
 - A wrong token is "Not authorized.", an ended session "Session terminated, re-login, please."
-- A host that is gone, and one that may only be read, is "No permissions to referred object or it does not exist!"
-- A user without any right to a host does not see it: ``"result": []``.
-- ``host.get`` by tag with operator 1 is exact; with operator 0 it finds every value that contains the text.
+- A missing host and a read-only host are "No permissions to referred object or it does not exist!"
+- A user without permission for a host does not see it: ``"result": []``.
+- ``host.get`` by tag with operator 1 is an exact match. Operator 0 matches every value that contains the text.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _EXTENSIONS = (
     *("ctype", "gettext", "mbstring", "pgsql", "bcmath", "sockets", "gd", "fileinfo"),
     *("dom", "xml", "xmlreader", "xmlwriter", "simplexml"),
 )
-_ADMIN_ROLE = "2"  # of the roles that the schema brings: may administer the hosts of its groups
+_ADMIN_ROLE = "2"  # a role in the schema that can manage the hosts of its groups
 _RIGHTS = {"write": 3, "read": 2}
 
 
@@ -40,7 +40,7 @@ class ZabbixApiError(RuntimeError):
 
 
 class Zabbix(Part):
-    """Zabbix's API. All hosts of tests are in one host group."""
+    """Zabbix's API. All test hosts are in one host group."""
 
     def __init__(self, *, run_directory: Path | None = None) -> None:
         super().__init__("zabbix", run_directory)
@@ -51,7 +51,7 @@ class Zabbix(Part):
         self._session = ""
         self._group = ""
         self._http = requests.Session()
-        # No proxy and no .netrc of the user's: everything is on loopback.
+        # Ignore the user's proxy and .netrc settings: everything is on loopback.
         self._http.trust_env = False
 
     def _start(self) -> None:
@@ -73,7 +73,7 @@ class Zabbix(Part):
     # Hosts and users
 
     def create_host(self, name: str, instance_id: str | None = None) -> str:
-        """A host with the tag ``aws.instance_id``; gives its id."""
+        """Creates a host with the tag ``aws.instance_id``. Returns its id."""
         tags = [{"tag": _TAG, "value": instance_id}] if instance_id else []
         host = {"host": name, "groups": [{"groupid": self._group}], "tags": tags}
         hostid: str = self.call("host.create", host)["hostids"][0]
@@ -83,12 +83,12 @@ class Zabbix(Part):
         self.call("host.delete", [hostid])
 
     def hosts(self) -> dict[str, str]:
-        """The names of the hosts in the group, by id."""
+        """The host names in the group, by id."""
         found = self.call("host.get", {"output": ["hostid", "host"], "groupids": [self._group]})
         return {host["hostid"]: host["host"] for host in found}
 
     def create_token(self, rights: str = "write") -> str:
-        """An API token of a new user, who may ``write`` or ``read`` the hosts of the group."""
+        """Creates an API token for a new user who can ``write`` or ``read`` the group's hosts."""
         name = f"user-{secrets.token_hex(4)}"
         permission = {"permission": _RIGHTS[rights], "id": self._group}
         group = self.call("usergroup.create", {"name": name, "rights": [permission]})["usrgrpids"][0]
@@ -104,7 +104,7 @@ class Zabbix(Part):
         return token
 
     def call(self, method: str, params: Any, *, token: str | None = "") -> Any:
-        """One call, by default as the administrator; gives the result."""
+        """Makes a call, by default as the administrator, and returns the result."""
         body = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
         if token is not None:
             body["auth"] = token or self._session
@@ -115,7 +115,7 @@ class Zabbix(Part):
             raise ZabbixApiError(f"Zabbix: {method}: {document['error']}")
         return document["result"]
 
-    # Inner parts
+    # Internals
 
     def _frontend(self, source: Path, database: PostgreSql) -> Server:
         pages = self.run_directory / "frontend"
@@ -141,7 +141,7 @@ class Zabbix(Part):
         )
 
     def _configure(self, pages: Path, database: PostgreSql) -> None:
-        """Debian's package reads its configuration from /etc, others from conf/."""
+        """Writes the configuration. Debian's package reads it from /etc, others from conf/."""
         file = pages / "conf" / "zabbix.conf.php"
         access = {
             "TYPE": "POSTGRESQL",

@@ -1,4 +1,4 @@
-# What the demo deploys: all built-in steps, the audit, and one member account.
+# The demo's deployment: all built-in steps, the audit, and one member account.
 
 variable "region" { type = string }
 variable "member_account_id" { type = string }

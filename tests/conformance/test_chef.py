@@ -1,4 +1,4 @@
-"""The fake Chef server and the real client against a real server behave alike: the same tests run on both."""
+"""Conformance of the fake Chef server: the same tests run on the fake and on the real client with a real server."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 
 
 class World(Protocol):
-    """A Chef server that a test fills, and the clients that ask it."""
+    """A Chef server for a test to fill, and its clients."""
 
     def put_node(self, name: str, instance_id: str | None = None, **facts: Any) -> ChefNode:
-        """A node with one address, and with what else `ChefNode` has."""
+        """Creates a node with one address. `facts` are further fields of `ChefNode`."""
 
     def put_client(self, name: str, *, validator: bool = False, admin: bool = False) -> None: ...
 
     def server(self, *, admin: bool = True, right_key: bool = True) -> ChefServer:
-        """As an administrator, or as a client without the right to remove others or to read them."""
+        """A client as an administrator, or without permission to read and remove other clients."""
 
 
 def node(name: str, instance_id: str | None = None, **facts: Any) -> ChefNode:
@@ -52,7 +52,7 @@ class FakeWorld:
 
     def server(self, *, admin: bool = True, right_key: bool = True) -> ChefServer:
         self._server.key_accepted = right_key
-        # What goiardi keeps from a client that is no administrator.
+        # The operations that goiardi denies to a client that is not an administrator.
         kept = {"read clients", "delete nodes", "delete clients", "create clients"}
         self._server.forbidden = set() if admin else kept
         return self._server
@@ -128,7 +128,7 @@ FULL: dict[str, Any] = {
 # Searching
 
 
-def test_search_shows_the_nodes_with_the_ids_and_all_that_ohai_wrote(world: World) -> None:
+def test_search_by_instance_id_returns_nodes_with_ohai_attributes(world: World) -> None:
     own = [world.put_node("web-1", "i-0aaa", **FULL), world.put_node("web-1-again", "i-0aaa")]
     other = world.put_node("web-2", "i-0bbb")
     world.put_node("web-3", "i-0ccc")
@@ -138,7 +138,7 @@ def test_search_shows_the_nodes_with_the_ids_and_all_that_ohai_wrote(world: Worl
     assert found.hidden == 0
 
 
-def test_converged_nodes_tell_where_and_when(world: World) -> None:
+def test_converged_nodes_have_place_and_time(world: World) -> None:
     full = world.put_node("web-1", "i-0aaa", **FULL)
     world.put_node("web-1-again", "i-0aaa")
     world.put_node("web-2", "i-0aab")
@@ -157,21 +157,21 @@ def test_converged_nodes_tell_where_and_when(world: World) -> None:
     assert (read.dns_names, read.ohai_time) == (full.dns_names, 1_760_000_000.25)
 
 
-def test_converged_nodes_of_more_than_a_page(world: World) -> None:
+def test_converged_nodes_are_read_over_several_pages(world: World) -> None:
     for number in range(1001):
         world.put_node(f"web-{number}", f"i-{number:017x}")
     found = {node.name for node in world.server().converged_nodes("i-")}
-    # goiardi does not sort its pages: at the border of two pages a node may be shown twice, and one not.
+    # goiardi does not sort its pages, so a page boundary may repeat one node and skip another.
     assert found <= {f"web-{number}" for number in range(1001)}
     assert len(found) >= 1000
 
 
-def test_an_id_that_begins_like_another_is_another(world: World) -> None:
+def test_search_does_not_match_an_id_by_prefix(world: World) -> None:
     world.put_node("web-1", "i-0aaab")
     assert world.server().search_nodes_by_instance_id(["i-0aaa"]).nodes == ()
 
 
-def test_more_ids_than_one_query_holds(world: World) -> None:
+def test_search_splits_many_ids_into_several_queries(world: World) -> None:
     ids = [f"i-{number:017x}" for number in range(250)]
     for number in range(0, 250, 25):
         world.put_node(f"web-{number}", ids[number])
@@ -179,7 +179,7 @@ def test_more_ids_than_one_query_holds(world: World) -> None:
     assert {node.instance_id for node in found.nodes} == set(ids[::25])
 
 
-def test_search_for_nothing(world: World) -> None:
+def test_search_for_no_ids_is_empty(world: World) -> None:
     assert world.server().search_nodes_by_instance_id([]).nodes == ()
 
 
@@ -187,7 +187,7 @@ ODD_NAMES = ["OR", "AND", "NOT", "NOT-1", "ORx", "or", "-x", "--", "x:y", ":x", 
 
 
 @pytest.mark.parametrize("name", ["web-1.example.internal", *ODD_NAMES])
-def test_a_name_that_the_query_language_would_read_otherwise_spoils_no_query(world: World, name: str) -> None:
+def test_query_syntax_in_a_name_does_not_break_the_search(world: World, name: str) -> None:
     odd, other = world.put_node(name), world.put_node("web-1", "i-0bbb")
     server = world.server()
     found = set(server.search_nodes_by_name([name, "web-1", "nobody", "no name at all", ""]).nodes)
@@ -237,7 +237,7 @@ def test_privileged_clients(world: World) -> None:
     assert "web-1" not in found
 
 
-def test_deleting_tells_what_was_there(world: World) -> None:
+def test_delete_returns_the_removed_object(world: World) -> None:
     for name in ("web-1", "web-2"):
         world.put_node(name, "i-0aaa")
         world.put_client(name)
@@ -253,7 +253,7 @@ def test_deleting_tells_what_was_there(world: World) -> None:
     assert server.delete_nodes(["web-1"]) == {"web-1": False}
 
 
-def test_what_was_removed_can_be_put_back_and_nothing_is_overwritten(world: World) -> None:
+def test_removed_objects_are_restored_without_overwriting(world: World) -> None:
     full = world.put_node("web-1", "i-0aaa", **FULL)
     world.put_client("web-1")
     server = world.server()
@@ -262,7 +262,7 @@ def test_what_was_removed_can_be_put_back_and_nothing_is_overwritten(world: Worl
     assert not isinstance(document, DecommissionError)
     assert isinstance(client, ChefClient)
     assert client.public_key
-    kept = json.loads(json.dumps(document))  # as an audit object
+    kept = json.loads(json.dumps(document))  # like an audit object
     assert server.create_node({**kept, "automatic": {}}) is False
     assert server.create_client("web-1", "-----BEGIN PUBLIC KEY-----\nother") is False
     assert server.nodes(["web-1"]) == {"web-1": full}
@@ -277,7 +277,7 @@ def test_what_was_removed_can_be_put_back_and_nothing_is_overwritten(world: Worl
 
 
 @pytest.mark.parametrize("name", IMPOSSIBLE)
-def test_what_no_server_can_hold_is_not_created(world: World, name: str) -> None:
+def test_invalid_names_are_not_created(world: World, name: str) -> None:
     with pytest.raises(PermanentError, match="a Chef node cannot have the name"):
         world.server().create_node({"name": name})
     with pytest.raises(PermanentError, match="a Chef client cannot have the name"):
@@ -285,10 +285,10 @@ def test_what_no_server_can_hold_is_not_created(world: World, name: str) -> None
 
 
 class StaleError(TransientError):
-    """What the guard of these tests raises."""
+    """The error that the guards of these tests raise."""
 
 
-def test_a_change_whose_guard_raises_is_not_sent(world: World) -> None:
+def test_change_is_not_sent_if_its_guard_raises(world: World) -> None:
     calls: list[str] = []
 
     def guard() -> None:
@@ -317,7 +317,7 @@ def test_a_change_whose_guard_raises_is_not_sent(world: World) -> None:
 
 
 @pytest.mark.servers
-def test_an_old_server_is_served_with_its_own_signatures(goiardi: Goiardi) -> None:
+def test_protocol_1_0_signatures_work_with_an_old_server(goiardi: Goiardi) -> None:
     world = RealWorld(goiardi, "1.0")
     full = world.put_node("web-1", "i-0aaa", **FULL)
     world.put_client("web-1")
@@ -332,8 +332,8 @@ def test_an_old_server_is_served_with_its_own_signatures(goiardi: Goiardi) -> No
 
 
 @pytest.mark.servers
-def test_no_name_leads_elsewhere(goiardi: Goiardi) -> None:
-    """Whatever is asked for: every request is to a path of the API, and each name is one segment of it."""
+def test_a_name_is_always_one_path_segment(goiardi: Goiardi) -> None:
+    """For any input, each request goes to an API path, and each name is one segment of it."""
     names = [*IMPOSSIBLE, "web-1", "rack:7", "..x", *ODD_NAMES]
     with FaultProxy(goiardi.url) as proxy:
         settings = ChefSettings(proxy.url, goiardi.admin_name)
@@ -361,7 +361,7 @@ def test_a_wrong_key_is_a_configuration_error(world: World) -> None:
         server.nodes([f"web-{number}" for number in range(20)])
 
 
-def test_a_missing_right_is_told_from_absence(world: World) -> None:
+def test_missing_permission_is_not_absence(world: World) -> None:
     world.put_node("web-1", "i-0aaa")
     world.put_client("web-1")
     server = world.server(admin=False)

@@ -1,4 +1,4 @@
-"""The fake Consul and the real client against real agents behave alike: the same tests run on both."""
+"""Conformance of the fake Consul: the same tests run on the fake and on the real client with real agents."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 _numbers = itertools.count(1)
 READ_ALL = [Right("node", "read"), Right("session", "read"), Right("key", "read", "locks/")]
 
-# What a token may, by the word for it; each is taken away in turn.
+# A token's read permissions. The tests remove each in turn.
 RULES = {
     "node:read": 'node_prefix "" { policy = "read" }',
     "session:read": 'session_prefix "" { policy = "read" }',
@@ -56,7 +56,7 @@ RULES = {
 
 
 class World(Protocol):
-    """A cluster that a test fills, and the catalog that asks it. Node names are fresh for each test."""
+    """A cluster for a test to fill, and its catalog. Each test has its own node names."""
 
     prefix: str
 
@@ -69,7 +69,7 @@ class World(Protocol):
     ) -> None: ...
 
     def register_service(self, node: str, service: str) -> None:
-        """A service with one check."""
+        """Registers a service with one check."""
 
     def add_agent(self, name: str) -> None: ...
 
@@ -86,7 +86,7 @@ class World(Protocol):
     def key(self, name: str) -> Key | None: ...
 
     def catalog(self, without: str | None = None, *, known: bool = True) -> ConsulCatalog:
-        """With all rights; or with rights to read only, and one of these missing; or with a token unknown."""
+        """The catalog with all permissions, with all read permissions but one, or with an unknown token."""
 
 
 class FakeWorld:
@@ -234,10 +234,10 @@ def node_of(catalog: ConsulCatalog, name: str) -> CatalogNode:
     ],
     ids=["none", "the same", "others"],
 )
-def test_which_addresses_are_a_nodes_own(
+def test_own_addresses_of_a_node(
     world: World, tagged: dict[str, str], lan: str, others: tuple[str, ...], own: tuple[str, ...]
 ) -> None:
-    """``wan`` is often the address of something in front of it."""
+    """``wan`` is often the address of a device in front of the node."""
     name = world.prefix + "web"
     world.register(name, address="10.0.0.9", tagged=tagged)
     [node] = [node for node in world.catalog().nodes("") if node.name == name]
@@ -245,7 +245,7 @@ def test_which_addresses_are_a_nodes_own(
     assert (node.datacenter, node.node_id) == ("dc1", "")
 
 
-def test_what_a_node_says_of_itself(world: World) -> None:
+def test_node_attributes_are_read(world: World) -> None:
     said = {"account_id": "111111111111", "region": "eu-west-1", "availability_zone": "eu-west-1b", "rack": "7"}
     world.register(world.prefix + "web", {"instance_id": "i-0abc", **said})
     world.register(world.prefix + "bare")
@@ -256,13 +256,13 @@ def test_what_a_node_says_of_itself(world: World) -> None:
     assert node.document["Meta"] == node.meta
 
 
-def test_nodes_are_found_whatever_their_case(world: World) -> None:
+def test_node_lookup_ignores_case(world: World) -> None:
     name = world.prefix + "web"
     world.register(name)
     assert set(world.catalog().read("", [name.upper()], ()).nodes) == {name}
 
 
-def test_what_is_not_there_is_left_out(world: World) -> None:
+def test_missing_objects_are_omitted(world: World) -> None:
     name = world.prefix + "web"
     world.register(name)
     reading = world.catalog().read("", [name, world.prefix + "absent"], [f"locks/{world.prefix}none/"])
@@ -271,14 +271,14 @@ def test_what_is_not_there_is_left_out(world: World) -> None:
     assert reading.keys == ()
 
 
-def test_many_nodes_are_read_at_once(world: World) -> None:
+def test_many_nodes_are_read(world: World) -> None:
     names = [f"{world.prefix}web-{number}" for number in range(40)]
     for name in names:
         world.register(name)
     assert set(world.catalog().read("", names, ["locks/"]).nodes) == set(names)
 
 
-def test_the_status_of_an_agent_is_read(world: World) -> None:
+def test_agent_status_is_read(world: World) -> None:
     name = world.prefix + "web"
     world.add_agent(name)
     catalog = world.catalog()
@@ -292,7 +292,7 @@ def test_the_status_of_an_agent_is_read(world: World) -> None:
     assert (member.alive, member.failed) == (False, True)
 
 
-def test_the_default_session_of_a_failed_node_is_gone(world: World) -> None:
+def test_default_session_ends_with_its_failed_node(world: World) -> None:
     name = world.prefix + "web"
     world.add_agent(name)
     checked = world.create_session(name, checks=["serfHealth"])
@@ -315,7 +315,7 @@ def test_keys_are_read_with_value_flags_and_session(world: World) -> None:
     assert (a.document["Session"], a.document["Value"]) == (session, "AP8=")
 
 
-def test_sessions_are_read_with_what_their_end_does(world: World) -> None:
+def test_sessions_are_read_with_their_behavior(world: World) -> None:
     name = world.prefix + "web"
     world.add_agent(name)
     session = world.create_session(name, "delete", ["serfHealth"], lock_delay=1.5)
@@ -325,7 +325,7 @@ def test_sessions_are_read_with_what_their_end_does(world: World) -> None:
     assert read.document["ID"] == session
 
 
-def test_an_unlocked_key_is_free_at_once(world: World) -> None:
+def test_released_key_has_no_lock_delay(world: World) -> None:
     world.register(world.prefix + "web")
     mine, other = (world.create_session(world.prefix + "web") for _ in range(2))
     key = held_key(world, f"locks/{world.prefix}a", mine)
@@ -336,7 +336,7 @@ def test_an_unlocked_key_is_free_at_once(world: World) -> None:
     assert world.acquire(key.name, other)
 
 
-def test_a_key_without_a_value_is_unlocked(world: World) -> None:
+def test_empty_key_can_be_released(world: World) -> None:
     world.register(world.prefix + "web")
     key = held_key(world, f"locks/{world.prefix}a", world.create_session(world.prefix + "web"), b"", 0)
     assert world.catalog().transact("", unlock(key)) == ()
@@ -346,7 +346,7 @@ def test_a_key_without_a_value_is_unlocked(world: World) -> None:
 
 
 @pytest.mark.parametrize("behavior", ["release", "delete"])
-def test_the_end_of_a_session_closes_its_keys_for_the_lock_delay(world: World, behavior: str) -> None:
+def test_ended_session_starts_the_lock_delay_of_its_keys(world: World, behavior: str) -> None:
     world.register(world.prefix + "web")
     mine, other = world.create_session(world.prefix + "web", behavior), world.create_session(world.prefix + "web")
     key = held_key(world, f"locks/{world.prefix}a", mine)
@@ -356,7 +356,7 @@ def test_the_end_of_a_session_closes_its_keys_for_the_lock_delay(world: World, b
     assert not world.acquire(key.name, other)
 
 
-def test_a_deleted_key_is_free_at_once(world: World) -> None:
+def test_deleted_key_has_no_lock_delay(world: World) -> None:
     world.register(world.prefix + "web")
     mine, other = world.create_session(world.prefix + "web", "delete"), world.create_session(world.prefix + "web")
     key = held_key(world, f"locks/{world.prefix}a", mine)
@@ -365,7 +365,7 @@ def test_a_deleted_key_is_free_at_once(world: World) -> None:
     assert world.acquire(key.name, other)
 
 
-def test_a_transaction_is_all_or_nothing_and_tells_what_failed(world: World) -> None:
+def test_transaction_is_atomic_and_reports_its_failures(world: World) -> None:
     world.register(world.prefix + "web")
     mine, other = (world.create_session(world.prefix + "web") for _ in range(2))
     a, b, c = (held_key(world, f"locks/{world.prefix}{n}", mine) for n in "abc")
@@ -378,7 +378,7 @@ def test_a_transaction_is_all_or_nothing_and_tells_what_failed(world: World) -> 
     assert [world.key(key.name) for key in (a, c)] == [a, c]
 
 
-def test_nodes_of_instances_and_their_agents(world: World) -> None:
+def test_nodes_are_found_by_instance_id(world: World) -> None:
     own = world.prefix.rstrip("-").removeprefix("t")
     bearer, other = f"i-{int(own):08x}0", f"i-{int(own):08x}1"
     world.register(world.prefix + "web", {"instance_id": bearer, "region": "eu-west-1"})
@@ -403,7 +403,7 @@ def test_nodes_of_instances_and_their_agents(world: World) -> None:
     assert world.prefix + "web" not in catalog.agents("")
 
 
-def test_the_status_of_agents(world: World) -> None:
+def test_status_of_several_agents(world: World) -> None:
     lives, dead = world.prefix + "lives", world.prefix + "dead"
     world.add_agent(lives)
     world.add_agent(dead)
@@ -420,7 +420,7 @@ def test_a_changed_key_is_not_deleted(world: World) -> None:
     assert world.key(key.name) is not None
 
 
-def test_deleting_what_is_gone(world: World) -> None:
+def test_deleting_missing_objects(world: World) -> None:
     world.register(world.prefix + "web")
     catalog = world.catalog()
     key = held_key(world, f"locks/{world.prefix}a", world.create_session(world.prefix + "web"))
@@ -437,7 +437,7 @@ def test_too_many_operations_are_refused(world: World) -> None:
         world.catalog().transact("", delete_key(key) * (MAX_OPS + 1))
 
 
-def test_a_deleted_node_takes_its_sessions_along(world: World) -> None:
+def test_deleting_a_node_ends_its_sessions(world: World) -> None:
     name = world.prefix + "web"
     world.register(name)
     session = world.create_session(name)
@@ -447,7 +447,7 @@ def test_a_deleted_node_takes_its_sessions_along(world: World) -> None:
     assert session not in {s.session_id for s in catalog.sessions("")}
 
 
-def test_a_node_that_was_taken_over_is_not_deleted(world: World) -> None:
+def test_node_with_a_new_owner_is_not_deleted(world: World) -> None:
     name = world.prefix + "web"
     world.register(name, {"instance_id": "i-0dead"})
     session = world.create_session(name)
@@ -456,11 +456,11 @@ def test_a_node_that_was_taken_over_is_not_deleted(world: World) -> None:
     world.register(name, {"instance_id": "i-0new"}, address="10.0.0.6")
     assert [f.index for f in catalog.transact("", delete_node(before))] == [0]
     assert node_of(catalog, name).instance_id == "i-0new"
-    assert session in {s.session_id for s in catalog.sessions("")}  # sessions hang on the name
+    assert session in {s.session_id for s in catalog.sessions("")}  # sessions belong to the name
 
 
 @pytest.mark.parametrize("size", [10, 300_000, 500_000])
-def test_a_value_of_any_size_is_released(world: World, size: int) -> None:
+def test_lock_is_released_with_a_value_of_any_size(world: World, size: int) -> None:
     world.register(world.prefix + "web")
     mine, other = (world.create_session(world.prefix + "web") for _ in range(2))
     key = held_key(world, f"locks/{world.prefix}a b", mine, b"x" * size)
@@ -473,20 +473,22 @@ def test_a_value_of_any_size_is_released(world: World, size: int) -> None:
     assert world.acquire(key.name, other)
 
 
-def test_the_longest_transaction(world: World) -> None:
-    """As limits.txn_max_req_len is by default; one character more is refused."""
+def test_maximum_transaction_size(world: World) -> None:
+    """The default of limits.txn_max_req_len. One more character is refused."""
 
     def ops(name: str) -> list[dict[str, Any]]:
         return unlock(Key(name, 1, "A" * 520_000, 0, "00000000-1111-2222-3333-444444444444"))[1:]
 
     room = MAX_TRANSACTION_BYTES - len(json.dumps(ops(""), separators=(",", ":")))
     catalog = world.catalog()
-    assert [failure.index for failure in catalog.transact("", ops("k" * room))] == [0]  # taken; nobody holds it
+    assert [failure.index for failure in catalog.transact("", ops("k" * room))] == [
+        0
+    ]  # accepted, but the lock is not held
     with pytest.raises(RefusedError, match="too large"):
         catalog.transact("", ops("k" * (room + 1)))
 
 
-def test_a_session_that_is_gone_is_destroyed_once_more(world: World) -> None:
+def test_destroying_a_missing_session_succeeds(world: World) -> None:
     world.register(world.prefix + "web")
     sessions = [world.create_session(world.prefix + "web") for _ in range(12)]
     catalog = world.catalog()
@@ -494,7 +496,7 @@ def test_a_session_that_is_gone_is_destroyed_once_more(world: World) -> None:
         assert catalog.destroy_sessions("", sessions) == dict.fromkeys(sessions)
 
 
-def test_a_failed_agent_is_put_out(world: World) -> None:
+def test_failed_agent_is_forced_to_leave(world: World) -> None:
     name = world.prefix + "web"
     world.add_agent(name)
     world.kill(name)
@@ -503,11 +505,11 @@ def test_a_failed_agent_is_put_out(world: World) -> None:
     assert name not in {member.name for member in catalog.members()}
 
 
-# What is put back
+# Restoring
 
 
 @pytest.mark.parametrize("size", [0, 10, 500_000])
-def test_a_key_is_put_back_where_there_is_none(world: World, size: int) -> None:
+def test_missing_key_is_restored(world: World, size: int) -> None:
     world.register(world.prefix + "web")
     key = held_key(world, f"locks/{world.prefix}a", world.create_session(world.prefix + "web"), b"x" * size)
     catalog = world.catalog()
@@ -522,7 +524,7 @@ def test_a_key_is_put_back_where_there_is_none(world: World, size: int) -> None:
     assert world.key(key.name) != now
 
 
-def test_a_node_is_put_back_with_what_was_registered_on_it(world: World) -> None:
+def test_node_is_restored_with_its_registrations(world: World) -> None:
     name = world.prefix + "web"
     world.register(
         name, {"instance_id": "i-0abc"}, address="10.0.0.9", tagged={"lan": "10.0.0.9", "wan": "192.0.2.1"}
@@ -556,14 +558,14 @@ def without_index(value: Any) -> Any:
 
 
 class StaleError(TransientError):
-    """What the guard of these tests raises."""
+    """The error that the guards of these tests raise."""
 
 
 def stale() -> None:
     raise StaleError("the proof is too old")
 
 
-def test_a_change_whose_guard_raises_is_not_sent(world: World) -> None:
+def test_change_is_not_sent_if_its_guard_raises(world: World) -> None:
     name = world.prefix + "web"
     world.register(name)
     mine = world.create_session(name)
@@ -591,7 +593,7 @@ def test_a_change_whose_guard_raises_is_not_sent(world: World) -> None:
     assert world.key(f"locks/{world.prefix}new") is None
 
 
-def test_a_guard_that_does_not_raise_lets_a_change_through(world: World) -> None:
+def test_change_is_sent_if_its_guard_passes(world: World) -> None:
     world.register(world.prefix + "web")
     mine = world.create_session(world.prefix + "web")
     key = held_key(world, f"locks/{world.prefix}a", mine)
@@ -602,15 +604,15 @@ def test_a_guard_that_does_not_raise_lets_a_change_through(world: World) -> None
     assert set(called) == {"release", "destroy"}
 
 
-# Names that would lead elsewhere
+# Path traversal in names
 
 AUTOPILOT = "/v1/operator/autopilot/configuration"
-# Their URLs would be resolved to another path, by a client library or by Consul's server.
+# A client library or Consul's server would resolve their URLs to another path.
 RESOLVED = ["..", "../../kv/a", "a/../b", "a/./b", "a/..", "./a", "/a", "a//b", ""]
 
 
 @pytest.mark.parametrize("name", RESOLVED)
-def test_a_name_that_would_lead_elsewhere_is_not_sent(world: World, name: str) -> None:
+def test_path_traversal_in_a_name_is_not_sent(world: World, name: str) -> None:
     catalog = world.catalog()
     for answers in (
         catalog.destroy_sessions("", [name]),
@@ -641,10 +643,8 @@ def test_a_name_that_would_lead_elsewhere_is_not_sent(world: World, name: str) -
         ("ü ~", 450_000, True),
     ],
 )
-def test_a_key_s_name_never_leads_out_of_the_store(
-    cluster: ConsulCluster, tail: str, size: int, by_url: bool
-) -> None:
-    """A lock whose name leads to Consul's own configuration, and whose value is one; the token may write it."""
+def test_key_name_cannot_escape_the_kv_store(cluster: ConsulCluster, tail: str, size: int, by_url: bool) -> None:
+    """The lock's name points to Consul's configuration, its value is valid there, and the token can write it."""
     before = cluster.api("GET", AUTOPILOT)
     assert before["CleanupDeadServers"] is True
     name, value = f"locks/{tail}", json.dumps({**before, "CleanupDeadServers": False}).ljust(size).encode()
@@ -670,23 +670,23 @@ def test_a_key_s_name_never_leads_out_of_the_store(
 
 
 @pytest.mark.parametrize("datacenter", ["dc9", "../dc1", "dc1&dc=dc2", "dc 1#"])
-def test_an_unknown_datacenter_is_named(world: World, datacenter: str) -> None:
+def test_unknown_datacenter_error_names_it(world: World, datacenter: str) -> None:
     with pytest.raises(ConfigurationError, match=f"knows no datacenter {datacenter}; it knows dc1"):
         world.catalog().nodes(datacenter)
 
 
-def test_an_unknown_token_is_told(world: World) -> None:
+def test_unknown_token_is_an_access_error(world: World) -> None:
     with pytest.raises(AccessError, match="does not know the token"):
         world.catalog(known=False).prove_rights("", READ_ALL)
 
 
 @pytest.mark.parametrize("right", RULES)
-def test_a_missing_right_to_read_is_told_and_named(world: World, right: str) -> None:
+def test_missing_read_permission_is_named(world: World, right: str) -> None:
     with pytest.raises(AccessError, match=right):
         world.catalog(right).prove_rights("", READ_ALL)
 
 
-def test_rights_to_read_are_proven(world: World) -> None:
+def test_read_permissions_are_verified(world: World) -> None:
     world.catalog("nothing").prove_rights("", READ_ALL)
 
 
@@ -696,17 +696,17 @@ def test_without_session_read_the_list_is_empty(world: World) -> None:
     assert world.catalog("session:read").sessions("") == ()
 
 
-def test_without_key_read_there_seem_to_be_no_keys(world: World) -> None:
+def test_without_key_read_the_list_is_empty(world: World) -> None:
     world.put(f"locks/{world.prefix}a")
     assert world.catalog("key:read").read("", (), ["locks/"]).keys == ()
 
 
-def test_without_node_read_no_node_is_an_error(world: World) -> None:
+def test_without_node_read_a_missing_node_is_an_error(world: World) -> None:
     with pytest.raises(AccessError, match="node:read"):
         world.catalog("node:read").nodes("")
 
 
-def test_missing_rights_to_write(world: World) -> None:
+def test_missing_write_permissions(world: World) -> None:
     name = world.prefix + "web"
     world.register(name)
     session = world.create_session(name)
@@ -727,7 +727,7 @@ def test_missing_rights_to_write(world: World) -> None:
     assert "operator:write" in str(left)
 
 
-# A certificate of our own
+# Client certificates
 
 
 @pytest.mark.servers

@@ -1,4 +1,4 @@
-"""The fake EC2 and the real client over the strict AWS behave alike: the same tests run on both."""
+"""Conformance of the fake EC2: the same tests run on the fake and on the real client with the strict AWS."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ HOME = Place("123456789012", "us-east-1")
 
 
 class World(Protocol):
-    """A region that a test fills, and the client that asks it."""
+    """A region for a test to fill, and its client."""
 
     def client(self) -> Ec2: ...
 
@@ -131,7 +131,7 @@ class AwsWorld:
         if more.get("ipv6"):
             self._ec2.assign_ipv6_addresses(NetworkInterfaceId=interface, Ipv6Addresses=[more["ipv6"]])
         if more.get("public"):
-            # moto's own choice is a loopback address, which counts as nobody's.
+            # moto would choose a loopback address, which the function ignores.
             address = self._ec2.allocate_address(Domain="vpc", Address="54.7.8.9")
             self._ec2.associate_address(AllocationId=address["AllocationId"], InstanceId=launched["InstanceId"])
         return str(launched["InstanceId"])
@@ -168,7 +168,7 @@ def world(request: pytest.FixtureRequest) -> World:
     return AwsWorld(strict, strict.client("ec2"))
 
 
-def test_describes_all_that_identifies_an_instance(world: World) -> None:
+def test_describe_returns_all_identifying_attributes(world: World) -> None:
     instance_id = world.launch(
         "web-1", "10.0.0.15", tags={"role": "web"}, secondary_ip="10.0.0.16", ipv6="2001:db8:0:0::15", public=True
     )
@@ -190,7 +190,7 @@ def test_describes_all_that_identifies_an_instance(world: World) -> None:
     assert facts.tags == {"Name": "web-1", "role": "web"}
 
 
-def test_ids_that_ec2_does_not_know_have_no_entry_and_harm_no_other(world: World) -> None:
+def test_unknown_ids_are_omitted(world: World) -> None:
     here, forgotten = world.launch("a", "10.0.0.15"), world.launch("b", "10.0.0.16")
     world.terminate(forgotten)
     world.forget(forgotten)
@@ -198,7 +198,7 @@ def test_ids_that_ec2_does_not_know_have_no_entry_and_harm_no_other(world: World
     assert dict(world.client().describe([])) == {}
 
 
-def test_the_end_takes_addresses_names_vpc_and_interfaces_but_not_the_tags(world: World) -> None:
+def test_terminated_instance_keeps_only_its_tags(world: World) -> None:
     instance_id = world.launch("web-1", "10.0.0.15", public=True)
     public_ip = world.public_ip(instance_id)
     world.terminate(instance_id)
@@ -213,7 +213,7 @@ def test_the_end_takes_addresses_names_vpc_and_interfaces_but_not_the_tags(world
     assert world.client().describe([instance_id])[instance_id].facts.tags == {}
 
 
-def test_what_is_stopped_lives_and_keeps_its_addresses(world: World) -> None:
+def test_stopped_instance_is_live_and_keeps_its_addresses(world: World) -> None:
     instance_id = world.launch("web-1", "10.0.0.15")
     world.stop(instance_id)
     described = world.client().describe([instance_id])[instance_id]
@@ -239,7 +239,7 @@ FILTERS: list[tuple[dict[str, list[str]], set[str]]] = [
 ]
 
 
-def test_filters_let_through_as_ec2s_do(world: World) -> None:
+def test_filters_match_as_in_ec2(world: World) -> None:
     ids = {
         world.launch("Web-1", "10.0.0.11"): "upper",
         world.launch("web-1", "10.0.0.12"): "lower",
@@ -259,7 +259,7 @@ def test_filters_by_id_and_state(world: World) -> None:
     assert {d.instance_id for d in world.client().living({"instance-state-name": ["stopped"]})} == {second}
 
 
-def test_asked_by_id_each_has_its_answer(world: World) -> None:
+def test_lookup_by_id_answers_for_each_id(world: World) -> None:
     here, dead, forgotten = (world.launch(n, f"10.0.0.1{m}") for m, n in enumerate("abc"))
     for instance_id in (dead, forgotten):
         world.terminate(instance_id)
@@ -276,7 +276,7 @@ def test_asked_by_id_each_has_its_answer(world: World) -> None:
     assert dict(world.client().ask_by_id([])) == {}
 
 
-def test_interfaces_by_any_of_their_addresses(world: World) -> None:
+def test_interfaces_are_found_by_any_address(world: World) -> None:
     instance_id = world.launch("web-1", "10.0.0.15", secondary_ip="10.0.0.16", ipv6="2001:db8::15", public=True)
     other = world.launch("web-2", "10.0.0.17")
     public_ip = world.public_ip(instance_id)
@@ -309,7 +309,7 @@ def test_an_elastic_ip_stays_allocated_after_its_instance(world: World) -> None:
     assert world.client().elastic_ips([]) == frozenset()
 
 
-def test_an_interface_without_an_instance_says_what_it_is(world: World) -> None:
+def test_interface_without_an_instance_has_a_description(world: World) -> None:
     interface_id = world.add_interface("10.0.0.20", "ELB app/web")
     (interface,) = world.client().interfaces(["10.0.0.20"])["10.0.0.20"]
     assert (interface.interface_id, interface.vpc_id, interface.instance_id) == (interface_id, world.vpc(), None)
@@ -322,10 +322,10 @@ def test_an_unknown_filter_is_an_error(world: World) -> None:
         list(world.client().living({"shoe-size": ["44"]}))
 
 
-# What only the real client has
+# Only the real client
 
 
-def test_each_error_is_of_its_kind(aws: StrictAws) -> None:
+def test_aws_errors_map_to_error_types(aws: StrictAws) -> None:
     aws.reset()
     ec2 = BotoEc2(lambda: aws.client("ec2"), HOME)
     calls: list[Callable[[], object]] = [
@@ -348,7 +348,7 @@ def test_each_error_is_of_its_kind(aws: StrictAws) -> None:
             call()
 
 
-def test_many_ids_and_addresses_are_asked_in_as_many_calls_as_filters_take(aws: StrictAws) -> None:
+def test_large_queries_are_split_by_the_filter_limit(aws: StrictAws) -> None:
     aws.reset()
     ec2 = BotoEc2(lambda: aws.client("ec2"), HOME)
     aws.reset_calls()
@@ -366,7 +366,7 @@ EMPTY = Answer(
 )
 
 
-def test_an_answer_by_id_that_is_short_of_one_is_an_error(aws: StrictAws) -> None:
+def test_incomplete_answer_by_id_is_an_error(aws: StrictAws) -> None:
     aws.reset()
     ec2 = BotoEc2(lambda: aws.client("ec2"), HOME)
     instance_id = aws.launch("a", emit=False).id
@@ -377,7 +377,7 @@ def test_an_answer_by_id_that_is_short_of_one_is_an_error(aws: StrictAws) -> Non
         ec2.ask_by_id([instance_id])
 
 
-def test_a_refusal_that_names_no_id_is_an_error(aws: StrictAws) -> None:
+def test_not_found_error_without_ids_is_an_error(aws: StrictAws) -> None:
     aws.reset()
     ec2 = BotoEc2(lambda: aws.client("ec2"), HOME)
     with (
@@ -389,7 +389,7 @@ def test_a_refusal_that_names_no_id_is_an_error(aws: StrictAws) -> None:
         ec2.ask_by_id(["i-0000000000000000a"])
 
 
-def test_an_id_of_the_wrong_form_is_an_error(aws: StrictAws) -> None:
+def test_malformed_id_is_an_error(aws: StrictAws) -> None:
     aws.reset()
     with pytest.raises(TransientError, match=r"InvalidInstanceID\.Malformed"):
         BotoEc2(lambda: aws.client("ec2"), HOME).ask_by_id(["i-web-1"])

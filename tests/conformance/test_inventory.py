@@ -1,4 +1,4 @@
-"""The fake inventory and the one in DynamoDB behave alike: the same tests run on both."""
+"""Conformance of the fake inventory: the same tests run on the fake and on DynamoDB."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ FULL = Instance(ID).learn(
 
 
 def bare(instance_id: str = ID, place: Place = PLACE, **more: Any) -> Instance:
-    """An instance of which nothing but its place is known."""
+    """An instance of which only the place is known."""
     return Instance(instance_id, account_id=place.account_id, region=place.region, **more)
 
 
@@ -65,7 +65,7 @@ def result(steps: Mapping[str, Mapping[str, Any]], removed: Any = (), **more: An
 
 
 class Clock:
-    """A time that a test moves."""
+    """A clock that tests control."""
 
     def __init__(self) -> None:
         self.now = datetime(2026, 3, 1, tzinfo=UTC)
@@ -95,13 +95,13 @@ def inventory(request: pytest.FixtureRequest, clock: Clock) -> Inventory:
     return DynamoInventory(strict.client("dynamodb"), TABLE, 30, now=clock, together=side_by_side)
 
 
-def test_knows_nothing_at_first(inventory: Inventory) -> None:
+def test_new_inventory_is_empty(inventory: Inventory) -> None:
     assert dict(inventory.recall([ID])) == {}
     assert dict(inventory.recall([])) == {}
     assert list(inventory.living(PLACE)) == []
 
 
-def test_remembers_all_facts_of_a_living_instance(inventory: Inventory, clock: Clock) -> None:
+def test_all_facts_of_a_live_instance_are_stored(inventory: Inventory, clock: Clock) -> None:
     assert inventory.remember_running([FULL], {}) == {ID: True}
     record = inventory.recall([ID])[ID]
     assert record.state == RUNNING
@@ -114,12 +114,12 @@ def test_remembers_all_facts_of_a_living_instance(inventory: Inventory, clock: C
     assert {**vars(instance), "sources": (), "state": ""} == {**vars(FULL), "sources": (), "state": ""}
 
 
-def test_an_instance_of_which_nothing_is_known_is_kept_too(inventory: Inventory) -> None:
+def test_instance_without_facts_is_stored(inventory: Inventory) -> None:
     assert inventory.remember_running([bare(ID)], {}) == {ID: True}
     assert inventory.recall([ID])[ID].facts == Facts("inventory", account_id="123456789012", region="us-east-1")
 
 
-def test_later_facts_of_the_living_replace_earlier_ones(inventory: Inventory) -> None:
+def test_new_facts_replace_old_facts_of_a_live_instance(inventory: Inventory) -> None:
     inventory.remember_running([FULL], {})
     assert inventory.remember_running([bare(ID, private_ips=("10.0.0.9",), tags={"Name": "web-2"})], {}) == {ID: True}
     record = inventory.recall([ID])[ID]
@@ -127,7 +127,7 @@ def test_later_facts_of_the_living_replace_earlier_ones(inventory: Inventory) ->
     assert record.facts.tags == {"Name": "web-2"}
 
 
-def test_a_late_running_resurrects_nothing(inventory: Inventory) -> None:
+def test_late_running_event_does_not_revive_an_instance(inventory: Inventory) -> None:
     inventory.remember_terminated([FULL], tags_known=False)
     assert inventory.remember_running([bare(ID, private_ips=("10.9.9.9",))], {}) == {ID: False}
     record = inventory.recall([ID])[ID]
@@ -136,7 +136,7 @@ def test_a_late_running_resurrects_nothing(inventory: Inventory) -> None:
     assert list(inventory.living(PLACE)) == []
 
 
-def test_terminated_keeps_when_it_was_first_recorded(inventory: Inventory, clock: Clock) -> None:
+def test_terminated_keeps_the_first_recording_time(inventory: Inventory, clock: Clock) -> None:
     begin = clock.now.isoformat()
     inventory.remember_running([FULL], {})
     clock.now += timedelta(hours=1)
@@ -148,7 +148,7 @@ def test_terminated_keeps_when_it_was_first_recorded(inventory: Inventory, clock
     assert (record.recorded_at, record.terminated_at) == (begin, end)
 
 
-def test_what_became_of_the_steps_is_replaced_and_what_was_removed_is_added(inventory: Inventory) -> None:
+def test_step_results_are_replaced_and_removals_are_appended(inventory: Inventory) -> None:
     inventory.remember_terminated([FULL], tags_known=False)
     first = {"at": "1", "step": "route53", "action": "delete", "target": "A x", "proof": "p"}
     second = {"at": "2", "step": "chef", "action": "delete", "target": "node x", "proof": "p"}
@@ -170,15 +170,15 @@ def test_what_became_of_the_steps_is_replaced_and_what_was_removed_is_added(inve
     assert record.facts.tags == FULL.tags
 
 
-def test_what_has_no_item_any_more_is_kept_as_one_that_is_terminated(inventory: Inventory) -> None:
-    """It expired after it was read: a new item that neither lives nor expires would stay for ever."""
+def test_expired_item_is_stored_again_as_terminated(inventory: Inventory) -> None:
+    """The item expired after it was read. A new item that is not live and does not expire would stay forever."""
     inventory.remember_results({ID: result({"route53": {"status": "clean"}})})
     assert inventory.recall([ID])[ID].state == TERMINATED
     assert inventory.remember_running([FULL], {}) == {ID: False}
     assert list(inventory.living(PLACE)) == []
 
 
-def test_steps_survive_a_second_look_at_the_identity(inventory: Inventory) -> None:
+def test_step_results_survive_a_second_identification(inventory: Inventory) -> None:
     inventory.remember_terminated([bare(ID)], tags_known=False)
     inventory.remember_results({ID: result({"route53": {"status": "clean"}}, [])})
     inventory.remember_terminated([FULL], tags_known=False)
@@ -187,7 +187,7 @@ def test_steps_survive_a_second_look_at_the_identity(inventory: Inventory) -> No
     assert record.facts.private_ips == FULL.private_ips
 
 
-def test_lists_the_living_only(inventory: Inventory) -> None:
+def test_only_live_instances_are_listed(inventory: Inventory) -> None:
     ids = [f"i-{number:017x}" for number in range(5)]
     inventory.remember_running([bare(instance_id, private_ips=("10.0.0.5",)) for instance_id in ids], {})
     inventory.remember_terminated([bare(ids[2])], tags_known=False)
@@ -197,7 +197,7 @@ def test_lists_the_living_only(inventory: Inventory) -> None:
     assert list(inventory.living(MEMBER)) == []
 
 
-def test_an_unfinished_end_is_found_by_its_place(inventory: Inventory) -> None:
+def test_unfinished_instances_are_found_by_place(inventory: Inventory) -> None:
     ids = [f"i-{number:017x}" for number in range(4)]
     inventory.remember_terminated([bare(i) for i in ids[:3]], tags_known=True)
     inventory.remember_terminated([bare(ids[3], MEMBER)], tags_known=True)
@@ -211,7 +211,7 @@ def test_an_unfinished_end_is_found_by_its_place(inventory: Inventory) -> None:
     assert inventory.recall(ids)[ids[1]].finished
 
 
-def test_an_excluded_instance_is_remembered_as_excluded_and_its_end_is_marked(inventory: Inventory) -> None:
+def test_excluded_instance_is_recorded_and_its_termination_is_marked(inventory: Inventory) -> None:
     inventory.remember_running([FULL], {ID: "excluded by tag keep=x"})
     record = inventory.recall([ID])[ID]
     assert (record.state, record.excluded) == (RUNNING, "excluded by tag keep=x")
@@ -223,7 +223,7 @@ def test_an_excluded_instance_is_remembered_as_excluded_and_its_end_is_marked(in
     assert list(inventory.living(PLACE)) == list(inventory.unfinished(PLACE)) == []
 
 
-def test_when_the_tags_were_read_is_kept(inventory: Inventory, clock: Clock) -> None:
+def test_tag_read_time_is_stored(inventory: Inventory, clock: Clock) -> None:
     inventory.remember_running([FULL], {})
     assert inventory.recall([ID])[ID].tags_known_at is None
     inventory.remember_running([FULL], {}, tags_known=True)
@@ -235,7 +235,7 @@ def test_when_the_tags_were_read_is_kept(inventory: Inventory, clock: Clock) -> 
     assert inventory.recall([ID])[ID].tags_known_at == clock.now.isoformat()
 
 
-def test_what_was_announced_and_by_which_request_is_kept(inventory: Inventory) -> None:
+def test_published_result_and_its_request_id_are_stored(inventory: Inventory) -> None:
     inventory.remember_results({ID: result({}, announced="a")})
     with invoked_as("r-2"):
         inventory.remember_results({ID: result({}, whole=False)})
@@ -245,7 +245,7 @@ def test_what_was_announced_and_by_which_request_is_kept(inventory: Inventory) -
     assert (record.announced, record.request_id, record.runs) == ("a", "r-3", ("r-3",))
 
 
-def test_every_kind_of_write_keeps_the_request_id(inventory: Inventory) -> None:
+def test_every_write_stores_the_request_id(inventory: Inventory) -> None:
     writes: dict[str, Callable[[], object]] = {
         "running": lambda: inventory.remember_running([FULL], {}),
         "terminated": lambda: inventory.remember_terminated([FULL], tags_known=False),
@@ -260,7 +260,7 @@ def test_every_kind_of_write_keeps_the_request_id(inventory: Inventory) -> None:
         assert inventory.recall([ID])[ID].request_id == f"request of {name}"
 
 
-def test_what_was_announced_alone_changes_nothing_else(inventory: Inventory) -> None:
+def test_storing_a_published_result_changes_nothing_else(inventory: Inventory) -> None:
     inventory.remember_running([FULL], {})
     before = inventory.recall([ID])[ID]
     assert inventory.remember_announced({ID: "a", "i-1": "b"}) == {}
@@ -271,7 +271,7 @@ def test_what_was_announced_alone_changes_nothing_else(inventory: Inventory) -> 
     assert inventory.remember_running([bare("i-1")], {}) == {"i-1": True}
 
 
-def test_a_restored_instance_is_finished_and_what_was_put_back_is_added(inventory: Inventory, clock: Clock) -> None:
+def test_restored_instance_is_finished_and_restores_are_appended(inventory: Inventory, clock: Clock) -> None:
     inventory.remember_terminated([FULL], tags_known=True)
     inventory.remember_results({ID: result({"chef": {"status": "failed"}}, next_try_at="2026-03-01")})
     assert inventory.remember_restored(ID, PLACE) is None
@@ -286,7 +286,7 @@ def test_a_restored_instance_is_finished_and_what_was_put_back_is_added(inventor
     assert [one.instance_id for one in inventory.unfinished(PLACE)] == [ID]
 
 
-def test_an_unknown_instance_can_be_marked_as_restored_and_a_living_one_cannot(inventory: Inventory) -> None:
+def test_only_instances_that_are_not_live_can_be_marked_restored(inventory: Inventory) -> None:
     assert inventory.remember_restored("i-1", PLACE, [{"at": "1"}]) is None
     record = inventory.recall(["i-1"])["i-1"]
     assert (record.state, record.place, record.finished) == (TERMINATED, PLACE, True)
@@ -297,13 +297,13 @@ def test_an_unknown_instance_can_be_marked_as_restored_and_a_living_one_cannot(i
     assert [one.instance_id for one in inventory.living(PLACE)] == [ID]
 
 
-def test_recalls_more_than_one_call_takes_each_once(inventory: Inventory) -> None:
+def test_recall_of_many_instances_uses_several_calls(inventory: Inventory) -> None:
     ids = [f"i-{number:017x}" for number in range(503)]
     assert inventory.remember_running(map(bare, ids), {}) == dict.fromkeys(ids, True)
     assert set(inventory.recall([*ids, *ids, "i-ffffffffffffffff"])) == set(ids)
 
 
-# What only the table has
+# Only the real table
 
 
 def table(aws: StrictAws, clock: Clock) -> tuple[DynamoInventory, Any]:
@@ -318,7 +318,7 @@ def item(client: Any) -> dict[str, Any]:
     return found
 
 
-def test_an_item_expires_once_its_end_is_finished(aws: StrictAws, clock: Clock) -> None:
+def test_item_of_a_finished_instance_expires(aws: StrictAws, clock: Clock) -> None:
     inventory, client = table(aws, clock)
     inventory.remember_running([FULL], {})
     assert item(client)["sweep"] == {"S": "123456789012/us-east-1"}
@@ -330,13 +330,13 @@ def test_an_item_expires_once_its_end_is_finished(aws: StrictAws, clock: Clock) 
     expected = int((clock.now + timedelta(days=30)).timestamp())
     assert item(client)["expires_at"] == {"N": str(expected)}
     assert not {"sweep", "next_try_at"} & set(item(client))
-    # A duplicate event takes the instance up again.
+    # A duplicate event reopens the instance.
     inventory.remember_terminated([FULL], tags_known=True)
     assert "expires_at" not in item(client)
 
 
-def test_what_was_restored_does_not_expire(aws: StrictAws, clock: Clock) -> None:
-    """Adoption would take it for an orphan that nobody recorded."""
+def test_item_of_a_restored_instance_does_not_expire(aws: StrictAws, clock: Clock) -> None:
+    """Otherwise, adoption would treat it as an unrecorded orphan."""
     inventory, client = table(aws, clock)
     inventory.remember_terminated([FULL], tags_known=True)
     inventory.remember_results({ID: result({}, finished=True)})
@@ -369,7 +369,7 @@ def test_the_fake_expires_items_in_the_same_way(clock: Clock) -> None:
     assert ID not in inventory.items
 
 
-def test_recall_reads_consistently_and_what_was_not_processed_again(clock: Clock) -> None:
+def test_recall_reads_consistently_and_retries_unprocessed_keys(clock: Clock) -> None:
     asked: list[Any] = []
 
     class Client:
@@ -387,8 +387,8 @@ def test_recall_reads_consistently_and_what_was_not_processed_again(clock: Clock
     assert all(request["ConsistentRead"] for request in asked)
 
 
-def test_hundreds_are_recalled_four_requests_at_once(clock: Clock) -> None:
-    """Each of the first four waits for the other three."""
+def test_recall_sends_four_requests_in_parallel(clock: Clock) -> None:
+    """Each of the first four requests waits for the other three."""
     meeting, under_way, most = Barrier(4), 0, 0
     counting = Lock()
 
@@ -412,7 +412,7 @@ def test_hundreds_are_recalled_four_requests_at_once(clock: Clock) -> None:
 IDS = [f"i-{number:017x}" for number in range(1, 251)]
 
 
-def test_a_refused_one_keeps_no_other_from_being_written(inventory: Inventory) -> None:
+def test_rejected_write_does_not_block_other_writes(inventory: Inventory) -> None:
     inventory.remember_terminated(map(bare, IDS[10:30:5]), tags_known=False)
     expected = {i: i not in IDS[10:30:5] for i in IDS}
     assert inventory.remember_running([bare(i, private_ips=("10.0.0.5",)) for i in IDS], {}) == expected
@@ -421,13 +421,13 @@ def test_a_refused_one_keeps_no_other_from_being_written(inventory: Inventory) -
     assert all(bool(records[i].facts.private_ips) == expected[i] for i in IDS)
 
 
-def test_nothing_is_asked_for_nothing(inventory: Inventory) -> None:
+def test_empty_request_sends_no_call(inventory: Inventory) -> None:
     assert inventory.remember_running([], {}) == {}
     assert inventory.remember_terminated([], tags_known=False) == {}
     assert inventory.remember_results({}) == {}
 
 
-def test_many_are_written_a_hundred_a_call(aws: StrictAws, clock: Clock) -> None:
+def test_writes_are_batched_by_a_hundred(aws: StrictAws, clock: Clock) -> None:
     inventory, _ = table(aws, clock)
     aws.reset_calls()
     inventory.remember_terminated(map(bare, IDS), tags_known=False)
@@ -437,8 +437,8 @@ def test_many_are_written_a_hundred_a_call(aws: StrictAws, clock: Clock) -> None
     assert all(record.removed == ({"at": "1"},) for record in inventory.recall(IDS).values())
 
 
-def test_what_fails_for_the_table_itself_is_not_tried_for_all_the_rest(aws: StrictAws) -> None:
-    """Two are on their way when it is noticed."""
+def test_table_error_stops_the_remaining_writes(aws: StrictAws) -> None:
+    """Two requests are in flight when the first error arrives."""
     aws.reset()
     make_inventory_table(aws.client("dynamodb"), TABLE)
     inventory = DynamoInventory(aws.client("dynamodb"), TABLE, 30, together=side_by_side)
@@ -453,7 +453,7 @@ def test_what_fails_for_the_table_itself_is_not_tried_for_all_the_rest(aws: Stri
     assert set(inventory.recall(ids)) == set(ids)
 
 
-def test_one_alone_needs_no_transaction(aws: StrictAws, clock: Clock) -> None:
+def test_single_write_uses_no_transaction(aws: StrictAws, clock: Clock) -> None:
     inventory, _ = table(aws, clock)
     aws.reset_calls()
     inventory.remember_running([FULL], {})
@@ -461,7 +461,7 @@ def test_one_alone_needs_no_transaction(aws: StrictAws, clock: Clock) -> None:
     assert aws.calls["dynamodb:UpdateItem"] == 1
 
 
-def test_refused_ones_cost_one_more_transaction(aws: StrictAws, clock: Clock) -> None:
+def test_rejected_items_cost_one_more_transaction(aws: StrictAws, clock: Clock) -> None:
     inventory, _ = table(aws, clock)
     inventory.remember_terminated(map(bare, IDS[:3]), tags_known=False)
     aws.reset_calls()
@@ -470,7 +470,7 @@ def test_refused_ones_cost_one_more_transaction(aws: StrictAws, clock: Clock) ->
     assert aws.calls["dynamodb:UpdateItem"] == 0
 
 
-def test_a_cancelled_transaction_is_written_item_by_item(aws: StrictAws, clock: Clock) -> None:
+def test_canceled_transaction_is_written_item_by_item(aws: StrictAws, clock: Clock) -> None:
     inventory, _ = table(aws, clock)
 
     def cancelled(_service: str, operation: str, _params: Any) -> Any:
@@ -481,7 +481,7 @@ def test_a_cancelled_transaction_is_written_item_by_item(aws: StrictAws, clock: 
     assert {r.state for r in inventory.recall(IDS[:3]).values()} == {TERMINATED}
 
 
-def test_what_does_not_fit_into_an_item_is_kept_short_and_hinders_nobody(aws: StrictAws, clock: Clock) -> None:
+def test_oversized_result_is_shortened(aws: StrictAws, clock: Clock) -> None:
     inventory, _ = table(aws, clock)
     action = {"action": "delete", "target": "x" * 1000, "proof": "p"}
     big = {"step": "consul", "status": "done", "actions": [action] * 500, "reason": None, "settled_at": "2"}
@@ -497,7 +497,7 @@ def test_what_does_not_fit_into_an_item_is_kept_short_and_hinders_nobody(aws: St
     assert "500 actions, too many to keep" in kept["reason"]
 
 
-def test_an_identity_that_does_not_fit_into_an_item_never_will(aws: StrictAws, clock: Clock) -> None:
+def test_oversized_identity_is_a_permanent_error(aws: StrictAws, clock: Clock) -> None:
     inventory, _ = table(aws, clock)
     names = tuple(f"{number}{'x' * 8000}" for number in range(60))
     huge = bare(IDS[0]).learn(Facts("consul", known_as={"consul": {"node": names}}))
@@ -506,7 +506,7 @@ def test_an_identity_that_does_not_fit_into_an_item_never_will(aws: StrictAws, c
     assert inventory.recall(IDS[:2])[IDS[1]].state == TERMINATED
 
 
-def test_large_items_go_in_more_transactions(aws: StrictAws, clock: Clock) -> None:
+def test_large_items_are_split_into_more_transactions(aws: StrictAws, clock: Clock) -> None:
     inventory, _ = table(aws, clock)
     action = {"action": "delete", "target": "x" * 1000, "proof": "p"}
     step = {"step": "consul", "status": "done", "actions": [action] * 100, "reason": None}
@@ -518,7 +518,7 @@ def test_large_items_go_in_more_transactions(aws: StrictAws, clock: Clock) -> No
 
 @pytest.mark.parametrize("number", [1, 150])
 @pytest.mark.parametrize("call", ["remember_running", "remember_terminated", "remember_results"])
-def test_each_error_of_a_write_is_of_its_kind(aws: StrictAws, clock: Clock, call: str, number: int) -> None:
+def test_write_errors_map_to_error_types(aws: StrictAws, clock: Clock, call: str, number: int) -> None:
     inventory, _ = table(aws, clock)
     ids = IDS[:number]
     calls: dict[str, Callable[[], Mapping[str, bool | DecommissionError]]] = {
@@ -549,7 +549,7 @@ def test_each_error_of_a_write_is_of_its_kind(aws: StrictAws, clock: Clock, call
 
 
 @pytest.mark.parametrize("call", ["recall", "living"])
-def test_each_error_is_of_its_kind(aws: StrictAws, clock: Clock, call: str) -> None:
+def test_read_errors_map_to_error_types(aws: StrictAws, clock: Clock, call: str) -> None:
     inventory, _ = table(aws, clock)
     calls: dict[str, Callable[[], object]] = {
         "recall": lambda: inventory.recall([ID]),
@@ -571,8 +571,8 @@ def test_each_error_is_of_its_kind(aws: StrictAws, clock: Clock, call: str) -> N
 
 
 @pytest.mark.parametrize("body", ["[]", '["x"]', '"x"', "5"])
-def test_an_answer_of_another_form_is_no_answer(aws: StrictAws, clock: Clock, body: str) -> None:
-    """JSON, but not DynamoDB's: botocore expects an object, and has no error of its own for it."""
+def test_malformed_answer_is_a_transient_error(aws: StrictAws, clock: Clock, body: str) -> None:
+    """JSON, but not DynamoDB's: botocore expects an object, and has no specific error for other values."""
     inventory, _ = table(aws, clock)
     answer = Answer(200, body.encode(), {"Content-Type": "application/json"})
     with aws.fault(lambda *_: answer, everyone=True):
@@ -584,7 +584,7 @@ def test_an_answer_of_another_form_is_no_answer(aws: StrictAws, clock: Clock, bo
             assert {i: type(error) for i, error in failed.items()} == dict.fromkeys(ids, TransientError)
 
 
-def test_an_item_without_a_value_is_an_unreadable_answer(aws: StrictAws, clock: Clock) -> None:
+def test_item_without_a_value_is_a_transient_error(aws: StrictAws, clock: Clock) -> None:
     inventory, _ = table(aws, clock)
     body = b'{"Responses": {"inventory": [{"instance_id": {}}]}}'
     answer = Answer(200, body, {"Content-Type": "application/json", "x-amzn-requestid": "1"})

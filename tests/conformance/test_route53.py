@@ -1,4 +1,4 @@
-"""The fake Route 53 and the real client over the strict AWS behave alike: the same tests run on both."""
+"""Conformance of the fake Route 53: the same tests run on the fake and on the real client with the strict AWS."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 
 
 class World(Protocol):
-    """Hosted zones that a test fills, and the client that asks them."""
+    """Hosted zones for a test to fill, and their client."""
 
     def client(self) -> Zones: ...
 
     def zone(self, name: str) -> str:
-        """Makes a zone, and gives its id."""
+        """Creates a zone and returns its id."""
 
     def put(self, zone_id: str, name: str, kind: str, values: Sequence[str], ttl: int = 300, **more: Any) -> None: ...
 
@@ -114,19 +114,19 @@ def change(world: World, zone_id: str, *changes: Change) -> None:
 
 
 def nothing() -> None:
-    """A guard that lets everything pass."""
+    """A guard that always passes."""
 
 
 def a(name: str, *values: str, ttl: int = 300, **more: Any) -> dict[str, Any]:
     return {"Name": name, "Type": "A", "TTL": ttl, "ResourceRecords": [{"Value": v} for v in values], **more}
 
 
-def test_knows_a_zones_name(world: World) -> None:
+def test_zone_name_is_read(world: World) -> None:
     zone_id = world.zone("Example.Internal")
     assert world.client().zone(zone_id) == Zone(zone_id, "example.internal.")
 
 
-def test_a_zone_that_does_not_exist_is_an_error_of_the_configuration(world: World) -> None:
+def test_missing_zone_is_a_configuration_error(world: World) -> None:
     world.zone("example.internal")
     calls: list[Callable[[], object]] = [
         lambda: world.client().zone("ZNONE"),
@@ -138,7 +138,7 @@ def test_a_zone_that_does_not_exist_is_an_error_of_the_configuration(world: Worl
             call()
 
 
-def test_lists_record_sets_as_they_are(world: World) -> None:
+def test_record_sets_are_listed_unchanged(world: World) -> None:
     zone_id = world.zone("example.internal")
     world.put(zone_id, "Web-1.Example.internal", "A", ["10.0.0.5", "10.0.0.6"], ttl=60)
     world.put(zone_id, "web-1.example.internal", "TXT", ['"hello"'])
@@ -174,7 +174,7 @@ def test_lists_weighted_sets_and_aliases(world: World) -> None:
     assert (alias.alias, alias.values) == (True, ())
 
 
-def test_what_was_listed_deletes_itself(world: World) -> None:
+def test_listed_record_set_can_be_deleted(world: World) -> None:
     zone_id = world.zone("example.internal")
     world.put(zone_id, "*.example.internal", "A", ["10.0.0.7", "10.0.0.5"], ttl=77)
     world.put(zone_id, "w.example.internal.", "A", ["10.0.0.6"], SetIdentifier="two", Weight=3)
@@ -206,13 +206,13 @@ def test_a_delete_must_match_exactly(world: World, raw: dict[str, Any], message:
     assert one(world, zone_id, "web-1.example.internal.").values == ("10.0.0.5",)
 
 
-def test_the_order_of_values_means_nothing(world: World) -> None:
+def test_order_of_values_does_not_matter(world: World) -> None:
     zone_id = world.zone("example.internal")
     world.put(zone_id, "web-1.example.internal", "A", ["10.0.0.5", "10.0.0.6"])
     change(world, zone_id, ("DELETE", a("web-1.example.internal.", "10.0.0.6", "10.0.0.5")))
 
 
-def test_one_value_of_several_goes_by_delete_and_create_in_one_batch(world: World) -> None:
+def test_one_value_is_removed_by_delete_and_create_in_one_batch(world: World) -> None:
     zone_id = world.zone("example.internal")
     world.put(zone_id, "web.example.internal", "A", ["10.0.0.5", "10.0.0.6"], ttl=42)
     record = one(world, zone_id, "web.example.internal.")
@@ -223,7 +223,7 @@ def test_one_value_of_several_goes_by_delete_and_create_in_one_batch(world: Worl
     assert (left.values, left.raw["TTL"]) == (("10.0.0.6",), 42)
 
 
-def test_a_batch_is_all_or_nothing_and_tells_every_fault(world: World) -> None:
+def test_batch_is_atomic_and_reports_all_errors(world: World) -> None:
     zone_id = world.zone("example.internal")
     world.put(zone_id, "a.example.internal", "A", ["10.0.0.5"])
     world.put(zone_id, "b.example.internal", "A", ["10.0.0.6"])
@@ -251,9 +251,9 @@ def test_a_batch_is_all_or_nothing_and_tells_every_fault(world: World) -> None:
             )
         ],
     ],
-    ids=["it is there already", "twice", "created and deleted", "another zone's", "a CNAME beside an A"],
+    ids=["exists already", "created twice", "created and deleted", "another zone", "CNAME next to A"],
 )
-def test_other_changes_that_do_not_fit_are_refused(world: World, changes: list[tuple[str, Any]]) -> None:
+def test_invalid_changes_are_refused(world: World, changes: list[tuple[str, Any]]) -> None:
     zone_id = world.zone("example.internal")
     world.put(zone_id, "web-1.example.internal", "A", ["10.0.0.5"])
     with pytest.raises(ChangeRefusedError):
@@ -261,7 +261,7 @@ def test_other_changes_that_do_not_fit_are_refused(world: World, changes: list[t
     assert one(world, zone_id, "web-1.example.internal.").values == ("10.0.0.5",)
 
 
-def test_the_zones_own_records_stay(world: World) -> None:
+def test_apex_records_cannot_be_deleted(world: World) -> None:
     zone_id = world.zone("example.internal")
     for record in listing(world, zone_id, "example.internal.").found["example.internal."]:
         with pytest.raises(ChangeRefusedError, match="must contain at least one"):
@@ -298,7 +298,7 @@ def test_nothing_is_sent_if_the_guard_raises(world: World) -> None:
     assert one(world, zone_id, "web-1.example.internal.").values == ("10.0.0.5",)
 
 
-def test_no_request_begins_that_could_not_end_before_the_deadline(world: World) -> None:
+def test_no_request_starts_too_close_to_the_deadline(world: World) -> None:
     zone_id = world.zone("example.internal")
     client = world.client()
     with until(Deadline.after(7.9)):
@@ -310,7 +310,7 @@ def test_no_request_begins_that_could_not_end_before_the_deadline(world: World) 
                 call()
 
 
-def test_zones_of_one_name_are_told_apart_by_id(world: World) -> None:
+def test_zones_with_the_same_name_differ_by_id(world: World) -> None:
     public, private = world.zone("example.internal"), world.zone("example.internal")
     world.put(public, "web-1.example.internal", "A", ["54.0.0.5"])
     world.put(private, "web-1.example.internal", "A", ["10.0.0.5"])
@@ -318,10 +318,10 @@ def test_zones_of_one_name_are_told_apart_by_id(world: World) -> None:
     assert one(world, private, "web-1.example.internal.").values == ("10.0.0.5",)
 
 
-# What only the real client has
+# Only the real client
 
 
-def test_each_error_is_of_its_kind(aws: StrictAws) -> None:
+def test_aws_errors_map_to_error_types(aws: StrictAws) -> None:
     aws.reset()
     zone_id = AwsWorld(aws).zone("example.internal")
     zones = boto_zones(aws.client("route53"))
@@ -341,7 +341,7 @@ def test_each_error_is_of_its_kind(aws: StrictAws) -> None:
                 call()
 
 
-def test_a_zones_name_is_asked_once(aws: StrictAws) -> None:
+def test_zone_name_is_cached(aws: StrictAws) -> None:
     aws.reset()
     zone_id = AwsWorld(aws).zone("example.internal")
     zones = boto_zones(aws.client("route53"))
@@ -351,12 +351,12 @@ def test_a_zones_name_is_asked_once(aws: StrictAws) -> None:
 
 
 def aws_meta() -> SimpleNamespace:
-    """boto3's place for hooks, without the hooks: nothing is sent."""
+    """boto3's client metadata with event hooks that do nothing."""
     return SimpleNamespace(events=SimpleNamespace(register=lambda *_, **__: None))
 
 
 class PagedRoute53:
-    """Lists record sets in Route 53's order, a few at a time."""
+    """Lists record sets in Route 53's order, in small pages."""
 
     def __init__(self, names: Sequence[str], page: int) -> None:
         keys = sorted({(normalized_name(n), kind, "") for n in names for kind in ("A", "TXT")}, key=sort_key)
@@ -392,7 +392,7 @@ names_in_zone = st.lists(labels, min_size=0, max_size=3).map(lambda parts: ".".j
     page=st.integers(1, 7),
 )
 @example(there=["a.e.x.", "a-b.e.x.", "b.a.e.x."], asked=["a.e.x.", "a-b.e.x.", "b.a.e.x."], page=2)
-def test_finds_every_record_of_every_name_whatever_the_page(there: list[str], asked: list[str], page: int) -> None:
+def test_listing_finds_all_records_for_any_page_size(there: list[str], asked: list[str], page: int) -> None:
     client = PagedRoute53(there, page)
     found = list_names(boto_zones(client), "Z", asked).found
     assert {name: [r.type for r in records] for name, records in found.items()} == {
@@ -401,7 +401,7 @@ def test_finds_every_record_of_every_name_whatever_the_page(there: list[str], as
     assert all(r.name == name for name, records in found.items() for r in records)
 
 
-def test_a_whole_fleet_is_read_in_pages_not_in_names() -> None:
+def test_large_fleet_is_read_by_pages_instead_of_names() -> None:
     names = [f"web-{number}.e.x." for number in range(600)]
     client = PagedRoute53(names, 300)
     found = list_names(boto_zones(client), "Z", names[:200]).found

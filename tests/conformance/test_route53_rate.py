@@ -1,4 +1,4 @@
-"""The real client against Route 53's limits and faults: what is sent again, what is not, and how often."""
+"""The real client's retries under Route 53's limits and faults."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ def enough_time() -> Iterator[None]:
 def zone_id(strict: StrictAws, monkeypatch: pytest.MonkeyPatch) -> str:
     strict.reset()
     made = strict.client("route53").create_hosted_zone(Name="example.internal", CallerReference="1")
-    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)  # it keeps the credentials that it has read once
-    # Not as the administrator, who is not throttled.
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)  # the default session caches credentials
+    # The administrator is not throttled.
     iam = strict.client("iam")
     iam.create_user(UserName="function")
     policy = '{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Action":"route53:*","Resource":"*"}]}'
@@ -62,7 +62,7 @@ def zone_id(strict: StrictAws, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def zones(per_second: float) -> BotoZones:
-    """As in an execution environment of its own."""
+    """A client as in a separate execution environment."""
     aws, governor = AwsClients(current), Governor(per_second)
     return BotoZones(lambda _: aws("route53"), lambda _: governor)
 
@@ -73,18 +73,18 @@ def ask(of: BotoZones, zone_id: str, number: int) -> None:
 
 
 def nothing() -> None:
-    """A guard that lets everything pass."""
+    """A guard that always passes."""
 
 
-def test_two_environments_together_stay_below_their_limit(strict: StrictAws, zone_id: str) -> None:
+def test_two_environments_stay_below_the_shared_limit(strict: StrictAws, zone_id: str) -> None:
     two = [zones(5) for _ in range(2)]
     for one in two:
-        # Connected: a first call that takes longer than the others would set the limit's clock back against theirs.
+        # Connect first: a slower first call would delay the limit's clock against theirs.
         ask(one, zone_id, 1)
-    time.sleep(0.3)  # both are full again
+    time.sleep(0.3)  # both buckets are full again
     strict.reset_calls()
-    # What both have together, and one for the network's moods: were one of them to take its burst twice, or to go
-    # faster than its share, far more would be refused.
+    # The shared limit, with a tolerance of one for the network. If one of them used its burst twice, or exceeded its
+    # share, far more requests would be refused.
     strict.limit_route53(burst=51, rate=10)
     begin = time.monotonic()
     with ThreadPoolExecutor(2) as pool:
@@ -94,7 +94,7 @@ def test_two_environments_together_stay_below_their_limit(strict: StrictAws, zon
     assert time.monotonic() - begin > 1.9
 
 
-def test_reads_that_are_throttled_are_sent_again(strict: StrictAws, zone_id: str) -> None:
+def test_throttled_reads_are_retried(strict: StrictAws, zone_id: str) -> None:
     of = zones(20)
     strict.limit_route53(burst=2, rate=5)
     strict.reset_calls()
@@ -102,7 +102,7 @@ def test_reads_that_are_throttled_are_sent_again(strict: StrictAws, zone_id: str
     assert 20 < strict.calls["route53:ListResourceRecordSets"] < 60
 
 
-def test_throttling_that_does_not_end_hands_back_within_the_time(strict: StrictAws, zone_id: str) -> None:
+def test_persistent_throttling_ends_before_the_deadline(strict: StrictAws, zone_id: str) -> None:
     of = zones(10)
     begin = time.monotonic()
     with (
@@ -123,10 +123,10 @@ def test_throttling_that_does_not_end_hands_back_within_the_time(strict: StrictA
         (Drop(), TransientError, r"could not change .*: Connection was closed"),
     ],
 )
-def test_botocore_does_not_send_a_change_again(
+def test_botocore_does_not_retry_changes(
     strict: StrictAws, zone_id: str, fault: Any, kind: type[Exception], message: str
 ) -> None:
-    """Its second attempt would rest on the answer about the living that the first one had."""
+    """A second attempt would rely on an outdated answer about live instances."""
     of = zones(50)
     guarded: list[None] = []
     strict.reset_calls()
@@ -141,9 +141,7 @@ def test_botocore_does_not_send_a_change_again(
     assert list(list_names(of, zone_id, ["a.example.internal."]).found) == ["a.example.internal."]
 
 
-def test_a_change_that_took_effect_without_an_answer_is_refused_the_next_time(
-    strict: StrictAws, zone_id: str
-) -> None:
+def test_retry_of_a_change_with_a_lost_answer_is_refused(strict: StrictAws, zone_id: str) -> None:
     of = zones(50)
     with (
         strict.fault(lambda _, operation, __: Drop(after=True) if operation.startswith("Change") else None),
@@ -154,8 +152,8 @@ def test_a_change_that_took_effect_without_an_answer_is_refused_the_next_time(
         of.change(zone_id, [("CREATE", RAW)], nothing)
 
 
-def test_the_wait_before_a_change_is_the_only_one(strict: StrictAws, zone_id: str) -> None:
-    """`change` itself does not wait: the answer about the living would grow old."""
+def test_change_itself_does_not_wait(strict: StrictAws, zone_id: str) -> None:
+    """`change` itself does not wait, because the answer about live instances would become outdated."""
     aws = AwsClients(current)
     slept: list[float] = []
     governor = Governor(0.2, now=lambda: 0.0, sleep=slept.append)
@@ -179,11 +177,11 @@ def test_throttled_changes_slow_the_governor_down(strict: StrictAws, zone_id: st
     assert [round(seconds) for seconds in slept] == [2]
 
 
-# The step over the real client
+# The step with the real client
 
 
 def fleet(zone_id: str, number: int) -> tuple[Route53Step, Batch]:
-    """Dead instances with a record each; nothing lives."""
+    """Terminated instances with a record each, and no live instances."""
     template = Template("{tag:Name}.example.internal")
     facts = {n: Facts("inventory", private_ips=(f"10.0.1.{n}",), tags={"Name": f"web-{n}"}) for n in range(number)}
     instances = {f"i-{n:017x}": Instance(f"i-{n:017x}").learn(known) for n, known in facts.items()}
@@ -202,7 +200,7 @@ def left(zone_id: str) -> int:
     return sum(record["Type"] == "A" for record in record_sets(zone_id))
 
 
-def test_case_17_a_change_of_a_hundred_whose_answer_is_lost(strict: StrictAws, zone_id: str) -> None:
+def test_case_17_lost_answer_to_a_change_of_100_records(strict: StrictAws, zone_id: str) -> None:
     step, batch = fleet(zone_id, 100)
     strict.reset_calls()
     drops = iter([Drop(after=True)])
@@ -217,9 +215,9 @@ def test_case_17_a_change_of_a_hundred_whose_answer_is_lost(strict: StrictAws, z
     assert strict.calls[f"route53:{change}"] == 2
 
 
-def test_a_change_that_another_hinders_is_made_when_that_is_done(strict: StrictAws, zone_id: str) -> None:
+def test_change_is_retried_after_a_conflicting_change(strict: StrictAws, zone_id: str) -> None:
     step, batch = fleet(zone_id, 3)
-    hindered = iter(range(6))  # more than botocore tries by itself
+    hindered = iter(range(6))  # more attempts than botocore makes
 
     def busy(_service: str, operation: str, _params: object) -> object:
         if operation == "ChangeResourceRecordSets" and next(hindered, None) is not None:

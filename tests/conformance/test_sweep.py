@@ -1,4 +1,4 @@
-"""The sweep over the strict AWS: whatever EC2 answers, nobody is gone but those of whom it says so."""
+"""The sweep on the strict AWS: only instances that EC2 confirms as terminated or missing are gone."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ class Fleet:
         self.inventory.remember_running([d.instance() for d in self.ec2.describe(self.ids).values()], {})
 
     def sweep(self) -> list[str]:
-        """The ids that are sent."""
-        in_an_hour = datetime.now(UTC) + timedelta(hours=1)  # nobody is young any more
+        """Runs a sweep and returns the ids that it sends."""
+        in_an_hour = datetime.now(UTC) + timedelta(hours=1)  # no instance is too young
         sweep = Sweep(
             SweepSettings(),
             HOME,
@@ -78,27 +78,27 @@ def _is_list(params: Mapping[str, Any]) -> bool:
     return not any(name.startswith("InstanceId") for name in params)
 
 
-def test_only_the_dead_go_and_what_is_stopped_lives(fleet: Fleet) -> None:
+def test_only_terminated_instances_are_sent_and_stopped_ones_are_live(fleet: Fleet) -> None:
     fleet.aws.client("ec2").stop_instances(InstanceIds=[fleet.ids[0]])
     fleet.aws.terminate(fleet.ids[1], emit=False)
     assert fleet.sweep() == [fleet.ids[1]]
 
 
-def test_where_nobody_lives_all_go_while_ec2_knows_one_of_them(fleet: Fleet) -> None:
+def test_all_are_gone_if_ec2_still_lists_one_as_terminated(fleet: Fleet) -> None:
     for instance_id in fleet.ids:
         fleet.aws.terminate(instance_id, emit=False)
     fleet.aws.forget(fleet.ids[0])
     assert fleet.sweep() == fleet.ids
 
 
-def test_where_ec2_knows_nobody_at_all_nobody_is_gone(fleet: Fleet) -> None:
+def test_no_instance_is_gone_if_ec2_lists_none_at_all(fleet: Fleet) -> None:
     for instance_id in fleet.ids:
         fleet.aws.terminate(instance_id, emit=False)
         fleet.aws.forget(instance_id)
     assert fleet.sweep() == []
 
 
-def test_an_empty_list_makes_nobody_gone(fleet: Fleet) -> None:
+def test_no_instance_is_gone_after_an_empty_list(fleet: Fleet) -> None:
     fleet.aws.terminate(fleet.ids[1], emit=False)
 
     def empty(_service: str, operation: str, params: Mapping[str, Any]) -> Answer | None:
@@ -108,7 +108,7 @@ def test_an_empty_list_makes_nobody_gone(fleet: Fleet) -> None:
         assert fleet.sweep() == [fleet.ids[1]]
 
 
-def test_empty_answers_to_everything_make_nobody_gone(fleet: Fleet) -> None:
+def test_no_instance_is_gone_if_all_answers_are_empty(fleet: Fleet) -> None:
     fleet.aws.terminate(fleet.ids[1], emit=False)
 
     def empty(_service: str, operation: str, _params: Mapping[str, Any]) -> Answer | None:
@@ -127,7 +127,9 @@ def test_empty_answers_to_everything_make_nobody_gone(fleet: Fleet) -> None:
     ],
 )
 @pytest.mark.parametrize("by_id", [True, False])
-def test_an_error_makes_nobody_gone(fleet: Fleet, error: AwsError, kind: type[Exception], by_id: bool) -> None:
+def test_no_instance_is_gone_after_an_error(
+    fleet: Fleet, error: AwsError, kind: type[Exception], by_id: bool
+) -> None:
     fleet.aws.terminate(fleet.ids[1], emit=False)
 
     def fail(_service: str, operation: str, params: Mapping[str, Any]) -> AwsError | None:

@@ -1,4 +1,4 @@
-"""The module, applied to a strict AWS beside real Consul, Chef and Vault servers; shared by all tests here."""
+"""The module, applied to a strict AWS with real Consul, Chef and Vault servers. All tests here share it."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ class Deployed:
         self._names = 0
 
     def name(self, prefix: str = "web") -> str:
-        """A name that no test has used."""
+        """A name that no other test uses."""
         self._names += 1
         return f"{prefix}-{self._names}"
 
     def deliver(self) -> list[Batch]:
-        """Hands the queue's visible messages to the function until there are none."""
+        """Delivers the queue's visible messages to the function until none are left."""
         return self.platform.poller.drain()
 
     def terminate(self, member: Member) -> list[Batch]:
-        """Terminates the member, its agent killed, and delivers the event."""
+        """Kills the member's agent, terminates the instance, and delivers the event."""
         self.platform.kill(member)
         return self.deliver()
 
     def redrive(self) -> int:
-        """Sends the dead letters back, as `aws sqs start-message-move-task` does, which moto does not know."""
+        """Redrives the dead letters like `aws sqs start-message-move-task`, which moto does not support."""
         sqs, outputs = self.platform.aws.client("sqs"), self.stack.outputs()
         source, sent = outputs["dead_letter_queue_url"], 0
         while messages := sqs.receive_message(QueueUrl=source, MaxNumberOfMessages=10).get("Messages"):
@@ -56,7 +56,7 @@ class Deployed:
         return self.platform.functions.invoke(NAME, payload)
 
     def decommission(self, instance_id: str, *, dry_run: bool | None = None) -> dict[str, Any]:
-        """The report of an operator's call."""
+        """Makes an operator's call and returns the report."""
         payload: dict[str, Any] = {"instance_id": instance_id}
         if dry_run is not None:
             payload["dry_run"] = dry_run
@@ -66,12 +66,12 @@ class Deployed:
         return report
 
     def things(self, name: str) -> list[str]:
-        """What the systems hold under that name."""
+        """The objects of that name in the systems."""
         return [trace.thing for trace in self.platform.traces() if trace.owner == name]
 
 
 def report_of(batches: list[Batch], instance_id: str) -> dict[str, Any]:
-    """The last report of an instance in the logs of these batches."""
+    """The last report of an instance in these batches' logs."""
     reports = [
         line["report"]
         for batch in batches
@@ -97,7 +97,7 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
 
 @pytest.fixture(scope="session")
 def deployed(platform: Platform, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
-    """`examples/complete`, applied; destroyed at the end, when nothing of it may be left."""
+    """Applies `examples/complete`. Destroys it at the end, and checks that nothing is left."""
     stack = Stack(
         ROOT / "examples" / "complete",
         platform.aws,

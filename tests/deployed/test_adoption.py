@@ -1,4 +1,4 @@
-"""Adoption, on the deployed zip: the leftovers of instances that died before anybody recorded them."""
+"""Adoption by the deployed function: the objects of instances that terminated before they were recorded."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.servers
 
 @contextmanager
 def configured(deployed: Deployed, **changes: Any) -> Iterator[None]:
-    """The function with another configuration, as another apply would leave it."""
+    """Changes the function's configuration, as another apply would."""
     client = deployed.platform.aws.client("lambda")
     before = client.get_function_configuration(FunctionName=NAME)["Environment"]["Variables"]
     config = {**json.loads(before["DECOMMISSION_CONFIG"]), **changes}
@@ -31,10 +31,10 @@ def configured(deployed: Deployed, **changes: Any) -> Iterator[None]:
         client.update_function_configuration(FunctionName=NAME, Environment={"Variables": before})
 
 
-def test_what_died_unrecorded_goes_and_what_is_anothers_stays(deployed: Deployed) -> None:
+def test_orphans_are_removed_and_others_objects_stay(deployed: Deployed) -> None:
     platform = deployed.platform
     old, away, waking = (deployed.name(prefix) for prefix in ("old", "away", "waking"))
-    lives = platform.aws.launch(deployed.name("lives"))  # where EC2 shows nobody, nobody is taken for gone
+    lives = platform.aws.launch(deployed.name("lives"))  # if EC2 lists no instances, none are considered gone
     dead, elsewhere, unseen = "i-0dead000000000001", "i-0dead000000000002", "i-0dead000000000003"
     for name, instance_id, region in ((old, dead, platform.region), (away, elsewhere, "ap-southeast-2")):
         platform.chef.create_client(name)

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.servers
 WARNING = "does not run the code that was last deployed by Terraform"
 
 
-def test_code_that_was_not_built_here_is_told_though_nothing_is_to_change(deployed: Deployed) -> None:
+def test_plan_warns_of_foreign_code_even_without_changes(deployed: Deployed) -> None:
     client = deployed.platform.aws.client("lambda")
     built = deployed.platform.functions._function(NAME).code_bytes
     other = io.BytesIO()
@@ -31,6 +31,6 @@ def test_code_that_was_not_built_here_is_told_though_nothing_is_to_change(deploy
 
 
 def plan_log(deployed: Deployed) -> str:
-    """Terraform breaks its lines."""
+    """The plan's log without Terraform's line breaks."""
     log = (deployed.stack.logs / "terraform-plan.log").read_text()
     return " ".join(log.replace("\u2502", " ").split())

@@ -1,7 +1,7 @@
-"""The function's role: each statement is needed, and nothing beside its own can be reached.
+"""The function's role: each statement is necessary, and no other resources are accessible.
 
-Removing a statement breaks something, and what breaks names the right that is missing, so that an operator can fix
-it from the log alone.
+Without a statement, an operation fails, and its error names the missing permission, so that an operator can fix it
+from the log alone.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tests.fakes.emf import Point, is_metrics, read
 
 pytestmark = pytest.mark.servers
 
-# What breaks, beside what the function does: Lambda attaches the function to the VPC.
+# Statements that Lambda needs, not the function: Lambda attaches the function to the VPC.
 ALLOWED = [
     "ChangeRecords",
     "ListWhatToSweep",
@@ -41,10 +41,10 @@ ALLOWED = [
     "WriteLogs",
 ]
 FOR_LAMBDA = ["AttachToVpc", "CodeMayNotAttachToVpc"]
-# Without these the function's code does not run, or nobody hears it.
+# Without these, the function does not run, or its log is lost.
 SEEN_BY_LAMBDA_ONLY = {"TakeEvents", "WriteLogs"}
 SOMEBODY_ELSES = "54.7.8.9"  # EC2 is asked whether it is an Elastic IP
-# Lambda asks for it when it maps the queue; the code never calls it.
+# Lambda requires it for the event source mapping. The code never calls it.
 LAMBDA_ASKS_FOR = {"sqs:GetQueueAttributes"}
 
 _DENIED = re.compile(r"not authorized to perform: ([\w:-]+)(?: on resource: ([^\s\"\\]+))?")
@@ -52,7 +52,7 @@ _DENIED = re.compile(r"not authorized to perform: ([\w:-]+)(?: on resource: ([^\
 
 @dataclass
 class Story:
-    """What the main events led to."""
+    """The results of the main events."""
 
     text: list[str] = field(default_factory=list)
 
@@ -62,7 +62,7 @@ class Story:
 
     @property
     def denied(self) -> dict[str, set[str]]:
-        """Rights that were missing, in small letters (SQS writes them so), to the resources."""
+        """The denied actions, in lower case as in SQS's messages, and their resources."""
         rights: dict[str, set[str]] = {}
         for action, resource in _DENIED.findall("\n".join(self.text)):
             rights.setdefault(action.lower(), set()).add(resource.rstrip("."))
@@ -86,7 +86,7 @@ def actions_of(statement: dict[str, Any]) -> set[str]:
 
 @contextmanager
 def without(deployed: Deployed, sid: str) -> Iterator[None]:
-    """The role without one statement. Secrets are opened once for each cold start."""
+    """Removes one statement from the role. Starts the function cold, because it decrypts secrets on a cold start."""
     iam = deployed.platform.aws.client("iam")
     policy = {"RoleName": role_name(deployed), "PolicyName": "function"}
     whole = iam.get_role_policy(**policy)["PolicyDocument"]
@@ -101,14 +101,14 @@ def without(deployed: Deployed, sid: str) -> Iterator[None]:
 
 
 def main_events(deployed: Deployed) -> Story:
-    """Two instances start; one is terminated, the other dies unheard and the sweep finds it.
+    """Two instances start. One is terminated with an event, and the sweep finds the other's missed termination.
 
-    An event that says "terminated" of an instance that lives fails, and is put off.
+    A "terminated" event for a live instance fails and is retried.
     """
     aws, story = deployed.platform.aws, Story()
     dead, lost, living = (aws.launch(deployed.name("iam")) for _ in range(3))
     try:
-        # What started a moment ago is never swept.
+        # The sweep ignores instances that have just started.
         launched = datetime.now(UTC) - timedelta(hours=1)
         ec2_backends[aws.account][aws.region].get_instance(lost.id).launch_time = launched
         for instance in (dead, lost):
@@ -141,14 +141,14 @@ def deliver(deployed: Deployed, story: Story) -> None:
 
 
 def clean_up(deployed: Deployed, *instances: LaunchedInstance) -> None:
-    """As if nothing had been: other tests use the same stack."""
+    """Resets the stack for the other tests."""
     aws = deployed.platform.aws
     table = aws.client("dynamodb")
     for instance in instances:
         table.delete_item(TableName=f"{NAME}-inventory", Key={"instance_id": {"S": instance.id}})
     aws.client("ec2").terminate_instances(InstanceIds=[instances[-1].id])
     for name in (NAME, f"{NAME}-dead-letters"):
-        # SQS itself would purge once a minute.
+        # SQS allows a purge only once a minute.
         queue = sqs_backends[aws.account][aws.region].queues[name]
         queue._messages, queue._pending_messages = [], set()
     route53, zone = deployed.platform.route53, deployed.platform.zone_id
@@ -159,14 +159,14 @@ def clean_up(deployed: Deployed, *instances: LaunchedInstance) -> None:
             )
 
 
-# ---------------------------------------------------------------- each statement is needed
+# ---------------------------------------------------------------- each statement is necessary
 
 
-def test_the_statements_are_those_that_are_tried_here(deployed: Deployed) -> None:
+def test_every_statement_is_tested_here(deployed: Deployed) -> None:
     assert sorted(statements(deployed)) == sorted(ALLOWED + FOR_LAMBDA)
 
 
-def test_with_all_of_them_nothing_is_denied_and_each_action_is_used(deployed: Deployed) -> None:
+def test_complete_role_denies_nothing_and_every_action_is_used(deployed: Deployed) -> None:
     aws = deployed.platform.aws
     deployed.platform.functions.forget_environments()
     calls = aws.history
@@ -185,22 +185,22 @@ def test_with_all_of_them_nothing_is_denied_and_each_action_is_used(deployed: De
 
 
 @pytest.mark.parametrize("sid", ALLOWED)
-def test_without_a_statement_something_breaks_and_names_the_right(deployed: Deployed, sid: str) -> None:
+def test_error_names_the_permission_of_a_missing_statement(deployed: Deployed, sid: str) -> None:
     statement = statements(deployed)[sid]
     with without(deployed, sid):
         story = main_events(deployed)
     denied = story.denied
-    assert denied, f"nothing needs {sid}"
+    assert denied, f"no operation needs {sid}"
     assert set(denied) <= {action.lower() for action in actions_of(statement)}
     resources = {resource for found in denied.values() for resource in found if resource}
     named = statement["Resource"] if isinstance(statement["Resource"], list) else [statement["Resource"]]
     assert all(aws_iam._any_like(named, resource) for resource in resources), resources
     if sid not in SEEN_BY_LAMBDA_ONLY:
-        # A person is notified at once, not only when the retries are used up.
+        # The alarm notifies immediately, not only after the last retry.
         assert sum(sum(point.values) for point in story.metrics if point.name == "ConfigurationErrors") > 0
 
 
-def test_the_alarms_watch_what_the_function_writes(deployed: Deployed) -> None:
+def test_alarms_watch_the_functions_metrics(deployed: Deployed) -> None:
     with without(deployed, "ChangeRecords"):
         written = {(p.namespace, p.name, tuple(p.dimensions.items())) for p in main_events(deployed).metrics}
     alarms = deployed.platform.aws.client("cloudwatch").describe_alarms(AlarmNamePrefix=f"{NAME}-")["MetricAlarms"]
@@ -210,13 +210,13 @@ def test_the_alarms_watch_what_the_function_writes(deployed: Deployed) -> None:
         if alarm["Namespace"] == NAMESPACE
     }
     assert {name for _, name, _ in watched} == {"ConfigurationErrors", "SweepBraked", "SweepFailed", "UnfinishedAge"}
-    # A sweep writes what went wrong only. Nothing did; that it found something has the same dimensions.
+    # A sweep writes error metrics only on errors. The metric for found terminations has the same dimensions.
     gone = {(namespace, dimensions) for namespace, name, dimensions in written if name == "SweepGone"}
     assert {(namespace, dimensions) for namespace, name, dimensions in watched if name.startswith("Sweep")} == gone
     assert {one for one in watched if not one[1].startswith("Sweep")} <= written
 
 
-def test_without_its_rights_lambda_cannot_attach_the_function_to_the_vpc(deployed: Deployed) -> None:
+def test_lambda_needs_its_permissions_to_attach_the_function_to_the_vpc(deployed: Deployed) -> None:
     client = deployed.platform.aws.client("lambda")
     vpc = client.get_function_configuration(FunctionName=NAME)["VpcConfig"]
     wanted = {"SubnetIds": vpc["SubnetIds"], "SecurityGroupIds": vpc["SecurityGroupIds"]}
@@ -228,7 +228,7 @@ def test_without_its_rights_lambda_cannot_attach_the_function_to_the_vpc(deploye
         client.update_function_configuration(FunctionName=NAME, VpcConfig=wanted)
 
 
-def test_without_its_guard_the_code_could_make_interfaces(deployed: Deployed) -> None:
+def test_deny_statement_keeps_the_code_from_creating_interfaces(deployed: Deployed) -> None:
     aws = deployed.platform.aws
     subnet = aws.subnet_id
 
@@ -243,12 +243,12 @@ def test_without_its_guard_the_code_could_make_interfaces(deployed: Deployed) ->
     aws.client("ec2").delete_network_interface(NetworkInterfaceId=interface)
 
 
-# ---------------------------------------------------------------- nothing else can be reached
+# ---------------------------------------------------------------- no other resources are accessible
 
 
 @dataclass(frozen=True)
 class Thief:
-    """Somebody who broke into the function: clients with its credentials, and what belongs to it."""
+    """An attacker in the function, with its credentials and the names of its resources."""
 
     client: Callable[[str], Any]
     zone: str
@@ -331,11 +331,11 @@ def refused(call: Callable[[], Any]) -> bool:
 
 
 @pytest.mark.parametrize("what", FORBIDDEN)
-def test_whoever_breaks_into_the_function_cannot(thief: Thief, what: str) -> None:
+def test_attacker_in_the_function_cannot(thief: Thief, what: str) -> None:
     assert refused(lambda: FORBIDDEN[what](thief))
 
 
-def test_whoever_breaks_in_opens_no_other_bundle_and_no_other_key(deployed: Deployed, thief: Thief) -> None:
+def test_attacker_cannot_decrypt_other_bundles_or_use_other_keys(deployed: Deployed, thief: Thief) -> None:
     admin = deployed.platform.aws.client("kms")
     other = admin.create_key()["KeyMetadata"]["Arn"]
     context = {"FunctionName": NAME}
@@ -350,7 +350,7 @@ def test_whoever_breaks_in_opens_no_other_bundle_and_no_other_key(deployed: Depl
     assert refused(lambda: opened(other, context))
 
 
-# ---------------------------------------------------------------- who may come to the module's own
+# ---------------------------------------------------------------- access to the module's resources
 
 
 @pytest.mark.parametrize("queue", [NAME, f"{NAME}-dead-letters"])
@@ -372,7 +372,7 @@ def test_only_the_modules_own_rules_may_send(deployed: Deployed, queue: str) -> 
     assert not may("sns.amazonaws.com", "sqs:SendMessage", f"{NAME}-instance-state")
 
 
-def test_a_strangers_rule_reaches_the_queue_in_vain(deployed: Deployed) -> None:
+def test_queue_rejects_events_of_foreign_rules(deployed: Deployed) -> None:
     aws = deployed.platform.aws
     events = aws.client("events")
     arn = f"arn:aws:sqs:{aws.region}:{aws.account}:{NAME}"
@@ -397,7 +397,7 @@ def test_a_strangers_rule_reaches_the_queue_in_vain(deployed: Deployed) -> None:
         ("dynamodb", lambda c, t: c.get_item(TableName=t.table, Key=ID)),
     ],
 )
-def test_who_has_no_right_of_his_own_gets_none_from_a_resources_policy(
+def test_resource_policies_grant_nothing_to_other_principals(
     deployed: Deployed, thief: Thief, service: str, call: Callable[[Any, Thief], Any]
 ) -> None:
     iam = deployed.platform.aws.client("iam")
@@ -412,7 +412,7 @@ def test_who_has_no_right_of_his_own_gets_none_from_a_resources_policy(
         iam.delete_user(UserName="nobody")
 
 
-def test_the_keys_policy_leaves_all_to_the_accounts_own_policies(deployed: Deployed, thief: Thief) -> None:
+def test_key_policy_delegates_to_iam_policies(deployed: Deployed, thief: Thief) -> None:
     policy = json.loads(
         deployed.platform.aws.client("kms").get_key_policy(KeyId=thief.key, PolicyName="default")["Policy"]
     )

@@ -1,4 +1,4 @@
-"""The main job, on the deployed zip: one instance dies, and exactly its traces go."""
+"""The main job of the deployed function: it removes exactly the objects of a terminated instance."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def test_the_second_plan_is_empty(deployed: Deployed) -> None:
     assert deployed.stack.plan() == "empty"
 
 
-def test_only_the_dead_instances_traces_go(deployed: Deployed) -> None:
+def test_only_the_terminated_instances_objects_are_removed(deployed: Deployed) -> None:
     dead, living = (deployed.platform.launch(deployed.name()) for _ in range(2))
     deployed.deliver()
     before = deployed.things(living.name)
@@ -24,7 +24,7 @@ def test_only_the_dead_instances_traces_go(deployed: Deployed) -> None:
     assert deployed.things(living.name) == before
 
 
-def test_the_first_line_of_the_log_says_which_state_was_entered(deployed: Deployed) -> None:
+def test_first_log_line_names_the_instance_state(deployed: Deployed) -> None:
     dead = deployed.platform.launch(deployed.name())
     deployed.deliver()
     [batch] = deployed.terminate(dead)
@@ -34,7 +34,7 @@ def test_the_first_line_of_the_log_says_which_state_was_entered(deployed: Deploy
     assert all(line["message_id"] == batch.message_ids[0] for line in lines)
 
 
-def test_the_log_holds_the_metrics_of_the_invocation(deployed: Deployed) -> None:
+def test_log_contains_the_metrics(deployed: Deployed) -> None:
     dead = deployed.platform.launch(deployed.name())
     deployed.deliver()
     [batch] = deployed.terminate(dead)
@@ -47,7 +47,7 @@ def test_the_log_holds_the_metrics_of_the_invocation(deployed: Deployed) -> None
     assert 0 <= sums(points)["EventAge"] < 600
 
 
-def test_the_next_contender_gets_the_lock_at_once(deployed: Deployed) -> None:
+def test_lock_has_no_delay_for_the_next_holder(deployed: Deployed) -> None:
     dead, contender = (deployed.platform.launch(deployed.name()) for _ in range(2))
     deployed.deliver()
     assert not deployed.platform.consul.acquire(dead.lock, contender.session)
@@ -55,7 +55,7 @@ def test_the_next_contender_gets_the_lock_at_once(deployed: Deployed) -> None:
     assert deployed.platform.consul.acquire(dead.lock, contender.session)
 
 
-def test_the_same_event_again_changes_nothing(deployed: Deployed) -> None:
+def test_duplicate_event_changes_nothing(deployed: Deployed) -> None:
     dead = deployed.platform.launch(deployed.name())
     deployed.deliver()
     deployed.terminate(dead)
@@ -66,7 +66,7 @@ def test_the_same_event_again_changes_nothing(deployed: Deployed) -> None:
     assert deployed.platform.traces() == world
 
 
-def test_an_operators_dry_run_tells_what_the_real_run_then_does(deployed: Deployed) -> None:
+def test_dry_run_predicts_the_real_run(deployed: Deployed) -> None:
     dead = deployed.platform.launch(deployed.name())
     deployed.deliver()
     deployed.platform.kill(dead, emit=False)
@@ -79,7 +79,7 @@ def test_an_operators_dry_run_tells_what_the_real_run_then_does(deployed: Deploy
     assert deployed.things(dead.name) == [f"lock {dead.lock} free"]
 
 
-def test_an_operators_call_for_a_living_instance_removes_nothing(deployed: Deployed) -> None:
+def test_operator_call_for_a_live_instance_removes_nothing(deployed: Deployed) -> None:
     living = deployed.platform.launch(deployed.name())
     deployed.deliver()
     before = deployed.things(living.name)
@@ -88,7 +88,7 @@ def test_an_operators_call_for_a_living_instance_removes_nothing(deployed: Deplo
     assert deployed.things(living.name) == before
 
 
-def test_the_sweep_finds_a_termination_that_nobody_told(deployed: Deployed) -> None:
+def test_sweep_finds_a_missed_termination(deployed: Deployed) -> None:
     lost = deployed.platform.launch(deployed.name())
     deployed.deliver()
     deployed.platform.aws.fire_schedule("ec2-decommission-sweep")  # reads the tags, which `instance_filter` needs
@@ -101,7 +101,7 @@ def test_the_sweep_finds_a_termination_that_nobody_told(deployed: Deployed) -> N
     assert deployed.things(lost.name) == [f"lock {lost.lock} free"]
 
 
-def test_no_secret_is_in_zip_environment_state_or_log(deployed: Deployed) -> None:
+def test_zip_environment_state_and_log_contain_no_secret(deployed: Deployed) -> None:
     dead = deployed.platform.launch(deployed.name())
     deployed.deliver()
     deployed.terminate(dead)

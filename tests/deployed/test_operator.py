@@ -1,4 +1,4 @@
-"""The operator's command on the deployed stack, found by its outputs, with the documented policy and no more."""
+"""The operator's command with the deployed stack's outputs, and with only the documented permissions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.operator.conftest import documented_policy, run_cli, user_with
 pytestmark = pytest.mark.servers
 
 
-def test_an_outage_a_dead_letter_its_reason_and_the_way_back(deployed: Deployed) -> None:
+def test_operator_diagnoses_and_redrives_a_dead_letter_after_an_outage(deployed: Deployed) -> None:
     platform = deployed.platform
     environment = platform.aws.environ(user_with(platform.aws, documented_policy()))
     outputs = json.dumps({"ec2_decommission": {"value": deployed.stack.outputs()}})
@@ -39,7 +39,7 @@ def test_an_outage_a_dead_letter_its_reason_and_the_way_back(deployed: Deployed)
         "consul": "done",
     }
     assert "route53" in steps["route53"]["reason"]
-    # The other steps were not held up by it.
+    # The failure did not block the other steps.
     assert {thing.split()[0] for thing in deployed.things(dead.name)} == {"A", "PTR", "lock"}
 
     assert deployed.redrive() == 1

@@ -1,4 +1,4 @@
-"""`examples/organization`: a hub, two members and the zone's account, each an account of its own."""
+"""`examples/organization`: separate accounts for the hub, two members and the hosted zone."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TERRAFORM_ROLE = "OrganizationAccountAccessRole"
 
 @dataclass
 class Hub:
-    """The stack, and what its instances have in the zone."""
+    """The stack, and its instances' records in the zone."""
 
     platform: Platform
     stack: Stack
@@ -44,7 +44,7 @@ class Hub:
         )
 
     def records(self) -> dict[str, list[str]]:
-        """The addresses by the first label of the name."""
+        """The addresses, by the first label of the name."""
         listed = self.route53.list_resource_record_sets(HostedZoneId=self.zone_id)["ResourceRecordSets"]
         return {
             record["Name"].split(".")[0]: [value["Value"] for value in record["ResourceRecords"]]
@@ -53,7 +53,7 @@ class Hub:
         }
 
     def launch(self, account: str, name: str, private_ip: str | None = None) -> LaunchedInstance:
-        """An instance of that account, launched an hour ago and recorded by the function."""
+        """Launches an instance in that account, an hour ago, and lets the function record it."""
         aws = self.platform.aws
         instance = aws.launch(name, private_ip, account=account)
         launched = datetime.now(UTC) - timedelta(hours=1)
@@ -62,7 +62,7 @@ class Hub:
         return instance
 
     def lose(self, account: str, *instances: LaunchedInstance) -> None:
-        """These instances have ended, their events are lost, and EC2 has forgotten them."""
+        """Terminates instances without events, and removes them from EC2."""
         for instance in instances:
             self.platform.aws.terminate(instance.id, emit=False, account=account)
             self.platform.aws.forget(instance.id, account=account)
@@ -72,7 +72,7 @@ class Hub:
         return self.deliver()
 
     def invoke(self, **payload: Any) -> dict[str, Any]:
-        """An operator's call."""
+        """Makes an operator's call."""
         ran = self.platform.functions.invoke(NAME, payload)
         assert ran.error is None, ran.error
         report: dict[str, Any] = ran.result
@@ -122,7 +122,7 @@ def hub(platform: Platform, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     stack.apply()
     hub = Hub(platform, stack, zone_id)
     for account in (MEMBER_A, MEMBER_B):
-        hub.launch(account, "anchor")  # a sweep that sees no instance at all is braked
+        hub.launch(account, "anchor")  # the brake stops a sweep that sees no instances at all
     yield hub
     stack.destroy()
     assert stack.resources() == []
@@ -135,7 +135,7 @@ def test_the_second_plan_is_empty(hub: Hub) -> None:
     assert hub.stack.plan() == "empty"
 
 
-def test_a_members_instance_is_cleaned_up_in_the_zone_of_a_third_account(hub: Hub) -> None:
+def test_member_instance_is_cleaned_up_in_a_third_accounts_zone(hub: Hub) -> None:
     gone = hub.launch(MEMBER_A, "web-1")
     living = hub.launch(MEMBER_B, "web-2")
     hub.change("CREATE", "web-1.example.internal", gone.private_ip)
@@ -148,8 +148,8 @@ def test_a_members_instance_is_cleaned_up_in_the_zone_of_a_third_account(hub: Hu
     assert hub.records() == {}
 
 
-def test_a_record_stays_while_a_living_instance_of_another_member_has_its_name_and_address(hub: Hub) -> None:
-    """Their networks have the same range."""
+def test_record_stays_while_a_live_instance_in_another_member_has_its_name_and_address(hub: Hub) -> None:
+    """The networks of both members have the same address range."""
     gone = hub.launch(MEMBER_A, "db", "10.0.7.7")
     living = hub.launch(MEMBER_B, "db", "10.0.7.7")
     hub.change("CREATE", "db.example.internal", "10.0.7.7")
@@ -161,7 +161,7 @@ def test_a_record_stays_while_a_living_instance_of_another_member_has_its_name_a
     assert hub.records() == {}
 
 
-def test_an_event_of_an_account_that_is_no_member_removes_nothing_and_is_not_retried(hub: Hub) -> None:
+def test_event_from_a_foreign_account_removes_nothing_and_is_not_retried(hub: Hub) -> None:
     hub.change("CREATE", "stranger.example.internal", "10.0.8.8")
     event = hub.platform.aws.state_change("i-0123456789abcdef0", "terminated", account=STRANGER)
     queue = hub.stack.outputs()["queue_url"]
@@ -172,7 +172,7 @@ def test_an_event_of_an_account_that_is_no_member_removes_nothing_and_is_not_ret
     hub.change("DELETE", "stranger.example.internal", "10.0.8.8")
 
 
-def test_a_member_that_refuses_fails_closed_and_names_account_role_and_right(hub: Hub) -> None:
+def test_denied_member_fails_closed_and_error_names_account_role_and_permission(hub: Hub) -> None:
     gone = hub.launch(MEMBER_A, "web-3")
     hub.change("CREATE", "web-3.example.internal", gone.private_ip)
     aws = hub.platform.aws
@@ -194,7 +194,7 @@ def test_a_member_that_refuses_fails_closed_and_names_account_role_and_right(hub
     assert hub.records() == {}
 
 
-def test_a_region_of_a_member_that_is_not_served_removes_nothing(hub: Hub) -> None:
+def test_unserved_region_of_a_member_removes_nothing(hub: Hub) -> None:
     hub.change("CREATE", "far.example.internal", "10.0.8.9")
     event = hub.platform.aws.state_change("i-0123456789abcdef1", "terminated", account=MEMBER_A, region="us-west-2")
     queue = hub.stack.outputs()["queue_url"]
@@ -205,7 +205,7 @@ def test_a_region_of_a_member_that_is_not_served_removes_nothing(hub: Hub) -> No
     hub.change("DELETE", "far.example.internal", "10.0.8.9")
 
 
-def test_an_operators_call_needs_the_place_of_a_members_instance(hub: Hub) -> None:
+def test_operator_call_for_a_member_instance_needs_its_place(hub: Hub) -> None:
     gone = hub.launch(MEMBER_A, "web-4")
     hub.change("CREATE", "web-4.example.internal", gone.private_ip)
     hub.platform.aws.terminate(gone.id, emit=False, account=MEMBER_A)
@@ -218,7 +218,7 @@ def test_an_operators_call_needs_the_place_of_a_members_instance(hub: Hub) -> No
     assert hub.records() == {}
 
 
-def test_the_sweep_finds_what_was_lost_in_a_member(hub: Hub) -> None:
+def test_sweep_finds_missed_terminations_in_a_member(hub: Hub) -> None:
     gone = hub.launch(MEMBER_A, "web-5")
     hub.change("CREATE", "web-5.example.internal", gone.private_ip)
     hub.lose(MEMBER_A, gone)
@@ -227,7 +227,7 @@ def test_the_sweep_finds_what_was_lost_in_a_member(hub: Hub) -> None:
     assert hub.records() == {}
 
 
-def test_a_mass_disappearance_in_one_member_does_not_stop_the_sweep_of_another(hub: Hub) -> None:
+def test_brake_in_one_member_does_not_stop_the_sweep_of_another(hub: Hub) -> None:
     many = [hub.launch(MEMBER_A, f"node-{number}") for number in range(12)]
     one = hub.launch(MEMBER_B, "web-6")
     for instance in (*many, one):

@@ -1,4 +1,4 @@
-"""What a plan changes, and what it says: in a root module that calls the module as platform teams do."""
+"""Changes and warnings in plans of a root module that uses the module with `depends_on`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.deployed.conftest import ROOT
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(900)]
 
-# What the call depends on, what may change, and everything that could be replaced or become unknown.
+# A module call with a dependency, changeable settings, and all resources that could be replaced or become unknown.
 CALL = """
 terraform {
   required_version = ">= 1.9"
@@ -71,7 +71,7 @@ output "module" {
 }
 """
 
-# In the build's place: a zip at once, with no step of the real one.
+# A fast replacement of the build: a zip with no real content.
 BUILDER = """\
 #!{python}
 import json, os, zipfile
@@ -84,13 +84,13 @@ with zipfile.ZipFile(spec["output"], "w") as archive:
 
 @dataclass
 class Root:
-    """The root module, applied or not."""
+    """The root module and its settings."""
 
     stack: Stack
     settings: dict[str, Any]
 
     def plan(self, *arguments: str, **changed: Any) -> dict[str, list[str]]:
-        """What would change with these settings: the actions by the address within the module."""
+        """Plans these settings. Returns the actions by the address in the module."""
         self.stack.variables["settings"] = {**self.settings, **changed}
         plan = self.stack.run_dir / "plan"
         try:
@@ -105,13 +105,13 @@ class Root:
         }
 
     def apply(self, *arguments: str, **changed: Any) -> None:
-        """Raises TerraformError. The settings stay."""
+        """Applies and keeps these settings. Raises TerraformError."""
         self.settings |= changed
         self.stack.variables["settings"] = self.settings
         self.stack._run(["apply", "-lock=false", "-auto-approve", *arguments], "apply")
 
     def log(self, command: str) -> str:
-        """What the last run of the command said; Terraform breaks its lines."""
+        """The output of the command's last run, without Terraform's line breaks."""
         text = (self.stack.logs / f"terraform-{command}.log").read_text()
         return " ".join(text.replace("\u2502", " ").split())
 
@@ -123,7 +123,7 @@ def make(platform: Platform, directory: Path, name: str, package: dict[str, Any]
     key = platform.aws.client("kms").create_key()["KeyMetadata"]["Arn"]
     stack = Stack(source, platform.aws, directory / "run")
     stack.init()
-    stack.state = source / "terraform.tfstate"  # where Terraform looks without a flag that it warns of
+    stack.state = source / "terraform.tfstate"  # Terraform's default path, because the -state flag is deprecated
     return Root(stack, {"name": name, "key_arn": key, "package": package})
 
 
@@ -143,7 +143,7 @@ def builder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def roots(platform: Platform, builder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Root]]:
-    """Side by side: a zip from elsewhere with a layer beside it, applied; and a build whose function was refused."""
+    """Two root modules: an applied prebuilt zip with a layer, and a build whose function could not be created."""
     directory = tmp_path_factory.mktemp("roots")
     code = zip_of(directory / "code.zip", "first")
     made = {
@@ -184,20 +184,20 @@ def layered(roots: dict[str, Root]) -> Root:
     return roots["layered"]
 
 
-def test_the_second_plan_is_empty_and_says_nothing(layered: Root) -> None:
+def test_second_plan_is_empty_and_has_no_warnings(layered: Root) -> None:
     assert layered.plan() == {}
     assert "Warning" not in layered.log("plan")
 
 
-def test_a_change_of_what_the_call_depends_on_changes_nothing_in_the_module(layered: Root) -> None:
+def test_change_of_a_depends_on_resource_does_not_change_the_module(layered: Root) -> None:
     assert layered.plan(dependency="second") == {"terraform_data.dependency": ["update"]}
 
 
-def test_another_timeout_changes_the_function_and_the_queue_and_no_policy(layered: Root) -> None:
+def test_new_timeout_changes_only_function_and_queue(layered: Root) -> None:
     assert layered.plan(timeout=300) == {"aws_lambda_function.this": ["update"], "aws_sqs_queue.events": ["update"]}
 
 
-def test_another_tag_changes_tags_only(layered: Root) -> None:
+def test_new_tag_changes_only_tags(layered: Root) -> None:
     changed = layered.plan(tags={"Team": "platform"})
     assert set(map(tuple, changed.values())) == {("update",)}
     assert {address.split("[")[0] for address in changed} == {
@@ -216,7 +216,7 @@ def test_another_tag_changes_tags_only(layered: Root) -> None:
     }
 
 
-def test_everything_at_once_replaces_nothing(layered: Root) -> None:
+def test_changing_everything_at_once_replaces_nothing(layered: Root) -> None:
     changed = layered.plan(dependency="second", timeout=300, tags={"Team": "platform"}, paused=True)
     assert [address for address, actions in changed.items() if "delete" in actions or "create" in actions] == []
 
@@ -226,7 +226,7 @@ def test_pausing_changes_the_mapping_and_the_schedule(layered: Root) -> None:
     assert layered.plan(paused=True) == {**changed, "aws_cloudwatch_dashboard.this[0]": ["update"]}
 
 
-def test_paused_stays_in_force_though_somebody_enables_the_mapping(layered: Root, platform: Platform) -> None:
+def test_plan_restores_a_pause_after_a_manual_change(layered: Root, platform: Platform) -> None:
     uuid = layered.stack.outputs()["module"]["event_source_mapping_uuid"]
     client = platform.aws.client("lambda")
     layered.apply(paused=True)
@@ -258,7 +258,7 @@ def test_a_rotated_secret_changes_the_layer_and_no_code(layered: Root) -> None:
     assert function["before"]["source_code_hash"] == function["after"]["source_code_hash"]
 
 
-def test_another_zip_is_deployed_without_a_warning(layered: Root, tmp_path: Path) -> None:
+def test_new_zip_is_deployed_without_a_warning(layered: Root, tmp_path: Path) -> None:
     package = {**layered.settings["package"], "zip_file": str(zip_of(tmp_path / "code.zip", "second"))}
     changed = layered.plan(package=package)
     assert set(changed) == {"aws_lambda_function.this", "terraform_data.deployed"}
@@ -273,13 +273,13 @@ def test_the_queue_keeps_its_policy_when_another_attribute_changes(layered: Root
         layered.apply(timeout=120)
 
 
-def test_an_apply_that_failed_after_the_build_says_what_to_type_on_another_machine(roots: dict[str, Root]) -> None:
+def test_failed_apply_explains_how_to_continue_on_another_machine(roots: dict[str, Root]) -> None:
     root = roots["refused"]
     assert "module.ec2_decommission.terraform_data.package[0]" in root.stack.resources()
     assert "module.ec2_decommission.aws_lambda_function.this" not in root.stack.resources()
-    # On the same machine the next apply just goes on.
+    # On the same machine, the next apply continues.
     assert "aws_lambda_function.this" in root.plan()
-    # Another one has a checkout and the state, and no zip.
+    # Another machine has a checkout and the state, but no zip.
     shutil.rmtree(root.stack.source / ".terraform", ignore_errors=True)
     with pytest.raises(TerraformError) as error:
         root.plan()
@@ -290,12 +290,12 @@ def test_an_apply_that_failed_after_the_build_says_what_to_type_on_another_machi
     root.apply(f"-replace={address}")
     assert root.plan() == {}
     assert "Warning" not in root.log("plan")
-    # From here on no machine needs the zip.
+    # From now on, no machine needs the zip.
     shutil.rmtree(root.stack.source / ".terraform", ignore_errors=True)
     assert root.plan() == {}
 
 
-def test_code_that_somebody_else_deployed_is_told(layered: Root, platform: Platform) -> None:
+def test_plan_warns_of_foreign_code(layered: Root, platform: Platform) -> None:
     client = platform.aws.client("lambda")
     own = Path(layered.settings["package"]["zip_file"]).read_bytes()
     other = io.BytesIO()

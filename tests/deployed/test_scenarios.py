@@ -1,4 +1,4 @@
-"""The faults that published functions of this kind show, each a scene on the deployed zip and real servers."""
+"""Known faults of similar published functions, tested on the deployed function with real servers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def test_a_replacement_of_the_same_name_keeps_its_record_node_and_client(deploye
     dead = platform.launch(deployed.name())
     deployed.deliver()
     platform.kill(dead, emit=False)
-    # The replacement takes over Name tag, DNS name and Chef node before the event comes.
+    # The replacement takes over Name tag, DNS name and Chef node before the event arrives.
     heir = platform.aws.launch(dead.name)
     platform.change_record("UPSERT", platform.zone_id, f"{dead.name}.{ZONE}", "A", heir.private_ip)
     platform.chef.delete_node(dead.name)
@@ -41,7 +41,7 @@ def test_a_reused_address_keeps_its_records(deployed: Deployed) -> None:
     assert (step["status"], step["actions"]) == ("skipped", [])
     assert heir.id in step["reason"]
     assert f"A {dead.name}.{ZONE}. {heir.private_ip}" in deployed.things(dead.name)
-    # They are nobody's to remove; the next instance that gets the address is not to find them.
+    # Remove the remaining records before another instance gets the address.
     platform.change_record("DELETE", platform.zone_id, f"{dead.name}.{ZONE}", "A", heir.private_ip)
     platform.change_record(
         "DELETE", platform.reverse_zone_id, pointer(heir.private_ip), "PTR", f"{dead.name}.{ZONE}."
@@ -50,7 +50,7 @@ def test_a_reused_address_keeps_its_records(deployed: Deployed) -> None:
     deployed.deliver()
 
 
-def test_a_ttl_that_was_changed_by_hand_is_no_hindrance(deployed: Deployed) -> None:
+def test_record_with_a_manually_changed_ttl_is_removed(deployed: Deployed) -> None:
     platform = deployed.platform
     dead = platform.launch(deployed.name())
     deployed.deliver()
@@ -60,7 +60,7 @@ def test_a_ttl_that_was_changed_by_hand_is_no_hindrance(deployed: Deployed) -> N
     assert deployed.things(dead.name) == [f"lock {dead.lock} free"]
 
 
-def test_where_the_record_is_gone_the_next_one_listed_stays(deployed: Deployed) -> None:
+def test_next_record_in_the_listing_stays_if_the_record_is_missing(deployed: Deployed) -> None:
     platform = deployed.platform
     dead = platform.launch(deployed.name())
     deployed.deliver()
@@ -74,7 +74,7 @@ def test_where_the_record_is_gone_the_next_one_listed_stays(deployed: Deployed) 
     platform.change_record("DELETE", platform.zone_id, f"{neighbour}.{ZONE}", "A", address)
 
 
-def test_a_client_goes_though_its_node_is_gone_already(deployed: Deployed) -> None:
+def test_client_is_removed_even_if_its_node_is_gone(deployed: Deployed) -> None:
     platform = deployed.platform
     dead = platform.launch(deployed.name())
     deployed.deliver()
@@ -84,7 +84,7 @@ def test_a_client_goes_though_its_node_is_gone_already(deployed: Deployed) -> No
     assert platform.chef.client(dead.name) is None
 
 
-def test_two_nodes_that_bear_one_id_both_go(deployed: Deployed) -> None:
+def test_two_nodes_with_the_same_instance_id_are_removed(deployed: Deployed) -> None:
     platform = deployed.platform
     dead = platform.launch(deployed.name())
     second = f"{dead.name}-renamed"
@@ -95,7 +95,7 @@ def test_two_nodes_that_bear_one_id_both_go(deployed: Deployed) -> None:
     assert platform.chef.node(second) is None
 
 
-def test_running_after_terminated_brings_nothing_back(deployed: Deployed) -> None:
+def test_late_running_event_restores_nothing(deployed: Deployed) -> None:
     platform = deployed.platform
     dead = platform.launch(deployed.name())
     deployed.deliver()
@@ -108,7 +108,7 @@ def test_running_after_terminated_brings_nothing_back(deployed: Deployed) -> Non
     assert "living" not in item
 
 
-def test_an_instance_that_ec2_has_forgotten_goes_by_what_was_recorded(deployed: Deployed) -> None:
+def test_instance_missing_in_ec2_is_cleaned_up_from_its_record(deployed: Deployed) -> None:
     platform = deployed.platform
     dead = platform.launch(deployed.name())
     deployed.deliver()
@@ -122,7 +122,7 @@ def test_an_instance_that_ec2_has_forgotten_goes_by_what_was_recorded(deployed: 
     assert deployed.things(dead.name) == [f"lock {dead.lock} free"]
 
 
-def test_while_its_consul_agent_lives_nothing_of_consul_goes_and_the_message_returns(deployed: Deployed) -> None:
+def test_live_consul_agent_blocks_the_consul_step_and_the_message_is_retried(deployed: Deployed) -> None:
     platform = deployed.platform
     dead = platform.launch(deployed.name())
     deployed.deliver()

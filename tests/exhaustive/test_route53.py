@@ -347,7 +347,7 @@ def test_nobody_loses_anything_and_nothing_of_the_dead_is_left(
 
 
 @pytest.mark.timeout(3600)
-def test_a_second_look_takes_nothing_of_whoever_came_meanwhile(capsys: pytest.CaptureFixture[str]) -> None:
+def test_second_plan_removes_nothing_of_new_owners(capsys: pytest.CaptureFixture[str]) -> None:
     """The first look is at a world in which nobody else lives; the second is limited to what the first one chose."""
     count = Count("route53, second look")
     alone = Others()

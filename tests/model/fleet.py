@@ -1,4 +1,4 @@
-"""A small fleet in three places that share zone, Chef and Consul: its instances, their traces, and strangers."""
+"""A small fleet in three places that share a zone, Chef and Consul: instances, their traces, and strangers."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ if TYPE_CHECKING:
 
 ADDRESSES = ("10.0.0.5", "10.0.0.6", "10.0.0.7")
 PUBLIC = ("54.0.0.1", "54.0.0.2", "54.0.0.3")
-OUTSIDE = "10.9.0.1"  # no instance of a served place ever has it
+OUTSIDE = "10.9.0.1"  # never the address of an instance in a served place
 MEMBERS = (Place(ACCOUNT, "eu-west-1"), Place("222222222222", REGION))
 PLACES = (HOME, *MEMBERS)
 UNSERVED = Place("999999999999", REGION)
-# The same private range in four VPCs. Two of the places are of one region, and so have the same private DNS names.
+# The same private range in four VPCs. Two of the places share a region, and therefore private DNS names.
 VPCS = ((HOME, VPC), (HOME, "vpc-b"), (MEMBERS[0], "vpc-c"), (MEMBERS[1], "vpc-d"))
 NO_FILTER = InstanceFilter()
-ANCHOR = "anchor"  # one in each place always lives: a sweep that finds nobody alive believes nothing
+ANCHOR = "anchor"  # always live in each place: a sweep without live instances finds no terminations
 PRIVILEGED = {OWN_CLIENT: {}, "acme": {"validator": True}, "root": {"admin": True}}
 
 
@@ -55,16 +55,16 @@ class Message:
 
 @dataclass(frozen=True)
 class Boot:
-    """What a boot script writes.
+    """The objects that a boot script creates.
 
     Attributes:
-        dns: ``upsert`` and ``append`` an A record; ``multi`` one with a set identifier; ``public`` one to the public
-            address; ``hostname`` and ``id`` one under another name; ``cname`` and ``idname`` a CNAME to EC2's name;
-            ``www`` an A record, and a CNAME to it.
-        chef: ``ec2`` a node that has converged; ``bare`` one that has not; ``client`` no node yet.
-        chef_as: ``name``; in ``lower`` case; ``fqdn``; or an ``other`` name.
-        consul: with ``meta``, ``bare``, or ``agentless``.
-        sessions: what they hold: ``lock``, ``delete``, ``checked``, ``outside``, ``semaphore``, ``idle``.
+        dns: an A record (``upsert`` or ``append``), with a set identifier (``multi``), with the public address
+            (``public``), or under another name (``hostname``, ``id``); a CNAME to EC2's name (``cname``,
+            ``idname``); or an A record and a CNAME to it (``www``).
+        chef: a converged node (``ec2``), a node that never converged (``bare``), or no node yet (``client``).
+        chef_as: the node's name: ``name``, ``lower`` (in lower case), ``fqdn`` or ``other``.
+        consul: a node with ``meta``, ``bare`` or ``agentless``.
+        sessions: the locks they hold: ``lock``, ``delete``, ``checked``, ``outside``, ``semaphore``, ``idle``.
     """
 
     dns: str = "upsert"
@@ -80,7 +80,7 @@ NOTHING = Boot("none", ptr=False, chef="none", consul="none")
 
 
 class ClockedWorld(World):
-    """A world whose clock asks what time it is."""
+    """A world with a pluggable clock."""
 
     tick: Callable[[], None] = staticmethod(lambda: None)
 
@@ -90,7 +90,7 @@ class ClockedWorld(World):
 
 
 def backwards(jobs: Sequence[Callable[[], None]], workers: int | None = None) -> None:
-    """The last first."""
+    """Runs the jobs in reverse order."""
     in_turn(jobs[::-1], workers)
 
 
@@ -99,7 +99,7 @@ def adoption(instance_filter: InstanceFilter) -> SweepSettings:
 
 
 def make_world(setup: Setup, instance_filter: InstanceFilter) -> ClockedWorld:
-    """The function as ``setup`` has it, over the fakes."""
+    """The function with this setup, on the fakes."""
     return ClockedWorld(
         places=MEMBERS,
         inventory=setup.inventory,
@@ -124,7 +124,7 @@ def make_world(setup: Setup, instance_filter: InstanceFilter) -> ClockedWorld:
 
 
 class Fleet:
-    """The world and everybody in it but the function."""
+    """The world and all actors except the function."""
 
     def __init__(self, setup: Setup, instance_filter: InstanceFilter = NO_FILTER) -> None:
         self.setup = setup
@@ -143,7 +143,7 @@ class Fleet:
         self.ledger.note(owner, self.world.time, *things)
 
     def emit(self, kind: str, body: Body) -> None:
-        """An event is on its way."""
+        """Sends an event."""
         self.enqueue(kind, body.instance_id, self.world.event(body.instance_id, kind, body.place))
 
     def enqueue(self, kind: str, instance_id: str, event: Mapping[str, Any]) -> None:
@@ -161,7 +161,7 @@ class Fleet:
         public: str | None = None,
         tags: Mapping[str, str] | None = None,
     ) -> Body:
-        """An instance starts. Its addresses must be free."""
+        """Launches an instance. Its addresses must be free."""
         ec2 = self.world.ec2s[place]
         instance_id = ec2.launch(name, address, vpc_id=vpc_id, public_ip=public, tags=tags)
         ec2.machines[instance_id].launch_time = self.world.time
@@ -173,7 +173,7 @@ class Fleet:
         return body
 
     def fail_launch(self, name: str, place: Place) -> None:
-        """From ``pending`` to ``terminated``: a Name tag, no address, and never ``running``."""
+        """Launches an instance that goes from ``pending`` to ``terminated``. It has a Name tag, but no address."""
         ec2 = self.world.ec2s[place]
         instance_id = ec2.launch(name, vpc_id="vpc-failed")
         ec2.terminate(instance_id)
@@ -182,7 +182,7 @@ class Fleet:
         self.emit("terminated", body)
 
     def free(self, address: str, vpc_id: str | None = None) -> bool:
-        """Whether an interface in the VPC may get a private address, or any interface a public one."""
+        """Whether a private address is free in the VPC, or a public address is free everywhere."""
         interfaces = (i for ec2 in self.world.ec2s.values() for i in ec2.network_interfaces.values())
         taken = any(address in i.addresses and vpc_id in (None, i.vpc_id) for i in interfaces)
         return not taken and address not in self.ledger.elastic
@@ -200,7 +200,7 @@ class Fleet:
                 self.world.consul.kill(thing[1])
 
     def rename(self, body: Body, name: str) -> None:
-        """The Name tag changes; agents keep the names that they have. A boot that is under way ends before that."""
+        """Changes the Name tag. Agents keep their names. A boot in progress ends first."""
         there = look(self.world)
         own = [thing for thing in self.ledger.things_of(body) if thing in there]
         nodes = [thing[1] for thing in own if thing[0] == "chef node"]
@@ -217,9 +217,9 @@ class Fleet:
         self.world.ec2s[body.place].tag(body.instance_id, **tags)
 
     def forget_tags(self, body: Body, count: int | None = None) -> None:
-        """EC2 drops the oldest tags of an instance that has ended; by default all.
+        """Drops the oldest tags, or all tags, of a terminated instance.
 
-        If the oldest stayed, nobody could tell that a late one is gone.
+        If the oldest tags stayed, it would be impossible to detect that a later tag is gone.
         """
         machine = self.world.ec2s[body.place].machines.get(body.instance_id)
         if machine is None:
@@ -229,7 +229,7 @@ class Fleet:
             del machine.tags[key]
 
     def expire(self) -> None:
-        """The inventory drops the instances that ended long ago: only their ids prove anything from now on."""
+        """Expires old terminated instances in the inventory. From now on, only their ids prove anything."""
         before = set(self.world.inventory.items)
         self.world.inventory.expire()
         for instance_id in before - self.world.inventory.items.keys():
@@ -237,12 +237,12 @@ class Fleet:
                 body.recorded.clear()
 
     def forget(self, body: Body) -> None:
-        """EC2 drops the instance, an hour after its end."""
+        """Drops the instance from EC2, as EC2 does an hour after termination."""
         self.forget_tags(body)
         self.world.ec2s[body.place].machines.pop(body.instance_id, None)
 
     def publish(self, body: Body, address: str | None) -> None:
-        """The public address changes; None takes it away."""
+        """Changes the public address. None removes it."""
         primary = self.world.ec2s[body.place].machines[body.instance_id].primary
         assert primary
         primary.public_ips = {primary.private_ips[0]: address} if address else {}
@@ -255,14 +255,14 @@ class Fleet:
             self.publish(body, None)
 
     def start(self, body: Body) -> None:
-        """With another public address, unless it has one."""
+        """Starts the instance. It gets a new public address unless it has one."""
         self.world.ec2s[body.place].set_state(body.instance_id, "running")
         if body.public is None:
             self.publish(body, next(filter(self.free, reversed(PUBLIC)), None))
         self.emit("running", body)
 
     def elastic_ip(self, body: Body, act: str) -> None:
-        """``associate`` takes one of the place, or a new one; ``drop`` leaves it allocated; ``release`` does not."""
+        """Changes an Elastic IP: ``associate`` it, ``drop`` it but keep it allocated, or ``release`` it."""
         elastic, allocated = self.ledger.elastic, self.world.ec2s[body.place].allocated
         for address in list(allocated):
             for other in [b for b in self.ledger.living() if b.public == address]:
@@ -279,7 +279,7 @@ class Fleet:
     # Their traces
 
     def boot(self, body: Body, boot: Boot) -> None:
-        """A living instance writes its traces over whatever is there."""
+        """Creates a live instance's objects, and overwrites existing ones."""
         if body.alive:
             self._boot_dns(body, boot)
             self._boot_chef(body, boot)
@@ -307,7 +307,7 @@ class Fleet:
             self.put(pointer(body.address), "PTR", [name], owner, zone=REVERSE)
 
     def _boot_chef(self, body: Body, boot: Boot) -> None:
-        """Before the first run has ended, only the usual name tells whose node and client are."""
+        """Before the end of the first run, only the usual name shows the owner of node and client."""
         if boot.chef == "none" or body.name is None:
             return
         called = boot.chef_as if boot.chef == "ec2" or boot.chef_as == "lower" else "name"
@@ -315,7 +315,7 @@ class Fleet:
         name = {"lower": body.name.lower(), "fqdn": dotted(body.name)[:-1], "other": other}.get(called, body.name)
         client = body.name if called == "fqdn" else name
         if client in PRIVILEGED:
-            return  # the server refuses a name that is taken
+            return  # the server refuses a name in use
         if boot.chef == "ec2":
             self.converge(body, name)
         elif boot.chef == "bare":
@@ -326,7 +326,7 @@ class Fleet:
         self._note(body.instance_id, ("chef client", client))
 
     def converge(self, body: Body, name: str) -> None:
-        """Saves a Chef node with the instance's data: its own; or, by a client with bad intent, one of any name."""
+        """Saves a Chef node with the instance's data: its own node, or any node if the client is malicious."""
         self.world.chef.put_node(
             name,
             body.instance_id,
@@ -340,7 +340,7 @@ class Fleet:
         body.nodes.add(name.lower())
 
     def _boot_consul(self, body: Body, boot: Boot) -> None:
-        """The node's name follows ``node_name``, where that is set."""
+        """Creates the Consul node. Its name follows ``node_name`` if set."""
         template, consul = self.setup.consul_name, self.world.consul
         by_tag = template == "{tag:Name}" or (template is None and boot.consul_as == "name")
         name = body.name if by_tag else body.hostname
@@ -349,7 +349,7 @@ class Fleet:
         agents = {thing[1]: alive for thing, alive in look(self.world).items() if thing[0] == "agent"}
         taken = agents.get(name) and self.ledger.owners["agent", name] != body.instance_id
         if taken or (boot.consul == "agentless" and name in agents):
-            return  # Consul refuses a name that a living agent has
+            return  # Consul refuses the name of a live agent
         meta = {"instance_id": body.instance_id} if boot.consul == "meta" else {}
         if meta and self._serial % 2:
             meta |= {"account_id": body.place.account_id, "region": body.place.region}
@@ -363,7 +363,7 @@ class Fleet:
             self.hold(name, kind, body.instance_id, agent=boot.consul != "agentless")
 
     def hold(self, node: str, kind: str, owner: str, *, agent: bool = False) -> None:
-        """A session of a node, with what it holds."""
+        """Creates a session of a node, with its locks."""
         consul = self.world.consul
         consul.now += 60  # past every lock-delay
         checks = ["serfHealth"] if kind == "checked" and agent else []
@@ -380,7 +380,7 @@ class Fleet:
     # Records
 
     def values(self, name: str, kind: str, identifier: str = "", zone: str = FORWARD) -> list[str]:
-        """The values of a record set; none of an alias."""
+        """The values of a record set. An alias has none."""
         return [t[5] for t in look(self.world) if t[:5] == ("value", zone, name, kind, identifier)]
 
     def put(
@@ -395,7 +395,7 @@ class Fleet:
         keep: bool = False,
         **more: Any,
     ) -> None:
-        """Writes a record set; with ``keep``, the values join those that are there."""
+        """Writes a record set. With ``keep``, adds the values to the existing ones."""
         new = list(values)
         both = [*self.values(name, kind, identifier, zone), *new] if keep else new
         if identifier:
@@ -404,14 +404,14 @@ class Fleet:
         self._note(owner, *(("value", zone, name, kind, identifier, value) for value in new))
 
     def clear(self, name: str) -> None:
-        """Removes the A and CNAME record sets of a name, by hand."""
+        """Removes the A and CNAME record sets of a name manually."""
         for thing in {t[:5] for t in look(self.world) if t[1:3] == (FORWARD, name) and t[3] in ("A", "CNAME")}:
             self.world.zones.take(FORWARD, name, thing[3], thing[4] or None)
 
     # Strangers
 
     def meddle(self, act: str, name: str, body: Body) -> None:
-        """Somebody does something under a name, or at the address of an instance."""
+        """A stranger uses a name, or the address of an instance."""
         fqdn, address = dotted(name), body.address or OUTSIDE
         plain = self.values(fqdn, "A")
         match act:
@@ -457,7 +457,7 @@ class Fleet:
                 self.world.consul.put(f"{LOCKS}a", b"by hand", 9)
 
     def _meddle_with_chef(self, act: str, name: str) -> None:
-        """A machine outside EC2, or an instance of an unserved place, has converged; or nothing has, yet."""
+        """A machine outside EC2 or in an unserved place converges, or has not converged yet."""
         chef = self.world.chef
         if act == "bootstrap":
             chef.put_node(name)
@@ -469,7 +469,7 @@ class Fleet:
         self._note(STRANGER, ("chef node", name), ("chef client", name))
 
     def _tidy(self, kind: str, name: str) -> None:
-        """Somebody removes by hand what a dead instance left in Chef."""
+        """A stranger removes a dead instance's Chef objects manually."""
         body, chef = self.ledger.owner((kind, name)), self.world.chef
         if body and not body.alive and kind == "chef node":
             chef.node_objects.pop(name, None)
@@ -492,10 +492,10 @@ class Fleet:
         self.hold(name, "lock", STRANGER)
 
     def namesakes(self, name: str | None) -> Iterator[Body]:
-        """The living instances of that name."""
+        """The live instances with that name."""
         return (body for body in self.ledger.living() if body.name == name)
 
 
 def foreign_id(name: str) -> str:
-    """The id of an instance of an unserved place; it lives."""
+    """The id of a live instance in an unserved place."""
     return f"i-0f{sum(map(ord, name)):015x}"

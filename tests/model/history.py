@@ -1,4 +1,4 @@
-"""A fleet and the function: deliveries, faults, races and time. Every call of the function is judged."""
+"""A fleet and the function: deliveries, faults, races and time. The oracle judges every call of the function."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ if TYPE_CHECKING:
     from ec2_decommission.inventory import Record
     from ec2_decommission.place import Place
 
-MANY = 8  # so often a message is tried before it counts as stuck
-BOOT = timedelta(seconds=10)  # the least time between a launch or a new name, and what is written under it
+MANY = 8  # a message is stuck after this many attempts
+BOOT = timedelta(seconds=10)  # the minimum time between a launch or rename, and the writes under the name
 _STEPS = ("route53", "chef", "consul")
 
 Report = dict[str, Any]
 
 
 class Killed(BaseException):
-    """Lambda ends the function here."""
+    """Lambda kills the function here."""
 
 
 @dataclass
 class Fault:
-    """What goes wrong: every call of a system, or the one call of any system that ``countdown`` comes to."""
+    """A fault in every call of a system, or in a single call of any system, chosen by ``countdown``."""
 
     error: str
     systems: frozenset[str] = frozenset()
@@ -45,7 +45,7 @@ class Fault:
 
 @dataclass
 class Race:
-    """What somebody does while the function runs: before its call number ``calls``, or later, when it is time."""
+    """A concurrent action, before the function's call number ``calls`` or at a later time."""
 
     action: Callable[[], None]
     calls: int = 0
@@ -53,13 +53,13 @@ class Race:
 
 
 class History(Fleet):
-    """One history.
+    """A history of a fleet.
 
     Attributes:
-        slow: seconds that each call of a system takes.
-        denied: places whose EC2 the function may not ask.
-        seen: what happened, to show that the histories are not idle.
-        broken: while the function runs, and after a violation.
+        slow: the seconds that each call of a system takes.
+        denied: places where EC2 denies the function.
+        seen: counts of what happened, to show that the histories are not idle.
+        broken: true while the function runs and after a violation.
     """
 
     def __init__(self, setup: Setup, instance_filter: InstanceFilter = NO_FILTER) -> None:
@@ -70,11 +70,11 @@ class History(Fleet):
         self.denied: set[Place] = set()
         self.seen: Counter[str] = Counter()
         self.broken = False
-        self.raced = False  # in the last call of the function
-        self._before: Look | None = None  # while the function runs: the world when it was last judged
-        self._wrong: Exception | None = None  # in a race: the function would take it for its own
-        self._deleted_at: dict[Thing, datetime] = {}  # when the function last deleted it by its name
-        self._late = 0.0  # seconds that the last call took, and that have not passed yet
+        self.raced = False  # during the last call of the function
+        self._before: Look | None = None  # while the function runs: the last judged state of the world
+        self._wrong: Exception | None = None  # an error in a race, which the function would handle as its own
+        self._deleted_at: dict[Thing, datetime] = {}  # the function's last deletion by name
+        self._late = 0.0  # seconds of the last call that are still to elapse
         self._register_hooks()
         self.answer(self.queue[:])
 
@@ -92,17 +92,17 @@ class History(Fleet):
             ec2.fault = hook("ec2", place)
 
     def _call(self, system: str, operation: str, place: Place | None, *names: str) -> None:
-        """Before each call of the function."""
+        """Runs before each call that the function makes."""
         self._tick()
         if operation in ("delete nodes", "delete clients"):
             self._deleted_at[f"chef {operation[7:-1]}", names[0]] = self.world.time
         for race in self.races:
             race.calls -= 1
-        if operation not in ("members", "force-leave"):  # it has a name only: what comes between cannot be avoided
+        if operation not in ("members", "force-leave"):  # these calls have only a name, so a race is unavoidable
             self._race()
         self._late += self.slow.get(system, 0.0)
         if place in self.denied:
-            raise AccessError(f"ec2 in {place}: no right to {operation}")
+            raise AccessError(f"ec2 in {place}: no permission to {operation}")
         fault = self.fault
         if fault is None:
             return
@@ -117,14 +117,14 @@ class History(Fleet):
         if error == "bug" and system in _STEPS:
             raise ZeroDivisionError(f"{system} {operation}")
         if error == "rights":
-            raise AccessError(f"{system}: no right to {operation}")
+            raise AccessError(f"{system}: no permission to {operation}")
         if error == "lost" and operation == "ChangeResourceRecordSets":
-            self.world.zones.lost += 1  # the change takes effect, and its answer is lost
+            self.world.zones.lost += 1  # the change takes effect, but its answer is lost
         else:
             raise TransientError(f"{system}: {operation} failed")
 
     def _tick(self) -> None:
-        """The time that the last call took passes."""
+        """Advances the time by the duration of the last call."""
         self.world.time += timedelta(seconds=self._late)
         self._late = 0.0
 
@@ -134,7 +134,7 @@ class History(Fleet):
             return
         try:
             self._judge()
-            self._before = None  # what is done now is not the function's doing
+            self._before = None  # the following changes are not the function's
             self.races = [race for race in self.races if race not in due]
             for race in due:
                 race.action()
@@ -145,13 +145,13 @@ class History(Fleet):
         self._before = look(self.world)
 
     def after(self, wait: timedelta, action: Callable[[], None]) -> None:
-        """Does something that much later: while the function runs, or when all is settled."""
+        """Schedules an action for later, while the function runs or when the history settles."""
         self.races.append(Race(action, at=self.world.time + wait))
 
     # A call of the function
 
     def _judged(self, batch: Iterable[str], call: Callable[[], Any], *, dry: bool = False) -> Any:
-        """Calls the function, and judges what it did; None where it was killed."""
+        """Calls the function and judges its changes. Returns None if the function was killed."""
         self.broken = True
         before, records = look(self.world), dict(self.world.inventory.items)
         self._before, self.raced, answer = before, False, None
@@ -169,7 +169,7 @@ class History(Fleet):
         self._before = None
         self._judge_memory(records)
         if dry and not self.raced and (look(self.world), self.world.inventory.items) != (before, records):
-            raise Violation("a dry run, or a call that should do nothing, changed something")
+            raise Violation("a dry run or a no-op call made changes")
         self.broken = False
         return answer
 
@@ -181,13 +181,13 @@ class History(Fleet):
             self._save_again(thing, self._before[thing])
 
     def _is_unavoidable(self, thing: Thing) -> bool:
-        """Chef deletes by name only, and is read at most three requests before EC2 is asked."""
+        """Chef deletes only by name, and is read at most three requests before the EC2 query."""
         sent = self._deleted_at.get(thing)
         seconds = FRESH_SECONDS + 3 * self.slow.get("chef", 0.0)
         return sent is not None and self.ledger.written[thing] > sent - timedelta(seconds=seconds)
 
     def _save_again(self, thing: Thing, content: Any) -> None:
-        """Its owner saves it with the next run of Chef."""
+        """The owner saves the node again in its next Chef run."""
         chef = self.world.chef
         if thing[0] == "chef node":
             chef.node_objects[thing[1]] = content
@@ -196,15 +196,15 @@ class History(Fleet):
         chef._write()
 
     def _judge_memory(self, before: Mapping[str, Record]) -> None:
-        """The inventory tells the truth, and its states only move forward."""
+        """Checks that the inventory is correct and that its states only move forward."""
         for instance_id, record in self.world.inventory.items.items():
             body, old = self.ledger.bodies.get(instance_id), before.get(instance_id)
             if record is old:
                 continue
             if old and old.state == "terminated" and record.state != "terminated":
-                raise Violation(f"{instance_id} was terminated, and is {record.state} in the inventory")
+                raise Violation(f"{instance_id} was terminated, but is {record.state} in the inventory")
             if body and body.alive and record.state == "terminated":
-                raise Violation(f"{instance_id} lives, and is terminated in the inventory")
+                raise Violation(f"{instance_id} is live, but terminated in the inventory")
             had, names = (body.addresses, body.names) if body else (set(), set())
             wrong = {*record.facts.private_ips, *record.facts.public_ips} - had
             if wrong or record.facts.tags.get("Name", "").lower() not in {*names, ""}:
@@ -213,7 +213,7 @@ class History(Fleet):
     # Deliveries
 
     def answer(self, messages: Sequence[Message], *, keep: bool = False, rehearse: bool = False) -> None:
-        """The queue hands a batch over; what fails comes back, and with ``keep`` the rest comes a second time."""
+        """Delivers a batch. Failed messages return, and with ``keep`` the others are delivered a second time."""
         if not messages:
             return
         ended = [m for m in messages if m.kind == "terminated"]
@@ -231,7 +231,7 @@ class History(Fleet):
                 self._check_report(message, answered.reports[message.message_id], failed=failed)
         self._receive_sweeps()
         if rehearsal is not None and answered is not None:
-            # A retry leaves out what is settled, and with it what others of the batch share with it.
+            # A retry omits settled steps, and therefore objects that they share with other instances of the batch.
             retried = any("settled_at" in s for m in messages for s in answered.reports[m.message_id]["steps"])
             for message in () if retried else ended:
                 self._compare(rehearsal.reports[message.message_id], answered.reports[message.message_id])
@@ -252,20 +252,20 @@ class History(Fleet):
         if body and body.alive and not failed and message.kind == "running":
             self._check_recorded(body)
         elif body and body.alive and not failed:
-            raise Violation(f"{message.instance_id} lives, and its end was believed")
+            raise Violation(f"{message.instance_id} is live, but was handled as terminated")
 
     def _check_recorded(self, body: Body) -> None:
-        """The function was told of a living instance, and has written down what it is."""
+        """Checks that the function recorded a live instance after its event."""
         if not self.setup.inventory or self.raced:
             return
         record = self.world.inventory.items.get(body.instance_id)
         known = {*record.facts.private_ips, *record.facts.public_ips} if record else set()
         if record is None or record.state != RUNNING or not body.current <= known:
-            raise Violation(f"{body.instance_id} runs, and is not recorded: {record}")
+            raise Violation(f"{body.instance_id} is running, but not recorded: {record}")
         body.recorded |= body.traits
 
     def _rehearse(self, messages: Sequence[Message]) -> Answered:
-        """The same batch, dry."""
+        """Runs the same batch as a dry run."""
         self.world.configure(dry_run=True)
         answered: Answered = self._judged((), lambda: self._send(messages), dry=True)
         self.world.configure(dry_run=False)
@@ -273,16 +273,16 @@ class History(Fleet):
 
     def _compare(self, dry: Mapping[str, Any], real: Mapping[str, Any]) -> None:
         if dry["steps"] != real["steps"]:
-            raise Violation(f"the dry run said {dry['steps']}, and the real run {real['steps']}")
+            raise Violation(f"the dry run reported {dry['steps']}, but the real run {real['steps']}")
         self.seen["dry runs compared"] += 1
 
     def foreign_event(self, instance_id: str, kind: str) -> None:
-        """An event of an unserved place on the default bus: nothing is asked, and nothing happens."""
+        """Delivers an event of an unserved place. The function must make no calls and no changes."""
         calls = self._calls()
         event = self.world.event(instance_id, kind, UNSERVED)
         answered = self._judged((), lambda: self.world.send_batch(event), dry=True)
         if answered.failed or self._calls() != calls:
-            raise Violation(f"the foreign event {kind} of {instance_id} was not left alone")
+            raise Violation(f"the foreign event {kind} of {instance_id} was not ignored")
 
     def _calls(self) -> list[Counter[str]]:
         world = self.world
@@ -297,7 +297,7 @@ class History(Fleet):
     # Operators, and the sweep
 
     def operate(self, instance_id: str, place: Place | None = None, *, dry_run: bool = False) -> Report | None:
-        """An operator asks for one instance, with its place or without; None where the function was killed."""
+        """Makes an operator's call for one instance, with or without its place. Returns None if it was killed."""
         body, world = self.ledger.bodies.get(instance_id), self.world
         known = body and (instance_id in world.inventory.items or instance_id in world.ec2s[body.place].machines)
         elsewhere = body and known and (place or HOME) != body.place
@@ -308,7 +308,7 @@ class History(Fleet):
         return report
 
     def operate_twice(self, body: Body, place: Place | None) -> None:
-        """Dry, then at once for real: the same actions."""
+        """Checks that a dry run and the real run after it have the same actions."""
         dry = self.operate(body.instance_id, place, dry_run=True)
         raced = self.raced
         real = self.operate(body.instance_id, place)
@@ -316,7 +316,7 @@ class History(Fleet):
             self._compare(dry, real)
 
     def sweep(self, place: Place, *, dry_run: bool = False) -> None:
-        """What it finds gone comes into the queue; what lives is recorded."""
+        """Sweeps a place. Gone instances are queued, and live instances are recorded."""
         if not self.setup.inventory:
             return
         payload = {"sweep": True, "dry_run": dry_run, "account_id": place.account_id, "region": place.region}
@@ -333,7 +333,7 @@ class History(Fleet):
             instance_id = event["detail"].get("instance-id", "")
             body = self.ledger.bodies.get(instance_id)
             if instance_id and (body is None or body.alive):
-                raise Violation(f"the sweep takes {instance_id} for gone, which lives or is of no served place")
+                raise Violation(f"the sweep considers {instance_id} gone, but it is live or in no served place")
             self.enqueue("terminated" if instance_id else "sweep", instance_id, event)
             self.seen["found by the sweep"] += bool(instance_id)
         self.world.queue.sent.clear()
@@ -341,7 +341,7 @@ class History(Fleet):
     # The end
 
     def settle(self) -> None:
-        """Faults end, agents die, all is delivered and swept; then nothing undisputed is left of the dead."""
+        """Ends faults and dead agents, delivers everything and sweeps. Checks that no undisputed objects are left."""
         self.fault, self.slow, self.denied = None, {}, set()
         races, self.races = self.races, []
         for race in races:
@@ -361,23 +361,24 @@ class History(Fleet):
             self._drain()
         for instance_id, record in self.world.inventory.items.items():
             if instance_id not in lives and not record.finished:
-                raise Violation(f"{instance_id} is dead, and the inventory has its end as {record}")
+                raise Violation(f"{instance_id} is dead, but its record is {record}")
         dead = [body for body in self.ledger.bodies.values() if not body.alive]
-        for body in [*dead, *dead]:  # what one leaves of a shared record set may be all that another needs
+        for body in [*dead, *dead]:  # one instance may leave the part of a shared record set that belongs to another
             self._succeed(self.operate(body.instance_id, body.place))
         for body in dead:
             report = self._succeed(self.operate(body.instance_id, body.place, dry_run=True))
             actions = [action for step in report["steps"] for action in step["actions"]]
-            # Without an inventory a second run knows less than the first: what told them apart is gone.
+            # Without an inventory, a second run knows less than the first: the objects that identified them are gone.
             if actions and self.setup.inventory:
-                raise Violation(f"of {body.instance_id} there is still {actions}")
+                raise Violation(f"{body.instance_id} still has {actions}")
             for thing in self.ledger.left_over(body, look(self.world)) if self.setup.inventory else ():
                 raise Violation(f"{thing} of {body} was left: {report}")
 
     def _end_doubtful_agents(self) -> None:
-        """Agents of the dead end, and those that nobody can tell from one of the dead: they hold back its message.
+        """Ends the agents of dead instances, and agents that cannot be distinguished from them.
 
-        These have a dead instance's address, no id, and are outside EC2, or have a name that is out of date.
+        The latter have a dead instance's address and no id, and are outside EC2 or have an outdated name. They block
+        the dead instance's message.
         """
         consul, things = self.world.consul, look(self.world)
         for body in self.ledger.bodies.values():
@@ -400,5 +401,5 @@ class History(Fleet):
     @staticmethod
     def _succeed(report: Report | None) -> Report:
         if not report or report.get("errors") or any(s["status"] == "failed" for s in report["steps"]):
-            raise Violation(f"nothing is wrong any more, and it failed: {report}")
+            raise Violation(f"failed without a fault: {report}")
         return report

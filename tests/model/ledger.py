@@ -1,8 +1,8 @@
-"""The oracle: who created each thing, and whether it still works for them. It repeats no rule of the product.
+"""The oracle: the creator of each thing, and whether the thing still works for it. Repeats no rules of the product.
 
-A run of the function does *harm* if a thing is gone that works for its creator, if it creates or changes anything, or
-if it touches what its settings exclude. A run is *complete* if nothing is left of a dead instance that nobody could
-dispute. In between lie the disputed things: two creators could have made the same one.
+A run of the function does *harm* if it removes a thing that works for its creator, if it creates or changes anything,
+or if it touches things that its settings exclude. A run is *complete* if no undisputed thing of a dead instance is
+left. A thing is disputed if two creators could have made it.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from ec2_decommission.place import Place
 
 # ("value", zone, name, type, set identifier, value), ("record", ...) for a record set without values that the
-# function may remove, ("chef node", name), ("chef client", name), ("consul node", name), ("agent", name),
+# function can remove, ("chef node", name), ("chef client", name), ("consul node", name), ("agent", name),
 # ("session", id), ("key", name)
 Thing = tuple[str, ...]
-Look = dict[Thing, Any]  # everything at one moment, with what each thing holds
+Look = dict[Thing, Any]  # all things at one moment, with their contents
 
-STRANGER = "a stranger"  # anybody who is no instance of a served place
+STRANGER = "a stranger"  # any creator that is not an instance in a served place
 OWN_CLIENT = "decommission"
 LOCKS = "locks/"
 SEMAPHORE = 0xE0F69A2BAA414DE0
@@ -37,12 +37,12 @@ _REMOVABLE = ("A", "AAAA", "CNAME", "PTR")
 
 
 class Violation(AssertionError):
-    """Harm was done, or something was left."""
+    """The function did harm, or left something."""
 
 
 @dataclass(frozen=True)
 class Setup:
-    """How the function is set up in one history. ``None`` as a name template means that there is none."""
+    """The function's settings in one history. A name template of ``None`` means no template."""
 
     inventory: bool = True
     hostname_records: bool = False
@@ -51,7 +51,7 @@ class Setup:
     delete_client: bool = True
     consul_name: str | None = "{tag:Name}"
     deregister: bool = False
-    backwards: bool = False  # whether the last of the steps that run side by side is the first to end
+    backwards: bool = False  # whether parallel steps end in reverse order
 
     @property
     def record_names(self) -> tuple[str, ...]:
@@ -61,18 +61,18 @@ class Setup:
 
 @dataclass
 class Body:
-    """An instance, as the test knows it.
+    """An instance as the test knows it.
 
     Attributes:
-        address: its private address; None for a launch that failed.
-        public: its public address now.
-        names: every Name tag that it ever had, in lower case.
-        addresses: every address that it ever had.
-        recorded: those of ``names`` and ``addresses`` that it had when the function was told that it runs.
+        address: the private address; None for a failed launch.
+        public: the current public address.
+        names: all Name tags that it ever had, in lower case.
+        addresses: all addresses that it ever had.
+        recorded: the ``names`` and ``addresses`` that the function recorded.
         nodes: the names of its Chef nodes, in lower case.
-        swept: its tags when a sweep last read them; None if none has.
-        tags_gone: EC2 has dropped tags of it since it ended.
-        left_alone: its end was handled while the filter excluded it, or could not tell.
+        swept: its tags at the last sweep; None before the first sweep.
+        tags_gone: whether EC2 has dropped tags since its termination.
+        left_alone: whether the filter excluded it, or could not decide, when its termination was handled.
     """
 
     instance_id: str
@@ -93,7 +93,7 @@ class Body:
 
     @property
     def current(self) -> set[str]:
-        """Its addresses now."""
+        """The current addresses."""
         return {a for a in (self.address, self.public) if a} if self.alive else set()
 
     @property
@@ -102,17 +102,17 @@ class Body:
 
     @property
     def traits(self) -> set[str]:
-        """Its name and addresses now."""
+        """The current name and addresses."""
         return self.current | ({self.name.lower()} if self.name else set())
 
     def has_labels(self, names: Iterable[str | None]) -> set[str]:
-        """The DNS names that belong to these Name tags of it, and those that no tag changes."""
+        """The DNS names for these Name tags, and the names that do not depend on tags."""
         labels = {prefix + name.lower() for name in names if name for prefix in ("", "www-")}
         return {dotted(label) for label in (*labels, self.instance_id, self.hostname)}
 
 
 def look(world: World) -> Look:
-    """The world as it is now."""
+    """The current state of the world."""
     things: Look = {}
     for zone, name, kind, identifier, ttl, *values in world.zones.everything():
         if kind in _REMOVABLE and values:
@@ -131,13 +131,13 @@ def look(world: World) -> Look:
 
 @dataclass
 class Ledger:
-    """Who created what, and when.
+    """The creator and the creation time of each thing.
 
     Attributes:
-        filter: ``instance_filter`` as it is now.
+        filter: the current ``instance_filter``.
         claimed: DNS names that external-dns or ``keep_names`` owns.
-        elastic: the Elastic IPs that are allocated in served places.
-        interfaces: addresses of interfaces of strangers, such as a load balancer.
+        elastic: the allocated Elastic IPs in served places.
+        interfaces: addresses of other interfaces, such as a load balancer's.
     """
 
     setup: Setup
@@ -150,25 +150,25 @@ class Ledger:
     interfaces: set[str] = field(default_factory=set)
 
     def note(self, owner: str, now: datetime, *things: Thing) -> None:
-        """These things are the owner's from now on, whoever made the same before."""
+        """Makes the owner the creator of these things, in place of earlier creators."""
         self.owners |= dict.fromkeys(things, owner)
         self.written |= dict.fromkeys(things, now)
 
     def owner(self, thing: Thing) -> Body | None:
-        """The instance that created a thing; None if a stranger did."""
+        """The instance that created a thing; None for a stranger."""
         return self.bodies.get(self.owners.get(thing, STRANGER))
 
     def things_of(self, body: Body) -> list[Thing]:
-        """What an instance created last, whether it is there still or not."""
+        """All things whose last creator is this instance, including removed ones."""
         return [thing for thing, owner in self.owners.items() if owner == body.instance_id]
 
     def living(self) -> Iterator[Body]:
         return (body for body in self.bodies.values() if body.alive)
 
     def excluded(self, body: Body) -> bool:
-        """Whether the filter excludes the instance, by the tags that it had.
+        """Whether the filter excludes the instance by its tags.
 
-        Where EC2 has dropped them, those count that a sweep read while it lived: later ones cannot be known.
+        If EC2 has dropped the tags, the tags from the last sweep count: later tags cannot be known.
         """
         tags = body.swept if body.tags_gone and body.swept is not None else body.tags
         wanted, unwanted = self.filter.include_tags, self.filter.exclude_tags
@@ -182,7 +182,7 @@ class Ledger:
         """Raises Violation if a run of the function did harm.
 
         Args:
-            unavoidable: whether a thing was removed by its name, right after it was written.
+            unavoidable: whether a thing was removed by name right after it was written.
 
         Returns:
             The unavoidable harm.
@@ -201,22 +201,22 @@ class Ledger:
         return harmed
 
     def _judge_change(self, thing: Thing, before: Look, after: Look) -> None:
-        """The only change that is no harm releases a lock."""
+        """Only a lock release is a harmless change."""
         old, new = before[thing], after[thing]
         released = isinstance(old, Key) and new == replace(old, session=None, modify_index=new.modify_index)
         if not released:
             raise Violation(f"{thing} was changed from {old} to {new}")
         session = ("session", old.session or "")
         if not thing[1].startswith(LOCKS) and session in after:
-            raise Violation(f"{thing} was released, which lies outside lock_prefixes")
+            raise Violation(f"{thing} was released, but is outside lock_prefixes")
         if harm := self._harm(session, before):
             raise Violation(f"{thing} was released: {harm}")
 
     def _harm(self, thing: Thing, before: Look) -> str | None:
-        """Why it is harm that the thing is gone; None if it is not."""
+        """The reason why removing the thing is harm; None if it is not."""
         kind = thing[0]
         if kind == "record":
-            return "the function may remove no record set of this kind"
+            return "the function must not remove record sets of this kind"
         if kind == "key":
             return self._harm_of_key(thing, before)
         if kind == "consul node" and not self.setup.deregister:
@@ -225,12 +225,12 @@ class Ledger:
             return "delete_client is off"
         owner = self.owners[thing]
         if kind == "session" and self.owners.get(("consul node", before[thing].node)) != owner:
-            return None  # somebody else has taken the node's name over, and with it all its sessions
+            return None  # another owner has taken over the node's name, and with it all its sessions
         if kind == "value" and (harm := self._harm_of_address(thing)):
             return harm
         if owner == STRANGER:
             disputed = self._is_unused(thing, before) and any(b.address for b in self._dead_named(thing[1]))
-            return None if disputed else "a stranger made it"
+            return None if disputed else "a stranger created it"
         body = self.bodies[owner]
         works = self._works_in_consul(thing, body, before) if kind in ("consul node", "agent", "session") else None
         if works is None:
@@ -250,7 +250,7 @@ class Ledger:
         return None
 
     def _harm_of_key(self, thing: Thing, before: Look) -> str | None:
-        """A key goes with its session: by the session's own behavior, or as its contender key in a semaphore."""
+        """A key can be deleted with its session: by the session's behavior, or as a semaphore's contender key."""
         key: Key = before[thing]
         contends = key.flags == SEMAPHORE and thing[1].rpartition("/")[2]
         session = ("session", key.session or contends or "")
@@ -261,9 +261,9 @@ class Ledger:
         return self._harm(session, before)
 
     def _is_unused(self, thing: Thing, before: Look) -> bool:
-        """Whether a stranger's Chef node or client was never used: nothing has converged under the name.
+        """Whether a stranger's Chef node or client is unused: no node with that name has converged.
 
-        It looks like what an instance of that name left during its boot.
+        It looks like an object that an instance of that name left during its boot.
         """
         node, client = before.get(("chef node", thing[1])), before.get(("chef client", thing[1]))
         plain = node in (None, ChefNode(thing[1])) and client in (None, ChefClient(thing[1]))
@@ -273,9 +273,9 @@ class Ledger:
         return (body for body in self.bodies.values() if not body.alive and name.lower() in body.names)
 
     def _resolves(self, value: Thing, body: Body) -> bool:
-        """Whether a record leads to its living creator.
+        """Whether a record resolves to its live creator.
 
-        Under a name that the creator no longer has it counts only if no dead instance could have made the same.
+        A record under an old name of the creator counts only if no dead instance could have created the same record.
         """
         _, _, name, kind, _, target = value
         if kind == "CNAME" and target.endswith(f".{DOMAIN}."):
@@ -290,17 +290,17 @@ class Ledger:
         return label in body.has_labels([body.name]) or not any(address in other.addresses for other in dead)
 
     def _works_in_consul(self, thing: Thing, body: Body, before: Look) -> bool | None:
-        """None means: like anything else, as long as its creator lives."""
+        """Whether the thing works for its creator. None means as long as the creator is live."""
         node = before[thing].node if thing[0] == "session" else thing[1]
         agent = ("agent", node)
         if before.get(agent) and self.owners.get(agent) == body.instance_id:
-            return True  # also while EC2 says that the instance has ended
+            return True  # even if EC2 says that the instance has ended
         mine = self.owners.get(("consul node", node)) == body.instance_id
-        # An agent that has crashed comes back under the name that it was given.
+        # A crashed agent comes back under its original name.
         return None if mine and node in (body.name, body.hostname) else False
 
     def _may_be_anothers(self, thing: Thing, body: Body, before: Look) -> bool:
-        """Whether an instance that is handled could have made an excluded one's thing."""
+        """Whether an instance that is not excluded could have created an excluded instance's thing."""
         handled = [b for b in self.bodies.values() if b is not body and not self.excluded(b)]
         if thing[0] in ("agent", "session"):
             thing = ("consul node", before[thing].node if thing[0] == "session" else thing[1])
@@ -317,9 +317,9 @@ class Ledger:
     # Completeness
 
     def left_over(self, body: Body, after: Look) -> Iterator[Thing]:
-        """What is left of a dead instance, although nobody could dispute that it was its own.
+        """The remaining undisputed things of a dead instance.
 
-        Call it when all is settled: every end was handled, and no agent of a dead instance runs.
+        Call this after the history has settled: all terminations are handled, and no dead instance's agent runs.
         """
         in_use = {trait for other in self.living() for trait in other.traits}
         free = body.recorded - in_use - self.interfaces - self.elastic.keys()
@@ -328,11 +328,11 @@ class Ledger:
                 yield thing
 
     def _is_undisputed(self, thing: Thing, body: Body, free: set[str], after: Look) -> bool:
-        """``free`` are the recorded names and addresses of the instance that nobody else has."""
+        """``free`` are the instance's recorded names and addresses that no other instance has."""
         kind, name = thing[0], thing[1].lower()
         if kind == "value":
             return self._is_its_record(thing, body, free, after)
-        # By its name alone: an instance that has another node is not called so.
+        # Identified only by name: an instance with another node does not have this name.
         by_name = bool(self.setup.chef_name) and body.nodes <= {name} <= free
         if kind == "chef node":
             return by_name or after[thing].instance_id is not None
@@ -368,17 +368,17 @@ def dotted(label: str) -> str:
 
 
 def is_kept(name: str) -> bool:
-    """Whether ``keep_names`` has the name, which Terraform owns."""
+    """Whether ``keep_names`` contains the name, because Terraform owns it."""
     return name.startswith("keep-")
 
 
 def alike(one: str, other: str) -> bool:
-    """Whether the first labels are the same."""
+    """Whether the first labels are equal."""
     return one.lower().split(".")[0] == other.lower().split(".")[0]
 
 
 def address_of(value: Thing) -> str | None:
-    """The address to which a record leads; None for another name."""
+    """The address to which a record resolves; None for another name."""
     _, _, name, kind, _, target = value
     if kind == "PTR":
         return ".".join(reversed(name.split(".")[:4]))
@@ -389,7 +389,7 @@ def address_of(value: Thing) -> str | None:
 
 
 def marks(flags: ExternalDns | None, host: str) -> list[str]:
-    """Where external-dns may mark an A record as its own: the names of TXT records."""
+    """The names of the TXT records that external-dns uses to mark an A record as its own."""
     flags = flags or ExternalDns()
     prefix, suffix = (text.replace("%{record_type}", "a") for text in (flags.txt_prefix, flags.txt_suffix))
     typed = "%{record_type}" in flags.txt_prefix + flags.txt_suffix

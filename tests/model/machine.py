@@ -1,4 +1,4 @@
-"""The rules by which hypothesis makes histories of a fleet."""
+"""The rules for hypothesis to generate histories of a fleet."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ slowness = st.sampled_from(
 
 
 class Histories(RuleBasedStateMachine):
-    """A history of a small fleet. Every call of the function is judged; at the end all is settled."""
+    """A history of a small fleet. The oracle judges every call of the function. The history settles at the end."""
 
     told: ClassVar[Counter[str]] = Counter()
 
@@ -97,7 +97,7 @@ class Histories(RuleBasedStateMachine):
         setup=setups, instance_filter=filters, first=st.lists(boots, max_size=len(ADDRESSES)), told=st.booleans()
     )
     def begin(self, setup: Setup, instance_filter: InstanceFilter, first: list[Boot], told: bool) -> None:
-        """Some namesakes run already."""
+        """Starts with a few running namesakes."""
         self.fleet = History(setup, instance_filter)
         for boot, address in zip(first, ADDRESSES, strict=False):
             self.fleet.boot(self.fleet.launch("web-1", address, tags=PROD), boot)
@@ -115,7 +115,7 @@ class Histories(RuleBasedStateMachine):
     def _count(self) -> None:
         self.told["steps"] += 1
 
-    # Who there is
+    # Instances
 
     def _bodies(self, *, alive: bool | None = None) -> list[Body]:
         return [b for b in self.fleet.ledger.bodies.values() if alive in (None, b.alive) and b.name != ANCHOR]
@@ -177,7 +177,7 @@ class Histories(RuleBasedStateMachine):
         late=st.sampled_from([{}, {}, {"keep": "yes"}, {"env": "test"}]),
     )
     def end(self, number: int, agent_lives_on: bool, forgets: int | None, late: dict[str, str]) -> None:
-        """An instance ends, perhaps after a late tag; EC2 forgets some of its tags, or all."""
+        """Terminates an instance, perhaps after a late tag. EC2 drops some or all of its tags."""
         self._count()
         body = self._one(number, alive=True)
         self.fleet.tag(body, **late)
@@ -193,7 +193,7 @@ class Histories(RuleBasedStateMachine):
         name=names,
     )
     def live_on(self, number: int, what: str, name: str) -> None:
-        """Tags come late, names, states and addresses change, agents crash."""
+        """Adds late tags, changes names, states and addresses, or crashes agents."""
         self._count()
         body = self._one(number, alive=True)
         match what:
@@ -217,7 +217,7 @@ class Histories(RuleBasedStateMachine):
         place=st.sampled_from(PLACES),
     )
     def fade(self, number: int, what: str, minutes: int, place: Place) -> None:
-        """EC2 forgets, agents that lived on die, time passes, Chef's index falls behind, a place denies."""
+        """EC2 drops an instance, an agent dies, time passes, Chef's index falls behind, or a place denies calls."""
         self._count()
         fleet, world = self.fleet, self.fleet.world
         match what:
@@ -249,7 +249,7 @@ class Histories(RuleBasedStateMachine):
 
     @rule(act=st.sampled_from(STRANGE), number=numbers)
     def meddle(self, act: str, number: int) -> None:
-        """Somebody does by hand what looks like an instance's."""
+        """A stranger makes changes that look like an instance's."""
         self._count()
         if self._bodies():
             body = self._one(number)
@@ -258,7 +258,7 @@ class Histories(RuleBasedStateMachine):
     @precondition(_some_live)
     @rule(number=numbers, victim=numbers)
     def pose(self, number: int, victim: int) -> None:
-        """An instance makes a Chef node under the name of another one's client."""
+        """An instance creates a Chef node under the name of another instance's client."""
         self._count()
         name = self._one(victim).name
         if name and name not in PRIVILEGED and name not in self.fleet.world.chef.node_objects:
@@ -289,7 +289,7 @@ class Histories(RuleBasedStateMachine):
 
     @rule(number=st.integers(0, 9), what=st.sampled_from(["lost", "running", "terminated"]))
     def go_astray(self, number: int, what: str) -> None:
-        """An event is lost, or comes late, a second time, or is not true."""
+        """An event is lost, late, duplicated or false."""
         self._count()
         queue = self.fleet.queue
         if what != "lost" and self._bodies():
@@ -333,7 +333,7 @@ class Histories(RuleBasedStateMachine):
     def deliver_with_race(
         self, number: int, act: str, where: tuple[Place, str], boot: Boot, call: int, slow: dict[str, float]
     ) -> None:
-        """While the function runs, a replacement, a living namesake or a stranger writes."""
+        """A replacement, a live namesake or a stranger writes while the function runs."""
         self._count()
         fleet, body = self.fleet, self._one(number, alive=False)
         if not any(m.instance_id == body.instance_id for m in fleet.queue):
@@ -376,7 +376,7 @@ class Histories(RuleBasedStateMachine):
             return
         body = self._one(number)
         recorded = body.instance_id in fleet.world.inventory.items
-        # With a wrong place only where the inventory knows better: EC2 is asked in that place only.
+        # A wrong place is used only if the inventory has the right one: the function queries EC2 only in that place.
         where = place if isinstance(place, Place) and recorded else None if place is None else body.place
         if body.alive:
             fleet.operate(body.instance_id, where, dry_run=dry_run)

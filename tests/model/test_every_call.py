@@ -1,4 +1,4 @@
-"""One history with all traces in it, with a fault, an end or a race at each call that the function makes."""
+"""One history with all traces, and a fault, a kill or a race at each call that the function makes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ALL = Boot("www", chef_as="other", consul="bare", sessions=("lock", "delete", "s
 
 
 def scene(setup: Setup) -> tuple[History, Body, Body]:
-    """One that is about to be handled, with all its traces; a living namesake; and one with the same address."""
+    """A dead instance with all traces, a live namesake, and an instance with the same address."""
     history = History(setup)
     old = history.launch("web-1", "10.0.0.5", public="54.0.0.1")
     history.boot(old, ALL)
@@ -38,14 +38,14 @@ def scene(setup: Setup) -> tuple[History, Body, Body]:
 
 
 def left(history: History, old: Body) -> set[str]:
-    """The kinds of things that are left of it, but for the CNAME that leads to the living namesake now."""
+    """The kinds of its remaining things, except the CNAME that now resolves to the live namesake."""
     there = look(history.world)
     mine = [thing for thing in history.ledger.things_of(old) if thing in there]
     return {thing[0] for thing in mine if thing[0] != "value" or thing[5] != "web-1.example.internal."}
 
 
 def calls(setup: Setup) -> int:
-    """How many calls the function makes for it."""
+    """The number of calls that the function makes for it."""
     history, old, _ = scene(setup)
     history.fault = fault = Fault("transient", countdown=10_000)
     history.answer(history.queue[:])
@@ -56,25 +56,25 @@ def calls(setup: Setup) -> int:
 
 @pytest.mark.parametrize("error", ERRORS)
 @pytest.mark.parametrize("setup", SETUPS.values(), ids=SETUPS)
-def test_a_fault_at_every_call_leaves_nothing_and_harms_nobody(setup: Setup, error: str) -> None:
+def test_fault_at_any_call_leaves_nothing_and_does_no_harm(setup: Setup, error: str) -> None:
     for number in range(1, calls(setup) + 1):
         history, old, _ = scene(setup)
         history.fault = Fault(error, countdown=number)
         history.answer(history.queue[:])
         assert history.seen[f"fault {error}"] == 1
         history.settle()
-        if setup.inventory:  # without one the retry knows less: the Chef node that told the address is gone
+        if setup.inventory:  # without an inventory, a retry knows less: the Chef node with the address is gone
             assert left(history, old) <= {"consul node", "agent"}, f"call {number}"
 
 
 def replacement(history: History, old: Body) -> None:
-    """An instance with the same name and address, which writes all that the dead one wrote."""
+    """Launches an instance with the same name and address, which creates the same things as the dead one."""
     new = history.launch("web-1", "10.0.0.5")
     history.after(BOOT, partial(history.boot, new, replace(ALL, chef_as="name")))
 
 
 def takeover(history: History, new: Body, consul: str) -> None:
-    """A living namesake takes the Consul node and its name over: the dead one's agent has left gossip."""
+    """A live namesake takes over the Consul node, after the dead one's agent has left gossip."""
     history.world.consul._world["dc1"].agents.pop("web-1", None)
     history.boot(new, Boot("none", ptr=False, chef="none", consul=consul, sessions=("idle",)))
 
@@ -83,7 +83,7 @@ def takeover(history: History, new: Body, consul: str) -> None:
     "act", ["ttl", "value", "record", "unrecord", "key", "chef", "bare", "agentless", "replacement"]
 )
 @pytest.mark.parametrize("setup", SETUPS.values(), ids=SETUPS)
-def test_a_race_at_every_call_harms_nobody(setup: Setup, act: str) -> None:
+def test_race_at_any_call_does_no_harm(setup: Setup, act: str) -> None:
     for number in range(2 * calls(setup)):
         history, old, new = scene(setup)
         action = {
@@ -95,5 +95,5 @@ def test_a_race_at_every_call_harms_nobody(setup: Setup, act: str) -> None:
         history.races.append(Race(action, number))
         history.answer(history.queue[:])
         if not history.seen["races"]:
-            return  # it made no more calls that could race
+            return  # no more calls to race with
         history.settle()

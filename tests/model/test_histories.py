@@ -1,6 +1,6 @@
-"""Random histories of a small fleet: nothing of the living or of strangers is touched, nothing of the dead is left.
+"""Random histories of a small fleet. The function must clean up after the dead, and touch nothing else.
 
-``MODEL_HISTORIES=20000`` asks for more of them than `make test` takes.
+``MODEL_HISTORIES=20000`` runs more histories than `make test` does.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Histories that once broke a promise, in their shortest form. ``settle`` judges them."""
+"""Minimal histories of past bugs. ``settle`` judges them."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ OTHER_VPC = MEMBERS[0], "vpc-c"
 
 
 @pytest.mark.parametrize(("was", "now"), [("none", "bare"), ("ec2", "client")])
-def test_a_living_namesake_in_mixed_case_keeps_its_chef_node_and_client(was: str, now: str) -> None:
-    """What lives was told by its folded name, and asked for by the name as it stands."""
+def test_live_instance_with_a_mixed_case_name_keeps_its_chef_node_and_client(was: str, now: str) -> None:
+    """Live instances were stored by folded name, but looked up by the original name."""
     history = History(Setup())
     old = history.launch("App", "10.0.0.5")
     history.boot(old, replace(NOTHING, chef=was))
@@ -28,7 +28,7 @@ def test_a_living_namesake_in_mixed_case_keeps_its_chef_node_and_client(was: str
 
 
 @pytest.mark.parametrize("inventory", [True, False])
-def test_a_living_twin_in_another_vpc_keeps_its_record_and_pointer(inventory: bool) -> None:
+def test_live_twin_in_another_vpc_keeps_its_a_and_ptr_records(inventory: bool) -> None:
     """Two VPCs with the same range share a zone, and both instances have the same name."""
     history = History(Setup(inventory=inventory))
     old = history.launch("web-1", "10.0.0.5")
@@ -41,7 +41,7 @@ def test_a_living_twin_in_another_vpc_keeps_its_record_and_pointer(inventory: bo
     assert history.world.ptr("10.0.0.5") == ("web-1.example.internal.",)
 
 
-def test_a_record_of_the_dead_goes_though_another_vpc_has_its_address() -> None:
+def test_record_is_removed_even_if_another_vpc_uses_its_address() -> None:
     history = History(Setup())
     old = history.launch("web-1", "10.0.0.5")
     history.boot(old, DNS)
@@ -53,8 +53,8 @@ def test_a_record_of_the_dead_goes_though_another_vpc_has_its_address() -> None:
     assert history.world.a("web-2") == ("10.0.0.5",)
 
 
-def test_the_locks_of_a_living_twin_in_another_vpc_stay() -> None:
-    """Its agent has crashed, and its node has the address that the dead one had, and another name."""
+def test_live_twin_in_another_vpc_keeps_its_locks() -> None:
+    """The live twin's agent has crashed. Its node has the dead instance's address, and another name."""
     history = History(Setup(deregister=True))
     old = history.launch("web-1", "10.0.0.5")
     history.answer(history.queue[:])
@@ -66,7 +66,7 @@ def test_the_locks_of_a_living_twin_in_another_vpc_stay() -> None:
     assert history.world.consul.key("locks/a").session is not None
 
 
-def test_an_agent_that_lives_in_another_vpc_does_not_hold_the_message() -> None:
+def test_live_agent_in_another_vpc_does_not_block_the_message() -> None:
     history = History(Setup(deregister=True, consul_name=None))
     old = history.launch(None, "10.0.0.5")
     history.answer(history.queue[:])
@@ -77,8 +77,8 @@ def test_an_agent_that_lives_in_another_vpc_does_not_hold_the_message() -> None:
     assert not history.queue
 
 
-def test_a_dry_run_lists_the_actions_in_the_order_of_the_real_one() -> None:
-    """One batch: the first has a pointer only, so the reverse zone is changed first, for both."""
+def test_dry_run_lists_actions_in_the_order_of_the_real_run() -> None:
+    """In one batch, the first instance has only a PTR record, so the reverse zone is changed first for both."""
     history = History(Setup())
     first, second = history.launch("web-1", "10.0.0.5"), history.launch("web-2", "10.0.0.6")
     history.boot(first, DNS)

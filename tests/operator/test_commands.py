@@ -22,7 +22,7 @@ ISO = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}Z")
 # show
 
 
-def test_show_tells_what_would_be_removed_then_what_was(site: Site) -> None:
+def test_show_lists_planned_removals_and_then_past_removals(site: Site) -> None:
     instance_id = site.dead("web-1")
     before = site.cli("show", instance_id)
     assert before.status == 0, before.err
@@ -56,7 +56,7 @@ def test_show_as_json_holds_record_and_dry_run(site: Site) -> None:
     assert (document["dry_run"]["dry_run"], len(document["dry_run"]["steps"][0]["actions"])) == (True, 1)
 
 
-def test_show_tells_the_record_even_if_the_function_fails(site: Site) -> None:
+def test_show_prints_the_record_even_if_the_function_fails(site: Site) -> None:
     instance_id = site.dead("web-1")
     site.configure(route53={"zones": [], "record_names": []})
     ran = site.cli("show", instance_id)
@@ -68,7 +68,7 @@ def test_show_of_an_unknown_instance_says_so(site: Site) -> None:
     assert "not in the inventory" in site.cli("show", "i-0123456789abcdef0").out
 
 
-def test_names_of_instances_cannot_command_the_terminal(site: Site) -> None:
+def test_instance_names_cannot_inject_terminal_escapes(site: Site) -> None:
     instance_id = site.launch("web-1").id
     site.aws.client("dynamodb").update_item(
         TableName=TABLE,
@@ -86,7 +86,7 @@ def test_names_of_instances_cannot_command_the_terminal(site: Site) -> None:
 # decommission
 
 
-def test_decommission_removes_what_the_dead_left_and_nothing_of_the_living(site: Site) -> None:
+def test_decommission_cleans_up_dead_instances_and_spares_live_ones(site: Site) -> None:
     living, dead = site.launch("web-2"), site.dead("web-1")
     ran = site.cli("decommission", dead, "--yes")
     assert (ran.status, site.names()) == (0, ["web-2"])
@@ -128,7 +128,7 @@ def test_account_and_region_go_with_the_call(site: Site) -> None:
 
 
 @pytest.mark.parametrize("json", [False, True])
-def test_at_a_terminal_it_shows_what_would_go_before_it_asks(site: Site, json: bool) -> None:
+def test_interactive_decommission_shows_the_removals_before_the_prompt(site: Site, json: bool) -> None:
     instance_id = site.dead("web-1")
     for answer, status, left in (("n", 2, ["web-1"]), ("y", 0, [])):
         terminal, its_end = pty.openpty()
@@ -155,7 +155,7 @@ def test_at_a_terminal_it_shows_what_would_go_before_it_asks(site: Site, json: b
 # restore
 
 
-def test_restore_shows_and_puts_back(site: Site) -> None:
+def test_restore_lists_and_restores(site: Site) -> None:
     instance_id = site.dead("web-1")
     site.end(instance_id)
     dry = site.cli("restore", instance_id, "--dry-run")
@@ -201,7 +201,7 @@ def test_a_sweep_lists_and_removes(site: Site) -> None:
     assert "No missed terminations found." in site.cli("sweep").out
 
 
-def test_the_brake_says_where_its_limit_comes_from_and_prints_the_way_on(site: Site) -> None:
+def test_brake_explains_its_limit_and_prints_the_next_command(site: Site) -> None:
     lost = lose(site, 3)
     ran = site.cli("sweep")
     assert ran.status == 1
@@ -216,7 +216,7 @@ def test_the_brake_says_where_its_limit_comes_from_and_prints_the_way_on(site: S
     assert site.names() == ["stays"]
 
 
-def test_accepting_an_id_that_lives_says_so(site: Site) -> None:
+def test_accepting_a_live_instance_is_reported(site: Site) -> None:
     living = site.launch("web-9")
     [lost] = lose(site, 1)
     ran = site.cli("sweep", "--accept", lost.id, living.id)
@@ -239,7 +239,7 @@ def test_accept_listed_accepts_what_it_listed(site: Site) -> None:
 # status
 
 
-def test_status_tells_switches_queues_and_what_is_not_finished(site: Site) -> None:
+def test_status_shows_switches_queues_and_unfinished_instances(site: Site) -> None:
     instance_id = site.dead("web-1")
     site.configure(route53={**site.config["route53"], "zones": [{"id": "Z0000000000000000000"}]})
     site.send('{"detail-type": 1', to=site.dead_letter_queue_url)

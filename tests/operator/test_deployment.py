@@ -53,7 +53,7 @@ def test_outputs_at_the_root_in_an_object_or_in_a_map_of_objects(site: Site) -> 
 
 
 @pytest.mark.servers
-def test_several_deployments_are_named_to_choose_from(site: Site) -> None:
+def test_several_deployments_are_listed_for_selection(site: Site) -> None:
     site.arguments = ["--outputs", "-"]
     text = as_terraform_says({"eu": outputs(site), "us": outputs(site)})
     assert "Choose one with --module: eu, us" in site.cli("status", stdin=text).said
@@ -61,7 +61,7 @@ def test_several_deployments_are_named_to_choose_from(site: Site) -> None:
 
 
 @pytest.mark.servers
-def test_terraform_is_asked_and_an_unapplied_root_module_is_named(site: Site, tmp_path: Path) -> None:
+def test_outputs_come_from_terraform_and_an_unapplied_root_module_is_reported(site: Site, tmp_path: Path) -> None:
     root = tmp_path / "root"
     root.mkdir()
     site.arguments = ["--chdir", str(root)]
@@ -104,7 +104,7 @@ def test_terraforms_own_error_is_shown_without_its_frame_and_colors(tmp_path: Pa
         (["status", "--function-name", NAME, "--profile", "nobody"], "", "nobody"),
     ],
 )
-def test_mistakes_are_told_in_a_sentence_with_status_2(arguments: list[str], stdin: str, told: str) -> None:
+def test_usage_errors_exit_with_status_2(arguments: list[str], stdin: str, told: str) -> None:
     ran = run_cli(arguments, NO_CREDENTIALS, stdin=stdin)
     assert (ran.status, ran.out) == (2, "")
     assert told in ran.said
@@ -117,7 +117,7 @@ def test_without_any_region_it_says_so() -> None:
 
 
 @pytest.mark.servers
-def test_a_function_that_is_not_there_or_not_the_modules_is_named(site: Site) -> None:
+def test_missing_or_foreign_function_is_reported(site: Site) -> None:
     site.arguments = ["--function-name", "nobody"]
     assert "read the configuration of function nobody in eu-west-1" in site.cli("status").said
     site.arguments = ["--function-name", NAME]
@@ -185,6 +185,6 @@ def test_without_boto3_it_says_how_to_get_it(tmp_path: Path) -> None:
     assert (ran.status, ran.out, "-m pip install boto3" in ran.err) == (1, "", True)
 
 
-def test_no_folder_hides_a_module_of_python() -> None:
+def test_no_directory_shadows_a_python_module() -> None:
     names = {path.name for path in ROOT.iterdir() if path.is_dir()}
     assert names & set(sys.stdlib_module_names) == set()

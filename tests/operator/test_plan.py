@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.servers
 
 
-def test_a_plan_is_fed_back_less_what_the_reviewer_took_out(site: Site, tmp_path: Path) -> None:
+def test_reviewed_plan_is_applied_without_the_deleted_actions(site: Site, tmp_path: Path) -> None:
     """The module is in dry run, so nothing was removed by itself."""
     site.configure(dry_run=True, sweep={"max_instances": 50, "max_fraction": 0.25})
     site.launch("lives")
@@ -45,7 +45,7 @@ def test_a_plan_is_fed_back_less_what_the_reviewer_took_out(site: Site, tmp_path
     assert (again.status, again.document["approved"], again.document["done"]) == (0, 1, 0)
 
 
-def test_what_is_not_in_the_plan_stays(site: Site, tmp_path: Path) -> None:
+def test_objects_outside_the_plan_stay(site: Site, tmp_path: Path) -> None:
     instance_id = site.dead("web-1")
     plan = site.cli("plan").document
     assert len(plan["instances"]) == 1, plan
@@ -59,7 +59,7 @@ def test_what_is_not_in_the_plan_stays(site: Site, tmp_path: Path) -> None:
     assert instance_id in done.out
 
 
-def test_a_plan_names_ends_of_the_period_and_leaves_out_what_was_restored(site: Site) -> None:
+def test_plan_lists_terminations_of_the_period_without_restored_ones(site: Site) -> None:
     one = site.dead("web-1")
     site.end(one)
     assert site.cli("plan").document["instances"] == []
@@ -69,7 +69,7 @@ def test_a_plan_names_ends_of_the_period_and_leaves_out_what_was_restored(site: 
     assert site.cli("plan", "--account", "222222222222").document["instances"] == []
 
 
-def test_what_could_not_be_looked_at_is_told(site: Site) -> None:
+def test_plan_reports_objects_it_could_not_check(site: Site) -> None:
     site.dead("web-1")
     site.configure(route53={**site.config["route53"], "zones": [{"id": "Z0000000000000000000"}]})
     ran = site.cli("plan")
@@ -108,6 +108,6 @@ def changed(change: Callable[[dict[str, Any]], object]) -> str:
         (changed(lambda plan: plan["instances"][0].update(account_id=5)), "not a string"),
     ],
 )
-def test_what_is_no_plan_of_this_deployment_is_refused(text: str, told: str, site: Site) -> None:
+def test_invalid_or_foreign_plan_is_refused(text: str, told: str, site: Site) -> None:
     ran = site.cli("apply", "-", "--yes", stdin=text)
     assert (ran.status, told in ran.said) == (2, True), ran.err

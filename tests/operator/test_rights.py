@@ -53,7 +53,7 @@ def test_the_documented_policy_is_enough_for_every_command(site: Site, aws: Stri
         assert (ran.status, "denies" in ran.err) == (0, False), (command, ran.err)
 
 
-def test_every_permission_is_needed_and_named_if_it_is_missing(site: Site, aws: StrictAws) -> None:
+def test_every_permission_is_necessary_and_named_if_missing(site: Site, aws: StrictAws) -> None:
     policy = documented_policy()
     assert sorted(actions(policy)) == sorted(NEEDS)
     for number, (action, command) in enumerate(NEEDS.items()):

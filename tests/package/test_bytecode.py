@@ -41,7 +41,7 @@ def made(files: dict[str, bytes], work: Path, python: str = HERE) -> bytecode.By
     return found
 
 
-def test_what_the_function_imports_is_compiled_and_nothing_is_run(tmp_path: Path) -> None:
+def test_imported_modules_are_compiled_without_running_them(tmp_path: Path) -> None:
     found = made(FILES, tmp_path / "work")
     assert sorted(found.files) == [
         f"aws_lambda_powertools/utilities/__pycache__/__init__.{TAG}.pyc",
@@ -53,7 +53,7 @@ def test_what_the_function_imports_is_compiled_and_nothing_is_run(tmp_path: Path
     assert not list((tmp_path / "work").iterdir())
 
 
-def test_python_neither_compares_it_with_the_source_nor_shows_the_builds_paths(tmp_path: Path) -> None:
+def test_bytecode_is_unchecked_and_contains_no_build_paths(tmp_path: Path) -> None:
     content = made(FILES, tmp_path / "work").files[f"step/__pycache__/names.{TAG}.pyc"]
     assert content[:4] == importlib.util.MAGIC_NUMBER
     # https://peps.python.org/pep-0552/: by hash, and the source is not looked at.
@@ -64,9 +64,7 @@ def test_python_neither_compares_it_with_the_source_nor_shows_the_builds_paths(t
     assert str(tmp_path).encode() not in content
 
 
-def test_the_same_file_gives_the_same_bytes_whatever_lies_beside_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_bytecode_of_a_file_does_not_depend_on_other_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = {
         f"function/{path.name}": path.read_bytes()
         for path in (REPOSITORY / "lambda" / "src" / "ec2_decommission").glob("*.py")
@@ -105,7 +103,7 @@ def test_two_patch_versions_give_the_same_bytes(tmp_path: Path, monkeypatch: pyt
     assert all(result == results[0] for result in results)
 
 
-def test_another_python_than_the_functions_serves_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_python_of_another_version_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("PYENV_ROOT", str(tmp_path))
     assert bytecode.compiled(FILES, "3.99", tmp_path) is None
@@ -116,7 +114,7 @@ def test_another_python_than_the_functions_serves_not(tmp_path: Path, monkeypatc
     assert bytecode.compiled(FILES, "3.99", tmp_path) is None
 
 
-def test_one_that_only_pyenv_knows_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_python_is_found_in_pyenv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     directory = tmp_path / "versions" / f"{HERE}.0" / "bin"
     directory.mkdir(parents=True)
     (directory / "python3").symlink_to(sys.executable)
@@ -173,7 +171,7 @@ def test_the_deployed_function_compiles_nothing(full: Callable[..., Path], tmp_p
 
 @pytest.mark.servers
 @pytest.mark.parametrize("runtime", ["python3.11", "python3.12", "python3.13", "python3.14"])
-def test_the_package_has_the_functions_own_version_or_none(full: Callable[..., Path], runtime: str) -> None:
+def test_package_has_bytecode_of_its_runtime_or_none(full: Callable[..., Path], runtime: str) -> None:
     with zipfile.ZipFile(full(runtime)) as archive:
         names = set(archive.namelist())
         info = json.loads(archive.read("build_info.json"))

@@ -246,7 +246,7 @@ def test_a_wrong_environment_is_recognized(
     assert (bootstrap._problem(tmp_path / "copy", ["build"]) or "").startswith(reason)
 
 
-def test_a_wrong_environment_in_the_cache_is_made_again(builder: Builder, cache: Path) -> None:
+def test_unusable_cached_environment_is_recreated(builder: Builder, cache: Path) -> None:
     [environment] = cache.glob("python-*")
     an_empty_package(environment)
     done = builder.run(builder.spec("again"), {"BUILD_CACHE": str(cache)})
@@ -272,7 +272,7 @@ def test_a_wrong_environment_is_never_cached(tmp_path: Path, monkeypatch: pytest
     assert [path.name for path in (tmp_path / "cache").iterdir()] == ["lock"]
 
 
-def test_a_killed_build_does_not_hinder_the_next(builder: Builder, tmp_path: Path) -> None:
+def test_killed_build_does_not_block_the_next(builder: Builder, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     process = builder.start(builder.spec("killed"), {"BUILD_CACHE": str(cache)}, start_new_session=True)
     deadline = time.monotonic() + 60
@@ -294,7 +294,7 @@ NAMELESS = pytest.mark.skipif(
 
 
 @NAMELESS
-def test_without_home_without_a_name_from_a_read_only_directory_with_blanks(
+def test_build_without_home_or_user_name_in_a_read_only_path_with_spaces(
     builder: Builder,
     tmp_path: Path,
     full_spec: Callable[..., dict[str, Any]],

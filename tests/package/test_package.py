@@ -50,7 +50,7 @@ def opened(path: Path, kms: Kms) -> tuple[str, dict[str, str]]:
     return sealed["encryption"], json.loads(plaintext)
 
 
-def test_holds_the_function_its_dependencies_and_what_it_was_built_for(builder: Builder, full: Full) -> None:
+def test_contains_the_function_its_dependencies_and_the_build_target(builder: Builder, full: Full) -> None:
     files = members(full())
     source = builder.module / "lambda" / "src" / "ec2_decommission"
     for path in [*source.rglob("*.py"), source / "py.typed"]:
@@ -67,7 +67,7 @@ def test_holds_the_function_its_dependencies_and_what_it_was_built_for(builder: 
     }
 
 
-def test_holds_nothing_that_the_function_does_not_need(full: Full) -> None:
+def test_contains_no_unnecessary_files(full: Full) -> None:
     names = set(members(full()))
     tops = {name.split("/")[0] for name in names}
     unwanted = {
@@ -127,7 +127,7 @@ def test_the_bundle_opens_under_its_own_encryption_context_only(full: Full, kms:
         kms.client.decrypt(CiphertextBlob=ciphertext, EncryptionContext={"FunctionName": "another"})
 
 
-def test_two_builds_side_by_side_are_the_same_byte_for_byte(builder: Builder) -> None:
+def test_parallel_builds_are_byte_identical(builder: Builder) -> None:
     # The first builds of a cache of their own, at once: both need the environment, one makes it.
     specs = [builder.spec(f"side-by-side/{name}", features=["route53", "consul"]) for name in ("a", "b")]
     running = [builder.start(spec) for spec in specs]
@@ -177,7 +177,7 @@ for module in (consul, requests, cryptography, ec2_decommission):
 
 @LINUX
 @pytest.mark.parametrize("version", ["3.11", "3.12", "3.13"])
-def test_imports_on_the_runtime_with_nothing_but_boto3_beside_it(full: Full, tmp_path: Path, version: str) -> None:
+def test_imports_on_the_runtime_with_only_boto3(full: Full, tmp_path: Path, version: str) -> None:
     python = subprocess.run(
         [str(REPOSITORY / "scripts" / "find-python"), version], capture_output=True, text=True, check=False
     )
@@ -268,7 +268,7 @@ def watched(builder: Builder, full: Full, full_spec: SpecMaker, kms: Kms, approl
     return Watched(Path(spec["output"]), out, error, watch.seen)
 
 
-def test_a_build_again_differs_in_the_ciphertext_only(full: Full, watched: Watched) -> None:
+def test_second_build_differs_only_in_the_ciphertext(full: Full, watched: Watched) -> None:
     first, second = members(full()), members(watched.path)
     assert first.pop("sealed_secrets.json") != second.pop("sealed_secrets.json")
     assert first == second
@@ -276,7 +276,7 @@ def test_a_build_again_differs_in_the_ciphertext_only(full: Full, watched: Watch
 
 
 @LINUX
-def test_no_secret_is_in_the_clear_anywhere(
+def test_no_secret_is_in_plaintext_anywhere(
     builder: Builder, watched: Watched, openbao: OpenBao, approle: Mapping[str, str]
 ) -> None:
     seen = watched.seen
@@ -303,7 +303,7 @@ def test_no_secret_is_in_the_clear_anywhere(
     assert not any(b"VAULT_" in content or b"BUILD_SPEC=" in content for content in pip)
 
 
-def test_tells_what_it_reads_by_reference(watched: Watched, kms: Kms) -> None:
+def test_build_log_names_secrets_by_reference(watched: Watched, kms: Kms) -> None:
     assert "vault: read chef_client_key from secret/decommission/chef#pem\n" in watched.out
     assert "vault: read consul_token from secret/decommission/consul#token@1\n" in watched.out
     assert "vault: own login revoked" in watched.out
@@ -374,7 +374,7 @@ def test_a_large_bundle_is_sealed_under_a_data_key_with_the_secrets_of_all_steps
 # A bundle apart from the code
 
 
-def test_a_bundle_of_settings_needs_neither_pip_nor_a_network(builder: Builder, tmp_path: Path) -> None:
+def test_settings_bundle_builds_without_pip_and_network(builder: Builder, tmp_path: Path) -> None:
     spec = {"kind": "bundle", "name": "x", "settings": SETTINGS}
     paths = []
     for name in ("a", "b"):

@@ -36,7 +36,7 @@ def run(
     )
 
 
-def test_help_explains_without_making_anything(builder: Builder) -> None:
+def test_help_builds_nothing(builder: Builder) -> None:
     done = run("--help", environ=builder.environ())
     assert done.returncode == 0
     assert "BUILD_SPEC" in done.stdout
@@ -53,7 +53,7 @@ def test_a_specification_file_that_is_missing(builder: Builder) -> None:
     assert "cannot be read" in failed(run("--spec", "/none.json", environ=builder.environ()), 2)
 
 
-def test_every_mistake_of_a_specification_is_told_before_anything_is_made(builder: Builder, tmp_path: Path) -> None:
+def test_all_specification_errors_are_reported_before_the_build_starts(builder: Builder, tmp_path: Path) -> None:
     spec = builder.spec("x", output=str(tmp_path / "deep" / "x.zip"), runtime="python2", surplus=1)
     text = failed(builder.run(spec), 2)
     assert text.count("Error: ") == 2
@@ -138,7 +138,7 @@ def test_a_directory_that_cannot_be_written(builder: Builder, tmp_path: Path) ->
         ),
     ],
 )
-def test_each_unfit_file_has_its_sentence(builder: Builder, more: dict[str, Any], sentence: str) -> None:
+def test_each_invalid_file_has_its_own_error(builder: Builder, more: dict[str, Any], sentence: str) -> None:
     here = builder.directory
     (here / "key.pem").write_text("-----BEGIN CERTIFICATE-----\n-----BEGIN RSA PRIVATE KEY-----\n")
     (here / "text.pem").write_text("hello\n")

@@ -29,7 +29,7 @@ def release(builder: Builder, *arguments: str, **environ: str) -> subprocess.Com
     )
 
 
-def test_one_zip_for_each_architecture_that_anybody_can_build_again(builder: Builder, tmp_path: Path) -> None:
+def test_one_reproducible_zip_per_architecture(builder: Builder, tmp_path: Path) -> None:
     done = release(builder, f"v{VERSION}", str(tmp_path / "dist"), HERE)
     assert done.returncode == 0, done.stderr
     names = [f"ec2-decommission-{VERSION}-{HERE}-{architecture}.zip" for architecture in ("arm64", "x86_64")]

@@ -49,7 +49,7 @@ def padded(size: int) -> dict[str, str]:
 
 @pytest.mark.usefixtures("environment")
 @pytest.mark.parametrize(("size", "data_key"), [(4096, False), (4097, True), (100_000, True)])
-def test_a_data_key_serves_from_4097_bytes_on(kms: Kms, size: int, data_key: bool) -> None:
+def test_data_key_is_used_from_4097_bytes(kms: Kms, size: int, data_key: bool) -> None:
     sealed = seal.seal(padded(size), settings(kms))
     document = json.loads(sealed.document)
     assert sealed.with_data_key is data_key
@@ -59,7 +59,7 @@ def test_a_data_key_serves_from_4097_bytes_on(kms: Kms, size: int, data_key: boo
 
 
 @pytest.mark.usefixtures("environment")
-def test_what_is_sealed_is_json_by_name(kms: Kms) -> None:
+def test_sealed_content_is_json_by_secret_name(kms: Kms) -> None:
     document = json.loads(seal.seal({"b": "ü\n", "a": "1"}, settings(kms)).document)
     blob = base64.b64decode(document["ciphertext"])
     plaintext = kms.client.decrypt(CiphertextBlob=blob, EncryptionContext=CONTEXT)["Plaintext"]
@@ -108,7 +108,7 @@ def refused(operation: str, code: str, **more: Any) -> str:
         ("SomethingNew", f"KMS refused Encrypt with {KEY} (SomethingNew)."),
     ],
 )
-def test_each_refusal_of_kms_has_its_sentence(code: str, sentence: str) -> None:
+def test_each_kms_error_has_its_own_message(code: str, sentence: str) -> None:
     assert refused("encrypt", code).startswith(sentence)
 
 
@@ -145,7 +145,7 @@ def test_a_refused_data_key_names_its_own_right() -> None:
         (botocore.exceptions.DataNotFoundError(data_path=VALUE), f"The secrets cannot be sealed with {KEY}: AWS's"),
     ],
 )
-def test_each_failure_before_kms_has_its_sentence(error: Exception, sentence: str) -> None:
+def test_each_failure_before_kms_has_its_own_message(error: Exception, sentence: str) -> None:
     class Client:
         def encrypt(self, **_: Any) -> None:
             raise error
@@ -185,7 +185,7 @@ GOOD = rsa_key()
         (elliptic_key(b"p"), "is protected by a passphrase"),
     ],
 )
-def test_a_chef_key_that_could_not_sign_is_refused(key: str, sentence: str) -> None:
+def test_invalid_chef_key_is_refused(key: str, sentence: str) -> None:
     with pytest.raises(SealError) as raised:
         seal.check({"chef_client_key": key}, {"chef_client_key": "secret/chef#pem"})
     assert str(raised.value).startswith(f"The secret chef_client_key, read from secret/chef#pem, {sentence}")
@@ -221,7 +221,7 @@ def test_good_keys_pass(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_consul_certificate_that_could_not_serve_is_refused(
+def test_invalid_consul_certificate_is_refused(
     tmp_path: Path, certificate: str | None, key: str | None, sentence: str
 ) -> None:
     client = Authority(tmp_path).issue("client")

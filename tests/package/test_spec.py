@@ -69,12 +69,12 @@ def problems(document: Any) -> list[str]:
     return list(raised.value.problems)
 
 
-def test_reads_the_least() -> None:
+def test_reads_the_minimal_specification() -> None:
     found = parse(MINIMAL)
     assert found == spec.Spec("package", Path("out/x.zip"), "x", "python3.13", "arm64", ("route53",))
 
 
-def test_reads_all_that_the_module_gives() -> None:
+def test_reads_the_modules_full_specification() -> None:
     found = parse(ALL)
     assert found.features == ("chef", "consul", "http", "route53")
     assert [(reference.name, str(reference)) for reference in found.secrets] == [
@@ -112,7 +112,7 @@ def test_a_package_may_leave_its_secrets_to_a_bundle() -> None:
 @pytest.mark.parametrize(
     ("chosen", "cache"), [("", "out/.build-cache"), ("/somewhere/else", "/somewhere/else"), ("~/c", "/home/me/c")]
 )
-def test_the_cache_lies_beside_the_output_or_where_it_is_to_be_shared(
+def test_cache_is_next_to_the_output_or_in_the_shared_directory(
     monkeypatch: pytest.MonkeyPatch, chosen: str, cache: str
 ) -> None:
     monkeypatch.setenv("HOME", "/home/me")
@@ -120,14 +120,14 @@ def test_the_cache_lies_beside_the_output_or_where_it_is_to_be_shared(
     assert parse(MINIMAL).cache == Path(cache)
 
 
-def test_tells_all_problems_at_once() -> None:
+def test_reports_all_problems_at_once() -> None:
     found = problems({"output": "x.tar", "name": "a b", "runtime": "nodejs", "architecture": 5, "features": ["dns"]})
     assert len(found) == 5
     assert all(problem.startswith('BUILD_SPEC: "') and problem.endswith(".") for problem in found)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "5", '{"settings": {"a": NaN}}', "[" * 100_000])
-def test_refuses_what_is_no_object(text: str) -> None:
+def test_refuses_anything_but_an_object(text: str) -> None:
     with pytest.raises(SpecError, match="JSON"):
         spec.parse(text, "BUILD_SPEC")
 
@@ -197,11 +197,11 @@ def auth(**more: Any) -> dict[str, Any]:
         ({"http_steps": {"a": {"secrets": {"x": REFERENCE}}}}, '"kms" is missing: secrets are sealed with a KMS key'),
     ],
 )
-def test_each_mistake_has_its_sentence(more: dict[str, Any], sentence: str) -> None:
+def test_each_mistake_has_its_own_message(more: dict[str, Any], sentence: str) -> None:
     assert any(f"BUILD_SPEC: {sentence}" in problem for problem in problems(MINIMAL | more))
 
 
-def test_never_repeats_what_may_be_a_token_in_the_wrong_place() -> None:
+def test_errors_never_repeat_a_possible_token() -> None:
     text = " ".join(problems(MINIMAL | auth(method="jwt", jwt_env="eyJhbGciOi.secret")))
     assert "eyJ" not in text
     text = " ".join(problems(MINIMAL | {"vault": {"address": "https://user:hunter2@vault"}}))

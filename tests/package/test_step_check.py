@@ -73,11 +73,11 @@ def test_refuses(source: str, sentence: str) -> None:
     assert sentence in refused(source, tidy="\nimport ldap3", data__list="from ..none import x")
 
 
-def test_a_file_that_nothing_imports_is_not_looked_at() -> None:
+def test_unimported_file_is_not_checked() -> None:
     assert check(GOOD, tests="import pytest") == []
 
 
-def test_an_import_of_what_may_change_is_warned_of() -> None:
+def test_import_of_an_unstable_interface_is_warned_about() -> None:
     [warning] = check(f"from ec2_decommission.clients.aws import AwsClients\n{GOOD}")
     assert warning == (
         "the custom step tidy: __init__.py line 1 imports ec2_decommission.clients.aws, which may change with any "
@@ -92,5 +92,5 @@ def test_newer_syntax_than_the_functions_python_is_told() -> None:
 
 
 @pytest.mark.skipif(sys.version_info[:2] >= (3, 13), reason="nothing is newer than this Python")
-def test_an_older_python_does_not_judge_what_it_cannot_read() -> None:
+def test_older_python_skips_syntax_it_cannot_parse() -> None:
     assert check(f"def f(:\n{GOOD}", "python3.13") == []

@@ -69,7 +69,7 @@ def test_reads_the_version_asked_for(openbao: OpenBao) -> None:
     assert read(openbao, ref("versions", "v")) == {"consul_token": "second"}
 
 
-def test_a_path_with_odd_letters(openbao: OpenBao) -> None:
+def test_path_with_special_characters(openbao: OpenBao) -> None:
     openbao.call("POST", "secret/data/odd%3F%23%25ü", {"data": {"f": "x"}})
     assert read(openbao, ref("odd?#%ü")) == {"consul_token": "x"}
 
@@ -81,7 +81,7 @@ def test_a_token_that_may_read_the_path_alone_suffices(openbao: OpenBao, referen
     }
 
 
-def test_finds_the_version_by_trying_where_it_may_not_ask(openbao: OpenBao, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_engine_version_is_probed_if_it_cannot_be_queried(openbao: OpenBao, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vault, "_detect", lambda *_: None)
     assert read(openbao, OLD) == {"consul_token": openbao.values["consul_token"]}
     assert read(openbao, TOKEN) == {"consul_token": openbao.values["consul_token"]}
@@ -150,9 +150,7 @@ def deleted(openbao: OpenBao) -> None:
     ],
 )
 @pytest.mark.usefixtures("deleted")
-def test_each_reference_that_cannot_be_read_has_its_sentence(
-    openbao: OpenBao, reference: Reference, sentence: str
-) -> None:
+def test_each_unreadable_reference_has_its_own_message(openbao: OpenBao, reference: Reference, sentence: str) -> None:
     assert sentence in refusal(openbao, reference)
 
 
@@ -205,7 +203,7 @@ def test_no_token(openbao: OpenBao) -> None:
     )
 
 
-def test_a_token_that_cannot_be_one(openbao: OpenBao) -> None:
+def test_malformed_token(openbao: OpenBao) -> None:
     text = refusal(openbao, TOKEN, token="two\nlines")
     assert "is not a Vault token" in text
     assert "two" not in text
@@ -234,7 +232,7 @@ def test_an_agent_with_auto_auth_needs_no_token(openbao: OpenBao, agent: VaultAg
     assert "the token of the agent has no right to read secret/data/elsewhere" in text
 
 
-def test_an_agent_that_is_named_serves_where_the_module_has_an_address(openbao: OpenBao, agent: VaultAgent) -> None:
+def test_named_agent_overrides_the_modules_address(openbao: OpenBao, agent: VaultAgent) -> None:
     assert read(openbao, TOKEN, environ={"VAULT_AGENT_ADDR": agent.address}, address="https://vault.example.com")
 
 
@@ -375,7 +373,7 @@ def test_a_batch_token_is_not_revoked(
         ),
     ],
 )
-def test_each_wrong_address_has_its_sentence(environ: dict[str, str], address: str | None, sentence: str) -> None:
+def test_each_wrong_address_has_its_own_message(environ: dict[str, str], address: str | None, sentence: str) -> None:
     settings = VaultSettings(address=address)
     with pytest.raises(VaultError) as raised, vault.login(settings, {"VAULT_TOKEN": "t", **environ}) as login:
         vault.read(login, [TOKEN], None)
@@ -492,7 +490,7 @@ def stranger(answers: Callable[[str, str], tuple[int, dict[str, str], bytes]]) -
         (429, b"{}", "refused: too many requests (429). Build again later."),
     ],
 )
-def test_what_is_not_vault_or_cannot_serve_is_told(status: int, content: bytes, sentence: str) -> None:
+def test_server_that_is_not_vault_or_is_unavailable_is_reported(status: int, content: bytes, sentence: str) -> None:
     with stranger(lambda *_: (status, {}, content)) as (address, _):
         settings = VaultSettings(address=address, auth=VaultAuth("jwt"))
         with pytest.raises(VaultError) as raised, vault.login(settings, {"VAULT_JWT": "a-long-jwt-token"}):
@@ -510,7 +508,7 @@ def test_an_answer_without_a_secret_is_told(content: bytes) -> None:
         vault.read(login, [TOKEN], 2)
 
 
-def test_a_standby_sends_on_to_the_active_node(openbao: OpenBao) -> None:
+def test_standby_redirects_to_the_active_node(openbao: OpenBao) -> None:
     with stranger(lambda _, path: (307, {"Location": openbao.address + path}, b"")) as (address, _):
         assert read(openbao, TOKEN, address=address) == {"consul_token": openbao.values["consul_token"]}
     with stranger(lambda _, path: (307, {"Location": path}, b"")) as (address, sent):

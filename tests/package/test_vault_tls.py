@@ -108,7 +108,7 @@ NOT_TRUSTED = "The certificate of the Vault at ADDRESS is not trusted: this mach
         ("good", {"VAULT_CLIENT_CERT": "CA", "VAULT_CLIENT_KEY": "KEY"}, "The client certificate and key for V"),
     ],
 )  # fmt: skip
-def test_each_certificate_is_trusted_or_its_fault_is_named(
+def test_each_certificate_is_trusted_or_its_problem_is_named(
     tls: Tls, listener: str, environ: dict[str, str], outcome: str
 ) -> None:
     found = tls.read(listener, environ)
@@ -149,7 +149,7 @@ def test_a_rule_of_python_is_named_where_the_authority_was_not(
     assert tls.read("no-key-identifier", {"VAULT_CACERT": "OLD"}) == "x"
 
 
-def test_skipping_the_check_is_warned_of(tls: Tls, capsys: pytest.CaptureFixture[str]) -> None:
+def test_skipping_verification_is_warned_about(tls: Tls, capsys: pytest.CaptureFixture[str]) -> None:
     assert tls.read("expired", {"VAULT_SKIP_VERIFY": "1"}) == "x"
     assert "VAULT_SKIP_VERIFY is set: Vault's certificate is not checked" in capsys.readouterr().err
 

@@ -76,7 +76,7 @@ def test_the_platform_is_that_of_lambdas_image() -> None:
         (f"a==1 --hash={HASH}\nA==2 --hash={HASH}\n", "a is pinned twice"),
     ],
 )
-def test_a_lock_that_is_none_is_refused(tmp_path: Path, text: str, sentence: str) -> None:
+def test_invalid_lock_is_refused(tmp_path: Path, text: str, sentence: str) -> None:
     with pytest.raises(VendorError) as raised:
         lock(tmp_path, text)
     assert sentence in str(raised.value)
@@ -87,7 +87,7 @@ def test_a_lock_that_is_missing(tmp_path: Path) -> None:
         vendor.read_lock(tmp_path / "none.txt", TARGET)
 
 
-def test_two_versions_of_one_package_are_told_in_words() -> None:
+def test_two_versions_of_a_package_are_reported() -> None:
     own = {"requests": vendor.Pin("requests", "2.1", frozenset({HASH}))}
     theirs = {
         "requests": vendor.Pin("requests", "2.0", frozenset({HASH})),

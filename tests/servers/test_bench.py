@@ -36,7 +36,7 @@ def test_ten_terminations_take_no_more_requests_than_stated(servers: Servers) ->
 def test_the_benchmark_fails_if_something_is_left(servers: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
     idle = Handled({"batchItemFailures": []}, 0.0, 0.0)
     monkeypatch.setattr(servers, "handle", lambda _: idle)
-    with pytest.raises(RuntimeError, match="the burst of 2 was not cleaned up"):
+    with pytest.raises(RuntimeError, match="the cleanup of 2 terminations is incomplete"):
         count_calls(servers, 2)
 
 

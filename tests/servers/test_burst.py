@@ -83,12 +83,12 @@ def record(name: str, kind: str, value: str) -> dict[str, object]:
     return {"Name": f"{name}.{ZONE}.", "Type": kind, "TTL": 60, "ResourceRecords": [{"Value": value}]}
 
 
-def test_of_ninety_seven_nothing_is_left(servers: Servers, burst: Burst) -> None:
+def test_burst_of_97_terminations_is_cleaned_up(servers: Servers, burst: Burst) -> None:
     beside = (burst.replaced, burst.readdressed, burst.owned)
     assert servers.left([one for one in burst.dead if one not in beside]) == []
 
 
-def test_what_bears_a_living_ones_name_stays(servers: Servers, burst: Burst) -> None:
+def test_objects_with_a_live_instances_name_stay(servers: Servers, burst: Burst) -> None:
     name = burst.replaced.name
     assert servers.left([burst.replaced]) == [
         name,
@@ -100,12 +100,12 @@ def test_what_bears_a_living_ones_name_stays(servers: Servers, burst: Burst) -> 
     assert record(name, "A", burst.heir.private_ip) in record_sets(servers.zone_id)
 
 
-def test_records_of_an_address_that_another_has_stay_alone(servers: Servers, burst: Burst) -> None:
+def test_records_of_an_address_in_use_stay(servers: Servers, burst: Burst) -> None:
     left = servers.left([burst.readdressed])
     assert [entry.split()[0] for entry in left] == ["A", "PTR"]
 
 
-def test_records_that_external_dns_owns_stay_alone(servers: Servers, burst: Burst) -> None:
+def test_records_owned_by_external_dns_stay(servers: Servers, burst: Burst) -> None:
     left = servers.left([burst.owned])
     assert sorted(left) == [f"{kind} {burst.owned.name}.{ZONE}." for kind in ("A", "TXT")]
 
@@ -119,7 +119,7 @@ def test_the_other_contender_for_a_semaphore_keeps_its_place(servers: Servers, b
     }
 
 
-def test_the_calls_are_far_fewer_than_one_by_one(servers: Servers, burst: Burst) -> None:
+def test_batch_needs_far_fewer_calls_than_single_events(servers: Servers, burst: Burst) -> None:
     aws = [call for call in servers.aws.calls.elements() if not call.startswith("dynamodb:")]
     assert len(aws) <= 0.3 * NUMBER
     assert servers.calls["Chef"] <= 2.1 * NUMBER

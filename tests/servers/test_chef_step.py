@@ -144,7 +144,7 @@ def clients(goiardi: Goiardi) -> set[str]:
     return set(goiardi.clients()) - BUILT_IN
 
 
-def test_node_and_client_go(goiardi: Goiardi) -> None:
+def test_node_and_client_are_removed(goiardi: Goiardi) -> None:
     add(goiardi, "web-1", A)
     add(goiardi, "web-2", B)
     tool = Tool(goiardi)
@@ -157,7 +157,7 @@ def test_node_and_client_go(goiardi: Goiardi) -> None:
     assert clients(goiardi) == {"web-2"}
 
 
-def test_the_second_time_there_is_nothing_to_do(goiardi: Goiardi) -> None:
+def test_second_run_finds_nothing(goiardi: Goiardi) -> None:
     add(goiardi, "web-1", A)
     tool = Tool(goiardi)
     tool.run(named())
@@ -297,7 +297,7 @@ def test_a_name_with_the_id_in_it(goiardi: Goiardi) -> None:
     assert removed(outcomes[A]) == [f"client node-{A}", f"node node-{A}"]
 
 
-def test_the_audit_has_what_brings_them_back(goiardi: Goiardi) -> None:
+def test_audit_contains_the_data_for_a_restore(goiardi: Goiardi) -> None:
     add(goiardi, "web-1", A, fqdn=FQDN)
     node, client = goiardi.node("web-1"), goiardi.client("web-1") or {}
     findings, _ = Tool(goiardi).run(named(), audit=True)
@@ -318,7 +318,7 @@ def test_wrong_key(goiardi: Goiardi) -> None:
     assert goiardi.nodes() == ["web-1"]
 
 
-def test_no_right(goiardi: Goiardi) -> None:
+def test_missing_permission(goiardi: Goiardi) -> None:
     """A client that is no administrator may search, and not delete another's node."""
     add(goiardi, "web-1", A)
     _, outcomes = Tool(goiardi, "lowly", goiardi.create_client("lowly")).run(named())

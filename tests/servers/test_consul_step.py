@@ -167,7 +167,7 @@ def test_a_killed_agents_lock_is_free_at_once(
     assert run(consul, tokens[False], Instance(fresh)) == (Finding(), Outcome())
 
 
-def test_while_the_agent_lives_nothing_goes(consul: ConsulCluster, tokens: dict[bool, str], fresh: str) -> None:
+def test_live_agent_blocks_all_removals(consul: ConsulCluster, tokens: dict[bool, str], fresh: str) -> None:
     consul.add_agent(fresh, meta={"instance_id": fresh})
     mine = consul.create_session(fresh)
     consul.acquire(f"locks/{fresh}", mine)
@@ -274,7 +274,7 @@ def test_case_18_a_living_stranger_at_the_address_does_not_block_the_node_with_t
     assert [session["ID"] for session in consul.sessions(stranger)] == [theirs]
 
 
-def test_case_22_a_node_that_is_named_by_the_id_goes(
+def test_case_22_node_named_by_the_instance_id_is_removed(
     consul: ConsulCluster, tokens: dict[bool, str], fresh: str
 ) -> None:
     consul.register_node(f"node-{fresh}", "172.17.0.2")
@@ -379,7 +379,7 @@ def test_each_datacenter_is_cleaned(consul: ConsulCluster, tokens: dict[bool, st
 
 
 @pytest.mark.parametrize("right", ["node", "session", "key"])
-def test_a_token_that_cannot_see_is_told_from_a_clean_world(consul: ConsulCluster, right: str, fresh: str) -> None:
+def test_missing_read_permission_is_not_a_clean_cluster(consul: ConsulCluster, right: str, fresh: str) -> None:
     blind = consul.create_token(
         "\n".join(line for line in LOCKS_POLICY.splitlines() if not line.startswith(f"{right}_prefix"))
     )
@@ -389,7 +389,7 @@ def test_a_token_that_cannot_see_is_told_from_a_clean_world(consul: ConsulCluste
 
 @pytest.mark.parametrize("lost", ["node", "session", "key"])
 @pytest.mark.parametrize("deregister", [True, False])
-def test_a_right_that_is_lost_between_plan_and_apply_is_missed_at_once(
+def test_permission_lost_between_plan_and_apply_is_detected(
     consul: ConsulCluster, fresh: str, deregister: bool, lost: str
 ) -> None:
     """Consul only leaves out what the token may not read, so a plan without it would look like a clean world."""
@@ -417,7 +417,7 @@ def test_the_anonymous_and_an_unknown_token(consul: ConsulCluster, token: str, f
     assert isinstance(failure(consul, token, fresh), AccessError)
 
 
-def test_missing_rights_to_write_are_told(consul: ConsulCluster, fresh: str) -> None:
+def test_missing_write_permissions_are_reported(consul: ConsulCluster, fresh: str) -> None:
     failed_node(consul, fresh, {"instance_id": fresh})
     mine = consul.create_session(fresh)
     consul.acquire(f"locks/{fresh}", mine)
@@ -528,7 +528,7 @@ ROW = {"Node": "web", "ID": "", "Address": "10.0.0.5", "ModifyIndex": 1}
 
 @pytest.mark.parametrize("rows", ["x", {"a": 1}, None, [None], [{"Node": 5}], [{**ROW, "Meta": "x"}], [[]], 7])
 @pytest.mark.parametrize("path", ["/v1/catalog/nodes", "/v1/session/list", "/v1/txn"])
-def test_garbage_is_never_taken_for_a_world(consul: ConsulCluster, path: str, rows: Any, fresh: str) -> None:
+def test_malformed_answers_are_errors(consul: ConsulCluster, path: str, rows: Any, fresh: str) -> None:
     answers = {
         "/v1/internal/acl/authorize": ALLOWED,
         "/v1/catalog/nodes": (200, [{**ROW, "Meta": {"instance_id": fresh}}]),
@@ -563,17 +563,17 @@ def test_a_consul_that_is_down(consul: ConsulCluster, fresh: str) -> None:
     assert "no connection" in str(error)
 
 
-def test_a_certificate_that_is_none(consul: ConsulCluster, fresh: str) -> None:
+def test_invalid_certificate(consul: ConsulCluster, fresh: str) -> None:
     error = failure(consul, "x", fresh, url=consul.url.replace("http:", "https:"))
     assert isinstance(error, ConfigurationError)
     assert "does not speak TLS there" in str(error)
 
 
-def test_no_call_is_begun_without_time(consul: ConsulCluster, fresh: str) -> None:
+def test_no_call_starts_without_time_left(consul: ConsulCluster, fresh: str) -> None:
     assert isinstance(failure(consul, "x", fresh, deadline=Deadline.after(0.5)), OutOfTime)
 
 
-def test_where_the_agent_does_not_know_the_proof_of_rights(consul: ConsulCluster, fresh: str) -> None:
+def test_agent_without_support_for_permission_checks(consul: ConsulCluster, fresh: str) -> None:
     with _stand_in({"": (404, "")}) as url:
         error = failure(consul, "x", fresh, url=url)
     assert isinstance(error, ConfigurationError)

@@ -53,7 +53,7 @@ def outcome(report: StepReport) -> tuple[str, list[str]]:
     return report.status, [f"{action['action']} {action['target']}" for action in report.actions]
 
 
-def test_the_right_host_goes_and_one_with_a_similar_name_or_id_stays(icinga: Icinga) -> None:
+def test_only_the_matching_host_is_removed(icinga: Icinga) -> None:
     icinga.create_host("web-1", instance_id=DEAD)
     icinga.create_host("web-10", instance_id=ALIVE)
     icinga.create_host("web-1.example.internal", instance_id=f"{DEAD}0")
@@ -77,7 +77,7 @@ def test_the_second_event_changes_nothing(icinga: Icinga) -> None:
     assert outcome(tool.one(WEB)) == ("clean", [])
 
 
-def test_several_hosts_of_one_instance_go_whatever_their_names(icinga: Icinga) -> None:
+def test_all_hosts_of_an_instance_are_removed_under_any_name(icinga: Icinga) -> None:
     icinga.create_host("web-1", instance_id=ALIVE)
     for name in ("a b&c;d=é", 'x" || true || "', "{id}", "{secret:password}", "../web-1"):
         icinga.create_host(name, instance_id=DEAD)
@@ -147,14 +147,14 @@ def test_a_wrong_password_is_a_missing_permission(icinga: Icinga) -> None:
     assert icinga.hosts() == ["web-1"]
 
 
-def test_a_user_who_may_not_query_is_a_missing_permission_not_emptiness(icinga: Icinga) -> None:
+def test_denied_query_is_a_missing_permission_and_not_an_empty_list(icinga: Icinga) -> None:
     icinga.create_host("web-1", instance_id=DEAD)
     report = deployment(icinga, "blind").one(WEB)
     assert (report.status, report.error_kind) == ("failed", "permission")
     assert "answers find with 404, which does not prove that nothing is there" in str(report.reason)
 
 
-def test_a_user_who_may_not_delete_is_a_missing_permission_not_success(icinga: Icinga) -> None:
+def test_denied_deletion_is_a_missing_permission_and_not_a_success(icinga: Icinga) -> None:
     icinga.create_host("web-1", instance_id=DEAD)
     report = deployment(icinga, "reader").one(WEB)
     assert (report.status, report.error_kind, report.actions) == ("failed", "permission", ())
@@ -162,7 +162,7 @@ def test_a_user_who_may_not_delete_is_a_missing_permission_not_success(icinga: I
     assert icinga.hosts() == ["web-1"]
 
 
-def test_an_authority_that_nobody_named_is_not_trusted(icinga: Icinga) -> None:
+def test_unknown_certificate_authority_is_not_trusted(icinga: Icinga) -> None:
     secrets = {"username": "cleaner", "password": icinga.passwords["cleaner"]}
     report = Deployment(of_example("icinga", icinga_url=icinga.url), secrets, tls=trusting()).one(WEB)
     assert (report.status, report.error_kind) == ("failed", "configuration")

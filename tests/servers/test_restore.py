@@ -74,7 +74,7 @@ def targets(report: Mapping[str, Any], step: str) -> list[str]:
 # Chef
 
 
-def test_node_and_client_come_back_and_the_old_private_key_works(aws: StrictAws, chef: ChefServer) -> None:
+def test_node_and_client_are_restored_and_the_old_key_works(aws: StrictAws, chef: ChefServer) -> None:
     world = with_chef(aws, chef)
     instance_id = world.ended("web-1", records=False)
     key = chef.create_client("web-1")
@@ -120,7 +120,7 @@ def test_a_node_and_a_client_that_exist_now_stay_as_they_are(aws: StrictAws, che
     assert chef.api_as("web-2", key).request("GET", "/nodes/web-2")
 
 
-def test_what_comes_between_the_look_and_the_creation_stays(aws: StrictAws, chef: ChefServer) -> None:
+def test_object_created_during_a_restore_is_not_overwritten(aws: StrictAws, chef: ChefServer) -> None:
     world = with_chef(aws, chef)
     instance_id = world.ended("web-3", records=False)
     chef.create_node("web-3", ec2={"instance_id": instance_id})
@@ -226,9 +226,7 @@ def test_a_token_that_may_not_write_services_fails_the_step_with_the_missing_per
 
 
 @pytest.mark.parametrize("value", ["operator/autopilot/configuration", "locks/../operator/autopilot/configuration"])
-def test_an_audit_object_made_by_somebody_else_writes_no_foreign_key(
-    aws: StrictAws, consul: ConsulCluster, value: str
-) -> None:
+def test_forged_audit_object_cannot_write_a_foreign_key(aws: StrictAws, consul: ConsulCluster, value: str) -> None:
     world = with_consul(aws, consul)
     instance_id = world.ended("app-4", records=False)
     register(consul, "app-4", instance_id)

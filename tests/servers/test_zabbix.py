@@ -48,7 +48,7 @@ def outcome(report: StepReport) -> tuple[str, list[str]]:
     return report.status, [f"{action['action']} {action['target']}" for action in report.actions]
 
 
-def test_the_right_host_goes_and_one_with_a_similar_name_or_id_stays(zabbix: Zabbix, token: str) -> None:
+def test_only_the_matching_host_is_removed(zabbix: Zabbix, token: str) -> None:
     mine = zabbix.create_host("web-1", DEAD)
     others = [
         zabbix.create_host("web-10", ALIVE),

@@ -107,7 +107,7 @@ def test_terminating_twice_is_no_error(aws: StrictAws) -> None:
     aws.terminate(instance.id)
 
 
-def test_tags_go_and_then_the_id(aws: StrictAws) -> None:
+def test_ec2_drops_first_the_tags_and_then_the_id(aws: StrictAws) -> None:
     instance = aws.launch("web-1")
     aws.terminate(instance.id)
     aws.forget_tags(instance.id)
@@ -138,7 +138,7 @@ def interfaces(aws: StrictAws, address: str) -> list[str]:
     return [item["Attachment"]["InstanceId"] for item in found]
 
 
-def test_an_address_is_one_instances_at_a_time_and_is_used_again(aws: StrictAws) -> None:
+def test_address_belongs_to_one_instance_and_is_reused(aws: StrictAws) -> None:
     first = aws.launch("web-1", "10.0.0.5")
     assert interfaces(aws, "10.0.0.5") == [first.id]
     with pytest.raises(ClientError) as error:
@@ -220,7 +220,7 @@ def test_a_queue_whose_policy_does_not_admit_the_rule_gets_nothing(aws: StrictAw
     aws.emit(aws.state_change("i-00000001", "terminated"))
     assert bodies(aws, url) == []
     assert [failure for _, _, failure in aws.undelivered] == [
-        "the queue's policy does not let EventBridge send for this rule"
+        "the queue's policy does not allow EventBridge to send for this rule"
     ]
 
 
@@ -311,7 +311,7 @@ def test_a_delete_must_match_exactly(aws: StrictAws, wrong: dict[str, Any]) -> N
     assert zone.names() == []
 
 
-def test_what_a_zone_is_filled_with_is_as_if_it_had_been_created(aws: StrictAws) -> None:
+def test_filled_records_behave_like_created_ones(aws: StrictAws) -> None:
     zone = Zone(aws)
     zone.change(("CREATE", WEB))
     zone_id = zone.id.rpartition("/")[2]
@@ -324,7 +324,7 @@ def test_what_a_zone_is_filled_with_is_as_if_it_had_been_created(aws: StrictAws)
     assert zone.names() == ["\\052.example.internal."]
 
 
-def test_deleting_what_is_not_there_is_told_so(aws: StrictAws) -> None:
+def test_deleting_a_missing_record_is_an_error(aws: StrictAws) -> None:
     with pytest.raises(ClientError) as error:
         Zone(aws).change(("DELETE", WEB))
     assert message(error) == (
@@ -570,7 +570,7 @@ def test_a_mapped_queue_keeps_its_messages(aws: StrictAws) -> None:
 # ---------------------------------------------------------------- IAM
 
 
-def test_nothing_is_allowed_that_no_policy_allows(aws: StrictAws) -> None:
+def test_calls_are_denied_by_default(aws: StrictAws) -> None:
     url = aws.client("sqs").create_queue(QueueName="q")["QueueUrl"]
     credentials = user(aws)
     with pytest.raises(ClientError) as error:
@@ -673,7 +673,7 @@ def test_kms_decrypt_conditions_and_key(aws: StrictAws) -> None:
             client.decrypt(**sealed(key, name))
 
 
-def test_a_key_policy_that_names_nobody_shuts_everybody_out(aws: StrictAws) -> None:
+def test_key_policy_without_principals_denies_all(aws: StrictAws) -> None:
     kms = aws.client("kms")
     key = kms.create_key()["KeyMetadata"]["Arn"]
     client = aws.client("kms", user(aws, allow("kms:*")))
@@ -714,11 +714,11 @@ def test_a_permissions_boundary_limits_a_role(aws: StrictAws) -> None:
         client.describe_network_interfaces()
 
 
-def test_an_unknown_condition_operator_is_no_silent_pass(aws: StrictAws) -> None:
+def test_unknown_condition_operator_is_an_error(aws: StrictAws) -> None:
     credentials = user(aws, allow("ec2:*", IpAddress={"aws:PrincipalArn": "10.0.0.0/8"}))
     with pytest.raises(ClientError) as error:
         aws.client("ec2", credentials).describe_instances()
-    assert message(error) == "the testbed's IAM does not know the condition operator IpAddress"
+    assert message(error) == "the testbed's IAM does not support the condition operator IpAddress"
 
 
 # ---------------------------------------------------------------- calls and faults
@@ -745,7 +745,7 @@ def test_calls_are_counted(aws: StrictAws) -> None:
         (Drop(), ConnectionClosedError, "closed"),
     ],
 )
-def test_faults_hit_everybody_but_the_administrator(
+def test_faults_do_not_affect_the_administrator(
     aws: StrictAws, fault: Any, kind: type[Exception], match: str
 ) -> None:
     client = aws.client("route53", user(aws, allow("route53:*")))
@@ -763,14 +763,14 @@ def test_faults_hit_everybody_but_the_administrator(
     client.create_hosted_zone(Name="x.internal", CallerReference="x")
 
 
-def test_an_answer_may_be_lost_after_the_effect(aws: StrictAws) -> None:
+def test_answer_can_be_lost_after_the_change(aws: StrictAws) -> None:
     client = aws.client("sqs", user(aws, allow("sqs:*")))
     with aws.fault(lambda *_: Drop(after=True)), pytest.raises(ConnectionClosedError):
         client.create_queue(QueueName="q")
     assert len(client.list_queues()["QueueUrls"]) == 1
 
 
-def test_a_hang_outlasts_the_clients_patience(aws: StrictAws) -> None:
+def test_hang_outlasts_the_clients_timeout(aws: StrictAws) -> None:
     impatient = boto3.session.Session().client(
         "sqs",
         region_name=aws.region,
@@ -783,7 +783,7 @@ def test_a_hang_outlasts_the_clients_patience(aws: StrictAws) -> None:
         impatient.list_queues()
 
 
-def test_boto3_works_by_the_environment_alone(aws: StrictAws, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_boto3_works_with_the_environment_only(aws: StrictAws, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in aws.environ().items():
         monkeypatch.setenv(name, value)
     assert boto3.session.Session().client("sts").get_caller_identity()["Arn"].endswith(":user/admin")

@@ -11,7 +11,7 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
-def test_an_active_virtual_environment_is_never_what_another_is_made_from(tmp_path: Path) -> None:
+def test_new_environment_never_depends_on_the_active_one(tmp_path: Path) -> None:
     venv.create(tmp_path / "active", symlinks=True)
     found = subprocess.run(
         [str(REPOSITORY / "scripts" / "find-python"), f"3.{sys.version_info.minor}"],

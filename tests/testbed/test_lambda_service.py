@@ -138,7 +138,7 @@ def test_iam_decides_on_what_the_function_does(service: LambdaService) -> None:
     assert "/q" in invoke(service.aws, payload)["Payload"]
 
 
-def test_the_functions_own_code_is_told_apart_from_lambda(service: LambdaService) -> None:
+def test_calls_of_the_code_differ_from_calls_of_lambda(service: LambdaService) -> None:
     arn = service.aws.client("lambda").get_function(FunctionName="f")["Configuration"]["FunctionArn"]
     guard = {"Effect": "Deny", "Action": "*", "Resource": "*", "Condition": {"ArnEquals": {SOURCE_FUNCTION: arn}}}
     policy = json.dumps({"Version": "2012-10-17", "Statement": [ALLOW_QUEUES, guard]})
@@ -238,7 +238,7 @@ def test_batches_as_lambda_builds_them(service: LambdaService) -> None:
     assert EventSourcePoller(service).messages("q") == []
 
 
-def test_what_failed_returns_and_ends_as_a_dead_letter(service: LambdaService) -> None:
+def test_failed_message_returns_and_becomes_a_dead_letter(service: LambdaService) -> None:
     poller = EventSourcePoller(service)
     _, bad = send(service.aws, "good", "bad")
     batches = poller.drain()
@@ -316,7 +316,7 @@ def test_a_rule_may_invoke_the_function_directly(service: LambdaService) -> None
     events.put_targets(Rule="direct", Targets=[{"Id": "f", "Arn": function_arn}])
     event = aws.state_change("i-00000001", "terminated")
     aws.emit(event)
-    assert aws.undelivered[0][2] == "the function's policy does not let EventBridge invoke it for this rule"
+    assert aws.undelivered[0][2] == "the function's policy does not allow EventBridge to invoke it for this rule"
     client.add_permission(
         FunctionName="f",
         StatementId="rule",
@@ -348,7 +348,7 @@ def test_chosen_messages_are_delivered_and_no_others(service: LambdaService) -> 
         poller.deliver([bad, waiting])
 
 
-def test_what_is_put_off_while_others_are_handed_out_stays_put_off(service: LambdaService) -> None:
+def test_hidden_message_stays_hidden_during_another_delivery(service: LambdaService) -> None:
     poller = EventSourcePoller(service)
     [bad, other] = send(service.aws, "bad", "other")
     handle = poller.deliver([bad]).invocation.payload["Records"][0]["receiptHandle"]
@@ -365,7 +365,7 @@ def test_what_is_put_off_while_others_are_handed_out_stays_put_off(service: Lamb
     assert 0 < left["visible_in_seconds"] <= 5
 
 
-def test_what_is_put_off_late_by_a_call_that_was_given_up_is_delivered_all_the_same(service: LambdaService) -> None:
+def test_message_hidden_by_an_abandoned_call_is_still_delivered(service: LambdaService) -> None:
     poller = EventSourcePoller(service)
     [bad] = send(service.aws, "bad")
     handle = poller.deliver([bad]).invocation.payload["Records"][0]["receiptHandle"]

@@ -80,7 +80,7 @@ def test_missing_python_is_told() -> None:
         tools.python_for("2.1")
 
 
-def test_two_at_once_install_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_concurrent_installs_run_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(tools, "CACHE", tmp_path)
     on_path = {"apt-get": "/apt-get", "dpkg": "/dpkg"}
     monkeypatch.setattr(shutil, "which", on_path.get)
@@ -123,7 +123,7 @@ def test_unpacked_packages_are_used_with_their_own_libraries() -> None:
 
 
 @pytest.mark.usefixtures("bare_machine")
-def test_what_the_machine_has_comes_first_and_needs_nothing() -> None:
+def test_installed_packages_take_precedence() -> None:
     tree = tools._tree("thing", ["a"], "etc/host*")
     assert (tree.root, tree.environment) == (Path("/"), {})
 

@@ -38,7 +38,7 @@ def test_a_wrong_token_is_an_error_with_status_200(zabbix: Zabbix, token: str, r
 
 
 @pytest.mark.parametrize("rights", ["read", "write"])
-def test_what_may_not_be_deleted_and_what_is_not_there_look_alike(zabbix: Zabbix, rights: str) -> None:
+def test_denied_and_missing_hosts_look_the_same(zabbix: Zabbix, rights: str) -> None:
     hostid = zabbix.create_host(f"for-{rights}", "i-2") if rights == "read" else "99999999"
     with pytest.raises(ZabbixApiError, match="No permissions to referred object or it does not exist!"):
         zabbix.call("host.delete", [hostid], token=zabbix.create_token(rights))

@@ -49,7 +49,7 @@ def traces(world: World, name: str = "web-1") -> dict[str, bool]:
     }
 
 
-def test_exactly_the_dead_ones_traces_go() -> None:
+def test_only_the_dead_instances_objects_are_removed() -> None:
     world, dead = world_of()
     join(world, "web-2")
     end(world, dead)
@@ -77,7 +77,7 @@ def test_a_replacement_of_the_same_name_keeps_all_of_it(inventory: bool, forgott
     assert all(traces(world).values())
 
 
-def test_chef_and_consul_tell_route53_who_an_instance_was_that_nobody_recorded() -> None:
+def test_chef_and_consul_identify_an_unrecorded_instance_for_route53() -> None:
     world, dead = world_of()
     world.inventory.items.clear()
     end(world, dead)
@@ -90,7 +90,7 @@ def test_chef_and_consul_tell_route53_who_an_instance_was_that_nobody_recorded()
     assert (step_of(report, "chef")["status"], step_of(report, "consul")["status"]) == ("done", "done")
 
 
-def test_a_dry_run_is_the_real_run_without_its_last_act() -> None:
+def test_dry_run_equals_the_real_run_without_apply() -> None:
     world, dead = world_of()
     end(world, dead)
     before = traces(world)
@@ -101,7 +101,7 @@ def test_a_dry_run_is_the_real_run_without_its_last_act() -> None:
 
 
 @pytest.mark.parametrize("down", ["zones", "chef", "consul"])
-def test_one_system_that_is_down_stops_no_other_and_is_caught_up_with(down: str) -> None:
+def test_unavailable_system_does_not_stop_other_steps_and_is_retried(down: str) -> None:
     world, dead = world_of()
     end(world, dead)
 
@@ -119,7 +119,7 @@ def test_one_system_that_is_down_stops_no_other_and_is_caught_up_with(down: str)
     assert not any(traces(world).values())
 
 
-def test_while_the_agent_lives_the_consul_step_fails_and_removes_nothing() -> None:
+def test_live_agent_fails_the_consul_step_without_removals() -> None:
     world, dead = world_of()
     world.ec2.terminate(dead)
     assert len(world.send_batch(world.terminated(dead)).failed) == 1

@@ -95,7 +95,7 @@ def member_of(environment: StrictAws, **more: Any) -> dict[str, Any]:
     return {"organization": {**organization, **more}, "settings_file": True}
 
 
-def test_other_accounts_are_asked_with_their_role_and_other_regions_with_the_functions_own(
+def test_other_accounts_use_their_role_and_other_regions_the_functions_role(
     environment: StrictAws, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     make_inventory_table(environment.client("dynamodb"), "t")
@@ -206,7 +206,7 @@ def test_the_packages_own_certificates_are_added_to_the_public_ones(
 
 
 @pytest.mark.parametrize("given", [(), CERTIFICATE, CERTIFICATE[:1]])
-def test_consul_is_shown_the_certificate_of_the_secrets(
+def test_consul_client_uses_the_certificate_from_the_secrets(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, given: tuple[str, ...]
 ) -> None:
     authority = root("Private CA")
@@ -237,7 +237,7 @@ def test_the_consul_step_is_told_when_the_instances_ended() -> None:
     assert factory.make(Circumstances(ended_at=1_800_000_000.0))._ended_at == 1_800_000_000.0  # type: ignore[attr-defined]
 
 
-def test_what_fails_to_be_made_is_made_at_the_next_try() -> None:
+def test_failed_initialization_is_retried() -> None:
     tries: Iterator[Exception | str] = iter([ValueError("no"), "made"])
 
     def make() -> str:
@@ -280,7 +280,7 @@ def test_backs_off_more_messages_than_one_call_takes(environment: StrictAws) -> 
     assert sorted(int(m["Body"]) for m in again) == [1, 3, 5, 7, 9, 11]
 
 
-def test_a_stale_receipt_harms_no_other(environment: StrictAws) -> None:
+def test_stale_receipt_does_not_affect_other_messages(environment: StrictAws) -> None:
     own, sqs, url = queue(environment)
     sqs.send_message(QueueUrl=url, MessageBody="x")
     (message,) = sqs.receive_message(QueueUrl=url, VisibilityTimeout=600)["Messages"]
@@ -301,7 +301,7 @@ def test_sends_terminations_as_ec2_would(environment: StrictAws) -> None:
     }
 
 
-def test_errors_of_the_queue_are_of_their_kind(environment: StrictAws) -> None:
+def test_queue_errors_map_to_error_types(environment: StrictAws) -> None:
     own, _, url = queue(environment)
     with environment.fault(lambda *_: throttled("AccessDenied"), everyone=True):
         with pytest.raises(AccessError, match="sqs:SendMessage"):

@@ -37,7 +37,7 @@ def subsets(items: Iterable[str]) -> list[tuple[str, ...]]:
 
 
 @pytest.mark.parametrize("approved", subsets([A, PTR, "A web-9.example.internal. 10.0.0.9"]))
-def test_what_is_approved_goes_and_nothing_else(approved: tuple[str, ...]) -> None:
+def test_only_approved_removals_are_made(approved: tuple[str, ...]) -> None:
     world = World()
     instance_id = dead(world)
     report = world.operate(instance_id, only=only(*approved))
@@ -47,7 +47,7 @@ def test_what_is_approved_goes_and_nothing_else(approved: tuple[str, ...]) -> No
         assert f"{target} left: not in the approved plan" in step_of(report, "route53")["reason"]
 
 
-def test_a_whole_dry_run_can_be_fed_back() -> None:
+def test_complete_dry_run_can_be_approved() -> None:
     world = World()
     instance_id = dead(world)
     dry = world.operate(instance_id, dry_run=True)
@@ -88,7 +88,7 @@ def test_an_approval_is_compared_exactly(approved: list[dict[str, str]]) -> None
     assert world.a("web-1") is not None
 
 
-def test_every_step_is_held_to_it() -> None:
+def test_approval_applies_to_every_step() -> None:
     one, other = FakeStep(), FakeStep()
     world = World(zones=False, more_steps=[factory(one, "one"), factory(other, "other")])
     instance_id = dead(world)
@@ -105,7 +105,7 @@ def test_a_dry_run_shows_what_an_approval_would_do() -> None:
     assert world.a("web-1") is not None
 
 
-def test_what_was_not_approved_is_not_taken_up_again_by_itself() -> None:
+def test_unapproved_removals_are_not_retried_automatically() -> None:
     world = World()
     instance_id = dead(world)
     world.operate(instance_id, only=only(A))

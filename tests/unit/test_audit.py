@@ -31,7 +31,7 @@ def aws(strict: StrictAws) -> StrictAws:
     return strict
 
 
-def test_every_removal_is_written_whole_before_it_is_made(aws: StrictAws) -> None:
+def test_every_removal_is_audited_in_full_before_it_is_made(aws: StrictAws) -> None:
     world = AuditedWorld(aws)
     instance_id = world.ended()
     before: list[int] = []
@@ -91,7 +91,7 @@ def test_a_dry_run_writes_nothing(aws: StrictAws) -> None:
     assert world.kept() == {}
 
 
-def test_what_a_step_gives_no_object_of_is_written_all_the_same(aws: StrictAws) -> None:
+def test_removal_without_an_object_is_audited_too(aws: StrictAws) -> None:
     step = FakeStep()
     world = AuditedWorld(aws, zones=False, more_steps=[factory(step, "a step/..")])
     instance_id = world.ended()
@@ -132,7 +132,7 @@ def test_a_denied_bucket_keeps_everything_and_names_the_missing_permission(aws: 
     assert world.a("web-1") is None
 
 
-def test_an_instance_whose_objects_are_refused_holds_up_no_other(aws: StrictAws) -> None:
+def test_rejected_audit_objects_do_not_block_other_instances(aws: StrictAws) -> None:
     world = AuditedWorld(aws)
     one, other = world.ended(), world.ended("web-2", "10.0.0.5")
     world.client = writer(aws, f"arn:aws:s3:::{BUCKET}/{PREFIX}instances/{other}/*")
@@ -149,7 +149,7 @@ def test_an_instance_whose_objects_are_refused_holds_up_no_other(aws: StrictAws)
         (unavailable(), "transient", "ServiceUnavailable"),
     ],
 )
-def test_what_s3_answers_is_told_in_words(aws: StrictAws, fault: AwsError, kind: str, words: str) -> None:
+def test_s3_errors_have_clear_messages(aws: StrictAws, fault: AwsError, kind: str, words: str) -> None:
     world = AuditedWorld(aws)
     instance_id = world.ended()
 
@@ -196,6 +196,6 @@ def test_a_slow_bucket_is_left_before_the_invocation_ends(aws: StrictAws, monkey
         json.dumps({"version": 1, **dict.fromkeys(Kept.__dataclass_fields__, "x"), "account_id": "1"}).encode(),
     ],
 )
-def test_an_object_of_another_form_is_not_taken_for_a_removal(text: bytes) -> None:
+def test_malformed_audit_object_is_not_a_removal(text: bytes) -> None:
     with pytest.raises(ValueError, match=r"expected|Expecting"):
         Kept.parse(text)

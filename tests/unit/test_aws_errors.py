@@ -37,14 +37,14 @@ def test_a_missing_right_names_the_right(code: str) -> None:
 
 
 @pytest.mark.parametrize("code", ["NoSuchHostedZone", "ResourceNotFoundException", "DisabledException"])
-def test_what_does_not_exist_is_an_error_of_the_configuration(code: str) -> None:
+def test_missing_resource_is_a_configuration_error(code: str) -> None:
     with pytest.raises(ConfigurationError, match=f"could not do it: .*{code}") as told, aws_errors("do it"):
         raise error(code)
     assert not isinstance(told.value, AccessError)
 
 
 @pytest.mark.parametrize("what", ["Item size has exceeded", "Item size to update has exceeded"])
-def test_what_is_too_large_for_an_item_stays_so(what: str) -> None:
+def test_oversized_item_is_a_permanent_error(what: str) -> None:
     with pytest.raises(PermanentError, match="maximum allowed size"), aws_errors("do it"):
         raise error("ValidationException", f"{what} the maximum allowed size")
 
@@ -64,7 +64,7 @@ def test_what_is_too_large_for_an_item_stays_so(what: str) -> None:
         ValueError("not JSON"),
     ],
 )
-def test_all_else_passes(raised: Exception) -> None:
+def test_all_other_errors_are_transient(raised: Exception) -> None:
     with pytest.raises(TransientError, match="could not do it"), aws_errors("do it"):
         raise raised
 
@@ -116,7 +116,7 @@ def test_no_attempt_is_sent_that_could_outlast_the_deadline(environment: StrictA
     assert environment.calls["ec2:DescribeInstances"] == 1
 
 
-def test_what_puts_messages_off_needs_less_time(environment: StrictAws) -> None:
+def test_changing_message_visibility_needs_less_time(environment: StrictAws) -> None:
     clients = AwsClients(lambda: Deadline.after(4))
     with aws_errors("list queues"):
         clients("sqs").list_queues()
@@ -137,7 +137,7 @@ def test_a_retry_is_an_attempt_like_any_other(environment: StrictAws) -> None:
 
 
 @pytest.mark.parametrize("fault", [throttled("RequestLimitExceeded"), unavailable(), Drop()])
-def test_what_passes_is_tried_again_at_once(environment: StrictAws, fault: object) -> None:
+def test_transient_errors_are_retried_immediately(environment: StrictAws, fault: object) -> None:
     faults = iter([fault])
     with environment.fault(lambda *_: next(faults, None), everyone=True):
         ask(AwsClients(lambda: Deadline.after(60)))
@@ -165,7 +165,7 @@ LOG_IN = Answer(200, b"<!DOCTYPE html><html><body>Please log in.</body></html>",
         ("sqs", "send_message_batch", {"QueueUrl": "q", "Entries": []}),
     ],
 )
-def test_a_well_formed_page_that_is_not_awss_is_no_answer(
+def test_well_formed_page_from_another_server_is_an_error(
     environment: StrictAws, service: str, operation: str, arguments: dict[str, object]
 ) -> None:
     """botocore takes it for an answer in which everything is left out: a write would seem done."""

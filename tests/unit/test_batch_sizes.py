@@ -36,7 +36,7 @@ def test_nothing_is_left_of_a_burst(number: int) -> None:
 
 
 @pytest.mark.parametrize("number", [2, 10, 1000])
-def test_of_a_burst_the_failing_instances_message_alone_returns(number: int) -> None:
+def test_only_the_failing_instances_message_returns(number: int) -> None:
     world, names = burst(number)
     odd = list(names)[number // 2]
 

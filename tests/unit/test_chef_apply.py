@@ -139,7 +139,7 @@ def world(*names: str) -> FakeChefServer:
 BOTH = ["client web-1", "node web-1"]
 
 
-def test_node_and_client_go() -> None:
+def test_node_and_client_are_removed() -> None:
     server = world("web-1")
     run = Run(server, named()).apply()
     assert run.removed() == BOTH
@@ -155,7 +155,7 @@ def test_the_plan_changes_nothing() -> None:
     assert set(server.node_objects) == server.client_names == {"web-1"}
 
 
-def test_the_second_time_there_is_nothing_to_do() -> None:
+def test_second_run_finds_nothing() -> None:
     server = world("web-1")
     Run(server, named()).apply()
     run = Run(server, named()).apply()
@@ -163,7 +163,7 @@ def test_the_second_time_there_is_nothing_to_do() -> None:
     assert run.outcomes[A] == Outcome()
 
 
-def test_without_delete_client_nobody_asks_about_clients() -> None:
+def test_without_delete_client_no_client_is_read() -> None:
     server = world("web-1")
     run = Run(server, named(), settings=replace(BY_NAME, delete_client=False)).apply()
     assert run.removed() == ["node web-1"]
@@ -184,7 +184,7 @@ def test_a_node_that_the_index_has_under_an_old_id() -> None:
     assert set(server.node_objects) == server.client_names == {"web-1"}
 
 
-def test_what_the_index_has_not_taken_in_yet_is_read_by_name() -> None:
+def test_unindexed_nodes_are_read_by_name() -> None:
     server = FakeChefServer()
     server.lagging = True
     server.put_node("web-1", A)
@@ -250,7 +250,7 @@ def test_what_the_index_shows_is_not_read_one_by_one() -> None:
     assert server.calls == {"search nodes": 2, "read nodes": 1, "read clients": 1, "search clients": 1}
 
 
-def test_what_goes_while_it_is_read_is_not_there() -> None:
+def test_node_deleted_during_the_read_counts_as_missing() -> None:
     server = FakeChefServer()
     server.lagging = True
     server.put_node("web-1")
@@ -316,7 +316,7 @@ def test_a_client_that_became_an_admin() -> None:
     assert run.removed() == ["node web-1"]
 
 
-def test_what_is_gone_by_then_is_success() -> None:
+def test_objects_that_are_already_gone_are_a_success() -> None:
     server = world("web-1", "web-2")
     run = Run(server, named(), named(B, "web-2"))
 
@@ -344,7 +344,7 @@ def test_a_deletion_that_finds_nothing_is_success() -> None:
     assert Run(server, named()).apply().outcomes[A] == Outcome()
 
 
-def test_what_is_new_is_not_deleted() -> None:
+def test_new_objects_are_not_deleted() -> None:
     server = world("web-1")
     run = Run(server, named())
     run.between = lambda: server.put_node("web-2", A)
@@ -440,7 +440,7 @@ def slow(run: Run, seconds: float) -> list[float]:
 
 
 @pytest.mark.parametrize(("seconds", "rounds"), [(0.1, 1), (1.0, 2), (9.0, 6)])
-def test_no_deletion_rests_on_an_old_answer(seconds: float, rounds: int) -> None:
+def test_no_deletion_uses_an_outdated_answer(seconds: float, rounds: int) -> None:
     server = world("web-1", "web-2", "web-3")
     run = Run(server, named(), named(B, "web-2"), named(C, "web-3"))
     ages = slow(run, seconds)
@@ -522,7 +522,7 @@ def test_a_client_that_cannot_be_deleted_keeps_its_node_if_only_the_node_leads_t
     assert not server.client_names
 
 
-def test_one_instance_s_failure_is_no_other_s() -> None:
+def test_failure_affects_only_its_instance() -> None:
     server = world("web-1", "web-2")
 
     def fault(operation: str, name: str) -> None:
@@ -538,7 +538,7 @@ def test_one_instance_s_failure_is_no_other_s() -> None:
 
 
 @pytest.mark.parametrize("right", ["search nodes", "read nodes", "read clients", "search clients"])
-def test_a_right_to_read_that_is_missing_is_no_empty_world(right: str) -> None:
+def test_missing_read_permission_is_not_an_empty_server(right: str) -> None:
     server = world("web-1")
     server.forbidden = {right}
     with pytest.raises(AccessError, match=right):
@@ -547,7 +547,7 @@ def test_a_right_to_read_that_is_missing_is_no_empty_world(right: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["nodes", "clients"])
-def test_a_right_to_delete_that_is_missing(kind: str) -> None:
+def test_missing_delete_permission(kind: str) -> None:
     server = world("web-1")
     server.forbidden = {f"delete {kind}"}
     run = Run(server, named()).apply()
@@ -562,7 +562,7 @@ def test_a_key_that_is_not_accepted() -> None:
         Run(server, named()).apply()
 
 
-def test_a_node_that_the_key_may_not_see_is_no_empty_world() -> None:
+def test_hidden_node_is_not_an_empty_server() -> None:
     server = world("ip-10-0-0-5", "web-2")
     server.unreadable = {"ip-10-0-0-5"}
     server.put_client("web-1")
@@ -591,7 +591,7 @@ def test_the_audit_gets_the_whole_node() -> None:
     assert run.removed() == BOTH
 
 
-def test_the_audit_reads_the_nodes_that_go_and_no_other() -> None:
+def test_audit_reads_only_the_nodes_to_remove() -> None:
     server = world("web-1.example.com", "web-1")
     server.client_names.discard("web-1.example.com")
     server.delete_nodes(["web-1"])
@@ -607,7 +607,7 @@ def test_the_audit_reads_the_nodes_that_go_and_no_other() -> None:
     assert asked == ["web-1.example.com"] * 2
 
 
-def test_what_changed_since_the_plan_is_kept_again() -> None:
+def test_objects_changed_since_the_plan_are_audited_again() -> None:
     server = world("web-1")
     run = Run(server, named(), audit=True)
 
@@ -626,7 +626,7 @@ def test_what_changed_since_the_plan_is_kept_again() -> None:
     assert run.removed() == BOTH
 
 
-def test_what_cannot_be_kept_stays() -> None:
+def test_objects_that_cannot_be_audited_stay() -> None:
     server = world("web-1")
     run = Run(server, named(), audit=True)
     run.between = lambda: server.tell("web-1", fqdn="web-1.example.com")
@@ -687,7 +687,7 @@ def test_calls_for_one() -> None:
     }
 
 
-def test_calls_where_nothing_is_known() -> None:
+def test_calls_for_an_unknown_instance() -> None:
     server = world("web-1")
     Run(server, named(B, None)).apply()
     assert server.calls == {"search nodes": 1}

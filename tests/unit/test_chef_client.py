@@ -116,7 +116,7 @@ def test_a_server_that_takes_version_1_3_only() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:datetime.datetime.utcnow")
-def test_pychef_itself_stumbles_over_a_connection_error() -> None:
+def test_pychef_itself_fails_on_a_connection_error() -> None:
     """``e.message`` went with Python 2. Should this fail, PyChef was fixed."""
     with pytest.raises(AttributeError, match="message"):
         chef.ChefAPI(closed_port(), Key(PEM), "decommission").api_request("GET", "/nodes")
@@ -210,7 +210,7 @@ def test_what_a_request_for_one_name_may_answer(status: int, text: str, kind: ty
         {"validator": False},
     ],
 )
-def test_a_client_of_which_it_is_not_said_what_it_may(answer: dict[str, Any]) -> None:
+def test_client_without_permission_flags(answer: dict[str, Any]) -> None:
     """A Chef Infra Server says nothing of ``admin``, and always says ``validator``."""
     with serving(says(200, json.dumps(answer))) as (url, _):
         assert isinstance(client(url).clients(["web-1"])["web-1"], TransientError)
@@ -231,7 +231,7 @@ def test_what_a_server_says_of_a_client(more: dict[str, Any], found: ChefClient)
         assert client(url).clients(["web-1"]) == {"web-1": found}
 
 
-def test_one_name_s_error_is_no_other_s() -> None:
+def test_error_affects_only_its_name() -> None:
     with serving(lambda request: (500 if request.path.endswith("web-2") else 200, "{}")) as (url, _):
         found = client(url).delete_nodes(["web-1", "web-2", "web-3"])
     assert (found["web-1"], type(found["web-2"]), found["web-3"]) == (True, TransientError, True)
@@ -372,7 +372,7 @@ def test_queries_are_joined_and_their_urls_short() -> None:
         ("ORx", "name:ORx"),
     ],
 )
-def test_what_a_name_has_is_no_syntax(name: str, query: str) -> None:
+def test_names_are_escaped_in_queries(name: str, query: str) -> None:
     with serving(lambda _: search_answer([], 0)) as (url, seen):
         client(url).search_nodes_by_name([name])
     [line] = seen.lines

@@ -262,7 +262,7 @@ GOES: dict[str, tuple[World, list[str]]] = {
 
 
 @pytest.mark.parametrize(("world", "expected"), GOES.values(), ids=GOES)
-def test_what_goes(world: World, expected: list[str]) -> None:
+def test_removals(world: World, expected: list[str]) -> None:
     finding = world.finding()
     assert removals(finding) == expected
     assert finding.errors == ()
@@ -553,7 +553,7 @@ STAYS: dict[str, tuple[World, list[str], dict[str, str]]] = {
 
 
 @pytest.mark.parametrize(("world", "expected", "reasons"), STAYS.values(), ids=STAYS)
-def test_what_stays(world: World, expected: list[str], reasons: dict[str, str]) -> None:
+def test_objects_that_stay(world: World, expected: list[str], reasons: dict[str, str]) -> None:
     finding = world.finding()
     assert removals(finding) == expected
     found = left(finding)
@@ -693,7 +693,7 @@ FAILS: dict[str, tuple[World, list[str], list[str], dict[str, str]]] = {
 
 
 @pytest.mark.parametrize(("world", "expected", "errors", "reasons"), FAILS.values(), ids=FAILS)
-def test_what_fails(world: World, expected: list[str], errors: list[str], reasons: dict[str, str]) -> None:
+def test_failures(world: World, expected: list[str], errors: list[str], reasons: dict[str, str]) -> None:
     finding = world.finding()
     assert removals(finding) == expected
     assert [str(error) for error in finding.errors] == errors
@@ -703,7 +703,7 @@ def test_what_fails(world: World, expected: list[str], errors: list[str], reason
         assert reason in found[target]
 
 
-def test_a_hidden_node_may_be_any_instance_s_that_none_was_seen_of() -> None:
+def test_hidden_node_may_belong_to_any_instance_without_a_visible_node() -> None:
     world = World([instance(), instance(B, "web-2"), instance(V, "web-3")], [node(), bare("web-2")], hidden=2)
     world = World(world.dead, world.nodes, [client(), client("web-3")], hidden=2)
     findings = world.plan()
@@ -719,7 +719,7 @@ def test_a_hidden_node_may_be_any_instance_s_that_none_was_seen_of() -> None:
 # Several instances
 
 
-def test_a_thing_goes_once() -> None:
+def test_each_object_is_removed_once() -> None:
     findings = World([instance(), instance(B)], [bare()], [client()]).plan()
     assert removals(findings[A]) == BOTH
     assert removals(findings[B]) == []
@@ -761,7 +761,7 @@ def test_only_the_instances_asked_for_are_decided() -> None:
 # Questions and notes
 
 
-def test_nothing_is_asked_about_what_is_proven_by_id() -> None:
+def test_proof_by_id_needs_no_query() -> None:
     dead = {A: instance()}
     snapshot = Snapshot({f"node-{A}": bare(f"node-{A}")}, {f"node-{A}": client(f"node-{A}")})
     assert question(chef(BY_ID), dead, snapshot) == Question()

@@ -64,7 +64,7 @@ def parse(**changed: Any) -> Config:
     return Config.parse(json.dumps({**FULL, **changed}))
 
 
-def test_reads_all_of_it() -> None:
+def test_reads_the_full_configuration() -> None:
     config = parse()
     assert config.dry_run
     assert config.instance_filter == InstanceFilter({"k": ("v", "w*")}, {})
@@ -98,7 +98,7 @@ def test_what_is_adopted_from() -> None:
     assert SweepSettings().adopt == ()
 
 
-def test_what_is_off_is_null_or_absent() -> None:
+def test_disabled_features_are_null_or_absent() -> None:
     minimal = Config.parse(json.dumps(OWN))
     nulls = Config.parse(json.dumps({**dict.fromkeys(FULL), **OWN}))
     assert minimal == nulls
@@ -167,14 +167,14 @@ def test_what_is_off_is_null_or_absent() -> None:
         ({"custom_steps": {"mine": {"setings": {}}}}, "unknown key setings"),
     ],
 )
-def test_what_is_wrong_is_told_in_words(changed: dict[str, Any], message: str) -> None:
+def test_errors_have_clear_messages(changed: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigurationError) as error:
         parse(**changed)
     assert message in str(error.value)
     assert str(error.value).startswith("DECOMMISSION_CONFIG: ")
 
 
-def test_all_errors_are_told_at_once() -> None:
+def test_all_errors_are_reported_at_once() -> None:
     with pytest.raises(ConfigurationError) as error:
         parse(dry_run=1, sweep={"max_instances": 0, "typo": 1}, queue=3)
     for part in ("dry_run", "sweep.max_instances", "unknown key typo", "queue: expected a JSON object"):
@@ -182,7 +182,7 @@ def test_all_errors_are_told_at_once() -> None:
 
 
 @pytest.mark.parametrize("text", [None, "", "{", "[]", "null", "1", '"x"', "[" * 100_000])
-def test_what_is_no_document(text: str | None) -> None:
+def test_invalid_documents(text: str | None) -> None:
     with pytest.raises(ConfigurationError, match="DECOMMISSION_CONFIG"):
         Config.parse(text)
 

@@ -158,7 +158,7 @@ def test_what_a_node_with_the_id_carries_counts_as_recorded(consul: FakeConsulCa
 
 
 @pytest.mark.parametrize("settings", [LOCKS, NODES], ids=["locks", "nodes"])
-def test_lock_session_and_node_go(consul: FakeConsulCatalog, settings: ConsulSettings) -> None:
+def test_lock_session_and_node_are_removed(consul: FakeConsulCatalog, settings: ConsulSettings) -> None:
     dead(consul, "any-name", "10.9.9.9", instance_id=A)
     session = lock(consul, "any-name")
     run = Run(consul, instance(A), settings=settings)
@@ -170,7 +170,7 @@ def test_lock_session_and_node_go(consul: FakeConsulCatalog, settings: ConsulSet
     assert (run.errors(), run.left()) == ("", [])
 
 
-def test_the_lock_is_free_at_once_for_the_next(consul: FakeConsulCatalog) -> None:
+def test_released_lock_has_no_delay_for_the_next_holder(consul: FakeConsulCatalog) -> None:
     dead(consul, instance_id=A)
     lock(consul)
     Run(consul, instance(A))
@@ -180,7 +180,7 @@ def test_the_lock_is_free_at_once_for_the_next(consul: FakeConsulCatalog) -> Non
     assert consul.acquire("locks/a", consul.create_session("dc1-server"))
 
 
-def test_a_key_of_a_deleting_session_is_deleted_and_free_at_once(consul: FakeConsulCatalog) -> None:
+def test_key_of_a_delete_session_is_deleted_without_a_lock_delay(consul: FakeConsulCatalog) -> None:
     dead(consul, instance_id=A)
     session = lock(consul, behavior="delete")
     assert Run(consul, instance(A)).removed() == [("delete", "locks/a"), ("destroy", session)]
@@ -188,7 +188,7 @@ def test_a_key_of_a_deleting_session_is_deleted_and_free_at_once(consul: FakeCon
     assert consul.acquire("locks/a", consul.create_session("dc1-server"))
 
 
-def test_a_semaphores_contender_goes_and_its_lock_key_stays(consul: FakeConsulCatalog) -> None:
+def test_semaphore_contender_is_removed_and_its_lock_key_stays(consul: FakeConsulCatalog) -> None:
     dead(consul, instance_id=A)
     session, other = consul.create_session("web-1"), consul.create_session("dc1-server")
     consul.acquire(f"locks/sem/{session}", session, b"", SEMAPHORE_FLAGS)
@@ -199,7 +199,7 @@ def test_a_semaphores_contender_goes_and_its_lock_key_stays(consul: FakeConsulCa
     assert consul.key(f"locks/sem/{other}")
 
 
-def test_keys_outside_of_the_prefixes_are_not_touched_by_us(consul: FakeConsulCatalog) -> None:
+def test_keys_outside_the_prefixes_are_not_touched(consul: FakeConsulCatalog) -> None:
     dead(consul, instance_id=A)
     session = lock(consul, key="other/a")
     assert Run(consul, instance(A)).removed() == [("destroy", session)]
@@ -309,7 +309,7 @@ def test_case_18_two_datacenters_one_range() -> None:
     assert theirs in consul.session_ids("dc2")
 
 
-def test_what_goes_of_one_instance_does_not_depend_on_the_others_of_its_batch(consul: FakeConsulCatalog) -> None:
+def test_removals_do_not_depend_on_other_instances_in_the_batch(consul: FakeConsulCatalog) -> None:
     """Only one of both is planned again before the change, because the other has nothing to lose."""
     consul.add_agent("alive", "10.0.0.5")
     lock(consul, "alive")
@@ -350,7 +350,7 @@ def test_the_second_run_finds_nothing(consul: FakeConsulCatalog) -> None:
 # What changes between plan and apply
 
 
-def test_case_9_an_address_that_a_replacement_has_meanwhile_stays(consul: FakeConsulCatalog) -> None:
+def test_case_9_objects_stay_if_a_replacement_gets_the_address(consul: FakeConsulCatalog) -> None:
     dead(consul)
     session, ec2 = lock(consul), FakeEc2()
     run = Run(
@@ -368,7 +368,7 @@ def test_case_9_an_address_that_a_replacement_has_meanwhile_stays(consul: FakeCo
     assert session in consul.session_ids()
 
 
-def test_a_place_that_cannot_be_asked_meanwhile_stops_what_rests_on_an_address(consul: FakeConsulCatalog) -> None:
+def test_unavailable_place_stops_removals_that_rely_on_an_address(consul: FakeConsulCatalog) -> None:
     dead(consul)
     dead(consul, "by-id", "10.9.9.9", instance_id=B)
     one, two, ec2 = lock(consul), lock(consul, "by-id", "locks/b"), FakeEc2()
@@ -385,7 +385,7 @@ def test_a_place_that_cannot_be_asked_meanwhile_stops_what_rests_on_an_address(c
     assert consul.session_ids() == {one}
 
 
-def test_a_lock_that_passed_on_meanwhile_is_left(consul: FakeConsulCatalog) -> None:
+def test_lock_with_a_new_holder_is_left(consul: FakeConsulCatalog) -> None:
     dead(consul, instance_id=A)
     session = consul.create_session("web-1", lock_delay_seconds=0)
     for name in ("locks/a", "locks/b"):
@@ -416,7 +416,7 @@ def test_a_lock_whose_value_changed_is_released_with_the_new_value(consul: FakeC
 
 
 @pytest.mark.parametrize("value", [b"v", b"x" * 400_000], ids=["small", "large"])
-def test_a_lock_that_changes_under_our_hands_is_read_and_decided_again(
+def test_lock_that_changes_during_the_release_is_read_and_planned_again(
     consul: FakeConsulCatalog, value: bytes
 ) -> None:
     dead(consul, instance_id=A)
@@ -434,7 +434,7 @@ def test_a_lock_that_changes_under_our_hands_is_read_and_decided_again(
     assert run.errors() == ""
 
 
-def test_a_large_lock_that_passes_on_at_the_last_moment_is_left(consul: FakeConsulCatalog) -> None:
+def test_large_lock_with_a_new_holder_at_the_last_moment_is_left(consul: FakeConsulCatalog) -> None:
     dead(consul, instance_id=A)
     session = consul.create_session("web-1", lock_delay_seconds=0)
     consul.acquire("locks/a", session, b"x" * 400_000)
@@ -476,7 +476,7 @@ def test_a_lock_that_keeps_changing_keeps_its_session(consul: FakeConsulCatalog)
     assert consul.calls["txn"] < 20
 
 
-def test_a_node_that_a_replacement_took_meanwhile_is_left(consul: FakeConsulCatalog) -> None:
+def test_node_taken_over_by_a_replacement_is_left(consul: FakeConsulCatalog) -> None:
     dead(consul, instance_id=A)
     session = lock(consul)
     for settings in (LOCKS, NODES):
@@ -495,9 +495,7 @@ def test_a_node_that_a_replacement_took_meanwhile_is_left(consul: FakeConsulCata
 
 
 @pytest.mark.parametrize("meta", [{"instance_id": B}, {}])
-def test_a_node_that_nothing_connects_with_the_instance_any_more_is_left(
-    consul: FakeConsulCatalog, meta: dict[str, str]
-) -> None:
+def test_node_without_a_link_to_the_instance_is_left(consul: FakeConsulCatalog, meta: dict[str, str]) -> None:
     dead(consul, "any-name")
     session = lock(consul, "any-name")
     run = Run(consul, instance(A), before_apply=lambda: consul.add_agent("any-name", "10.0.0.9", meta))
@@ -547,7 +545,7 @@ def test_a_node_that_is_registered_again_right_before_its_removal_is_decided_aga
     assert consul.calls["force-leave"] == 0
 
 
-def test_an_agent_that_came_back_meanwhile_keeps_everything(consul: FakeConsulCatalog) -> None:
+def test_agent_that_came_back_keeps_everything(consul: FakeConsulCatalog) -> None:
     dead(consul, instance_id=A)
     session = lock(consul)
 
@@ -560,7 +558,7 @@ def test_an_agent_that_came_back_meanwhile_keeps_everything(consul: FakeConsulCa
     assert (consul.session_ids(), consul.calls["force-leave"]) == ({session}, 0)
 
 
-def test_an_agent_of_the_name_that_joined_meanwhile_is_not_forced_out(consul: FakeConsulCatalog) -> None:
+def test_new_agent_with_the_same_name_is_not_forced_to_leave(consul: FakeConsulCatalog) -> None:
     dead(consul, instance_id=A)
 
     def join(operation: str, _: str) -> None:
@@ -572,7 +570,7 @@ def test_an_agent_of_the_name_that_joined_meanwhile_is_not_forced_out(consul: Fa
     assert consul.calls["force-leave"] == 0
 
 
-def test_what_is_gone_already_is_a_success(consul: FakeConsulCatalog) -> None:
+def test_objects_that_are_already_gone_are_a_success(consul: FakeConsulCatalog) -> None:
     dead(consul, instance_id=A)
     lock(consul)
     run = Run(consul, instance(A), settings=NODES, before_apply=lambda: consul._drop(consul._world["dc1"], "web-1"))
@@ -603,9 +601,7 @@ class Clock:
 
 
 @pytest.mark.parametrize(("operation", "settings"), [("destroy", LOCKS), ("force-leave", NODES)])
-def test_slow_changes_are_asked_about_again(
-    consul: FakeConsulCatalog, operation: str, settings: ConsulSettings
-) -> None:
+def test_slow_changes_query_ec2_again(consul: FakeConsulCatalog, operation: str, settings: ConsulSettings) -> None:
     instances = []
     for number in range(60):
         dead(consul, f"web-{number}", f"10.0.0.{number}")
@@ -630,7 +626,7 @@ def test_slow_changes_are_asked_about_again(
         ("force-leave", NODES, ["release", "destroy", "deregister"]),
     ],
 )
-def test_where_every_answer_is_too_old_the_message_returns(
+def test_message_returns_if_every_answer_is_outdated(
     consul: FakeConsulCatalog, operation: str, settings: ConsulSettings, removed: list[str]
 ) -> None:
     dead(consul)
@@ -662,7 +658,7 @@ def test_a_datacenter_that_fails_stops_no_other() -> None:
 
 
 @pytest.mark.parametrize("names", [("dc8",), ("dc1", "dc8")])
-def test_where_every_datacenter_fails_the_step_does_for_the_gravest_reason(
+def test_step_fails_with_the_gravest_reason_if_every_datacenter_fails(
     consul: FakeConsulCatalog, names: tuple[str, ...]
 ) -> None:
     def fault(operation: str, name: str) -> None:
@@ -676,7 +672,7 @@ def test_where_every_datacenter_fails_the_step_does_for_the_gravest_reason(
 
 @pytest.mark.parametrize("right", ["node:read", "session:read", "key:read"])
 @pytest.mark.parametrize("when", ["before", "between plan and apply"])
-def test_a_token_that_cannot_see_is_told_from_a_clean_world(consul: FakeConsulCatalog, right: str, when: str) -> None:
+def test_missing_read_permission_is_not_a_clean_cluster(consul: FakeConsulCatalog, right: str, when: str) -> None:
     dead(consul, instance_id=A)
     session = lock(consul)
 
@@ -694,7 +690,7 @@ def test_a_token_that_cannot_see_is_told_from_a_clean_world(consul: FakeConsulCa
     assert session in consul.session_ids()
 
 
-def test_without_gossip_nobody_is_known_to_be_dead(consul: FakeConsulCatalog) -> None:
+def test_without_gossip_no_agent_is_known_to_be_dead(consul: FakeConsulCatalog) -> None:
     dead(consul, instance_id=A)
     lock(consul)
 
@@ -716,7 +712,7 @@ def test_without_gossip_nobody_is_known_to_be_dead(consul: FakeConsulCatalog) ->
         ("operator:write", {"node"}),
     ],
 )
-def test_a_missing_right_to_write_is_told(consul: FakeConsulCatalog, right: str, kept: set[str]) -> None:
+def test_missing_write_permission_is_reported(consul: FakeConsulCatalog, right: str, kept: set[str]) -> None:
     dead(consul, instance_id=A)
     session = lock(consul)
     consul.denied = {right}
@@ -730,7 +726,7 @@ def test_a_missing_right_to_write_is_told(consul: FakeConsulCatalog, right: str,
     assert consul.node("web-1") is not None
 
 
-def test_one_instances_failure_is_no_others(consul: FakeConsulCatalog) -> None:
+def test_failure_affects_only_its_instance(consul: FakeConsulCatalog) -> None:
     sessions = {}
     for number, instance_id in enumerate((A, B, C)):
         dead(consul, f"web-{number}", f"10.0.0.{number}", instance_id=instance_id)
@@ -752,7 +748,7 @@ def test_one_instances_failure_is_no_others(consul: FakeConsulCatalog) -> None:
 
 
 @pytest.mark.parametrize("fails", ["force-leave", "members"])
-def test_an_agent_that_cannot_be_forced_out_is_told(consul: FakeConsulCatalog, fails: str) -> None:
+def test_failed_force_leave_is_reported(consul: FakeConsulCatalog, fails: str) -> None:
     dead(consul, instance_id=A)
 
     def fault(operation: str, _: str) -> None:
@@ -792,7 +788,9 @@ def test_keys_are_read_only_if_a_node_has_a_session(
     assert asked == [prefixes]
 
 
-def test_a_member_without_an_id_is_nobodys_agent(consul: FakeConsulCatalog, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_member_without_an_id_is_not_an_instances_agent(
+    consul: FakeConsulCatalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
     consul.register_node("web-1", "10.0.0.5", {"instance_id": A})
     members = (*consul.members(), Member("old-agent", "", alive=True, failed=False))
     monkeypatch.setattr(consul, "members", lambda: members)
@@ -851,7 +849,7 @@ def test_a_token_that_cannot_see_services_deregisters_no_node_with_an_audit(cons
     assert consul.node("web-1")
 
 
-def test_a_changed_thing_that_cannot_be_written_down_stays(consul: FakeConsulCatalog) -> None:
+def test_changed_object_that_cannot_be_audited_stays(consul: FakeConsulCatalog) -> None:
     dead(consul, instance_id=A)
     session = lock(consul)
     other = lock(consul, key="locks/b")
@@ -945,7 +943,7 @@ def told(finding: Finding) -> tuple[object, ...]:
     many=st.booleans(),
 )
 @effort(max_examples=150, deadline=None)
-def test_a_dry_run_tells_what_the_real_run_does_and_the_living_keep_theirs(
+def test_dry_run_predicts_the_real_run_and_live_instances_keep_everything(
     scene: list[Any], deregister: bool, address: str, taken: bool, many: bool
 ) -> None:
     consul = FakeConsulCatalog()

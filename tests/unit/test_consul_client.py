@@ -39,7 +39,7 @@ def says(body: Any, status: int = 200, **headers: str) -> Callable[[Request], An
 
 
 @pytest.mark.parametrize("token", ["a\nb", "t\x00", "schlüssel"])
-def test_a_token_that_cannot_be_one_is_refused_without_telling_it(token: str) -> None:
+def test_malformed_token_is_refused_without_repeating_it(token: str) -> None:
     with pytest.raises(ConfigurationError, match="consul_token") as error:
         catalog("http://consul", token)
     assert token not in str(error.value)
@@ -122,7 +122,7 @@ def test_a_value_of_another_type_is_an_unreadable_answer(
         asked({**row, **wrong})
 
 
-def test_a_right_is_proven_each_time() -> None:
+def test_permissions_are_verified_each_time() -> None:
     answers = iter(["true", "false"])
     with serving(lambda _: (200, f'[{{"Allow": {next(answers)}}}]')) as (url, seen):
         consul = catalog(url)
@@ -133,7 +133,7 @@ def test_a_right_is_proven_each_time() -> None:
 
 
 @pytest.mark.parametrize("answer", ["[]", "{}", "null", '[{"Allow": 1}]', '[{"Allow": "true"}]', "[true]"])
-def test_only_a_plain_yes_proves_a_right(answer: str) -> None:
+def test_only_an_explicit_yes_proves_a_permission(answer: str) -> None:
     with serving(says(answer)) as (url, _), pytest.raises(DecommissionError, match=r"unreadable|lacks"):
         catalog(url).prove_rights("", [READ])
 
@@ -220,7 +220,7 @@ def test_a_node_is_registered_in_pieces_and_first_as_one_that_is_new() -> None:
         ({"OpIndex": 1, "What": 'failed to set service "s0" on node "a", index is stale'}, "PermanentError"),
     ],
 )
-def test_why_a_node_is_not_registered(failure: dict[str, Any], outcome: str) -> None:
+def test_reasons_for_not_registering_a_node(failure: dict[str, Any], outcome: str) -> None:
     with serving(says({"Results": None, "Errors": [failure]}, 409)) as (url, _):
         try:
             told = str(catalog(url).register_node_if_absent("", document(1)))

@@ -261,9 +261,7 @@ def test_the_node_is_not_the_instances(the_node: CatalogNode, scene: dict[str, A
         (node("web-9", "10.9.9.9"), {"known_as": {"consul": {"node": ("dc2/web-9",)}}}),
     ],
 )
-def test_a_node_that_nothing_connects_with_the_instance_is_not_mentioned(
-    the_node: CatalogNode, scene: dict[str, Any]
-) -> None:
+def test_unrelated_node_is_not_mentioned(the_node: CatalogNode, scene: dict[str, Any]) -> None:
     assert judged(the_node, **scene) == Finding()
 
 
@@ -279,7 +277,7 @@ def test_each_removal_names_its_proof(the_node: CatalogNode, settings: ConsulSet
     assert [removal.proof for removal in judged(the_node, settings=settings).removals] == [proof]
 
 
-def test_a_place_that_cannot_be_asked_stops_what_rests_on_an_address_only() -> None:
+def test_unavailable_place_stops_only_removals_that_rely_on_an_address() -> None:
     world = snapshot(World([node("by-id", "10.9.9.9", A), node("by-address")]))
     finding = decide(instance(), world=world, now=living("10.0.0.5", fails=True))[A]
     assert removals(finding) == [("destroy", "s-by-id-1")]
@@ -287,7 +285,7 @@ def test_a_place_that_cannot_be_asked_stops_what_rests_on_an_address_only() -> N
     assert [str(error) for error in finding.errors] == [text]
 
 
-def test_a_node_that_can_lose_nothing_is_not_mentioned() -> None:
+def test_node_without_possible_removals_is_not_mentioned() -> None:
     world = snapshot(World([node("by-id", "10.9.9.9", A), node(address="10.0.0.6")], idle=["web-1"]))
     finding = decide(instance(), world=world, settings=BY_TAG)[A]
     assert (removals(finding), finding.left) == ([("destroy", "s-by-id-1")], ())
@@ -296,7 +294,7 @@ def test_a_node_that_can_lose_nothing_is_not_mentioned() -> None:
     assert (removals(finding), finding.errors) == ([("destroy", "s-by-id-1")], ())
 
 
-def test_nothing_is_asked_for_a_node_that_can_lose_nothing() -> None:
+def test_node_without_possible_removals_needs_no_query() -> None:
     world = snapshot(World([node("by-address")], idle=["by-address"]))
     assert question(UNNAMED, {A: instance()}, world) == Question()
     assert decide(instance(), world=world)[A] == Finding()
@@ -315,7 +313,7 @@ def test_nothing_is_asked_for_a_node_that_can_lose_nothing() -> None:
         (node(address="10.9.9.9"), BY_TAG, set()),
     ],
 )
-def test_what_is_asked_about_the_living(the_node: CatalogNode, settings: ConsulSettings, addresses: set[str]) -> None:
+def test_query_about_live_instances(the_node: CatalogNode, settings: ConsulSettings, addresses: set[str]) -> None:
     assert question(settings, {A: instance()}, snapshot(World([the_node]))) == Question(frozenset(addresses))
 
 
@@ -348,7 +346,7 @@ def test_a_node_goes_with_the_instance_that_it_is_by_id(order: tuple[str, str]) 
     assert findings[A] == Finding(left=(Left("node x-i-b 10.0.0.5 (dc1)", "it goes with i-b"),))
 
 
-def test_a_node_that_can_lose_nothing_goes_with_nobody() -> None:
+def test_node_without_possible_removals_belongs_to_no_instance() -> None:
     world = snapshot(World([node("x"), node("y", "10.9.9.9", B)], idle=["x"]))
     findings = decide(instance(A), instance(B), world=world)
     assert findings[A] == Finding()
@@ -374,7 +372,7 @@ HAS_ITS_ADDRESS = "a living Consul agent of dc1 has its address"
 ALIVE = f"the Consul agent of {A} is alive; nothing is removed until it is dead"
 
 
-def test_while_the_agent_of_a_node_with_the_id_lives_nothing_goes() -> None:
+def test_live_agent_of_a_node_with_the_id_blocks_all_removals() -> None:
     here = World([LIVE_BY_ID, DEAD_BY_ID, DEAD_BY_ADDRESS, STRANGER], alive=["alive", "stranger"])
     there = World([node("elsewhere", "10.9.9.9", A)], name="dc2")
     for settings in (UNNAMED, NODES):
@@ -483,7 +481,7 @@ MINE = "s-web-1-1"
         (Key(f"locks/sem/x-{MINE}", 5, session=MINE, flags=SEMAPHORE_FLAGS), "release", "release"),
     ],
 )
-def test_what_becomes_of_a_key(key: Key, behavior: str, action: str) -> None:
+def test_outcome_for_a_key(key: Key, behavior: str, action: str) -> None:
     world = World([node(instance_id=A)], keys=[key]).datacenter()
     world = replace(world, sessions={"web-1": (session_of("web-1", behavior=behavior),)})
     removed = decide(instance(), world=Snapshot((world,)))[A].removals
@@ -527,7 +525,7 @@ def test_a_node_without_sessions_is_nothing_to_remove_unless_nodes_are_deregiste
     assert removals(decide(instance(), world=world, settings=NODES)[A]) == [("deregister", "web-1")]
 
 
-def test_the_audit_gets_each_thing_whole() -> None:
+def test_audit_gets_complete_objects() -> None:
     key = Key("locks/a", 5, session=MINE, document={"Key": "locks/a"})
     whole = {"Node": {"Node": "web-1"}, "Services": [{"ID": "www"}], "Checks": []}
     world = World([node(instance_id=A)], keys=[key], documents={"web-1": whole})
@@ -539,7 +537,7 @@ def test_the_audit_gets_each_thing_whole() -> None:
     ]
 
 
-def test_a_node_that_the_audit_cannot_have_whole_stays() -> None:
+def test_node_that_cannot_be_audited_in_full_stays() -> None:
     missing = AccessError("the token lacks service:read")
     world = World([node(instance_id=A)], documents={"web-1": missing})
     finding = decide(instance(), world=snapshot(world), settings=NODES)[A]
@@ -549,7 +547,7 @@ def test_a_node_that_the_audit_cannot_have_whole_stays() -> None:
     ]
 
 
-def test_sessions_on_a_server_may_be_those_of_others() -> None:
+def test_sessions_on_a_server_may_belong_to_others() -> None:
     """A session that is made through a load balancer gets the node of the server that took the request."""
     server = Member("web-1", "id-of-web-1", alive=False, failed=True, server=True)
     for settings in (UNNAMED, NODES):

@@ -29,7 +29,7 @@ def test_yaml_can_be_read(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
-def test_a_workflow_may_only_read_but_for_the_job_that_needs_more(path: Path) -> None:
+def test_workflows_are_read_only_except_jobs_that_need_more(path: Path) -> None:
     workflow = load(path)
     assert workflow["permissions"] == {"contents": "read"}
     more = {name: job["permissions"] for name, job in workflow["jobs"].items() if "permissions" in job}
@@ -48,14 +48,14 @@ def test_every_action_is_pinned_every_job_bounded_and_no_checkout_keeps_its_cred
                 assert step["with"]["persist-credentials"] is False
 
 
-def test_the_actions_of_the_set_up_are_pinned_too() -> None:
+def test_actions_in_the_set_up_action_are_pinned() -> None:
     for step in load(SET_UP)["runs"]["steps"]:
         assert "uses" not in step or PINNED.fullmatch(step["uses"])
         assert "${{" not in step.get("run", "")
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
-def test_no_text_of_an_event_is_put_into_a_command(path: Path) -> None:
+def test_commands_contain_no_event_text(path: Path) -> None:
     """A branch or a title of somebody else's would be run."""
     for job in load(path)["jobs"].values():
         for step in job["steps"]:
@@ -83,7 +83,7 @@ def test_the_gate_runs_the_readmes_own_commands() -> None:
     assert {"make demo", "make test", "make security", "make check", "make types", "make lint"} <= set(runs)
 
 
-def test_the_changelog_tells_of_the_version_and_the_release_takes_its_notes_from_there() -> None:
+def test_changelog_has_the_version_and_release_notes_come_from_it() -> None:
     [version] = re.findall(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
     changelog = (ROOT / "CHANGELOG.md").read_text()
     headings = re.findall(r"^## \[(.+?)\]", changelog, re.MULTILINE)

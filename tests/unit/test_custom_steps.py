@@ -122,13 +122,13 @@ def test_a_custom_step_that_is_not_in_the_package_is_named() -> None:
         ("import sys; sys.exit(3)", r"custom step audit called sys.exit\(3\)"),
     ],
 )
-def test_what_is_wrong_with_a_custom_step_is_told(package: Path, source: str, sentence: str) -> None:
+def test_problems_of_a_custom_step_are_reported(package: Path, source: str, sentence: str) -> None:
     (package / "__init__.py").write_text(source)
     with pytest.raises(DecommissionError, match=sentence):
         factory().make(Circumstances(dry_run=False))
 
 
-def test_a_secret_that_is_not_in_the_bundle_is_told_by_its_whole_name(package: Path) -> None:
+def test_missing_secret_is_reported_by_its_full_name(package: Path) -> None:
     (package / "__init__.py").write_text("make_step = lambda tools: tools.secret('token')")
     with pytest.raises(ConfigurationError, match=r"neither the package nor a layer has sealed_secrets\.json"):
         factory().make(Circumstances())
@@ -179,7 +179,7 @@ def report_of(step: Any, tools: StepTools | None = None, *, dry_run: bool = Fals
     return step_of(world.operate(instance_id, dry_run=dry_run), "mine")
 
 
-def test_a_sound_step_is_believed() -> None:
+def test_valid_step_result_is_accepted() -> None:
     assert report_of(Broken()) == {
         "step": "mine",
         "status": "done",
@@ -188,7 +188,7 @@ def test_a_sound_step_is_believed() -> None:
     }
 
 
-def test_in_a_dry_run_nothing_is_removed_and_the_same_is_told() -> None:
+def test_dry_run_removes_nothing_and_reports_the_same() -> None:
     step = Broken()
     assert report_of(step, dry_run=True)["actions"] == [
         {"action": "delete", "target": "thing 1", "proof": "it says so"}
@@ -223,7 +223,7 @@ def test_a_step_that_breaks_a_rule_fails_and_never_looks_clean(
         assert reason in report["reason"]
 
 
-def test_what_is_found_without_a_proof_is_not_removed() -> None:
+def test_objects_without_a_proof_are_not_removed() -> None:
     class Unproven(Broken):
         def find(self, batch: Batch) -> Any:
             return {i: Finding((REMOVAL, Removal("delete", "thing 2", " "))) for i in batch.instances}
@@ -235,7 +235,7 @@ def test_what_is_found_without_a_proof_is_not_removed() -> None:
     assert [action["target"] for action in report["actions"]] == ["thing 1"]
 
 
-def test_what_is_removed_without_being_found_is_told() -> None:
+def test_removal_of_an_object_that_was_not_found_is_reported() -> None:
     class Overzealous(Broken):
         def remove(self, batch: Batch, findings: Any) -> Any:
             return {i: Outcome((REMOVAL, Removal("delete", "thing 3", "x"))) for i in findings}
@@ -319,7 +319,7 @@ def test_an_instance_step_sorts_what_it_finds() -> None:
     assert found["i-1"].notes == found["i-2"].notes == ("nothing said of the moon",)
 
 
-def test_an_instance_step_tells_removed_gone_and_changed_apart() -> None:
+def test_instance_step_distinguishes_removed_gone_and_changed() -> None:
     step, of = things(i_1=["a", "gone", "changed"])
     outcome = step.remove(of, step.find(of))["i-1"]
     assert [removal.target for removal in outcome.removed] == ["a"]
@@ -327,7 +327,7 @@ def test_an_instance_step_tells_removed_gone_and_changed_apart() -> None:
     assert outcome.errors == ()
 
 
-def test_one_instances_failure_is_no_others() -> None:
+def test_failure_affects_only_its_instance() -> None:
     step, of = things(i_1=["a", "unreadable"], i_2=["b", "c"])
     step.faults = {"unreadable": TimeoutError("no answer"), "b": OutOfTime("5 s are left")}
     found = step.find(of)
@@ -348,7 +348,7 @@ def test_an_instance_step_that_yields_something_else_fails() -> None:
     assert "find_one gave a str, which is no Removal, Left or Note" in str(found["i-1"].errors[0])
 
 
-def test_a_step_that_lacks_an_act_is_not_made(package: Path) -> None:
+def test_step_with_a_missing_method_is_rejected(package: Path) -> None:
     (package / "__init__.py").write_text(
         "from ec2_decommission.custom_step import InstanceStep\n"
         "class Half(InstanceStep):\n"
@@ -377,7 +377,7 @@ def client_error(code: str) -> ClientError:
         (custom_step.PermanentError("never"), "permanent", "never"),
     ],
 )
-def test_errors_are_sorted_by_what_is_to_be_done(error: Exception, kind: str, text: str) -> None:
+def test_errors_map_to_error_types(error: Exception, kind: str, text: str) -> None:
     told = StepTools("mine", log=FakeLog()).explain(error)
     assert told.kind == kind
     assert text in str(told)
@@ -394,7 +394,7 @@ def test_an_unexpected_error_is_logged_with_its_place() -> None:
 
 
 @pytest.mark.parametrize("make", [KeyError, TransientError], ids=["unexpected", "told"])
-def test_a_secret_is_repeated_in_no_error(make: Callable[[str], Exception]) -> None:
+def test_errors_do_not_contain_secrets(make: Callable[[str], Exception]) -> None:
     log = FakeLog()
     tools = StepTools("mine", secrets={"token": "hunter2"}, log=log)
     step = Things(tools)
@@ -405,7 +405,7 @@ def test_a_secret_is_repeated_in_no_error(make: Callable[[str], Exception]) -> N
     assert not any("hunter2" in text for text in told)
 
 
-def test_secrets_are_opened_when_the_first_is_asked_for_and_only_ones_own() -> None:
+def test_secrets_are_decrypted_on_first_use_and_only_the_steps_own_are_visible() -> None:
     opened = []
 
     def open_one(name: str) -> str:

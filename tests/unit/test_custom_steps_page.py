@@ -67,7 +67,7 @@ def batch(*ids: str) -> Batch:
     return Batch({i: Instance(i) for i in ids}, living, Deadline.after(60))
 
 
-def test_the_first_example_works_as_it_stands(server: str) -> None:
+def test_first_example_works_unchanged(server: str) -> None:
     step = licenses(server, token="x")
     findings = step.find(batch("i-1"))
     assert [(r.target, r.proof) for r in findings["i-1"].removals] == [("seat 1", "its host is i-1")]
@@ -77,12 +77,12 @@ def test_the_first_example_works_as_it_stands(server: str) -> None:
     assert set(Seats.seats) == {"2"}
 
 
-def test_the_first_example_fails_in_words_where_it_is_refused(server: str) -> None:
+def test_first_example_reports_missing_permissions(server: str) -> None:
     finding = licenses(server, token="wrong").find(batch("i-1"))["i-1"]
     assert [str(error) for error in finding.errors] == ["unexpected HTTPError: HTTP Error 403: Forbidden"]
 
 
-def test_what_the_page_names_is_there() -> None:
+def test_names_on_the_page_exist() -> None:
     text = PAGE.read_text()
     tools = re.findall(r"^\| `(\w+)", text.split("| of `tools` |")[1].split("\n\n")[0], re.MULTILINE)
     assert tools == ["setting", "secret", "aws", "deadline", "dry_run", "log", "name"]

@@ -56,7 +56,7 @@ def test_the_failures_are_found_by_keys_that_the_function_logs() -> None:
     assert line.extra["error_kinds"] == ["transient"]
 
 
-def test_the_picture_shows_todays_widgets_and_says_that_its_numbers_are_examples() -> None:
+def test_picture_shows_the_current_widgets_and_labels_example_numbers() -> None:
     """It is drawn by `make dashboard-picture`."""
     picture = html.unescape(text("docs/pictures/dashboard.svg"))
     titles = set(re.findall(r'title += "([^"$]+)"', text("dashboard.tf")))

@@ -14,7 +14,7 @@ def left(seconds: float) -> Deadline:
     return Deadline(lambda: seconds)
 
 
-def test_never_less_than_nothing() -> None:
+def test_remaining_time_is_never_negative() -> None:
     assert left(-5).remaining() == 0
     assert Deadline.after(-1).remaining() == 0
     assert 9 < Deadline.after(10).remaining() <= 10
@@ -26,7 +26,7 @@ def test_a_call_ends_before_the_deadline(seconds: float, wanted: float, timeout:
 
 
 @pytest.mark.parametrize("seconds", [0.99, 0, -1])
-def test_no_call_is_begun_in_the_last_second(seconds: float) -> None:
+def test_no_call_starts_in_the_last_second(seconds: float) -> None:
     with pytest.raises(OutOfTime, match="too few to begin asking Chef"):
         left(seconds).timeout(10, "asking Chef")
 

@@ -58,19 +58,19 @@ def test_a_report_shows_every_status_and_the_details_asked_for(details: list[str
     assert ("delete PTR" in text.getvalue()) is expected
 
 
-def test_its_packages_are_pinned_as_the_tests_have_them() -> None:
+def test_demo_packages_have_the_versions_of_the_tests() -> None:
     pins = re.compile(r"^([a-z0-9-]+)==(\S+)", re.MULTILINE)
     locks = [dict(pins.findall((ROOT / "requirements" / name).read_text())) for name in ("demo.txt", "dev.txt")]
     assert len(locks[0]) > 20
     assert locks[0].items() <= locks[1].items()
 
 
-def test_without_a_demo_there_is_nothing_to_stop(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_stop_without_a_running_demo_succeeds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(program, "PID_FILE", tmp_path / "demo.pid")
     assert program.stop() == 0
 
 
-def test_another_process_with_the_demos_number_is_left_alone(
+def test_another_process_with_the_demos_pid_is_not_stopped(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The number of a demo that ended may have been given to any process since."""

@@ -48,7 +48,7 @@ class CannedClient:
         return Paginator()
 
 
-def test_hundreds_are_asked_for_four_questions_at_once() -> None:
+def test_large_queries_run_four_requests_in_parallel() -> None:
     """Each of the first four waits for the other three."""
     meeting = Barrier(4)
 
@@ -68,7 +68,7 @@ def test_hundreds_are_asked_for_four_questions_at_once() -> None:
     assert {a: i.interface_id for a, (i,) in ec2.interfaces(addresses).items()} == {a: f"eni-{a}" for a in addresses}
 
 
-def test_a_question_that_fails_beside_others_is_not_taken_for_an_answer() -> None:
+def test_failure_of_a_parallel_request_is_not_an_answer() -> None:
     def answer(request: Mapping[str, Any]) -> list[Any] | Exception:
         return (
             EndpointConnectionError(endpoint_url="https://ec2") if "i-300" in request["Filters"][0]["Values"] else []
@@ -153,14 +153,14 @@ def refused(code: str) -> ClientError:
         (ReadTimeoutError(endpoint_url="http://x"), TransientError),
     ],
 )
-def test_what_no_other_question_would_cure_is_not_asked_otherwise(error: Exception, kind: type[Exception]) -> None:
+def test_permanent_errors_have_no_fallback_query(error: Exception, kind: type[Exception]) -> None:
     client = CannedClient({"describe_network_interfaces": error})
     with pytest.raises(kind):
         asking(client).interfaces(["10.0.0.5"])
     assert len(client.asked) == 1
 
 
-def test_a_filter_that_the_endpoint_does_not_know_is_done_without() -> None:
+def test_unsupported_filter_is_replaced_by_a_fallback() -> None:
     raw = {"NetworkInterfaceId": "eni-1", "PrivateIpAddress": "10.0.0.5"}
 
     def answer(request: Mapping[str, Any]) -> Any:

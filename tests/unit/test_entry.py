@@ -90,7 +90,7 @@ def test_the_init_imports_nothing_that_only_some_events_need() -> None:
 # A configuration that is wrong
 
 
-def test_a_wrong_configuration_fails_no_init_and_each_invocation() -> None:
+def test_invalid_configuration_fails_invocations_and_not_the_init() -> None:
     program = """
 lines = []
 batch = {"Records": [{"messageId": "a", "body": "{}"}, {"messageId": "b", "body": "x"}]}
@@ -108,7 +108,7 @@ print(json.dumps(lines))
     assert "name: expected" in raised
 
 
-def test_what_nobody_foresaw_fails_no_init_and_the_invocation() -> None:
+def test_unexpected_error_fails_the_invocation_and_not_the_init() -> None:
     program = """
 try:
     entry.handle({"instance_id": "i-0123456789abcdef0"}, Context())

@@ -87,7 +87,7 @@ def test_an_event_that_does_not_say_where_it_is_from_is_refused(changed: dict[st
         parse(state_change(**changed))
 
 
-def test_an_id_of_the_old_form() -> None:
+def test_short_instance_id() -> None:
     assert parse(state_change(detail={"instance-id": "i-1a2b3c4d", "state": "running"})).instance_id == "i-1a2b3c4d"
 
 
@@ -116,7 +116,7 @@ def test_other_states_are_ignored(state: Any) -> None:
     "instance_id",
     [None, "", "i-", "i-XYZ", "I-0123456789abcdef0", f"{ID}\n", f" {ID}", f"{ID}/..", "i-*", 1, [ID], {"a": ID}],
 )
-def test_an_id_of_no_known_form_is_refused(instance_id: Any) -> None:
+def test_malformed_instance_id_is_refused(instance_id: Any) -> None:
     for event in (
         state_change(detail={"instance-id": instance_id, "state": "terminated"}),
         {"instance_id": instance_id},
@@ -220,7 +220,7 @@ def test_the_operators_sweep() -> None:
 
 
 @pytest.mark.parametrize("payload", [None, [], "x", 1, {}, {"dry_run": True}])
-def test_anything_else_is_refused_and_the_known_are_told(payload: Any) -> None:
+def test_unknown_payload_is_refused_with_the_known_forms(payload: Any) -> None:
     with pytest.raises(MalformedEvent, match="expected"):
         parse(payload)
 
@@ -238,7 +238,7 @@ def record(body: Any, message_id: str = "m", **more: Any) -> dict[str, Any]:
     }
 
 
-def test_a_batch_keeps_what_is_told_of_each_message() -> None:
+def test_batch_keeps_the_delivery_of_each_message() -> None:
     (request,), malformed = parse_batch({"Records": [record(state_change())]}, SERVED)
     assert malformed == []
     assert request.delivery == Delivery("m", "r-m", 3)
@@ -260,7 +260,7 @@ def test_a_batch_keeps_what_is_told_of_each_message() -> None:
         record(state_change(), attributes=[1]),
     ],
 )
-def test_a_message_that_cannot_be_read_harms_no_other(broken: dict[str, Any]) -> None:
+def test_malformed_message_does_not_affect_others(broken: dict[str, Any]) -> None:
     records = [record(state_change(), "a"), broken, record(state_change(), "b")]
     requests, malformed = parse_batch({"Records": records}, SERVED)
     assert [r.delivery.message_id for r in requests if r.delivery] == ["a", "b"]
@@ -274,7 +274,7 @@ def test_records_of_another_service_are_refused(entry: Any) -> None:
         parse_batch({"Records": [record(state_change()), entry]}, SERVED)
 
 
-def test_what_a_batch_is() -> None:
+def test_batch_detection() -> None:
     assert is_batch({"Records": []})
     others: list[Any] = [{}, {"Records": {}}, [], None, "Records"]
     assert not any(is_batch(event) for event in others)

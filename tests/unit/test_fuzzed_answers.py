@@ -138,7 +138,7 @@ def chef_server(
     return chosen, server, transport
 
 
-def test_a_chef_server_that_answers_right_has_the_dead_ones_node_removed() -> None:
+def test_valid_chef_answers_lead_to_the_removal() -> None:
     chosen, server, transport = chef_server(None, chef_of({"old-1": (DEAD, OLD), "web-1": (ALIVE, NEW)}))
     run(scene(chef=chosen, chef_server=server))
     deleted = [path.removeprefix("/organizations/x/") for method, path, _ in transport.sent if method == "DELETE"]
@@ -176,7 +176,7 @@ def chef_of(nodes: Mapping[str, tuple[str, str]]) -> Callable[[str, str, Any], A
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(spoiler=spoilers)
-def test_whatever_chef_answers_what_is_the_livings_stays(spoiler: Spoiler) -> None:
+def test_any_chef_answer_leaves_live_instances_alone(spoiler: Spoiler) -> None:
     chosen, server, transport = chef_server(spoiler, chef_of({"web-1": (ALIVE, NEW), "db-1": ("i-0db", "10.0.0.77")}))
     run(scene(chef=chosen, chef_server=server))
     assert [path for method, path, _ in transport.sent if method == "DELETE"] == []
@@ -184,7 +184,7 @@ def test_whatever_chef_answers_what_is_the_livings_stays(spoiler: Spoiler) -> No
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(spoiler=spoilers)
-def test_whatever_chef_answers_only_what_is_the_dead_ones_goes(spoiler: Spoiler) -> None:
+def test_any_chef_answer_removes_only_the_dead_instances_objects(spoiler: Spoiler) -> None:
     nodes = {"old-1": (DEAD, OLD), "web-1": (ALIVE, NEW)}
     chosen, server, transport = chef_server(spoiler, chef_of(nodes))
     run(scene(chef=chosen, chef_server=server))
@@ -260,7 +260,7 @@ def consul_of(nodes: Mapping[str, tuple[str, str, str]]) -> Callable[[str, str, 
 
 
 @pytest.mark.parametrize("deregister", [True, False])
-def test_a_consul_that_answers_right_has_the_dead_ones_locks_removed(deregister: bool) -> None:
+def test_valid_consul_answers_lead_to_the_removal(deregister: bool) -> None:
     nodes = {"old-1": (DEAD, OLD, "critical"), "web-1": (ALIVE, NEW, "passing")}
     chosen, catalog, transport = consul_catalog(None, consul_of(nodes), deregister=deregister)
     run(scene(consul=chosen, consul_catalog=catalog))
@@ -286,7 +286,7 @@ def changes(transport: Transport) -> list[str]:
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(spoiler=spoilers, deregister=st.booleans())
-def test_whatever_consul_answers_what_is_the_livings_stays(spoiler: Spoiler, deregister: bool) -> None:
+def test_any_consul_answer_leaves_live_instances_alone(spoiler: Spoiler, deregister: bool) -> None:
     nodes = {"web-1": (ALIVE, NEW, "passing"), "db-1": ("i-0db", "10.0.0.77", "critical")}
     chosen, catalog, transport = consul_catalog(spoiler, consul_of(nodes), deregister=deregister)
     run(scene(consul=chosen, consul_catalog=catalog))
@@ -295,7 +295,7 @@ def test_whatever_consul_answers_what_is_the_livings_stays(spoiler: Spoiler, der
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(spoiler=spoilers, deregister=st.booleans())
-def test_whatever_consul_answers_only_what_is_the_dead_ones_goes(spoiler: Spoiler, deregister: bool) -> None:
+def test_any_consul_answer_removes_only_the_dead_instances_objects(spoiler: Spoiler, deregister: bool) -> None:
     nodes = {"old-1": (DEAD, OLD, "critical"), "web-1": (ALIVE, NEW, "passing")}
     chosen, catalog, transport = consul_catalog(spoiler, consul_of(nodes), deregister=deregister)
     run(scene(consul=chosen, consul_catalog=catalog))

@@ -48,9 +48,7 @@ def time() -> Iterator[Time]:
     st.lists(st.tuples(st.floats(0, 30), st.integers(1, 20)), max_size=20),
     st.floats(0.1, 60),
 )
-def test_no_span_of_time_sees_more_than_burst_and_rate(
-    per_second: float, busy: list[tuple[float, int]], span: float
-) -> None:
+def test_no_time_span_exceeds_burst_and_rate(per_second: float, busy: list[tuple[float, int]], span: float) -> None:
     time = Time()
     governor = time.governor(per_second)
     requests: list[float] = []
@@ -100,7 +98,7 @@ def test_throttling_halves_the_rate_down_to_an_eighth_and_answers_bring_it_back(
     assert time.slept[-1] == pytest.approx(0.5)
 
 
-def test_no_request_begins_that_could_not_end_before_the_deadline(time: Time) -> None:
+def test_no_request_starts_too_close_to_the_deadline(time: Time) -> None:
     time.left = 10
     governor = time.governor(0.5)
     for _ in range(3):

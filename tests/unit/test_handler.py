@@ -81,7 +81,7 @@ def test_terminated_removes_and_reports_as_the_contract_says() -> None:
     json.dumps(report)
 
 
-def test_what_is_dead_is_told_from_its_replacement() -> None:
+def test_dead_instance_is_distinguished_from_its_replacement() -> None:
     world = World()
     instance_id = ended(world)
     world.launch("web-1", "10.0.0.9")
@@ -129,7 +129,7 @@ def test_other_states_are_ignored(state: str) -> None:
 
 
 @pytest.mark.parametrize("payload", [{}, [], None, "x", {"detail-type": "EC2 Instance State-change Notification"}])
-def test_what_the_contract_does_not_know(payload: Any) -> None:
+def test_payloads_outside_the_contract(payload: Any) -> None:
     world = World()
     if isinstance(payload, dict) and payload:
         assert world.send(payload)["note"].startswith("another kind of event")
@@ -153,7 +153,7 @@ def test_a_single_event_raises_after_all_steps_have_run() -> None:
 # States only move forward
 
 
-def test_running_after_terminated_brings_nothing_back() -> None:
+def test_late_running_event_restores_nothing() -> None:
     world = World()
     instance_id = ended(world)
     world.send(world.terminated(instance_id))
@@ -211,7 +211,7 @@ def test_a_race_with_a_termination_keeps_the_termination() -> None:
 
 
 @pytest.mark.parametrize("state", ["pending", "running", "stopping", "stopped"])
-def test_an_event_for_what_lives_fails_and_removes_nothing(state: str) -> None:
+def test_event_for_a_live_instance_fails_without_removals(state: str) -> None:
     world = World()
     instance_id = world.launch("web-1")
     world.ec2.set_state(instance_id, state)
@@ -227,7 +227,7 @@ def test_an_event_for_what_lives_fails_and_removes_nothing(state: str) -> None:
 
 @pytest.mark.parametrize("state", ["pending", "running", "stopping", "stopped", "shutting-down"])
 @pytest.mark.parametrize("dry_run", [True, False, None])
-def test_an_operators_call_for_what_lives_is_skipped(state: str, dry_run: bool | None) -> None:
+def test_operator_call_for_a_live_instance_is_skipped(state: str, dry_run: bool | None) -> None:
     world = World()
     instance_id = world.launch("web-1")
     world.ec2.set_state(instance_id, state)
@@ -329,7 +329,7 @@ def test_the_actions_of_a_dry_run_are_those_of_the_real_run(data: st.DataObject)
 # Batches
 
 
-def test_a_bad_message_harms_no_other_and_is_returned() -> None:
+def test_malformed_message_is_returned_and_does_not_affect_others() -> None:
     world = World()
     instance_id = ended(world)
     answer = world.send_batch("{", world.terminated(instance_id), "[]", message_ids=["bad", "good", "worse"])
@@ -395,7 +395,7 @@ def test_every_line_of_the_log_names_instance_and_message() -> None:
 
 @pytest.mark.parametrize("fault", [down, broken])
 @pytest.mark.parametrize("act", ["identify", "plan", "apply"])
-def test_one_steps_failure_in_any_act_stops_no_other(fault: Callable[..., None], act: str) -> None:
+def test_step_failure_at_any_point_does_not_stop_other_steps(fault: Callable[..., None], act: str) -> None:
     first, last = FakeStep(), FakeStep()
 
     def at_that_act(now: str) -> None:
@@ -416,7 +416,7 @@ def test_one_steps_failure_in_any_act_stops_no_other(fault: Callable[..., None],
     assert bool(world.log.messages("exception")) is (fault is broken)
 
 
-def test_a_step_that_cannot_be_made_fails_like_any_other() -> None:
+def test_step_that_cannot_be_created_is_reported_as_failed() -> None:
     def make(_: Circumstances) -> Step:
         raise ConfigurationError("the package holds no secret chef_client_key")
 
@@ -444,7 +444,7 @@ def test_with_the_inventory_down_nothing_is_removed_and_the_message_returns() ->
     assert world.a("web-1") is None
 
 
-def test_what_the_inventory_does_not_take_of_the_results_returns_the_message() -> None:
+def test_message_returns_if_the_inventory_rejects_the_results() -> None:
     world = World()
     instance_id = ended(world)
     world.inventory.fault = lambda now: down() if now == "remember_results" else None
@@ -456,7 +456,7 @@ def test_what_the_inventory_does_not_take_of_the_results_returns_the_message() -
 
 
 @pytest.mark.parametrize("operation", ["remember_terminated", "remember_results"])
-def test_what_the_inventory_does_not_take_of_one_returns_no_other(operation: str) -> None:
+def test_rejected_inventory_write_returns_only_its_message(operation: str) -> None:
     world = World()
     first, second = ended(world, "web-1"), ended(world, "web-2")
     world.inventory.fault_of = lambda now, about: down() if (now, about) == (operation, second) else None
@@ -495,7 +495,7 @@ def test_with_ec2_down_nothing_is_removed_and_the_message_returns() -> None:
     assert step_of(world.operate(instance_id), "route53")["status"] == "failed"
 
 
-def test_out_of_time_nothing_is_begun_and_the_message_returns() -> None:
+def test_no_step_starts_without_time_and_the_message_returns() -> None:
     step = FakeStep()
     world = World(more_steps=[factory(step)])
     instance_id = ended(world)
@@ -552,7 +552,7 @@ def test_a_second_event_after_all_is_settled_looks_again_and_is_clean() -> None:
     assert len(world.inventory.items[instance_id].removed) == 2
 
 
-def test_what_comes_back_after_all_is_settled_goes_with_a_second_event() -> None:
+def test_objects_that_reappear_are_removed_by_a_second_event() -> None:
     world = World()
     instance_id = ended(world)
     world.send(world.terminated(instance_id))
@@ -660,7 +660,7 @@ def test_a_tag_that_was_added_after_running_excludes_even_once_ec2_has_dropped_i
     assert world.inventory.items[instance_id].finished
 
 
-def test_tags_that_were_read_in_full_at_the_end_serve_every_retry() -> None:
+def test_complete_tags_at_termination_are_used_in_every_retry() -> None:
     world = World(instance_filter=InstanceFilter(exclude_tags={"keep": ("yes",)}))
     instance_id = ended(world)
     world.zones.fault = down
@@ -792,7 +792,7 @@ def test_a_failed_message_waits_longer_with_each_receive(count: int, seconds: in
         ([AccessError("no right")], "permission", 480),
     ],
 )
-def test_what_no_retry_helps_does_not_wait_long(errors: list[DecommissionError], kind: str, seconds: int) -> None:
+def test_permanent_failures_do_not_back_off_long(errors: list[DecommissionError], kind: str, seconds: int) -> None:
     class Failing(FakeStep):
         def plan(self, batch: Batch) -> Mapping[str, Finding]:
             return dict.fromkeys(batch.instances, Finding(errors=tuple(errors)))
@@ -809,7 +809,7 @@ def test_what_no_retry_helps_does_not_wait_long(errors: list[DecommissionError],
 
 @pytest.mark.parametrize("part", ["ec2", "inventory"])
 @pytest.mark.parametrize("seconds", [30, 32.5, 120])
-def test_however_long_a_system_hangs_there_is_time_to_put_the_message_off(
+def test_hanging_system_leaves_time_to_delay_the_message(
     monkeypatch: pytest.MonkeyPatch, part: str, seconds: float
 ) -> None:
     """Else it would come back after the queue's own time-out, always the same, and use up its tries in hours."""
@@ -832,7 +832,7 @@ def test_however_long_a_system_hangs_there_is_time_to_put_the_message_off(
     assert left[0] > sum(QUICK["sqs"])
 
 
-def test_what_succeeds_is_not_put_off_and_a_queue_that_refuses_harms_nothing() -> None:
+def test_successful_messages_are_not_delayed_and_queue_errors_are_harmless() -> None:
     world = World(queue=QueueSettings("https://sqs.example/queue", retry_delay_seconds=5))
     good, bad = ended(world, "web-1"), world.launch("web-2")
     answer = world.send_batch(world.terminated(good), world.terminated(bad), message_ids=["good", "bad"])
@@ -918,7 +918,7 @@ def living_world() -> World:
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(payload=json_values | event_like)
-def test_no_payload_removes_the_livings_or_raises_what_is_not_documented(payload: Any) -> None:
+def test_no_payload_removes_live_objects_or_raises_undocumented_errors(payload: Any) -> None:
     world = living_world()
     before = world.zones.everything()
     with suppress(DecommissionError):
@@ -941,7 +941,7 @@ record_like = st.fixed_dictionaries(
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(records=st.lists(record_like, max_size=4))
-def test_no_batch_removes_the_livings_or_raises(records: list[Any]) -> None:
+def test_no_batch_removes_live_objects_or_raises(records: list[Any]) -> None:
     world = living_world()
     before = world.zones.everything()
     answer = world.handle({"Records": records})
@@ -953,7 +953,7 @@ def test_no_batch_removes_the_livings_or_raises(records: list[Any]) -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(records=json_values)
-def test_what_is_no_batch_raises_what_is_documented(records: Any) -> None:
+def test_other_payloads_raise_documented_errors(records: Any) -> None:
     world = living_world()
     with suppress(DecommissionError):
         world.handle({"Records": records})

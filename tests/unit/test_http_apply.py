@@ -68,7 +68,7 @@ def once(answer: Callable[[Request], Answer], at: int = 1) -> Callable[[Request]
 # The main job
 
 
-def test_the_instances_item_goes_and_the_second_event_changes_nothing(api: FakeApi, server: tuple[str, Seen]) -> None:
+def test_instances_item_is_removed_and_second_event_changes_nothing(api: FakeApi, server: tuple[str, Seen]) -> None:
     url, seen = server
     api.add("7", DEAD)
     deployment = Deployment(document(url))
@@ -105,7 +105,7 @@ def test_a_value_that_is_not_known_skips_the_step_without_a_request(server: tupl
     assert seen.lines == []
 
 
-def test_equal_finds_are_sent_once_and_different_ones_side_by_side(api: FakeApi, server: tuple[str, Seen]) -> None:
+def test_equal_finds_are_sent_once_and_different_ones_in_parallel(api: FakeApi, server: tuple[str, Seen]) -> None:
     url, seen = server
     many = [Instance(f"i-{n}", tags={"Name": f"n{n % 3}"}) for n in range(30)]
     Deployment(document(url)).run(*many, dry_run=True)
@@ -150,7 +150,7 @@ def test_every_name_that_an_instance_ever_had_is_looked_for(api: FakeApi, server
     assert sorted(set(seen.lines)) == ["DELETE /items/7", "GET /items?name=a", "GET /items?name=b"]
 
 
-def test_one_instances_failure_is_no_others(api: FakeApi, server: tuple[str, Seen]) -> None:
+def test_failure_affects_only_its_instance(api: FakeApi, server: tuple[str, Seen]) -> None:
     url, _ = server
     api.add("7", DEAD)
     api.add("8", ALIVE)
@@ -164,7 +164,7 @@ def test_one_instances_failure_is_no_others(api: FakeApi, server: tuple[str, See
 # Right before the request
 
 
-def test_an_item_that_changed_hands_meanwhile_stays(api: FakeApi, server: tuple[str, Seen]) -> None:
+def test_item_with_a_new_owner_stays(api: FakeApi, server: tuple[str, Seen]) -> None:
     url, seen = server
     api.add("7", DEAD)
 
@@ -192,7 +192,7 @@ def test_an_item_that_is_gone_meanwhile_is_no_failure(api: FakeApi, server: tupl
     assert outcome(Deployment(document(server[0])).one(WEB)) == ("clean", [])
 
 
-def test_an_item_that_is_gone_meanwhile_is_not_mixed_up_with_another(api: FakeApi, server: tuple[str, Seen]) -> None:
+def test_item_that_is_gone_is_not_confused_with_another(api: FakeApi, server: tuple[str, Seen]) -> None:
     api.add("7", DEAD)
 
     def change(_: Request) -> None:
@@ -242,7 +242,7 @@ def test_an_item_that_changed_and_cannot_be_written_to_the_audit_stays(
     assert "7" in api.items
 
 
-def test_a_find_that_fails_right_before_holds_the_removal_back(api: FakeApi, server: tuple[str, Seen]) -> None:
+def test_failed_find_before_the_removal_blocks_it(api: FakeApi, server: tuple[str, Seen]) -> None:
     api.add("7", DEAD)
     api.before = once(lambda _: (503, "busy"), at=2)
     report = Deployment(document(server[0])).one(WEB)
@@ -257,7 +257,7 @@ def test_a_find_that_fails_right_before_holds_the_removal_back(api: FakeApi, ser
 BY_IP = {"field": "ip", "equals": "{private_ip}"}
 
 
-def test_an_address_that_somebody_takes_meanwhile_keeps_the_item(api: FakeApi, server: tuple[str, Seen]) -> None:
+def test_item_stays_if_its_address_gets_a_new_owner(api: FakeApi, server: tuple[str, Seen]) -> None:
     ec2 = FakeEc2()
     api.add("7", "", ip=IP)
     api.before = once(lambda _: void(ec2.launch("new", IP, vpc_id="vpc-1")), at=2)
@@ -271,7 +271,7 @@ def void(_: object) -> None:
     return None
 
 
-def test_an_address_that_nobody_has_proves_the_item(api: FakeApi, server: tuple[str, Seen]) -> None:
+def test_unused_address_proves_the_item(api: FakeApi, server: tuple[str, Seen]) -> None:
     ec2 = FakeEc2()
     api.add("7", "", ip=IP)
     ec2.add_interface(IP, vpc_id="vpc-2")  # somebody's of another VPC, without an instance
@@ -289,7 +289,7 @@ def test_a_living_instance_of_another_place_with_the_address_keeps_the_item(
     assert "222222222222/eu-west-1 (another VPC" in str(report.reason)
 
 
-def test_one_answer_about_the_living_serves_many_items(api: FakeApi, server: tuple[str, Seen]) -> None:
+def test_one_answer_about_live_instances_covers_many_items(api: FakeApi, server: tuple[str, Seen]) -> None:
     ec2 = FakeEc2()
     many = [Instance(f"i-{n}", private_ips=(f"10.0.1.{n}",)) for n in range(10)]
     for n in range(10):
@@ -313,9 +313,7 @@ class Clock:
         return self.now
 
 
-def test_an_answer_about_the_living_that_is_too_old_is_asked_for_again(
-    api: FakeApi, server: tuple[str, Seen]
-) -> None:
+def test_outdated_answer_about_live_instances_is_refreshed(api: FakeApi, server: tuple[str, Seen]) -> None:
     url, seen = server
     api.add("7", "", ip=IP)
     clock = Clock(6, 3)
@@ -325,9 +323,7 @@ def test_an_answer_about_the_living_that_is_too_old_is_asked_for_again(
     assert deployment.ec2.calls["DescribeNetworkInterfaces"] == 3
 
 
-def test_an_answer_about_the_living_that_is_always_too_old_ends_in_a_failure(
-    api: FakeApi, server: tuple[str, Seen]
-) -> None:
+def test_persistently_outdated_answers_fail_the_step(api: FakeApi, server: tuple[str, Seen]) -> None:
     url, seen = server
     api.add("7", "", ip=IP)
     report = Deployment(document(url, prove=BY_IP), now=Clock(6, 10**6)).one(WEB)
@@ -337,14 +333,14 @@ def test_an_answer_about_the_living_that_is_always_too_old_ends_in_a_failure(
     assert "7" in api.items
 
 
-def test_a_proof_by_id_rests_on_no_answer_about_the_living(api: FakeApi, server: tuple[str, Seen]) -> None:
+def test_proof_by_id_needs_no_answer_about_live_instances(api: FakeApi, server: tuple[str, Seen]) -> None:
     api.add("7", DEAD)
     deployment = Deployment(document(server[0]), now=Clock(6, 10**6))
     assert outcome(deployment.one(WEB)) == ("done", ["item 7"])
     assert deployment.ec2.calls == {}
 
 
-def test_a_place_that_cannot_be_asked_holds_the_removal_back(api: FakeApi, server: tuple[str, Seen]) -> None:
+def test_unavailable_place_blocks_the_removal(api: FakeApi, server: tuple[str, Seen]) -> None:
     api.add("7", "", ip=IP)
     deployment = Deployment(document(server[0], prove=BY_IP))
 
@@ -424,7 +420,7 @@ def test_a_redirect_is_not_followed(api: FakeApi, server: tuple[str, Seen], meth
     assert not any("elsewhere" in line for line in seen.lines)
 
 
-def test_how_long_to_wait_is_in_the_error(api: FakeApi, server: tuple[str, Seen]) -> None:
+def test_error_contains_the_retry_delay(api: FakeApi, server: tuple[str, Seen]) -> None:
     api.before = lambda _: (429, "", {"Retry-After": "17"})
     client = Client(read(document(server[0], secrets=["a"])), {"a": "4"}, lambda: Deadline.after(9))
     request = client.render(read(document(server[0])).find.request, WEB)
@@ -440,7 +436,7 @@ def test_a_server_that_is_down_is_retried() -> None:
     assert "no connection for find" in str(report.reason)
 
 
-def test_no_request_is_begun_without_time_for_it(server: tuple[str, Seen]) -> None:
+def test_no_request_starts_without_enough_time(server: tuple[str, Seen]) -> None:
     url, seen = server
     report = Deployment(document(url), seconds=10.5).one(WEB)
     assert (report.status, report.error_kind) == ("failed", "transient")
@@ -474,7 +470,7 @@ def test_an_answer_that_is_no_json(api: FakeApi, server: tuple[str, Seen], body:
 @pytest.mark.parametrize(
     "body", ["null", "{}", "[]", "5", '"x"', '{"items": null}', '{"items": {}}', '{"items": "x"}', '{"item": []}']
 )
-def test_an_answer_without_a_list_is_no_emptiness(api: FakeApi, server: tuple[str, Seen], body: str) -> None:
+def test_answer_without_a_list_is_not_an_empty_list(api: FakeApi, server: tuple[str, Seen], body: str) -> None:
     api.before = lambda _: (200, body)
     report = Deployment(document(server[0])).one(WEB)
     assert (report.status, report.error_kind) == ("failed", "configuration")
@@ -515,7 +511,7 @@ def test_an_error_in_a_2xx_answer_fails_the_step(
 
 
 @pytest.mark.parametrize("error", [None, False, "", [], {}])
-def test_an_error_that_is_not_true_is_none(api: FakeApi, server: tuple[str, Seen], error: Any) -> None:
+def test_falsy_error_is_not_an_error(api: FakeApi, server: tuple[str, Seen], error: Any) -> None:
     api.add("7", DEAD)
     api.before = lambda r: (200, json.dumps({"error": error})) if r.method == "DELETE" else None
     assert Deployment(document(server[0], remove={"error": "error"})).one(WEB).status == "done"
@@ -532,7 +528,7 @@ def test_an_error_that_cannot_be_evaluated_is_a_failure(api: FakeApi, server: tu
     ("error", "body", "status"),
     [(None, "<html>", "done"), (None, "", "done"), ("error", "", "done"), ("error", "<html>", "failed")],
 )
-def test_a_removal_may_answer_anything_unless_an_error_is_to_be_found_in_it(
+def test_removal_answer_is_ignored_unless_an_error_expression_is_set(
     api: FakeApi, server: tuple[str, Seen], error: str | None, body: str, status: str
 ) -> None:
     api.add("7", DEAD)
@@ -583,7 +579,7 @@ def test_gone_is_a_missing_permission_even_if_the_item_changed_hands(api: FakeAp
     assert Deployment(document(server[0])).one(WEB).error_kind == "permission"
 
 
-def test_gone_is_not_believed_if_the_find_right_after_fails(api: FakeApi, server: tuple[str, Seen]) -> None:
+def test_gone_is_not_trusted_if_the_next_find_fails(api: FakeApi, server: tuple[str, Seen]) -> None:
     api.add("7", DEAD)
     api.before = lambda r: (404, "") if r.method == "DELETE" else None
     deployment = Deployment(document(server[0]))
@@ -718,7 +714,7 @@ def test_the_last_page(following: Any) -> None:
     assert seen.lines == ["GET /items"]
 
 
-def test_pages_that_go_in_a_circle_are_a_failure() -> None:
+def test_circular_pages_are_a_failure() -> None:
     pages = Pages(first=([], {"p": "two"}), two=([], {"p": "three"}), three=([], {"p": "two"}))
     with serving(pages) as (url, seen):
         report = Deployment(document(url, find={"next": "next"})).one(WEB)
@@ -759,7 +755,7 @@ def test_a_next_that_cannot_be_evaluated() -> None:
 # Requests
 
 
-def test_what_is_sent(api: FakeApi) -> None:
+def test_sent_requests(api: FakeApi) -> None:
     def answer(request: Request) -> Answer:
         if request.path == "/rpc?step=find":
             return 200, json.dumps({"result": [{"hostid": 7, "tag": DEAD, "group": "a/b"}]})
@@ -856,7 +852,7 @@ LONG_SECRET = "s3cr3t-abcdefghijklmnop"
         lambda text: (302, "", {"Location": f"/{text}"}),
     ],
 )
-def test_no_part_of_a_secret_is_left_where_a_text_is_cut(
+def test_truncated_text_contains_no_part_of_a_secret(
     api: FakeApi, server: tuple[str, Seen], answer: Callable[[str], Answer], offset: int
 ) -> None:
     api.before = lambda _: answer("x" * offset + LONG_SECRET)
@@ -1030,7 +1026,7 @@ def test_a_token_that_was_revoked_is_fetched_again_once(api: FakeApi) -> None:
         ((200, '{"access_token": "a", "token_type": "mac"}'), "configuration", "of another type than Bearer"),
     ],
 )
-def test_a_token_that_cannot_be_had(answer: Answer, kind: str, words: str) -> None:
+def test_token_request_fails(answer: Answer, kind: str, words: str) -> None:
     with serving(lambda _: answer) as (url, seen):
         report = oauth2(url).one(WEB)
     assert (report.status, report.error_kind) == ("failed", kind)

@@ -101,7 +101,7 @@ def test_a_url_goes_out_as_it_stands(target: str) -> None:
         *("/a/%2e%2e/b", "/a/.%2E/b", "/kv/a%2F..%2F..%2Fb", "/%2e", "/a%5C..%5Cb"),
     ],
 )
-def test_a_path_that_somebody_would_resolve_is_never_sent(path: str) -> None:
+def test_path_with_dot_segments_is_never_sent(path: str) -> None:
     with (
         serving(fine) as (url, seen),
         pytest.raises(PermanentError, match=r"Thing host: .* has a segment \. or \.\."),
@@ -124,13 +124,13 @@ def test_a_path_that_somebody_would_resolve_is_never_sent(path: str) -> None:
         "http://h:99999/",
     ],
 )
-def test_a_url_that_is_none(url: str) -> None:
+def test_invalid_url(url: str) -> None:
     with pytest.raises(ConfigurationError, match=r"Thing host: .* cannot be sent: its URL is not valid"):
         http().send("GET", url)
 
 
 @pytest.mark.parametrize("method", ["", "GET /x", "GET\nX: y", "GÄT"])
-def test_a_method_that_is_none(method: str) -> None:
+def test_invalid_method(method: str) -> None:
     with pytest.raises(ConfigurationError, match="is not an HTTP method"):
         http().send(method, "http://host/")
 
@@ -161,7 +161,7 @@ def test_the_environment_changes_nothing(monkeypatch: pytest.MonkeyPatch, tmp_pa
         assert "Cookie" not in request.headers
 
 
-def test_a_host_is_told_without_its_password() -> None:
+def test_host_is_shown_without_its_password() -> None:
     assert host_of("https://me:pass@host:8501/sub") == "host:8501"
 
 
@@ -206,7 +206,7 @@ def test_a_body_that_is_no_json(body: str | bytes) -> None:
         ("", None),
     ],
 )
-def test_how_long_a_server_asks_to_wait(value: str | timedelta, seconds: float | None) -> None:
+def test_retry_after(value: str | timedelta, seconds: float | None) -> None:
     text = value if isinstance(value, str) else format_datetime(datetime.now(UTC) + value, usegmt=True)
     with serving(lambda _: (429, "", {"Retry-After": text})) as (url, _):
         answer = http().send("GET", url)
@@ -315,7 +315,7 @@ def test_a_server_that_is_down_is_tried_once() -> None:
     assert caught.value.broken is False
 
 
-def test_no_call_is_begun_without_time_for_it() -> None:
+def test_no_call_starts_without_enough_time() -> None:
     with serving(fine) as (url, seen), pytest.raises(OutOfTime, match="too few to begin GET /x on Thing host"):
         http(seconds=0.5).send("GET", f"{url}/x")
     assert seen.connections == 0
@@ -345,7 +345,7 @@ def test_connections_are_used_again() -> None:
         (["ok", "ok"], True, 2, "once"),
     ],
 )
-def test_a_connection_that_breaks_is_replaced_once_for_what_may_be_repeated(
+def test_broken_connection_is_retried_once_for_repeatable_requests(
     answers: list[str | None], repeatable: bool, requests: int, outcome: str
 ) -> None:
     left = list(answers)
@@ -416,7 +416,7 @@ def test_an_items_error_is_its_answer() -> None:
 
 
 @pytest.mark.parametrize("error", [NoConnectionError, NoAnswerError])
-def test_a_server_that_is_lost_is_not_asked_for_each_of_a_thousand(error: type[TransientError]) -> None:
+def test_unreachable_server_is_not_called_for_each_of_a_thousand_items(error: type[TransientError]) -> None:
     tried: list[str] = []
 
     def call(item: str) -> None:

@@ -77,7 +77,7 @@ def test_an_item_with_the_instances_id_goes_with_its_proof_and_its_whole_object(
         [],
     ],
 )
-def test_whatever_is_not_exactly_the_instances_id_stays(value: Any) -> None:
+def test_item_without_the_exact_instance_id_stays(value: Any) -> None:
     finding = decide(item(instance=value))
     assert finding.removals == ()
     assert len(finding.left) == 1
@@ -90,7 +90,7 @@ def test_an_item_without_the_field_stays() -> None:
 
 
 @pytest.mark.parametrize("thing", [None, True, 5, "x", OWN, [], [OWN], [[]], {}])
-def test_an_item_that_is_no_object_stays(thing: Any) -> None:
+def test_item_that_is_not_an_object_stays(thing: Any) -> None:
     assert decide(thing).removals == ()
 
 
@@ -191,7 +191,7 @@ def test_a_place_that_cannot_be_asked_fails_what_rests_on_an_address(by: Any) ->
 
 
 @pytest.mark.parametrize("value", ["10.0.0.50", "10.0.0.5/32", " 10.0.0.5", "010.0.0.5", [IP], None, 10.05])
-def test_whatever_is_not_exactly_the_address_stays(value: Any) -> None:
+def test_item_without_the_exact_address_stays(value: Any) -> None:
     assert by_ip(value=value).removals == ()
 
 
@@ -237,7 +237,7 @@ def test_a_dns_name_that_is_made_of_the_id_does_not_rest_on_an_address() -> None
     assert [r.target for r in finding.removals] == ["item 7"]
 
 
-def test_nobody_is_asked_if_nothing_of_the_instance_was_found() -> None:
+def test_no_query_is_made_if_no_items_were_found() -> None:
     settings = read(document("https://api.example.com", prove={"field": "ip", "equals": "{private_ip}"}))
     instances = {OWN: WEB}
     for items, expected in (((), []), (({"ip": "10.0.0.6"},), []), (({"ip": "10.0.0.6"}, {"ip": IP}), [WEB])):
@@ -411,7 +411,7 @@ def test_one_value_of_several_that_cannot_be_sent_does_not_skip_the_step() -> No
 # The report
 
 
-def test_errors_of_the_find_do_not_hold_back_what_was_found() -> None:
+def test_find_errors_do_not_block_found_items() -> None:
     settings = read(document("https://api.example.com"))
     found = Found((item(),), (TransientError("down"),))
     finding = plan(settings, {OWN: WEB}, Snapshot({OWN: found}), Living())[OWN]
@@ -430,6 +430,6 @@ def test_items_of_others_are_named_up_to_ten() -> None:
     assert len(decide(*(item(n, OTHER_ID) for n in range(10))).left) == 10
 
 
-def test_what_an_item_says_stands_on_one_line_at_the_end_of_the_reason() -> None:
+def test_item_text_is_on_one_line_at_the_end_of_the_reason() -> None:
     finding = decide(item("x", "line\n\x00two"))
     assert reasons(finding) == [f"item x: its instance is not {OWN}, but line two"]

@@ -86,7 +86,7 @@ def sent(settings: HttpStepSettings, part: str) -> Request:
     return template.render(Values(WEB, {"token": "s3cret"}, {"status": 1}, "7"))
 
 
-def test_everything() -> None:
+def test_all_settings() -> None:
     settings = read(WHOLE)
     assert sent(settings, "find") == Request(
         "POST",
@@ -114,7 +114,7 @@ def test_everything() -> None:
     assert (settings.request_timeout_seconds, settings.max_concurrency) == (2.5, 3)
 
 
-def test_as_little_as_possible() -> None:
+def test_minimal_settings() -> None:
     settings = read(SMALL)
     assert sent(settings, "find") == Request("GET", URL, (("Accept", "application/json"),), None)
     assert sent(settings, "remove") == Request("DELETE", f"{URL}/7", (("Accept", "application/json"),), None)
@@ -144,11 +144,11 @@ def test_no_status_counts_as_gone_if_the_list_is_empty() -> None:
         ("http://[::1]:80/", "", "http://[::1]:80/"),
     ],
 )
-def test_url_and_path_are_joined_as_they_stand(url: str, path: str, result: str) -> None:
+def test_url_and_path_are_joined_unchanged(url: str, path: str, result: str) -> None:
     assert sent(read(document(url, find={"path": path})), "find").url == result
 
 
-def test_a_content_type_of_ones_own() -> None:
+def test_custom_content_type() -> None:
     find = {"method": "POST", "body": "{}", "headers": {"content-type": "application/json-rpc"}}
     assert ("content-type", "application/json-rpc") in sent(read(document(URL, find=find)), "find").headers
     assert "Content-Type" not in dict(sent(read(document(URL, find=find)), "find").headers)
@@ -317,7 +317,7 @@ def _url(changed: dict[str, Any]) -> dict[str, Any]:
         {"oauth2": {"token_url": "https://x/token", "client_id": "me", "client_secret": "hunter2"}},
     ],
 )
-def test_a_secret_that_stands_in_the_configuration_is_refused_and_not_repeated(auth: dict[str, Any]) -> None:
+def test_plaintext_secret_is_refused_and_not_repeated(auth: dict[str, Any]) -> None:
     with pytest.raises(
         ConfigurationError, match=r"expected the name of one of the step's secrets \(token\)"
     ) as error:

@@ -69,7 +69,7 @@ def test_a_value_in_a_path_is_one_quoted_segment(placeholder: str, value: str, q
 
 @pytest.mark.parametrize("value", [".", "..", "../x", "x/..", "a/./b", "..\\x", "\ud800"])
 @pytest.mark.parametrize("placeholder", ["{tag:v}", "{id}", "{item:name}"])
-def test_a_value_that_would_be_resolved_is_in_no_path(placeholder: str, value: str) -> None:
+def test_unsafe_value_is_not_used_in_a_path(placeholder: str, value: str) -> None:
     with pytest.raises(UnfitValueError, match=r"cannot be one segment of a URL|not text that can be encoded"):
         rendered(value, path=f"/hosts/{placeholder}")
 
@@ -180,7 +180,7 @@ def test_a_body_that_is_not_json(body: str) -> None:
         ("[1e5, 1.0, -0, true]", "[1e5, 1.0, -0, true]"),
     ],
 )
-def test_a_body_goes_out_as_it_stands(body: str, sent: str) -> None:
+def test_body_is_sent_unchanged(body: str, sent: str) -> None:
     values = Values(WEB, {}, {"a": [{"b": "c", "d": "found"}]}, "v")
     assert parse_body(body, IN_REMOVE).render(values, lambda v: v) == sent
 

@@ -30,7 +30,7 @@ facts = st.builds(
 )
 
 
-def test_knows_nothing_at_first() -> None:
+def test_new_instance_has_no_facts() -> None:
     instance = Instance("i-1")
     assert (instance.private_ip, instance.private_dns_name, instance.addresses, instance.dns_names) == (
         None,
@@ -42,7 +42,7 @@ def test_knows_nothing_at_first() -> None:
     assert instance.identity() == {}
 
 
-def test_what_is_known_is_kept_and_what_is_new_is_added() -> None:
+def test_known_facts_are_kept_and_new_ones_are_added() -> None:
     instance = Instance("i-1").learn(
         Facts(
             "ec2",
@@ -106,14 +106,14 @@ def test_learning_forgets_nothing_and_learning_twice_changes_nothing(first: Fact
     ["", "not-an-ip", "10.0.0", "10.0.0.256", "127.0.0.1", "0.0.0.0", "169.254.1.1", "224.0.0.1", "10.0.0.5/24",  # noqa: S104
      "fe80::1%eth0", "2001:db8::1%eth0", "::1", "::", 5, None],
 )  # fmt: skip
-def test_what_cannot_be_an_instances_address_is_not_believed(garbage: Any) -> None:
+def test_impossible_instance_addresses_are_ignored(garbage: Any) -> None:
     facts = Facts(
         "x", private_ips=(garbage, "10.0.0.5"), public_ips=(garbage,), ipv6_addresses=(garbage, "2001:DB8::5")
     )
     assert Instance("i-1").learn(facts).addresses == ("10.0.0.5", "2001:db8::5")
 
 
-def test_a_value_that_changes_for_ever_does_not_grow_the_record_for_ever() -> None:
+def test_constantly_changing_value_does_not_grow_the_record_forever() -> None:
     instance = Instance("i-1")
     for number in range(300):
         address = f"54.1.{number // 250}.{number % 250}"

@@ -46,7 +46,7 @@ def test_only_a_living_instance_is_written_under_a_condition() -> None:
     assert terminated["UpdateExpression"].endswith("REMOVE #expires_at, #finished, #excluded")
 
 
-def test_a_refused_condition_is_an_answer() -> None:
+def test_failed_condition_is_not_an_error() -> None:
     class Refusing(Client):
         def update_item(self, **request: Any) -> None:
             raise ClientError({"Error": {"Code": "ConditionalCheckFailedException", "Message": ""}}, "UpdateItem")
@@ -128,7 +128,7 @@ edited = st.fixed_dictionaries(
 
 @settings(max_examples=200, deadline=None)
 @given(items=st.lists(edited, min_size=1, max_size=2))
-def test_an_item_that_somebody_edited_keeps_no_batch_from_being_handled(items: list[dict[str, Any]]) -> None:
+def test_edited_item_does_not_block_a_batch(items: list[dict[str, Any]]) -> None:
     class Table:
         def batch_get_item(self, RequestItems: dict[str, Any]) -> dict[str, Any]:  # noqa: N803
             serialize = TypeSerializer().serialize

@@ -100,7 +100,7 @@ def test_hundreds_of_names_take_as_many_calls_as_filters_allow() -> None:
     assert ec2.calls["DescribeInstances"] == 3
 
 
-def test_a_round_asks_every_place_and_few_calls_each() -> None:
+def test_round_queries_every_place_with_few_calls() -> None:
     here, there = FakeEc2(HOME), FakeEc2(MEMBER)
     here.launch("web-1", "10.0.0.5")
     other = there.launch("web-1", "10.0.0.5")
@@ -116,7 +116,7 @@ def test_a_round_asks_every_place_and_few_calls_each() -> None:
     assert other
 
 
-def test_no_question_asks_nobody() -> None:
+def test_empty_question_sends_no_call() -> None:
     def never(jobs: object, workers: object = None) -> None:
         raise AssertionError(jobs)
 
@@ -243,12 +243,12 @@ def test_an_address_in_another_vpc_is_anothers_if_it_is_public(
     assert (told is None) if owner is None else (owner in str(told))
 
 
-def test_an_allocated_elastic_ip_is_somebody_elses_even_on_no_interface() -> None:
+def test_allocated_elastic_ip_has_an_owner_even_without_an_interface() -> None:
     living = Living(Question(frozenset({"54.7.8.9"})), elastic_ips={"54.7.8.9": MEMBER})
     assert "allocated as an Elastic IP" in str(living.owner(DEAD, "54.7.8.9", lambda _: False))
 
 
-def test_what_was_not_asked_is_not_answered() -> None:
+def test_unasked_name_or_address_is_an_error() -> None:
     with pytest.raises(LookupError):
         Living().owner(DEAD, "10.0.0.5", lambda _: False)
     with pytest.raises(LookupError):

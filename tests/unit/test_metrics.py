@@ -97,7 +97,7 @@ def test_a_retry_counts_only_what_it_does() -> None:
     assert sums(points)["InstancesFinished"] == 1
 
 
-def test_what_fails_again_tells_how_long_it_has_been_waiting() -> None:
+def test_repeated_failure_reports_its_age() -> None:
     """The age that SQS tells leaves out what was received three times, which is what fails and is tried again."""
     world, step, (dead,) = fleet(1)
     started = world.launch("web-new")
@@ -127,7 +127,7 @@ def test_a_large_batch_keeps_to_the_limits_of_the_format() -> None:
     assert len(world.metric_lines) == 5
 
 
-def test_a_dry_run_counts_nothing_but_what_a_person_must_mend() -> None:
+def test_dry_run_counts_only_errors_that_need_a_person() -> None:
     world, step, ids = fleet(3, dry_run=True)
     world.send_batch(*(world.terminated(i) for i in ids))
     assert world.metric_lines == []
@@ -137,7 +137,7 @@ def test_a_dry_run_counts_nothing_but_what_a_person_must_mend() -> None:
 
 
 @pytest.mark.parametrize("operation", ["recall", "remember_running"])
-def test_what_runs_and_cannot_be_recorded_for_want_of_a_right_is_counted(operation: str) -> None:
+def test_denied_recording_of_a_running_instance_is_counted(operation: str) -> None:
     world = World()
     instance_id = world.launch("web-1")
 
@@ -170,7 +170,7 @@ def test_a_queue_that_may_not_be_written_is_counted() -> None:
     assert sums(read(world.metric_lines))["ConfigurationErrors"] == 1
 
 
-def test_the_sweep_tells_what_it_saw() -> None:
+def test_sweep_metrics() -> None:
     world = World(sweep=SweepSettings(max_instances=1))
     ids = [world.launch(f"web-{n}") for n in range(4)]
     for instance_id in ids:

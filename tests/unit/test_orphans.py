@@ -45,7 +45,7 @@ def reasons(sweep: Mapping[str, Any]) -> dict[str, str]:
     return {left["id"]: left["reason"] for left in sweep["not_adopted"]}
 
 
-def test_what_died_unrecorded_goes_by_the_way_of_an_event() -> None:
+def test_orphans_are_sent_as_events() -> None:
     world = world_of()
     world.chef.put_node("old-1", DEAD)
     world.chef.put_client("old-1")
@@ -60,7 +60,7 @@ def test_what_died_unrecorded_goes_by_the_way_of_an_event() -> None:
     assert world.consul.node("old-2") is None
 
 
-def test_it_is_off_until_it_is_opted_in_to_source_by_source() -> None:
+def test_adoption_is_off_by_default_for_each_source() -> None:
     for adopt, found in (((), []), (("chef",), [DEAD]), (("consul",), [DEAD_8])):
         world = world_of(adopt)
         world.chef.put_node("old-1", DEAD)
@@ -76,7 +76,7 @@ def test_a_dry_run_lists() -> None:
     assert sent(world) == []
 
 
-def test_once_adopted_it_is_not_sent_again_even_where_its_step_left_it() -> None:
+def test_adopted_orphan_is_not_sent_again_even_if_its_step_left_it() -> None:
     world = world_of()
     world.chef.put_node("old-1", DEAD)
     world.chef.put_client("old-1")
@@ -87,7 +87,7 @@ def test_once_adopted_it_is_not_sent_again_even_where_its_step_left_it() -> None
     assert swept(world)["adopted"] == []
 
 
-def test_what_was_skipped_is_not_sent_again() -> None:
+def test_skipped_orphan_is_not_sent_again() -> None:
     world = world_of(("consul",))
     world.consul.register_node("old", "10.0.0.77", {"instance_id": DEAD})
     assert swept(world)["adopted"] == [DEAD]
@@ -97,7 +97,7 @@ def test_what_was_skipped_is_not_sent_again() -> None:
     assert swept(world)["adopted"] == []
 
 
-def test_what_lives_or_goes_down_or_is_recorded_is_nobodys_to_adopt() -> None:
+def test_live_stopping_or_recorded_instances_are_not_adopted() -> None:
     world = world_of()
     states = ["pending", "running", "stopping", "stopped", "shutting-down"]
     for state in states:
@@ -115,7 +115,7 @@ def test_what_lives_or_goes_down_or_is_recorded_is_nobodys_to_adopt() -> None:
     assert (sweep["adopted"], sweep["not_adopted"]) == ([], [])
 
 
-def test_what_ec2_still_shows_as_terminated_is_adopted() -> None:
+def test_instance_that_ec2_lists_as_terminated_is_adopted() -> None:
     world = world_of()
     dead = world.launch("dead")
     world.ec2.terminate(dead)
@@ -211,7 +211,7 @@ def test_every_datacenter_is_looked_into() -> None:
     assert swept(world)["adopted"] == [DEAD_8, DEAD]
 
 
-def test_the_strictest_word_of_all_sources_counts() -> None:
+def test_strictest_source_decides() -> None:
     world = world_of()
     world.chef.put_node("a", DEAD)
     world.chef.tell("a", region="eu-west-1")
@@ -285,7 +285,7 @@ def test_without_the_right_to_read_nothing_is_adopted() -> None:
 
 
 @pytest.mark.parametrize("part", ["inventory", "ec2"])
-def test_where_nobody_can_say_who_is_known_nothing_is_adopted(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_adopted_if_inventory_or_ec2_fails(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
     world = world_of()
     world.chef.put_node("old", DEAD)
 

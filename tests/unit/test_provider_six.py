@@ -76,13 +76,13 @@ def used() -> set[tuple[str, str]]:
     return {(kind, argument) for path in FILES for kind, body in resources(path) for argument in arguments(body)}
 
 
-def test_nothing_deprecated_is_set_but_what_leaves_no_choice() -> None:
+def test_no_avoidable_deprecated_argument_is_set() -> None:
     deprecated = {(kind, argument) for kind, names in DEPRECATED.items() for argument in names}
     assert used() & deprecated == NO_CHOICE
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_each_type_was_looked_up(path: Path) -> None:
+def test_every_resource_type_was_reviewed(path: Path) -> None:
     assert {kind for kind, _ in resources(path)} <= set(DEPRECATED)
 
 
@@ -97,5 +97,5 @@ def test_no_data_source_is_read(path: Path) -> None:
     assert re.findall(r'^\s*data "(\w+)"', path.read_text(), re.MULTILINE) == []
 
 
-def test_the_exception_is_explained_where_it_stands() -> None:
+def test_exception_is_explained_in_a_comment() -> None:
     assert "Provider 6 deprecates hash_key and range_key here" in (ROOT / "inventory.tf").read_text()

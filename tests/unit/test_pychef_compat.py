@@ -64,7 +64,7 @@ def test_without_the_module_pychef_does_not_import() -> None:
         """)
 
 
-def test_the_interpreter_is_as_it_was() -> None:
+def test_interpreter_state_is_restored() -> None:
     assert not run("""
         import collections.abc, platform
         before = set(vars(collections)), set(vars(platform)), "pkg_resources" in sys.modules
@@ -171,12 +171,12 @@ def test_version_1_3_signs_the_sha_256_of_the_request(private_key: rsa.RSAPrivat
     assert headers["x-ops-server-api-version"] == "0"
 
 
-def test_a_key_as_text_is_no_path(private_key: rsa.RSAPrivateKey) -> None:
+def test_key_text_is_not_treated_as_a_path(private_key: rsa.RSAPrivateKey) -> None:
     """PyChef takes a ``str`` for a file's name."""
     assert Key(pem(private_key)).key.key_size == 2048
 
 
-def test_a_key_that_is_none_is_refused_in_words(private_key: rsa.RSAPrivateKey) -> None:
+def test_invalid_key_is_refused_with_a_clear_message(private_key: rsa.RSAPrivateKey) -> None:
     public = private_key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
     locked = pem(private_key, PrivateFormat.PKCS8, BestAvailableEncryption(b"secret"))
     whole = pem(private_key)
@@ -215,5 +215,5 @@ def test_a_request_too_long_for_the_key_is_told(private_key: rsa.RSAPrivateKey) 
         Key(pem(private_key)).private_encrypt("x" * 246)
 
 
-def test_a_key_does_not_show_itself(private_key: rsa.RSAPrivateKey) -> None:
+def test_key_repr_hides_the_key(private_key: rsa.RSAPrivateKey) -> None:
     assert repr(Key(pem(private_key))) == "Key(2048 bits)"

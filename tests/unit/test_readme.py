@@ -63,7 +63,7 @@ def test_every_attribute_of_an_input_is_in_its_row_and_no_other(name: str) -> No
 
 
 @pytest.mark.parametrize("name", INPUTS)
-def test_the_default_is_that_of_the_module(name: str) -> None:
+def test_documented_default_matches_the_module(name: str) -> None:
     told = rows("Inputs")[name][1].strip("`")
     enabled = re.search(r"optional\(bool(?:, (true|false))?\)", attributes(name).get("enabled", ""))
     if enabled:
@@ -79,14 +79,14 @@ def test_a_value_in_brackets_is_the_default_of_its_attribute(name: str) -> None:
         assert f", {value})" in attributes(name)[attribute]
 
 
-def test_the_rights_of_a_step_are_those_that_the_module_grants_for_it() -> None:
+def test_documented_permissions_of_a_step_match_the_modules_grants() -> None:
     iam = (ROOT / "iam.tf").read_text()
     for step in ("route53", "chef", "consul"):
         told = set(re.findall(rf"`({step}:\w+)`", rows("What it deletes", README)[step][3]))
         assert told == set(re.findall(rf'"({step}:\w+)"(?!\s+=)', iam))
 
 
-def test_the_example_is_one_that_the_module_takes() -> None:
+def test_example_is_valid_for_the_module() -> None:
     text = README.split("```hcl\n")[1].split("```")[0]
     [module] = hcl2.loads(text)["module"]
     call: dict[str, Any] = next(iter(module.values()))

@@ -27,7 +27,7 @@ def ask(ec2: dict[Place, FakeEc2], inventory: FakeInventory | None, **places: Pl
     return recall(ids, (), ec2, inventory, in_turn)
 
 
-def test_asks_nobody_about_nobody() -> None:
+def test_empty_batch_sends_no_call() -> None:
     ec2, inventory = FakeEc2(), FakeInventory()
     recall({}, (), {HOME: ec2}, inventory, in_turn)
     assert ec2.calls.total() == inventory.calls.total() == 0
@@ -42,7 +42,7 @@ def test_each_place_is_asked_about_its_own_instances_only() -> None:
     assert known.elsewhere == {}
 
 
-def test_an_error_fails_what_needs_the_answer_and_nothing_else() -> None:
+def test_error_fails_only_instances_that_need_the_answer() -> None:
     here, there, inventory = FakeEc2(HOME), FakeEc2(MEMBER), FakeInventory()
     mine, other = here.launch("web-1"), there.launch("web-1")
     there.fault = inventory.fault = fail
@@ -83,7 +83,7 @@ def known_as(state: str | None, *, ran: bool = True) -> Known:
     return known
 
 
-def test_ec2s_answer_goes_before_the_inventorys() -> None:
+def test_ec2_takes_precedence_over_the_inventory() -> None:
     instance = known_as("terminated").instance("i-1")
     assert instance.tags == {"Name": "new", "Role": "db"}
     assert instance.tag_values("Name") == ("new", "old")

@@ -100,9 +100,7 @@ def test_only_a_failure_has_a_kind() -> None:
         ([PermanentError(), PermanentError()], "permanent"),
     ],
 )
-def test_the_kind_of_several_is_that_of_which_something_can_be_done(
-    errors: list[DecommissionError], kind: str
-) -> None:
+def test_kind_of_several_errors_is_the_most_actionable(errors: list[DecommissionError], kind: str) -> None:
     assert (
         StepReport.of("chef", Finding(errors=tuple(errors[:1])), Outcome(errors=tuple(errors[1:]))).error_kind == kind
     )
@@ -144,7 +142,7 @@ def test_the_document_is_the_contracts_and_holds_nothing_empty() -> None:
     assert (full["identity"], full["errors"], full["note"]) == ({"a": 1}, ["e"], "n")
 
 
-def test_what_fails() -> None:
+def test_failures() -> None:
     failed, skipped = StepReport.failed("chef", NO), StepReport.skipped("consul", "x")
     assert not Report("i", PLACE, "t", dry_run=False, steps=(skipped,)).failed
     assert Report("i", PLACE, "t", dry_run=False, steps=(skipped, failed)).failed

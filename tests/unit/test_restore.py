@@ -65,7 +65,7 @@ def killing(world: AuditedWorld, operation: str) -> Callable[..., None]:
 # The main job
 
 
-def test_the_records_come_back_as_they_were(aws: StrictAws) -> None:
+def test_records_are_restored_unchanged(aws: StrictAws) -> None:
     world = AuditedWorld(aws)
     world.launch("web-2", "10.0.0.9")
     world.launch("web-1", "10.0.0.4", records=False)
@@ -119,7 +119,7 @@ def test_what_exists_now_is_not_overwritten(aws: StrictAws) -> None:
     ("kind", "more"),
     [("CNAME", {}), ("A", {"SetIdentifier": "blue", "Weight": 1}), ("A", {"AliasTarget": {"DNSName": "lb."}})],
 )
-def test_what_route53_would_not_hold_beside_it_is_told_before(
+def test_conflict_with_an_existing_record_is_reported_before_the_change(
     aws: StrictAws, kind: str, more: dict[str, Any]
 ) -> None:
     world = AuditedWorld(aws)
@@ -130,7 +130,7 @@ def test_what_route53_would_not_hold_beside_it_is_told_before(
     assert f"has {kind} " in step_of(report, "route53")["reason"]
 
 
-def test_what_comes_between_the_look_and_the_change_is_not_overwritten(aws: StrictAws) -> None:
+def test_record_created_during_a_restore_is_not_overwritten(aws: StrictAws) -> None:
     world = AuditedWorld(aws)
     instance_id = removed(world)
 
@@ -203,7 +203,7 @@ def test_killed_between_audit_and_removal_nothing_is_restored_and_the_retry_remo
     assert world.zones.everything() == before
 
 
-def test_killed_between_removal_and_writing_it_down_it_can_be_restored(aws: StrictAws) -> None:
+def test_removal_is_restorable_after_a_kill_before_it_was_recorded(aws: StrictAws) -> None:
     world = AuditedWorld(aws)
     instance_id = world.ended()
     before = world.zones.everything()
@@ -218,7 +218,7 @@ def test_killed_between_removal_and_writing_it_down_it_can_be_restored(aws: Stri
     assert world.zones.everything() == before
 
 
-def test_what_was_audited_and_spared_is_not_restored_when_somebody_else_removes_it(aws: StrictAws) -> None:
+def test_audited_object_that_was_not_removed_by_the_function_is_not_restored(aws: StrictAws) -> None:
     world = AuditedWorld(aws)
     instance_id = world.ended()
 
@@ -244,7 +244,7 @@ def test_what_was_audited_and_spared_is_not_restored_when_somebody_else_removes_
 
 
 @pytest.mark.parametrize("how", ["expired", "off"])
-def test_without_a_record_the_audit_alone_serves(aws: StrictAws, how: str) -> None:
+def test_restore_works_from_the_audit_without_a_record(aws: StrictAws, how: str) -> None:
     world = AuditedWorld(aws)
     instance_id = removed(world)
     if how == "expired":
@@ -330,7 +330,7 @@ def put(world: AuditedWorld, instance_id: str, **changes: Any) -> None:
         ({"account_id": "222222222222"}, "skipped", "the audit of i-00000000 is of 222222222222/us-east-1"),
     ],
 )
-def test_the_audit_is_trusted_no_further_than_a_removal(
+def test_audit_objects_are_validated_like_removals(
     aws: StrictAws, changes: dict[str, Any], status: str, words: str
 ) -> None:
     world = AuditedWorld(aws)

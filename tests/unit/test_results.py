@@ -130,7 +130,7 @@ def test_while_the_inventory_cannot_be_read_the_first_receive_speaks_for_the_ret
     assert kinds(aws) == [FAILED]
 
 
-def test_what_decommissions_nothing_is_no_event(aws: StrictAws) -> None:
+def test_no_event_without_a_decommission(aws: StrictAws) -> None:
     dry = announcing(aws, dry_run=True)
     dry.send(dry.terminated(ended(dry)))
     world = announcing(aws, instance_filter=InstanceFilter(exclude_tags={"keep": ("*",)}))
@@ -216,7 +216,7 @@ def test_an_event_reaches_the_target_of_a_rule(aws: StrictAws) -> None:
     assert (event["detail-type"], event["detail"]["instance_id"]) == (DONE, instance_id)
 
 
-def test_the_summary_can_stand_inside_a_json_text(aws: StrictAws) -> None:
+def test_summary_is_safe_inside_a_json_string(aws: StrictAws) -> None:
     """EventBridge's input transformer puts it there as it is."""
     reason = 'said "no" in C:\\\\dir\nand\x1b[2J then ' + "x" * 2000
     report = Report("i-1", PLACE, "terminated", False, steps=(StepReport.failed("chef", TransientError(reason)),))
@@ -266,7 +266,7 @@ def test_the_id_of_an_end_depends_on_the_instance_only() -> None:
         ("a; b", "b; a"),
     ],
 )
-def test_what_differs_from_try_to_try_makes_no_new_failure(one: str, other: str) -> None:
+def test_volatile_details_do_not_make_a_new_failure(one: str, other: str) -> None:
     assert event_id(failed_with(one)) == event_id(failed_with(other))
 
 

@@ -248,7 +248,7 @@ def test_a_set_that_fills_a_batch_goes_alone() -> None:
 # Fresh answers
 
 
-def test_each_change_waits_first_then_asks_then_is_sent_at_once() -> None:
+def test_change_waits_then_queries_ec2_then_is_sent_immediately() -> None:
     scene = one_record()
     order: list[str] = []
     scene.zones.fault = lambda operation, _: order.append(operation)
@@ -274,7 +274,7 @@ def test_case_9_while_the_governor_waits() -> None:
     assert scene.values() == ("10.0.0.5",)
 
 
-def test_no_change_rests_on_an_answer_that_is_older_than_five_seconds() -> None:
+def test_no_change_uses_an_answer_older_than_five_seconds() -> None:
     scene = one_record()
     change, waits = scene.zones.change, iter([5.0, 4.9])
 
@@ -454,7 +454,7 @@ def test_an_unchanged_record_is_not_written_to_the_audit_again() -> None:
     assert scene.kept == []
 
 
-def test_what_the_audit_cannot_keep_stays() -> None:
+def test_record_that_cannot_be_audited_stays() -> None:
     scene = one_record()
 
     def refuse() -> None:
@@ -472,7 +472,7 @@ def test_a_record_that_is_gone_is_success_without_an_action() -> None:
     assert outcomes[DEAD] == Outcome()
 
 
-def test_what_the_first_plan_left_is_not_told_twice() -> None:
+def test_records_left_by_the_first_plan_are_reported_once() -> None:
     scene = Scene("www.example.internal")
     scene.dead(private_ips=("10.0.0.5", "10.0.0.6"))
     scene.ec2.launch("other", "10.0.0.6")
@@ -573,7 +573,7 @@ def test_one_refused_record_of_a_thousand_costs_one_more_change() -> None:
     assert scene.values("web-700") == ("10.9.9.9",)
 
 
-def test_a_record_that_changes_all_the_time_fails_and_holds_no_other_back() -> None:
+def test_constantly_changing_record_fails_without_blocking_others() -> None:
     scene = one_record()
     scene.dead(DEAD_TOO, "web-2", "10.0.0.6")
     scene.put("web-2.example.internal", "A", "10.0.0.6")
@@ -586,7 +586,7 @@ def test_a_record_that_changes_all_the_time_fails_and_holds_no_other_back() -> N
     assert removed(outcomes[DEAD_TOO]) == ["A web-2.example.internal. 10.0.0.6"]
 
 
-def test_a_second_refusal_parts_what_it_names_from_the_rest() -> None:
+def test_second_refusal_splits_off_the_named_records() -> None:
     scene = fleet(64)
     ttl = iter(range(1000, 2000))
     scene.on("ChangeResourceRecordSets")(
@@ -802,7 +802,7 @@ def test_what_is_read_again_replaces_what_was_known() -> None:
     assert after.zones[1] == other
 
 
-def test_a_thousand_with_little_time_left_are_handled_as_far_as_it_goes() -> None:
+def test_large_batch_with_little_time_is_handled_in_part() -> None:
     """What was read is removed and reported. Only the rest goes back to the queue."""
     scene = fleet(1000)
     scene.zones.page_size = 40
@@ -839,7 +839,7 @@ def cached(scene: Scene, kept: list[KeptPage]) -> Zones:
     return CachedZones(scene.zones, kept, 0.0, lambda: 100.0)
 
 
-def test_batches_in_a_row_share_what_was_read() -> None:
+def test_consecutive_batches_share_read_pages() -> None:
     scene, kept = fleet(40), list[Any]()
     everybody = scene.instances
     for some in (slice(0, 20), slice(20, 40)):

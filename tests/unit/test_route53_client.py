@@ -69,7 +69,7 @@ def test_canonical_names(name: str, expected: str) -> None:
     ("name", "held"),
     [("x.", True), ("a.x.", True), ("b.a.x.", True), ("ax.", False), ("x.y.", False), (".", False)],
 )
-def test_what_lies_in_a_zone(name: str, held: bool) -> None:
+def test_names_in_a_zone(name: str, held: bool) -> None:
     assert Zone("Z", "x.").holds(name) is held
 
 
@@ -86,11 +86,11 @@ def test_what_lies_in_a_zone(name: str, held: bool) -> None:
         ("a." * 126 + "x.", True),
     ],
 )
-def test_names_that_route_53_can_hold(name: str, fine: bool) -> None:
+def test_valid_route_53_names(name: str, fine: bool) -> None:
     assert is_record_name(name) is fine
 
 
-def test_a_record_set_less_some_values_keeps_all_else() -> None:
+def test_removing_values_keeps_other_attributes_of_a_record_set() -> None:
     raw = {"Name": "x", "Type": "A", "TTL": 5, "Weight": 1, "ResourceRecords": [{"Value": "1"}, {"Value": "2"}]}
     record = RecordSet.listed("Z", {**raw, "SetIdentifier": "one"})
     less = record.without(["1"])
@@ -139,7 +139,7 @@ def test_all_sets_of_a_name_that_goes_over_several_pages() -> None:
     assert asked[0] == {"HostedZoneId": "Z", "MaxItems": "300", "StartRecordName": "a.x."}
 
 
-def test_what_is_listed_in_place_of_a_record_that_is_gone_is_not_taken_for_it() -> None:
+def test_next_listed_record_is_not_mistaken_for_a_missing_one() -> None:
     answer = {"ResourceRecordSets": [raw_set("web-2.x.", "1")], "IsTruncated": False}
     zones = Client(list_resource_record_sets=lambda **_: answer).zones()
     assert list_names(zones, "Z", ["web-1.x."]).found == {}
@@ -189,7 +189,7 @@ def test_a_zone_says_which_service_manages_it(linked: dict[str, str] | None, man
         ("ServiceUnavailable", TransientError),
     ],
 )
-def test_what_a_change_may_be_answered_with(code: str, kind: type[Exception]) -> None:
+def test_answers_to_a_change(code: str, kind: type[Exception]) -> None:
     def change_resource_record_sets(**request: Any) -> None:
         assert request == {
             "HostedZoneId": "Z",
@@ -203,7 +203,7 @@ def test_what_a_change_may_be_answered_with(code: str, kind: type[Exception]) ->
 
 
 @pytest.mark.parametrize(("throttled", "made"), [(3, True), (4, False)])
-def test_a_read_is_made_again_while_it_is_throttled_but_not_for_ever(throttled: int, made: bool) -> None:
+def test_throttled_read_is_retried_but_not_forever(throttled: int, made: bool) -> None:
     slept: list[float] = []
     governor = Governor(5, now=lambda: 0.0, sleep=slept.append)
     calls = 0

@@ -126,7 +126,7 @@ A, RECORDED = "A web-1.example.internal. 10.0.0.5", f"10.0.0.5 was recorded for 
 # Rule 2: a recorded value that nobody else has
 
 
-def test_a_recorded_address_that_nobody_else_has_goes() -> None:
+def test_record_with_an_unused_recorded_address_is_removed() -> None:
     scene = Scene()
     scene.dead()
     record = scene.put("Web-1.example.internal", "A", "10.0.0.5", TTL=37)
@@ -180,7 +180,7 @@ def test_a_value_that_was_not_recorded_stays(kind: str, value: str) -> None:
     }
 
 
-def test_the_reason_says_whose_a_strangers_value_is() -> None:
+def test_reason_names_the_owner_of_a_foreign_value() -> None:
     scene = Scene()
     scene.dead()
     scene.lives("10.0.0.77", "web-1")
@@ -243,7 +243,7 @@ def test_case_5_an_elastic_ip_that_is_still_allocated_stays() -> None:
     assert "still has it allocated as an Elastic IP" in reason
 
 
-def test_without_a_whole_answer_nothing_goes_that_needs_one() -> None:
+def test_incomplete_answer_blocks_removals_that_need_it() -> None:
     scene = Scene()
     scene.dead()
     scene.errors[AWAY] = AccessError("ec2:DescribeNetworkInterfaces is missing")
@@ -254,7 +254,7 @@ def test_without_a_whole_answer_nothing_goes_that_needs_one() -> None:
     assert isinstance(scene.plan()[DEAD].errors[0], AccessError)
 
 
-def test_an_owner_is_an_owner_even_if_another_place_did_not_answer() -> None:
+def test_known_owner_counts_even_if_another_place_failed() -> None:
     scene = Scene()
     scene.dead()
     scene.lives("10.0.0.5")
@@ -292,7 +292,7 @@ def test_each_own_value_is_judged_by_itself() -> None:
     assert left.target == "A www.example.internal. 10.0.0.6"
 
 
-def test_of_weighted_sets_only_the_instances_goes() -> None:
+def test_only_the_instances_weighted_set_is_removed() -> None:
     scene = Scene("www.example.internal")
     scene.dead()
     scene.put("www.example.internal", "A", "10.0.0.5", SetIdentifier="one", Weight=10)
@@ -513,7 +513,7 @@ def test_chains_of_cnames_go_together() -> None:
 
 
 @pytest.mark.parametrize("target", ["web-1.example.internal", "10-0-0-5.example.internal"])
-def test_a_circle_of_cnames_stays(target: str) -> None:
+def test_cname_loop_stays(target: str) -> None:
     scene = cname(target=target)
     scene.put("10-0-0-5.example.internal", "CNAME", "web-1.example.internal")
     assert all(reason.endswith("stays") for reason in scene.stays().values())
@@ -768,7 +768,7 @@ def test_external_dns_may_mark_a_wildcard_under_another_label(replacement: str) 
         ('"c2hvcnQ="', False),
     ],
 )
-def test_which_texts_are_marks(value: str, owned: bool) -> None:
+def test_external_dns_texts(value: str, owned: bool) -> None:
     scene = Scene()
     scene.dead()
     scene.put("web-1.example.internal", "A", "10.0.0.5")
@@ -898,7 +898,7 @@ def test_if_nothing_can_be_looked_for_the_step_is_not_clean(ip: str | None, name
     assert reason in said
 
 
-def test_case_25_a_zone_that_a_service_manages_is_told_in_words() -> None:
+def test_case_25_service_managed_zone_is_explained() -> None:
     scene = Scene("{tag:Name}.example.internal", "{tag:Name}.map")
     scene.dead()
     scene.zones["ZMAP"] = Zone("ZMAP", "map.", managed_by="AWS Cloud Map")
@@ -909,7 +909,7 @@ def test_case_25_a_zone_that_a_service_manages_is_told_in_words() -> None:
     assert scene.plan()[DEAD].notes == (f"hosted zone ZMAP (map.) is not looked at: {why}",)
 
 
-def test_a_reverse_zone_that_a_service_manages_is_told_in_words() -> None:
+def test_service_managed_reverse_zone_is_explained() -> None:
     scene = Scene()
     scene.dead()
     scene.zones[REVERSE] = Zone(REVERSE, "10.in-addr.arpa.", managed_by="another AWS service")
@@ -921,14 +921,14 @@ def test_a_reverse_zone_that_a_service_manages_is_told_in_words() -> None:
     ("name", "noted"),
     [("0/26.0.0.10.in-addr.arpa.", True), ("0-63.0.0.10.in-addr.arpa.", True), ("0/26.1.0.10.in-addr.arpa.", False)],
 )
-def test_case_25_a_classless_reverse_zone_is_told_in_words(name: str, noted: bool) -> None:
+def test_case_25_classless_reverse_zone_is_explained(name: str, noted: bool) -> None:
     scene = Scene(zones={ZONE: "example.internal.", "ZCLASSLESS": name})
     scene.dead()
     notes = scene.plan()[DEAD].notes
     assert ["RFC 2317" in note and name in note for note in notes] == [True] * noted
 
 
-def test_an_unreadable_zone_fails_everybody_and_holds_nothing_else_back() -> None:
+def test_unreadable_zone_fails_all_instances_but_blocks_no_other_removal() -> None:
     scene = Scene("{tag:Name}.example.internal", "{tag:Name}.elsewhere")
     scene.dead()
     scene.unreadable["ZGONE"] = AccessError("no right for ZGONE")
@@ -969,7 +969,7 @@ def test_a_name_that_was_not_read_fails_its_instances_only() -> None:
 # What stays behind
 
 
-def test_case_24_what_stays_behind_at_the_name_is_noted() -> None:
+def test_case_24_remaining_records_at_the_name_are_noted() -> None:
     scene = Scene()
     scene.dead()
     scene.put("web-1.example.internal", "A", "10.0.0.5", HealthCheckId="hc-1")

@@ -22,7 +22,7 @@ def parse(**route53: Any) -> Route53Settings:
     return settings
 
 
-def test_reads_all_of_it() -> None:
+def test_reads_all_settings() -> None:
     settings = parse(
         zones=[{"id": "Z1", "role_arn": ROLE, "external_id": "secret"}, {"id": "Z2", "role_arn": None}, {"id": "Z2"}],
         external_dns={"txt_prefix": "XDNS-%{record_type}-", "txt_suffix": None, "wildcard_replacement": ""},
@@ -38,7 +38,7 @@ def test_reads_all_of_it() -> None:
     )
 
 
-def test_what_is_left_out_has_a_default() -> None:
+def test_omitted_settings_have_defaults() -> None:
     settings = parse(external_dns=None)
     assert (settings.external_dns, settings.keep_names, settings.requests_per_second) == (None, (), 2.5)
 
@@ -72,7 +72,7 @@ def test_what_is_left_out_has_a_default() -> None:
         ({"zone_ids": ["Z1"]}, "route53: unknown key zone_ids; known are external_dns, keep_names"),
     ],
 )
-def test_what_is_wrong_is_told_in_words(changed: dict[str, Any], message: str) -> None:
+def test_errors_have_clear_messages(changed: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigurationError) as error:
         parse(**changed)
     assert message in str(error.value)

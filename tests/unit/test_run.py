@@ -75,7 +75,7 @@ def test_steps_plan_and_apply_at_the_same_time() -> None:
     assert [step["status"] for step in report["steps"]] == ["done", "done"]
 
 
-def test_a_step_that_fails_beside_others_stops_none_of_them() -> None:
+def test_failing_step_does_not_stop_parallel_steps() -> None:
     world, first, last = two(together=side_by_side)
     instance_id = dead(world)
     last.traces[instance_id] = ["x"]
@@ -91,7 +91,7 @@ def test_a_step_that_fails_beside_others_stops_none_of_them() -> None:
     assert len(answered.failed) == 1
 
 
-def test_what_one_step_learns_the_next_ones_find_with() -> None:
+def test_later_steps_use_facts_from_earlier_steps() -> None:
     world, first, last = two()
     instance_id = dead(world)
     last.facts[instance_id] = Facts("last", known_as={"last": {"node": ("n",)}}, private_ips=("10.9.9.9",))
@@ -199,7 +199,7 @@ def test_what_was_removed_before_a_failure_is_remembered_once() -> None:
     assert record.steps["last"]["reason"] == "no connection"
 
 
-def test_the_steps_are_kept_from_the_last_seconds() -> None:
+def test_last_seconds_are_reserved_from_the_steps() -> None:
     world, first, last = two()
     instance_id = dead(world)
     world.send_batch(world.terminated(instance_id), seconds=BACK_OFF_SECONDS + RESERVE_SECONDS + 40)
@@ -246,7 +246,7 @@ def test_a_step_that_is_silent_about_an_instance_fails_for_it() -> None:
 
 
 @pytest.mark.parametrize("operation", ["recall", "remember_terminated"])
-def test_nothing_is_removed_that_cannot_be_written_down(operation: str) -> None:
+def test_nothing_is_removed_without_an_inventory_write(operation: str) -> None:
     """The Chef node alone has the address, which Route 53 needs later: it stays until the inventory has it too."""
     world, chef, dns = two()
     instance_id = dead(world)
@@ -354,7 +354,7 @@ def test_an_end_is_finished_when_every_step_is_settled(fault: str | None, finish
     assert record.request_id == "request-1"
 
 
-def test_an_item_of_the_inventory_does_not_grow_without_end() -> None:
+def test_inventory_history_is_limited() -> None:
     world, first, last = two()
     instance_id = dead(world)
     last.fault = fail
@@ -364,7 +364,7 @@ def test_an_item_of_the_inventory_does_not_grow_without_end() -> None:
     assert len(world.inventory.items[instance_id].removed) == HISTORY
 
 
-def test_an_item_that_expired_meanwhile_is_made_whole() -> None:
+def test_expired_item_is_written_in_full() -> None:
     world, step, _ = two()
     instance_id = dead(world)
     world.send(world.terminated(instance_id))
@@ -379,7 +379,7 @@ def test_an_item_that_expired_meanwhile_is_made_whole() -> None:
     assert instance_id in world.inventory.expires
 
 
-def test_garbage_that_a_system_holds_for_one_instance_harms_no_other() -> None:
+def test_malformed_data_of_one_instance_does_not_affect_others() -> None:
     """Route 53's step and EC2 would stumble over a text that is no address, for the whole batch."""
     step = FakeStep()
     world = World(more_steps=[factory(step)])

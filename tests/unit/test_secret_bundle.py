@@ -76,7 +76,7 @@ def test_opens_once_and_only_when_asked(tmp_path: Path, seal: Any) -> None:
     assert kms.calls[0]["EncryptionContext"] == CONTEXT
 
 
-def test_shows_no_secret_of_itself(tmp_path: Path) -> None:
+def test_repr_hides_the_secrets(tmp_path: Path) -> None:
     secrets = bundle(tmp_path, direct(json.dumps({"a": SECRET}).encode()), FakeKms())
     assert secrets["a"] == SECRET
     assert SECRET not in f"{secrets!r}{secrets}"
@@ -95,7 +95,7 @@ def test_without_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         SecretBundle(tmp_path / FILE_NAME, CONTEXT, FakeKms)["a"]
 
 
-def test_a_layer_serves_where_the_package_has_no_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_layer_is_used_if_the_package_has_no_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package, layer = tmp_path / "package", tmp_path / "layer"
     package.mkdir()
     layer.mkdir()
@@ -106,14 +106,14 @@ def test_a_layer_serves_where_the_package_has_no_secrets(tmp_path: Path, monkeyp
 
 
 @pytest.mark.parametrize("seal", [direct, with_data_key])
-def test_another_encryption_context_opens_nothing(tmp_path: Path, seal: Any) -> None:
+def test_wrong_encryption_context_decrypts_nothing(tmp_path: Path, seal: Any) -> None:
     secrets = bundle(tmp_path, seal(b"{}"), FakeKms(), {"FunctionName": "another"})
     with pytest.raises(ConfigurationError, match="under another encryption context"):
         secrets["a"]
 
 
 @pytest.mark.parametrize("part", ["ciphertext", "nonce"])
-def test_what_was_changed_after_it_was_sealed_is_not_opened(tmp_path: Path, part: str) -> None:
+def test_modified_bundle_is_not_decrypted(tmp_path: Path, part: str) -> None:
     sealed = with_data_key(json.dumps({"a": SECRET}).encode())
     changed = bytearray(base64.b64decode(sealed[part]))
     changed[0] ^= 1

@@ -30,7 +30,7 @@ def gone(world: World) -> list[str]:
     return [event["detail"]["instance-id"] for event in world.queue.sent]
 
 
-def test_where_all_live_nothing_is_sent() -> None:
+def test_nothing_is_sent_if_all_instances_are_live() -> None:
     world, _ = fleet(3)
     report = world.send(EVENT)
     assert report["sweep"] == {
@@ -48,7 +48,7 @@ def test_where_all_live_nothing_is_sent() -> None:
 
 
 @pytest.mark.parametrize("forgotten", [True, False])
-def test_what_is_gone_is_sent_at_once(forgotten: bool) -> None:
+def test_gone_instances_are_sent_immediately(forgotten: bool) -> None:
     world, ids = fleet(3)
     world.ec2.terminate(ids[1])
     if forgotten:
@@ -60,7 +60,7 @@ def test_what_is_gone_is_sent_at_once(forgotten: bool) -> None:
     assert world.send(EVENT)["sweep"]["gone"] == []
 
 
-def test_what_was_launched_a_moment_ago_counts_as_living() -> None:
+def test_new_instance_counts_as_live() -> None:
     world, ids = fleet(2)
     world.time = world.ec2.machines[ids[0]].launch_time + timedelta(minutes=9)
     world.ec2.terminate(ids[0])
@@ -78,7 +78,7 @@ def test_whatever_is_not_terminated_stays(state: str) -> None:
     assert world.send(EVENT)["sweep"]["gone"] == []
 
 
-def test_a_fleet_in_which_nobody_lives_is_swept_while_ec2_knows_one_of_it() -> None:
+def test_fleet_without_live_instances_is_swept_if_ec2_still_lists_one() -> None:
     world, ids = fleet(3)
     for instance_id in ids:
         world.ec2.terminate(instance_id)
@@ -88,7 +88,7 @@ def test_a_fleet_in_which_nobody_lives_is_swept_while_ec2_knows_one_of_it() -> N
     assert gone(world) == sorted(ids)
 
 
-def test_where_ec2_knows_nobody_at_all_nobody_is_gone_until_an_operator_says_so() -> None:
+def test_empty_ec2_makes_no_instance_gone_until_an_operator_accepts() -> None:
     """So it looks from another region or account as well."""
     world, ids = fleet(3)
     for instance_id in ids:
@@ -113,7 +113,7 @@ def test_a_scheduled_sweep_that_fails_is_tried_three_times() -> None:
     assert gone(world) == []
 
 
-def test_an_empty_list_makes_nobody_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_instance_is_gone_after_an_empty_list(monkeypatch: pytest.MonkeyPatch) -> None:
     world, ids = fleet(3)
     world.ec2.terminate(ids[0])
     monkeypatch.setattr(world.ec2, "living", lambda _: iter(()))
@@ -121,14 +121,14 @@ def test_an_empty_list_makes_nobody_gone(monkeypatch: pytest.MonkeyPatch) -> Non
     assert gone(world) == [ids[0]]
 
 
-def test_a_list_that_is_short_of_some_makes_nobody_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_instance_is_gone_after_an_incomplete_list(monkeypatch: pytest.MonkeyPatch) -> None:
     world, _ = fleet(5)
     whole = world.ec2.living
     monkeypatch.setattr(world.ec2, "living", lambda filters: list(whole(filters))[:2])
     assert world.send(EVENT)["sweep"]["gone"] == []
 
 
-def test_where_ec2_does_not_answer_for_an_id_nobody_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_instance_is_gone_if_ec2_does_not_answer_for_an_id(monkeypatch: pytest.MonkeyPatch) -> None:
     world, ids = fleet(3)
     world.ec2.terminate(ids[0])
 
@@ -152,7 +152,7 @@ def test_above_the_brake_it_fails_and_sends_nothing_and_an_operator_may_accept()
     assert gone(world) == sorted(ids[:11])
 
 
-def test_what_is_accepted_goes_even_where_the_rest_is_above_the_brake() -> None:
+def test_accepted_instances_are_sent_even_if_the_brake_stops_the_rest() -> None:
     world, ids = fleet(14, SweepSettings(max_instances=10))
     for instance_id in ids[:13]:
         world.ec2.terminate(instance_id)
@@ -192,7 +192,7 @@ def test_an_operators_dry_run_lists_and_changes_nothing() -> None:
     assert world.inventory.items[ids[1]].facts.tags == {"Name": "web-1"}
 
 
-def test_what_lives_is_brought_up_to_date_and_what_was_never_told_is_recorded() -> None:
+def test_live_instances_are_refreshed_and_unrecorded_ones_are_recorded() -> None:
     world, ids = fleet(1)
     world.ec2.tag(ids[0], Role="db")
     new = world.launch("new")
@@ -319,7 +319,7 @@ def test_records_of_a_place_that_is_no_longer_served_are_left_alone() -> None:
 
 
 @pytest.mark.parametrize("part", ["ec2", "inventory", "queue"])
-def test_what_does_not_answer_fails_the_sweep(part: str) -> None:
+def test_unavailable_system_fails_the_sweep(part: str) -> None:
     world, ids = fleet(2)
     world.ec2.terminate(ids[0])
 

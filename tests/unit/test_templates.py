@@ -67,7 +67,7 @@ def test_a_brace_without_its_partner_is_refused(text: str) -> None:
         Template(text)
 
 
-def test_the_variables_are_those_that_tell_instances_apart() -> None:
+def test_variables_are_those_that_distinguish_instances() -> None:
     assert Template("{tag:Name}.{region}.{account_id}.{tag:Name}").variables == ("tag:Name",)
 
 

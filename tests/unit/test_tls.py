@@ -94,7 +94,7 @@ def test_a_server_that_is_not_trusted_is_a_configuration_error_with_the_reason(
 
 
 @pytest.mark.skipif(sys.version_info < (3, 13), reason="Python 3.13 asks more of a certificate than others do")
-def test_what_python_3_13_alone_refuses_is_told_by_its_name(tmp_path: Path) -> None:
+def test_python_3_13_only_rejections_are_named(tmp_path: Path) -> None:
     (tmp_path / "public.pem").write_text(ODD.pem)
     with (
         serving(lambda _: (200, ""), ODD.signed("server", odd=True).server(tmp_path)) as (url, _),
@@ -123,7 +123,7 @@ def test_a_handshake_that_breaks_off_passes() -> None:
         get(url.replace("http:", "https:"), trusting())
 
 
-def test_versions_that_do_not_meet(tmp_path: Path) -> None:
+def test_no_common_tls_version(tmp_path: Path) -> None:
     tls = PUBLIC.signed("server").server(tmp_path)
     context = trusting()
     context.minimum_version = ssl.TLSVersion.TLSv1_3

@@ -20,7 +20,7 @@ def test_all_jobs_have_ended_when_it_returns(together: Together, number: int) ->
 
 
 @pytest.mark.parametrize("together", [in_turn, side_by_side])
-def test_what_a_job_raises_is_raised(together: Together) -> None:
+def test_job_errors_are_raised(together: Together) -> None:
     def fail() -> None:
         raise ZeroDivisionError
 

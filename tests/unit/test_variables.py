@@ -42,7 +42,7 @@ def test_inputs_have_description_type_and_default_in_this_order_and_are_checked_
 
 
 @pytest.mark.parametrize("name", BLOCKS)
-def test_what_is_refused_is_told_by_name_and_as_a_sentence(name: str) -> None:
+def test_validation_messages_name_the_input_and_are_sentences(name: str) -> None:
     messages = re.findall(r'^\s+error_message = "(.*)"$', BLOCKS[name], re.MULTILINE)
     assert len(messages) == BLOCKS[name].count("  validation {")
     for message in messages:

@@ -59,7 +59,7 @@ class FakeCopy(FakeZones):
         self._zones, self._content = zones._zones, zones._content
 
 
-def test_a_page_that_was_read_after_the_end_of_all_serves_another_batch() -> None:
+def test_page_read_after_all_terminations_is_reused_for_another_batch() -> None:
     scene = Scene()
     assert scene.requests("a.x.") == 1
     scene.now += 240
@@ -67,7 +67,7 @@ def test_a_page_that_was_read_after_the_end_of_all_serves_another_batch() -> Non
 
 
 @pytest.mark.parametrize(("ended_at", "requests"), [(NOW - 5, 0), (NOW - 4, 1), (NOW, 1), (NOW + 60, 1), (None, 1)])
-def test_a_page_that_may_be_older_than_the_end_of_one_does_not(ended_at: float | None, requests: int) -> None:
+def test_page_older_than_a_termination_is_not_reused(ended_at: float | None, requests: int) -> None:
     """The instance may have written a record in between. Event times are whole seconds, and clocks differ."""
     scene = Scene()
     scene.requests("a.x.")
@@ -117,7 +117,7 @@ def test_forgotten_names_are_read_again() -> None:
     assert scene.requests("a.x.", "b.x.") == 1
 
 
-def test_no_more_is_kept_than_the_memory_is_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cache_size_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ec2_decommission.clients.zone_cache._MOST_RECORD_SETS", 8)
     names = [f"web-{number:02}.x." for number in range(16)]
     scene = Scene(names, page_size=4)
