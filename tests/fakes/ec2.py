@@ -29,7 +29,7 @@ _FIRST_LAUNCH = datetime(2026, 1, 1, tzinfo=UTC)
 
 @dataclass
 class NetworkInterface:
-    """A network interface. ``private_ips`` begins with the primary one. ``public_ips`` has private addresses as keys."""
+    """A network interface. ``private_ips`` begins with the primary. ``public_ips`` is keyed by private address."""
 
     interface_id: str
     vpc_id: str

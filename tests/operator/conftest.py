@@ -1,4 +1,4 @@
-"""The real function with one step, deployed without Terraform on the strict AWS, and the command as users run it."""
+"""The real function with one step, deployed on the strict AWS without Terraform, and the command as users run it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ EVERYTHING = [{"Effect": "Allow", "Action": "*", "Resource": "*"}]
 
 @dataclass(frozen=True)
 class Ran:
-    """What came of one run of the command."""
+    """The result of a run of the command."""
 
     status: int
     out: str
@@ -45,17 +45,17 @@ class Ran:
 
     @property
     def words(self) -> str:
-        """The output without its line breaks, to look for a sentence in it."""
+        """The output without line breaks, for finding sentences."""
         return " ".join(self.out.split())
 
     @property
     def said(self) -> str:
-        """The same of what was written for a person beside the output."""
+        """The messages on standard error, without line breaks."""
         return " ".join(self.err.split())
 
 
 def run_cli(arguments: Sequence[str], environment: Mapping[str, str], *, stdin: str = "", cwd: Path = ROOT) -> Ran:
-    """`python3 cli ...` in a terminal of 80 columns, its standard input no terminal."""
+    """Runs `python3 cli ...` with 80 columns. Standard input is not a terminal."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "TF_", "PYTHON"))}
     done = subprocess.run(
         [sys.executable, "cli" if cwd == ROOT else str(CLI), *arguments],
@@ -77,7 +77,7 @@ def run_cli(arguments: Sequence[str], environment: Mapping[str, str], *, stdin: 
 
 @dataclass
 class Site:
-    """The deployment, and the fleet that leaves records in its zone."""
+    """The deployment, and a fleet with records in its zone."""
 
     aws: StrictAws
     functions: LambdaService
@@ -98,7 +98,7 @@ class Site:
         )
 
     def launch(self, name: str) -> LaunchedInstance:
-        """An instance with a record in the zone, an hour old and in the inventory."""
+        """Launches an instance with a record in the zone. It is an hour old and in the inventory."""
         instance = self.aws.launch(name, emit=False)
         launched = datetime.now(UTC) - timedelta(hours=1)
         ec2_backends[self.aws.account][self.aws.region].get_instance(instance.id).launch_time = launched
@@ -117,18 +117,18 @@ class Site:
         return instance
 
     def dead(self, name: str) -> str:
-        """One that has ended, and of whose end nobody told the function."""
+        """Launches and terminates an instance without an event."""
         instance = self.launch(name)
         self.aws.terminate(instance.id, emit=False)
         return instance.id
 
     def end(self, instance_id: str) -> None:
-        """EC2's event, delivered and handled."""
+        """Terminates an instance, and delivers its event."""
         self.send(json.dumps(self.aws.state_change(instance_id, "terminated")))
         self.poller.drain()
 
     def names(self) -> list[str]:
-        """The names that have an A record."""
+        """The names with A records."""
         answer = self.aws.client("route53").list_resource_record_sets(HostedZoneId=self.zone_id)
         return [record["Name"].split(".")[0] for record in answer["ResourceRecordSets"] if record["Type"] == "A"]
 
@@ -139,7 +139,7 @@ class Site:
         ]
 
     def configure(self, **config: Any) -> None:
-        """Changes the function's configuration, as an apply does."""
+        """Changes the function's configuration, as `terraform apply` does."""
         self.config = {**self.config, **config}
         self.aws.client("lambda").update_function_configuration(
             FunctionName=NAME, Environment={"Variables": {"DECOMMISSION_CONFIG": json.dumps(self.config)}}
@@ -147,7 +147,7 @@ class Site:
 
 
 def package() -> bytes:
-    """The function and what it imports, beside what Lambda's runtime has."""
+    """The function and its dependencies, without those in Lambda's runtime."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         source = ROOT / "lambda" / "src"
@@ -174,7 +174,7 @@ def site(aws: StrictAws, tmp_path: Path) -> Iterator[Site]:
 
 
 def deploy(aws: StrictAws, functions: LambdaService) -> Site:
-    """What the module deploys, as far as the command sees it, by the module's names."""
+    """Deploys the resources that the command uses, with the module's names."""
     sqs, iam = aws.client("sqs"), aws.client("iam")
     zone = aws.client("route53").create_hosted_zone(Name="example.internal", CallerReference="1")["HostedZone"]
     dead = sqs.create_queue(QueueName=f"{NAME}-dead-letters", Attributes={"MessageRetentionPeriod": "1209600"})
@@ -223,14 +223,14 @@ def deploy(aws: StrictAws, functions: LambdaService) -> Site:
 
 
 def documented_policy() -> dict[str, Any]:
-    """The policy that docs/operator.md gives."""
+    """The policy in docs/operator.md."""
     text = (ROOT / "docs" / "operator.md").read_text().split("```json\n")[1].split("```")[0]
     policy: dict[str, Any] = json.loads(text)
     return policy
 
 
 def user_with(aws: StrictAws, policy: Mapping[str, Any], name: str = "operator") -> Credentials:
-    """The credentials of a user with just that policy."""
+    """The credentials of a user with only that policy."""
     iam = aws.client("iam")
     iam.create_user(UserName=name)
     iam.put_user_policy(UserName=name, PolicyName="p", PolicyDocument=json.dumps(policy))
