@@ -265,7 +265,7 @@ def keep(screen: Screen, world: World, run_directory: Path, ready: Callable[[], 
     exports.write_text("".join(f'export {name}="{value}"\n' for name, value in variables.items()))
     living, dead = platform.fleet["web-3"].id, platform.fleet["db-1"].id
     cli = " ".join(CLI)
-    screen.act("The demo keeps running. Try these commands in another terminal, in this directory:")
+    screen.act("The demo keeps running. In another terminal, in this directory, try:")
     screen.command(
         f"""
   . {exports.relative_to(ROOT)}

@@ -1,4 +1,4 @@
-# Each alarm: what it looks at, from which value it rings, and when it is made.
+# Each alarm: its metric, its threshold, and the conditions under which it exists.
 
 mock_provider "aws" {
   source = "./mocks"
@@ -105,7 +105,7 @@ run "the_alarms_of_a_sweep_by_the_calendar_look_back_as_far_as_cloudwatch_does" 
   }
 }
 
-# A function that fails as a whole is called again after the visibility timeout, so its errors never lie side by side.
+# A function that fails as a whole is retried after the visibility timeout, so its errors are never in adjacent periods.
 run "three_tries_that_fail_fit_into_what_the_alarm_looks_at" {
   command = plan
 
@@ -122,7 +122,7 @@ run "three_tries_that_fail_fit_into_what_the_alarm_looks_at" {
   }
 }
 
-# What fails until somebody repairs it is tried again after the longest delay: the alarm is not over in between.
+# A permanent failure is retried after the longest delay. The alarm must not end in between.
 run "an_alarm_lasts_from_one_try_to_the_next" {
   command = plan
 
@@ -163,7 +163,7 @@ run "without_the_sweep_there_is_no_alarm_for_it" {
   }
 }
 
-# Another function.timeout changes the function and the queue only.
+# A new function.timeout changes only the function and the queue.
 run "another_timeout_changes_no_alarm" {
   command = plan
 

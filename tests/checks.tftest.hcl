@@ -1,4 +1,4 @@
-# Warnings: each mistake has one, and what is right has none. A run fails if a check warns that it does not expect.
+# Warnings: one for each mistake, and none for valid input. A run fails on an unexpected warning.
 
 mock_provider "aws" {
   source = "./mocks"

@@ -1,6 +1,6 @@
-# The dashboard: a valid document that shows what is on, and nothing else.
+# The dashboard: a valid document with exactly the enabled features.
 
-# Whether its names are those of the function's metrics is a test in Python (tests/unit/test_dashboard.py).
+# tests/unit/test_dashboard.py compares its names with the function's metrics.
 mock_provider "aws" {
   source = "./mocks"
 }
@@ -41,7 +41,7 @@ run "everything_on_is_on_the_wall" {
     error_message = "Other steps are shown than those that are on."
   }
 
-  # Within the grid of 24 columns, and none over another.
+  # Within the grid of 24 columns, without overlaps.
   assert {
     condition = alltrue(flatten([
       for i, one in jsondecode(aws_cloudwatch_dashboard.this[0].dashboard_body).widgets : [
@@ -59,7 +59,7 @@ run "everything_on_is_on_the_wall" {
     error_message = "A widget looks into another region."
   }
 
-  # Namespace, metric, pairs of dimensions, options: CloudWatch refuses any other form.
+  # Namespace, metric, pairs of dimensions, options: CloudWatch rejects any other form.
   assert {
     condition = alltrue(flatten([
       for widget in jsondecode(aws_cloudwatch_dashboard.this[0].dashboard_body).widgets : [

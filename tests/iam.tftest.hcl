@@ -1,4 +1,4 @@
-# What each toggle adds to the function's role, and nothing else.
+# The exact permissions that each toggle adds to the function's role.
 
 mock_provider "aws" {
   source = "./mocks"
@@ -53,10 +53,10 @@ run "the_inventory_alone_adds_no_query_and_no_sending" {
   }
 }
 
-# A stolen role changes no NS, MX, TXT or CAA record.
+# A stolen role cannot change NS, MX, TXT or CAA records.
 run "route53_adds_its_zones_and_the_types_and_actions_that_the_step_uses" {
   variables {
-    inventory = {} # else a warning
+    inventory = {} # avoids a warning
     sweep     = { enabled = false }
     route53   = { enabled = true, zone_ids = ["Z1"], zones = [{ id = "Z2" }, { id = "Z3", role_arn = "arn:aws:iam::333333333333:role/dns" }, { id = "Z4", role_arn = "arn:aws:iam::333333333333:role/dns" }], record_names = ["{tag:Name}.example.internal"] }
   }

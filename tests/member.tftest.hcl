@@ -1,4 +1,4 @@
-# modules/member: what a member account grants, and to whom.
+# modules/member: the permissions that a member account grants, and their principals.
 
 mock_provider "aws" {
   mock_resource "aws_sqs_queue" {

@@ -1,10 +1,10 @@
-# Members: the bus, whom it admits, the rule on it, the roles that the function may assume, and what it reads of them.
+# Members: the event bus, its policy and rule, the roles that the function can assume, and its members setting.
 
 mock_provider "aws" {
   source = "./mocks"
 }
 
-# Nothing is built here (see `python`), so some other file has to be the zip.
+# These tests build nothing (see `python`), so another file stands in for the zip.
 override_resource {
   target = terraform_data.bundle
   values = { output = { zip = "LICENSE" } }
@@ -86,7 +86,7 @@ run "members_are_admitted_by_account_heard_by_a_rule_and_asked_by_their_role" {
     error_message = jsonencode(local.queue_policies)
   }
 
-  # Its own account the function asks with its own rights.
+  # In its own account, the function uses its own permissions.
   assert {
     condition     = one([for s in jsondecode(output.function_policy_json).Statement : s.Resource if s.Sid == "AssumeMemberRoles"]) == ["arn:aws:iam::222222222222:role/ec2-decommission-member", "arn:aws:iam::333333333333:role/ec2-decommission-member"]
     error_message = output.function_policy_json
@@ -130,7 +130,7 @@ run "an_organization_is_admitted_by_its_id" {
     error_message = output.function_policy_json
   }
 
-  # Also without the inventory and its sweep.
+  # This also applies without the inventory and its sweep.
   assert {
     condition     = contains([for s in jsondecode(output.function_policy_json).Statement : s.Sid], "SendWhatTheSweepFound")
     error_message = output.function_policy_json

@@ -1,10 +1,10 @@
-# The artifact: what makes it be built again, and the ways to bring one's own.
+# The package: the triggers of a rebuild, and the ways to supply a prebuilt one.
 
 mock_provider "aws" {
   source = "./mocks"
 }
 
-# Nothing is built here (see `python`), so some other file has to be the zip.
+# These tests build nothing (see `python`), so another file stands in for the zip.
 override_resource {
   target = terraform_data.package
   values = { output = { zip = "LICENSE" } }
@@ -118,7 +118,7 @@ run "what_the_zip_holds_is_a_reason_to_build_again" {
     error_message = jsonencode(local.build_triggers)
   }
 
-  # What Python leaves behind is no source.
+  # Files that Python creates are not sources.
   assert {
     condition     = contains(local.source_files, "src/ec2_decommission/__init__.py") && length([for file in local.source_files : file if length(regexall("__pycache__|\\.pyc$|egg-info|/\\.", file)) > 0]) == 0
     error_message = jsonencode(local.source_files)

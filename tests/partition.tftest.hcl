@@ -1,4 +1,4 @@
-# Another partition than aws.
+# A partition other than aws.
 
 mock_provider "aws" {
   source = "./mocks"

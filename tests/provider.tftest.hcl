@@ -1,4 +1,4 @@
-# Everything on, planned by the real provider with nobody to ask: it checks more of the arguments than a mock does.
+# All features, planned by the real provider without AWS: it checks more arguments than a mock does.
 
 provider "aws" {
   region                      = "eu-west-1"

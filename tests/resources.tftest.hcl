@@ -1,4 +1,4 @@
-# What is made, with the defaults and with each toggle.
+# The resources, with the defaults and with each toggle.
 
 mock_provider "aws" {
   source = "./mocks"
@@ -134,7 +134,7 @@ run "outputs_are_those_of_the_contract" {
   }
 }
 
-# Its keys are those that lambda/src/ec2_decommission/config.py reads, and no other.
+# Its keys are exactly those that lambda/src/ec2_decommission/config.py reads.
 run "the_function_reads_what_it_is_told" {
   variables {
     route53 = {

@@ -38,14 +38,14 @@ module "ec2_decommission" {
     deregister_node = true
   }
 
-  # Read at build time, sealed with a key that the module makes. The build logs in with VAULT_TOKEN.
+  # The build reads these secrets with VAULT_TOKEN, and seals them with a key that the module creates.
   vault = { address = var.vault_address }
   secrets = {
     chef_client_key = { path = "${var.secrets_path}/chef", field = "client_key" }
     consul_token    = { path = "${var.secrets_path}/consul", field = "token" }
   }
 
-  # Chef and Consul are reached from within the VPC only.
+  # Chef and Consul are reachable only from within the VPC.
   vpc_config = {
     subnet_ids         = var.subnet_ids
     security_group_ids = var.security_group_ids

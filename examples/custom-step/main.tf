@@ -16,7 +16,7 @@ module "ec2_decommission" {
 
       iam_statements = [
         {
-          # Reads all alarms or none: CloudWatch knows no narrower right.
+          # CloudWatch has no narrower permission for reading alarms.
           actions   = ["cloudwatch:DescribeAlarms"]
           resources = ["arn:aws:cloudwatch:${var.region}:*:alarm:*"]
         },

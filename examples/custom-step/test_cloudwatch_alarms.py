@@ -1,4 +1,4 @@
-"""The step by itself, on moto's CloudWatch: `pytest examples/custom-step` (needs pytest, moto and boto3)."""
+"""Tests the step with moto's CloudWatch: `pytest examples/custom-step` (requires pytest, moto and boto3)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from moto import mock_aws
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent.parent / "lambda" / "src"))  # the module's own code, from which the step imports
+sys.path.insert(0, str(HERE.parent.parent / "lambda" / "src"))  # the module's code, which the step imports
 
 from ec2_decommission.custom_step import (  # noqa: E402
     Batch,
@@ -28,7 +28,7 @@ DEAD, ALIVE = "i-0aaaaaaaaaaaaaaaa", "i-0bbbbbbbbbbbbbbbb"
 
 
 def make_step(tools: StepTools) -> Any:
-    """As the function loads it."""
+    """Creates the step as the function does."""
     spec = importlib.util.spec_from_file_location("cloudwatch_alarms", HERE / "cloudwatch_alarms" / "__init__.py")
     assert spec is not None
     assert spec.loader is not None
@@ -76,7 +76,7 @@ def names(cloudwatch: Any) -> list[str]:
 
 
 def looked(step: Any, *ids: str) -> Batch:
-    """A batch of terminated instances, looked at. The step asks nothing of what lives, so nothing stands for it."""
+    """Runs the step on a batch of terminated instances. The step does not query live instances."""
     living: Any = None
     batch = Batch({i: Instance(i) for i in ids}, living, Deadline.after(60))
     assert step.look(batch) == {}
@@ -86,7 +86,7 @@ def looked(step: Any, *ids: str) -> Batch:
 def test_the_alarm_of_the_dead_instance_goes_and_no_other(cloudwatch: Any, step: Any) -> None:
     put_alarm(cloudwatch, "host-web-1-cpu", DEAD)
     put_alarm(cloudwatch, "host-web-2-cpu", ALIVE)
-    put_alarm(cloudwatch, "billing", DEAD)  # another prefix: somebody else's business
+    put_alarm(cloudwatch, "billing", DEAD)  # another prefix, so not this step's
     batch = looked(step, DEAD)
     findings = step.find(batch)
     [removal] = findings[DEAD].removals

@@ -7,7 +7,7 @@ module "ec2_decommission" {
 
   name = var.name
 
-  # While this is true, nothing is removed, and every report lists what would be.
+  # While this is true, nothing is removed. Every report lists the planned removals.
   dry_run = var.dry_run
 
   route53 = {
@@ -31,10 +31,10 @@ module "ec2_decommission" {
   }
 
   sweep = {
-    # Instances that ended before the installation are in no inventory, but Chef and Consul have their nodes. Name a
-    # system here only if its nodes are all of this account and region, or say where they are.
+    # Instances that were terminated before the installation are not in the inventory, but Chef and Consul still have
+    # their nodes. List a system only if all its nodes are in this account and region, or name their account and region.
     adopt = var.adopt
-    # The brake: the most at once. Above it nothing is removed, and the sweep fails visibly.
+    # The brake: the maximum number per sweep. Above it, the sweep fails and removes nothing.
     max_instances = var.max_instances
     max_fraction  = 1
   }

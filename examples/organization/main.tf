@@ -1,5 +1,5 @@
 # One deployment for three accounts: the hub, where the function runs, and two members. The DNS zone is in a fourth
-# account. Terraform reaches the others by a role there, such as the one that AWS Organizations creates.
+# account. Terraform assumes a role in the other accounts, such as the one that AWS Organizations creates.
 
 provider "aws" {
   region = var.region
@@ -65,7 +65,7 @@ module "ec2_decommission" {
   function = var.function
 }
 
-# The members. In a further region of an account, call the module with create_role = false. modules/member/stackset.yaml
+# The members. For another region of an account, call the module with create_role = false. modules/member/stackset.yaml
 # does the same with CloudFormation StackSets.
 
 module "member_a" {
@@ -88,7 +88,7 @@ module "member_b" {
   external_id       = var.external_id
 }
 
-# The zone's account: a role with the rights to this zone that the function would otherwise have itself.
+# The zone's account: a role with the function's permissions for this zone.
 
 resource "aws_iam_role" "dns" {
   provider = aws.dns

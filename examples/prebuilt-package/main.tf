@@ -1,4 +1,4 @@
-# The job that applies this needs no Python, Vault or package index: the zip comes from another job.
+# The job that applies this needs no Python, Vault or package index, because another job builds the zip.
 
 provider "aws" {
   region = var.region
@@ -17,7 +17,7 @@ module "ec2_decommission" {
     bundle_included = true
   }
 
-  # As in package.json: the same key, and the same secrets by the same names.
+  # Use the same key and the same secret names as in package.json.
   kms_key_arn = var.kms_key_arn
   secrets     = { consul_token = { path = "ec2-decommission/consul", field = "token" } }
 

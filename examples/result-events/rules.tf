@@ -1,4 +1,4 @@
-# The function's events are on the account's default bus. Each rule sends some of them on.
+# The function sends its events to the account's default bus. Each rule forwards some of them.
 
 locals {
   summary_paths = {
@@ -11,7 +11,7 @@ locals {
   }
 }
 
-# E-mail: everything that failed
+# Email: all failures
 
 resource "aws_cloudwatch_event_rule" "failed" {
   name        = "${var.name}-failed"
@@ -50,7 +50,7 @@ resource "aws_sns_topic_subscription" "email" {
   endpoint  = each.value
 }
 
-# Slack: what was removed, and everything that failed
+# Slack: all removals and failures
 
 resource "aws_cloudwatch_event_rule" "news" {
   name        = "${var.name}-news"
@@ -69,7 +69,7 @@ resource "aws_cloudwatch_event_target" "slack" {
   rule = aws_cloudwatch_event_rule.news.name
   arn  = aws_sns_topic.slack.arn
 
-  # The chat service drops what is not one of its own notifications.
+  # The chat service accepts only its own notification format.
   # https://docs.aws.amazon.com/chatbot/latest/adminguide/custom-notifs.html
   input_transformer {
     input_paths    = local.summary_paths
@@ -103,7 +103,7 @@ resource "aws_chatbot_slack_channel_configuration" "this" {
   slack_team_id         = var.slack.team_id
   slack_channel_id      = var.slack.channel_id
   iam_role_arn          = aws_iam_role.slack[0].arn
-  guardrail_policy_arns = ["arn:aws:iam::aws:policy/AWSDenyAll"] # the channel reads notifications, and runs no command
+  guardrail_policy_arns = ["arn:aws:iam::aws:policy/AWSDenyAll"] # the channel only shows notifications, and cannot run commands
   sns_topic_arns        = [aws_sns_topic.slack.arn]
 }
 
@@ -121,7 +121,7 @@ resource "aws_iam_role" "slack" {
   })
 }
 
-# EventBridge may publish to the topics, for these rules only
+# Allow EventBridge to publish to the topics, only for these rules
 
 resource "aws_sns_topic_policy" "this" {
   for_each = {

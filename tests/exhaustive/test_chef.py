@@ -1,8 +1,8 @@
-"""Every small world of Chef nodes and clients: who made each, and whether it is in use.
+"""Every small world of Chef nodes and clients: the creator of each, and whether it is in use.
 
-A removal is harm if a living instance or a stranger uses what goes. A removal is due if a handled instance made the
-thing, and nobody could dispute that. A node that never converged, and a client without a node, look the same whoever
-made them: a stranger's is disputed if the dead instance could have made it.
+A removal is harm if a live instance or a stranger uses the thing. A removal is due if a handled instance undisputedly
+created the thing. A node that never converged, and a client without a node, do not show their creator: a stranger's
+is disputed if the dead instance could have created it.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ SETTINGS = {
 Thing = tuple[str, str]  # "node" or "client", and its name
 Makers = dict[Thing, str]
 
-# What a node shows: its fields, and who may have made it. "by name" stands for X, Y and strangers, by its name.
+# A node's fields, and its possible creators. "by name" means X, Y or a stranger, according to its name.
 CONTENTS: Mapping[str, dict[str, Any]] = {
     "fresh": {},
     "of x": {
@@ -75,7 +75,7 @@ IDS = {"of x": X, "of y": Y}
 
 @dataclass(frozen=True, eq=False)
 class Board:
-    """The nodes with what they show, and the clients with whether they are privileged."""
+    """The nodes with their fields, and the clients with their privileges."""
 
     nodes: Mapping[str, str]
     clients: Mapping[str, str]
@@ -131,7 +131,7 @@ def others() -> list[Others]:
 
 @dataclass(frozen=True)
 class World:
-    """One world but for who made each thing."""
+    """A world without the creators of its things."""
 
     kind: str
     x: Body
@@ -148,7 +148,7 @@ class World:
         return (self.x, *((self.others.other,) if self.others.other else ()))
 
     def everything(self) -> Iterator[Makers]:
-        """Who may have made each thing, in every combination."""
+        """Every combination of possible creators."""
         nodes = [("node", name) for name in self.board.nodes]
         clients = [("client", name) for name in self.board.clients]
         for makers in product(*(self.makers_of_node(name) for _, name in nodes)):
@@ -156,7 +156,7 @@ class World:
             for more in product(*(self.makers_of_client(name, of_nodes) for _, name in clients)):
                 yield of_nodes | dict(zip(clients, more, strict=True))
 
-    # Who may have made a thing
+    # Possible creators
 
     def makers_of_node(self, name: str) -> list[str]:
         content = self.board.nodes[name]
@@ -187,7 +187,7 @@ class World:
     # Harm
 
     def is_harm(self, thing: Thing, makers: Makers) -> bool:
-        """Whether somebody loses something that is in use when the thing goes."""
+        """Whether removing the thing takes it from an owner who uses it."""
         maker = makers[thing]
         if maker == Y and self.others.living:
             return True
@@ -201,14 +201,14 @@ class World:
         return self._is_used_client(name, makers)
 
     def _is_used_node(self, name: str) -> bool:
-        """Whether a stranger's node is in use, as far as anybody can tell."""
+        """Whether a stranger's node appears to be in use."""
         content = self.board.nodes[name]
         if content == "of x":
-            return False  # whoever writes the id of another instance into a node gives it away
+            return False  # a creator who writes another instance's id into a node gives the node away
         return content != "fresh" or not self._a_dead_one_could_have(name)
 
     def _is_used_client(self, name: str, makers: Makers) -> bool:
-        """Whether a stranger's client is in use: its own node is there, or no dead instance could have had it."""
+        """Whether a stranger's client is in use: it has a node, or no dead instance could have created it."""
         for other, content in self.board.nodes.items():
             mine = other == name or (alike(other, name) and other not in self.board.clients)
             if mine and makers["node", other] == STRANGER and content not in ("of x", "fresh"):
@@ -229,7 +229,7 @@ class World:
     # Completeness
 
     def is_due(self, thing: Thing, makers: Makers) -> bool:
-        """Whether the thing is provably a dead instance's, and of no use to anybody."""
+        """Whether the thing provably belongs to a dead instance, and is not in use."""
         what, name = thing
         maker = makers[thing]
         body = next((b for b in self.bodies() if b.instance_id == maker and not b.alive), None)
@@ -252,7 +252,7 @@ class World:
         return bool(given and body.known.tags and not by_id and not self.board.hidden)
 
     def _disputed_client(self, name: str, makers: Makers) -> bool:
-        """Whether a node that is not provably the instance's might be the client's own."""
+        """Whether the client might belong to a node that is not provably the instance's."""
         mine = (n for n in self.board.nodes if makers["node", n] == makers["client", name])
         undisputed = {n for n in mine if self.is_due(("node", n), makers)}
         return any(alike(n, name) and n not in undisputed for n in self.board.nodes)
@@ -260,7 +260,7 @@ class World:
 
 @cache
 def may_be_named(kind: str, body: Body, name: str) -> bool:
-    """Whether the instance calls its node so, at some time: after its Name tag, in short or long form, or its id."""
+    """Whether the instance's node can have this name at some time: its Name tag, in short or long form, or its id."""
     if kind == "id":
         return name == body.instance_id
     names = body.names if body.instance_id == X else {body.name}
@@ -270,12 +270,12 @@ def may_be_named(kind: str, body: Body, name: str) -> bool:
 
 @cache
 def alike(one: str, other: str) -> bool:
-    """Whether the first labels are the same."""
+    """Whether the first labels are equal."""
     return one.lower().split(".")[0] == other.lower().split(".")[0]
 
 
 def removals(world: World) -> set[Thing]:
-    """What goes by the plan, asked as the step asks."""
+    """The plan's removals, with the step's own queries."""
     instances = {body.instance_id: body.known for body in world.bodies() if not body.alive}
     settings, snapshot = SETTINGS[world.kind], world.board.snapshot
     findings = plan.plan(
@@ -287,9 +287,7 @@ def removals(world: World) -> set[Thing]:
 
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize(("kind", "least"), [("tag", 500_000), ("id", 150_000), ("none", 750_000)])
-def test_nobody_loses_anything_and_nothing_of_the_dead_is_left(
-    kind: str, least: int, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_no_harm_is_done_and_nothing_due_is_left(kind: str, least: int, capsys: pytest.CaptureFixture[str]) -> None:
     count = Count(f"chef, node_name {TEMPLATES[kind]}")
     for x, some, listed in chosen(product(xs(), others(), list(boards(kind)))):
         world = World(kind, x, some, listed)

@@ -1,7 +1,7 @@
-"""Every small world of Consul nodes, sessions and locks: who made each, and whose agent lives.
+"""Every small world of Consul nodes, sessions and locks: the creator of each, and the live agents.
 
-A removal is harm if the agent of its node lives, or if its maker lives and could still have the node. A removal is
-due if a handled instance made the node, its agents are dead, and nobody could dispute that the node was its own.
+A removal is harm if the node's agent is live, or if its creator is live and could still have the node. A removal is
+due if a handled instance undisputedly created the node, and its agents are dead.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ Thing = tuple[str, ...]  # ("node", dc, name), ("session", id), ("key", action, 
 
 
 class Content(NamedTuple):
-    """What a node shows."""
+    """The fields of a node."""
 
     address: str
     lan: str = ""
@@ -84,8 +84,8 @@ class Node(NamedTuple):
     """A node of a world.
 
     Attributes:
-        life: of its agent: "dead", "passing" (the leader says so) or "gossip" (it has just joined).
-        session: none; "release" or "delete" (with a lock each), "semaphore".
+        life: the agent's state: "dead", "passing" (according to the leader) or "gossip" (just joined).
+        session: none, "release", "delete" (each with a lock) or "semaphore".
     """
 
     name: str
@@ -102,7 +102,7 @@ class Node(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Board:
-    """The nodes of a world, and what the step reads of them."""
+    """The nodes of a world, and the step's readings of them."""
 
     nodes: tuple[Node, ...]
     snapshot: Snapshot
@@ -110,7 +110,7 @@ class Board:
 
 
 def boards(kind: str) -> Iterator[Board]:
-    """One or two nodes, of which the first has the name that ``consul.node_name`` gives."""
+    """One or two nodes. The first has the name from ``consul.node_name``."""
     own_name = X if kind == "id" else WEB1
     states: list[tuple[str, str]] = [("dead", ""), ("dead", "release"), ("passing", "release")]
     if ALL:
@@ -185,7 +185,7 @@ def others() -> list[Others]:
 
 @dataclass(frozen=True)
 class World:
-    """One world but for who made each node."""
+    """A world without the creators of its nodes."""
 
     kind: str
     deregister: bool
@@ -203,7 +203,7 @@ class World:
         return (self.x, *((self.others.other,) if self.others.other else ()))
 
     def makers(self, node: Node) -> list[str]:
-        """Who may have made a node: an instance at its own address, a stranger where nobody could know better."""
+        """The possible creators of a node: an instance at its own address, or a stranger if not excluded."""
         content = node.content
         if content in (AT_OUTSIDE, BEHIND_A1) and node.name != X:
             return [STRANGER]
@@ -225,7 +225,7 @@ class World:
         return [*found, *([] if of_account else [STRANGER])]
 
     def is_harm(self, thing: Thing, node: Node, maker: str) -> bool:
-        """Whether somebody loses something when a thing of the node goes."""
+        """Whether removing a thing of the node takes it from an owner who uses it."""
         if node.lives:
             return True
         contender = thing[-1].endswith(f"/{session_of(node)}")
@@ -241,7 +241,7 @@ class World:
         return maker == Y and self.others.living is not None
 
     def is_due(self, thing: Thing, node: Node, maker: str, makers: Mapping[Node, str]) -> bool:
-        """Whether the node is provably a dead instance's, and nobody else has one of its addresses."""
+        """Whether the node provably belongs to a dead instance, and its addresses have no other owner."""
         body = next((b for b in self.bodies() if b.instance_id == maker and not b.alive), None)
         if body is None or node.lives or node.server or (thing[0] == "node" and not self.deregister):
             return False
@@ -270,14 +270,14 @@ def _is_by_id(node: Node, instance_id: str) -> bool:
 
 @cache
 def may_be_named(kind: str, body: Body, name: str) -> bool:
-    """Whether the instance calls its node so at some time; without a template it may have any name."""
+    """Whether the instance's node can have this name at some time. Without a template, it can have any name."""
     if kind == "none":
         return True
     return name in body.names if kind == "tag" else name == body.instance_id
 
 
 def things(node: Node) -> Iterator[Thing]:
-    """All that may go of a node."""
+    """All removable things of a node."""
     yield ("node", node.dc, node.name)
     if node.session:
         yield ("session", session_of(node))
@@ -287,7 +287,7 @@ def things(node: Node) -> Iterator[Thing]:
 
 
 def removals(world: World, settings: ConsulSettings) -> set[Thing]:
-    """What goes by the plan, asked as the step asks."""
+    """The plan's removals, with the step's own queries."""
     instances = {body.instance_id: body.known for body in world.bodies() if not body.alive}
     snapshot = world.board.snapshot
     living = world.others.ask(plan.question(settings, instances, snapshot))
@@ -306,9 +306,7 @@ def removals(world: World, settings: ConsulSettings) -> set[Thing]:
 
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize(("kind", "least"), [("tag", 250_000), ("id", 75_000), ("none", 200_000)])
-def test_nobody_loses_anything_and_nothing_of_the_dead_is_left(
-    kind: str, least: int, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_no_harm_is_done_and_nothing_due_is_left(kind: str, least: int, capsys: pytest.CaptureFixture[str]) -> None:
     template = TEMPLATES[kind]
     settings = {
         deregister: ConsulSettings(

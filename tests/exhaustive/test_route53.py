@@ -1,7 +1,7 @@
-"""Every small world of DNS records: who made each value, and who has its address and name now.
+"""Every small world of DNS records: the creator of each value, and the current owners of its address and name.
 
-A removal is harm if the value works for a living instance or a stranger, or if another system owns the record set.
-A removal is due if a handled instance made the value at one of its names, and nobody could dispute that.
+A removal is harm if the value works for a live instance or a stranger, or if another system owns the record set.
+A removal is due if a handled instance undisputedly created the value at one of its names.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ MARK = {"Type": "TXT", "ResourceRecords": [{"Value": '"heritage=external-dns,ext
 
 @dataclass(frozen=True, eq=False)
 class Board:
-    """The records of a world: what is listed, and who owns it beside those who made its values.
+    """The listed records of a world, and other systems' ownership of them.
 
     Attributes:
         owned: the record sets that another system owns, by name and type.
@@ -78,7 +78,7 @@ class Board:
 def board(
     *records: dict[str, Any] | None, owned: Iterable[tuple[str, str]] = (), unread: Iterable[str] = ()
 ) -> Board:
-    """What the zones list. ``unread`` are names that could not be read: anybody's mark may be there."""
+    """The zones' listings. ``unread`` are names that could not be read, and may have anyone's mark."""
     missed = {name: TransientError("throttled") for name in unread}
     found: dict[str, dict[str, tuple[RecordSet, ...]]] = {zone_id: {} for zone_id in ZONES}
     values: list[Value] = []
@@ -161,7 +161,7 @@ def xs() -> list[Body]:
 
 @dataclass
 class World:
-    """One world but for who made each value."""
+    """A world without the creators of its values."""
 
     x: Body
     others: Others
@@ -172,13 +172,13 @@ class World:
 
     @property
     def handled(self) -> tuple[Body, ...]:
-        """The dead, whose ends are handled."""
+        """The handled dead instances."""
         return (self.x, *((self.others.other,) if self.others.other and not self.others.living else ()))
 
     def makers(self, value: Value) -> list[str]:
-        """Who may have made a value: an instance at its names, for what was its own; a stranger anything.
+        """The possible creators of a value: an instance at its names for its own addresses, or a stranger.
 
-        What contains an instance's id is of nobody else.
+        A value that contains an instance's id has no other creator.
         """
         if X in value[0] or X in value[2]:
             return [X]
@@ -198,7 +198,7 @@ class World:
         return kind == "CNAME" or target in body.addresses
 
     def is_harm(self, value: Value, maker: str, makers: dict[Value, str]) -> bool:
-        """Whether somebody loses something that works when the value goes."""
+        """Whether removing the value takes it from an owner for whom it works."""
         name, kind, target, _ = value
         if (name, kind) in self.board.owned:
             return True
@@ -236,7 +236,7 @@ class World:
         return name in own
 
     def is_due(self, value: Value, maker: str, makers: dict[Value, str]) -> bool:
-        """Whether the value is provably the maker's, and of no use to anybody."""
+        """Whether the value provably belongs to its creator, and is not in use."""
         name, kind, target, _ = value
         body = next((b for b in self.handled if b.instance_id == maker), None)
         if body is None or (name, kind) in self.board.owned or self.is_harm(value, maker, makers):
@@ -263,7 +263,7 @@ class World:
         return any(r.alias for zone in self.board.snapshot.zones for r in zone.found.get(name, ()))
 
     def _is_free(self, body: Body, label: str, address: str | None) -> bool:
-        """Whether the address is recorded for the instance, and nobody else has it or could have it."""
+        """Whether the address is recorded for the instance, and has no other actual or possible owner."""
         if address is None or address not in body.known.addresses:
             return False
         y = self.others.living
@@ -272,7 +272,7 @@ class World:
 
 
 def _ec2_name(body: Body, address: str | None) -> str:
-    """The DNS name that EC2 gives the address in the instance's region."""
+    """EC2's DNS name for the address in the instance's region."""
     region = body.site.place.region
     return public_dns_name(PUBLIC, region) if address == PUBLIC else private_dns_name(address or "", region)
 
@@ -290,7 +290,7 @@ def _ec2_name_of_id(body: Body) -> str:
 
 @cache
 def address_of(value: Value) -> str | None:
-    """The address to which a value leads; None for another name."""
+    """The address to which a value resolves; None for another name."""
     name, kind, target, _ = value
     if kind == "PTR":
         return ".".join(reversed(name.split(".")[:4]))
@@ -300,7 +300,7 @@ def address_of(value: Value) -> str | None:
 
 @pytest.fixture(autouse=True)
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Remembers what pure functions of names return: the same few names come in all worlds."""
+    """Caches the results of pure functions of names, because all worlds use the same few names."""
     cached = {
         plan: ("canonical", "address_of", "ec2_name_of_id", "mark_names", "is_kept", "concerns_classless", "is_mark"),
         observe: ("is_classless",),
@@ -325,9 +325,7 @@ BOARDS = {"addresses": address_boards, "names": name_boards, "pointers": pointer
 
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize(("kind", "least"), [("addresses", 130_000), ("names", 200_000), ("pointers", 200_000)])
-def test_nobody_loses_anything_and_nothing_of_the_dead_is_left(
-    kind: str, least: int, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_no_harm_is_done_and_nothing_due_is_left(kind: str, least: int, capsys: pytest.CaptureFixture[str]) -> None:
     count = Count(f"route53, {kind}")
     boards = list(BOARDS[kind]())
     for x, others, some in chosen(product(xs(), all_others(), boards)):
@@ -348,7 +346,7 @@ def test_nobody_loses_anything_and_nothing_of_the_dead_is_left(
 
 @pytest.mark.timeout(3600)
 def test_second_plan_removes_nothing_of_new_owners(capsys: pytest.CaptureFixture[str]) -> None:
-    """The first look is at a world in which nobody else lives; the second is limited to what the first one chose."""
+    """In the first plan's world, no other instance is live. The second plan is limited to the first's removals."""
     count = Count("route53, second look")
     alone = Others()
     for x, some in product(xs(), [some for boards in BOARDS.values() for some in boards()]):
@@ -374,7 +372,7 @@ def test_second_plan_removes_nothing_of_new_owners(capsys: pytest.CaptureFixture
 
 
 def removals(world: World, only: Iterable[Value] | None = None) -> set[Value]:
-    """What goes by the plan; ``only`` limits a second one to what the first one chose."""
+    """The plan's removals. ``only`` limits a second plan to the first plan's removals."""
     instances = {body.instance_id: body.known for body in world.handled}
     chosen_before: dict[Key, set[str]] = {}
     for name, kind, value, identifier in only or ():

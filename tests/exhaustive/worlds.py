@@ -1,18 +1,18 @@
-"""Small worlds: two instances, two places, two names, a private and a public address each of which moves.
+"""Small worlds: two instances, two places, two names, and a private and a public address that move.
 
-Instance X is dead and its end is handled. Instance Y lives, is dead as well, or does not exist. The truth of a world
-is who made each thing and who has each address and name now; the plan functions see of it only what is recorded, what
-the systems list and what EC2 answers. The oracles in the test files judge by the truth, and repeat no rule of the
+Instance X is dead, and its termination is handled. Instance Y is live, dead or absent. The truth of a world is the
+creator of each thing, and the current owner of each address and name. The plan functions see only the records, the
+systems' listings and EC2's answers. The oracles in the test files judge by the truth, and repeat no rules of the
 product.
 
-Each instance makes things under its own names, for its own addresses, and a stranger makes any. What a stranger made
-counts as working unless nobody could tell the world from one in which the dead instance made the same:
+Each instance creates things under its own names and for its own addresses. A stranger creates any things. A
+stranger's thing counts as working unless the world looks the same as one in which the dead instance created it:
 
-- A record at an instance's name for an address of its VPC that EC2 knows nobody to have.
-- A record at an instance's name for a stranger's interface in another VPC, whose range overlaps.
+- A record at an instance's name for an address in its VPC without an owner in EC2.
+- A record at an instance's name for a stranger's interface in another VPC with an overlapping range.
 - A Chef node that never converged, or a client without a node, under the name of an instance that ran.
 
-``EXHAUSTIVE`` says how many worlds: ``all`` takes the longer lists, ``sample`` every 29th world of the shorter ones.
+``EXHAUSTIVE`` sets the number of worlds: ``all`` uses the longer lists, ``sample`` every 29th world of the shorter.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ X, Y, STRANGER = "i-0000000000000000a", "i-0000000000000000b", "a stranger"
 HOME, AWAY = Place("111111111111", "us-east-1"), Place("222222222222", "eu-west-1")
 WEB1, WEB2 = "web-1", "web-2"
 A1, A2, PUBLIC = "10.0.0.5", "10.0.0.6", "54.1.2.3"
-OUTSIDE = "192.168.77.10"  # of a stranger's machine outside EC2
+OUTSIDE = "192.168.77.10"  # a stranger's machine outside EC2
 
 
 @dataclass(frozen=True)
@@ -63,13 +63,13 @@ SITES = (SAME, NEXT, FAR)
 
 @dataclass(frozen=True, eq=False)
 class Body:
-    """An instance as it is or was.
+    """A live or dead instance.
 
     Attributes:
-        name: its Name tag now.
-        names: every Name tag that it ever had.
-        addresses: every address that it ever had; now, if it lives.
-        known: what the function knows of a dead one.
+        name: the current Name tag.
+        names: all Name tags that it ever had.
+        addresses: the current addresses of a live instance, or all addresses that a dead one ever had.
+        known: the function's knowledge of a dead instance.
     """
 
     instance_id: str
@@ -100,7 +100,7 @@ def dead(
     recorded: bool = True,
     **facts: object,
 ) -> Body:
-    """A dead instance. ``names`` are its Name tags, the latest first; no address means that it never ran.
+    """A dead instance. ``names`` are its Name tags, latest first. No address means that it never ran.
 
     Args:
         recorded: whether it was recorded while it ran.
@@ -133,13 +133,13 @@ def alive(site: Site, name: str | None, addresses: tuple[str, ...]) -> Body:
 
 @dataclass(frozen=True, eq=False)
 class Others:
-    """Everybody but X.
+    """All actors except X.
 
     Attributes:
         other: Y.
-        interfaces: those of strangers, such as a load balancer, each with its address.
-        elastic: where the public address is allocated as an Elastic IP.
-        silent: a place that cannot be asked.
+        interfaces: strangers' interfaces, such as a load balancer's, with their addresses.
+        elastic: the place where the public address is allocated as an Elastic IP.
+        silent: a place that does not answer.
     """
 
     other: Body | None = None
@@ -153,14 +153,14 @@ class Others:
         return self.other if self.other and self.other.alive else None
 
     def ask(self, question: Question) -> Living:
-        """What EC2 says in each place."""
+        """EC2's answers in each place."""
         answer = self._answers.get(question)
         if answer is None:
             answer = self._answers[question] = self._live().ask(question, gone=(X,)).living
         return answer
 
     def is_possible(self) -> bool:
-        """Whether EC2 allows it: no address is there twice."""
+        """Whether EC2 allows this world: no address occurs twice."""
         try:
             self._live()
         except ValueError:
@@ -185,23 +185,24 @@ class Others:
 
     @property
     def held(self) -> list[tuple[Site, str]]:
-        """Every address that an interface has, and where."""
+        """All interface addresses, with their sites."""
         return [
             *self.interfaces,
             *((y.site, address) for y in filter(None, [self.living]) for address in y.addresses),
         ]
 
     def have(self, address: str | None, near: Site | None = None) -> bool:
-        """Whether anybody has the address: in that VPC, or anywhere. A public address is the same everywhere."""
+        """Whether the address has an owner in that VPC, or anywhere. A public address is the same everywhere."""
         if self.silent or (address == PUBLIC and self.elastic):
             return True
         return any(a == address and (near in (None, site) or a == PUBLIC) for site, a in self.held)
 
     def strangers_have(self, address: str | None, sites: Set[Site]) -> bool:
-        """Whether a stranger's thing at this address works: a stranger's machine has it.
+        """Whether a stranger's thing at this address works, because a stranger's machine has the address.
 
         Args:
-            sites: of the dead who could have made the same thing. In another VPC than theirs nobody could tell.
+            sites: the sites of dead instances that could have created the same thing. In other VPCs, the worlds
+                look the same.
         """
         if address == OUTSIDE or (address == PUBLIC and self.elastic):
             return True
@@ -218,7 +219,7 @@ def _no_answer(operation: str) -> NoReturn:
 
 @lru_cache(maxsize=1)
 def all_others() -> Sequence[Others]:
-    """Y alive or dead, everywhere, under each name, with each address; strangers' interfaces; an Elastic IP."""
+    """Y live or dead, in each place, with each name and address; strangers' interfaces; an Elastic IP."""
     names = (WEB1, WEB2, None) if ALL else (WEB1, WEB2)
     bodies: list[Body | None] = [None]
     for site, name, private, public in product(SITES, names, (A1, A2), ((), (PUBLIC,))):
@@ -241,7 +242,7 @@ def all_others() -> Sequence[Others]:
 
 
 class Count:
-    """Counts worlds, and shows how many there were and how long they took."""
+    """Counts worlds, and prints the count and the duration."""
 
     def __init__(self, what: str) -> None:
         self.what = what
@@ -251,7 +252,7 @@ class Count:
         self.outcomes: Counter[str] = Counter()
 
     def show(self, capsys: pytest.CaptureFixture[str], at_least: int) -> None:
-        """Fails if there were fewer worlds than that in a whole run."""
+        """Prints the count. Fails if a full run had fewer worlds than ``at_least``."""
         outcomes = ", ".join(f"{number} {what}" for what, number in sorted(self.outcomes.items()))
         with capsys.disabled():
             seconds = time.monotonic() - self.began

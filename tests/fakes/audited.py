@@ -1,4 +1,4 @@
-"""The world with an audit in the strict AWS's S3, and with restore."""
+"""The world with restore, and with an audit in the strict AWS's S3."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ BUCKET, PREFIX = "audit", "decommission/"
 
 
 class AuditedWorld(World):
-    """Keeps what it removes in ``BUCKET``.
+    """Writes the audit to ``BUCKET``.
 
     Args:
-        client: a boto3 ``s3`` client for the function; the strict AWS's administrator by default.
+        client: a boto3 ``s3`` client for the function, by default for the strict AWS's administrator.
     """
 
     def __init__(self, aws: StrictAws, client: Any = None, **more: Any) -> None:
@@ -33,7 +33,7 @@ class AuditedWorld(World):
         self.restore_on()
 
     def restore_on(self) -> None:
-        """Makes audit and restore from the configuration."""
+        """Creates audit and restore from the configuration."""
         audit = S3Audit(S3Bucket(lambda: self.client, BUCKET), PREFIX, lambda: self.time)
         systems: dict[str, System] = {}
         if self.config.route53:
@@ -49,17 +49,17 @@ class AuditedWorld(World):
         self.cold_start()
 
     def ended(self, name: str = "web-1", ip: str | None = None, **more: Any) -> str:
-        """An instance that was recorded, and is terminated now."""
+        """A recorded and terminated instance."""
         instance_id = self.launch(name, ip, **more)
         self.send(self.running(instance_id))
         self.ec2.terminate(instance_id)
         return instance_id
 
     def kept(self) -> dict[str, dict[str, Any]]:
-        """Every audit object by its key."""
+        """All audit objects, by key."""
         keys = [entry["Key"] for entry in self.s3.list_objects_v2(Bucket=BUCKET).get("Contents", ())]
         return {key: json.loads(self.s3.get_object(Bucket=BUCKET, Key=key)["Body"].read()) for key in keys}
 
     def put_back(self, instance_id: str, **more: Any) -> dict[str, Any]:
-        """The operator's call for a restore."""
+        """Makes the operator's call for a restore."""
         return self.send({"restore": instance_id, **more})

@@ -1,4 +1,4 @@
-"""Certificates for tests: authorities good and odd, and what they sign for 127.0.0.1."""
+"""Certificates for tests: ordinary and odd authorities, and their certificates for 127.0.0.1."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 @dataclass(frozen=True)
 class Identity:
-    """A certificate with its private key. ``plain`` has what Python 3.13 asks of a certificate, and no more."""
+    """A certificate with its private key. ``plain`` meets the minimum requirements of Python 3.13."""
 
     certificate: x509.Certificate
     key: rsa.RSAPrivateKey
@@ -39,11 +39,11 @@ class Identity:
         begins: timedelta = timedelta(hours=-1),
         lasts: timedelta = timedelta(hours=2),
     ) -> Identity:
-        """A certificate that this authority signs; ``odd`` leaves out what old authorities leave out."""
+        """A certificate signed by this authority. ``odd`` omits the extensions that old authorities omit."""
         return _signed(self, name, address, authority=authority, odd=odd, begins=begins, lasts=lasts)
 
     def server(self, directory: Path, clients: Identity | None = None) -> ssl.SSLContext:
-        """The context of a server; with ``clients`` it asks each client for a certificate of that authority."""
+        """A server's TLS context. With ``clients``, it requires client certificates of that authority."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         certificate, key = self.files(directory)
         context.load_cert_chain(certificate, key)
@@ -62,7 +62,7 @@ class Identity:
 
 
 def root(name: str, *, odd: bool = False) -> Identity:
-    """An authority that signed itself; ``odd``: without key identifiers, and basicConstraints not critical."""
+    """A self-signed authority. ``odd`` omits key identifiers, and makes basicConstraints not critical."""
     lasts = timedelta(hours=2)
     return _signed(None, name, "", authority=True, odd=odd, begins=timedelta(hours=-1), lasts=lasts)
 

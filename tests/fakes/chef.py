@@ -1,4 +1,4 @@
-"""A Chef server in process, held to the real one's behaviour by tests/conformance/test_chef.py."""
+"""A Chef server in process. tests/conformance/test_chef.py compares it with a real one."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ T = TypeVar("T")
 
 
 class FakeChefServer:
-    """The world is in ``node_objects`` and ``client_names``; the switches change how it answers.
+    """``node_objects`` and ``client_names`` hold the server's data. The other attributes change its answers.
 
     Attributes:
-        client_details: clients that are more than a name.
-        key_accepted: False for a server that does not know the signature.
-        forbidden: rights that the client lacks: ``search nodes``, ``search clients``, ``read nodes``,
+        client_details: attributes of clients.
+        key_accepted: False for a server that rejects the signature.
+        forbidden: permissions that the client lacks: ``search nodes``, ``search clients``, ``read nodes``,
             ``read clients``, ``delete nodes``, ``delete clients``, ``create nodes``, ``create clients``.
-        unreadable: nodes that the client may not read: a search counts them and does not show them, as a Chef
-            server with ``strict_search_result_acls`` does.
-        lagging: while True, the index takes in no change; ``catch_up`` lets it.
-        fault: called with operation and name before each request, to raise what is to go wrong.
-        calls: requests by operation, as the real client would send them.
+        unreadable: nodes that the client cannot read. A search counts them but does not return them, like a Chef
+            server with ``strict_search_result_acls``.
+        lagging: while True, the index ignores changes until ``catch_up``.
+        fault: called with operation and name before each request. It may raise errors.
+        calls: the real client's requests, by operation.
     """
 
     def __init__(self) -> None:
@@ -60,18 +60,18 @@ class FakeChefServer:
         self._write()
 
     def tell(self, name: str, **facts: Any) -> None:
-        """What Ohai wrote into a node besides."""
+        """Adds Ohai's attributes to a node."""
         self.node_objects[name] = replace(self.node_objects[name], **facts)
         self._write()
 
     def put_client(self, name: str, **details: Any) -> None:
-        """Creates a client; ``details`` as `ChefClient` has them."""
+        """Creates a client. ``details`` are fields of `ChefClient`."""
         self.client_names.add(name)
         self.client_details[name] = ChefClient(name, **details)
         self._write()
 
     def catch_up(self) -> None:
-        """The index takes in all that changed, and goes on doing so."""
+        """Updates the index, and ends its lag."""
         self.lagging = False
         self._write()
 
@@ -196,7 +196,7 @@ class FakeChefServer:
         existing: Iterable[str],
         read: Callable[[str], T | None],
     ) -> Mapping[str, T | DecommissionError | None]:
-        """For many names, one listing first shows which exist."""
+        """Reads names. For many names, lists the existing ones first."""
         wanted = list(dict.fromkeys(names))
         asked = [name for name in wanted if possible(name)]
         if len(asked) > 8:
@@ -228,7 +228,7 @@ class FakeChefServer:
 
 
 def document_of(node: ChefNode) -> dict[str, Any]:
-    """A node whole, as a server would keep it."""
+    """A complete node document, as a server stores it."""
     ec2 = {
         "instance_id": node.instance_id,
         "account_id": node.account_id,

@@ -1,4 +1,4 @@
-"""Simulated time for threads: a wait costs nothing, and everything between two waits takes no time."""
+"""Simulated time for threads: waits return immediately, and computation takes no simulated time."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _START = 1_772_366_400.0  # 2026-03-01, 12:00 UTC
 
 
 class Clock:
-    """One thread runs at a time: the one that is due first. The result is the same on every machine.
+    """Runs one thread at a time, the one that is due first, so that results are the same on every machine.
 
     Attributes:
         now: seconds since 1970.
-        passed: called each time that the clock has moved.
+        passed: called after each change of the clock.
     """
 
     def __init__(self) -> None:
@@ -30,13 +30,13 @@ class Clock:
         self._order = itertools.count()
 
     def sleep(self, seconds: float) -> None:
-        """Lets so many seconds pass for this thread."""
+        """Lets this many seconds pass for the current thread."""
         turn = self._turn(seconds)
         self._run_next()
         turn.wait()
 
     def together(self, jobs: Sequence[Callable[[], None]], workers: int | None = None, /) -> None:
-        """Runs the jobs side by side, as the function's own ``side_by_side`` does."""
+        """Runs the jobs in parallel, like the function's own ``side_by_side``."""
         if not jobs:
             return
         waiting = deque((contextvars.copy_context(), job) for job in jobs)

@@ -1,4 +1,4 @@
-"""A Consul cluster in process, held to the real one's behaviour by tests/conformance/test_consul.py."""
+"""A Consul cluster in process. tests/conformance/test_consul.py compares it with a real one."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _HELD_BACK = "Permission denied"
 
 @dataclass
 class _Agent:
-    """A member of gossip; ``node`` is as it registers itself."""
+    """A member of gossip. ``node`` is its own registration."""
 
     node: CatalogNode
     alive: bool = True
@@ -53,20 +53,20 @@ class _Datacenter:
     locked_until: dict[str, float] = field(default_factory=dict)
 
     def copy(self) -> _Datacenter:
-        """As far as operations of a transaction change it: what is put, and taken away."""
+        """A copy of the data that transactions change."""
         return _Datacenter(*(dict(getattr(self, part.name)) for part in fields(self)))
 
 
 class FakeConsulCatalog:
-    """The world is changed by the methods of the first half; the switches change how it answers.
+    """The methods of the first half change the cluster. The attributes change its answers.
 
     Attributes:
-        now: the clock of the lock-delays, in seconds.
-        token_known: False for a token that was deleted.
-        denied: rights that the token lacks on everything, as ``node:read``. Without a right to read, an answer is
-            empty, as Consul's is.
-        fault: called with operation and object before each request, to raise what is to go wrong.
-        calls: requests by operation, as the real client would send them.
+        now: the clock of the lock delays, in seconds.
+        token_known: False for a deleted token.
+        denied: permissions that the token lacks, such as ``node:read``. Without a read permission, answers are
+            empty, as Consul's are.
+        fault: called with operation and object before each request. It may raise errors.
+        calls: the real client's requests, by operation.
     """
 
     def __init__(self, datacenters: Sequence[str] = ("dc1",)) -> None:
@@ -92,7 +92,7 @@ class FakeConsulCatalog:
         *,
         wan: str = "",
     ) -> None:
-        """An agent joins, and registers its node; one of a dead agent's name takes its node over."""
+        """An agent joins and registers its node. It takes over the node of a dead agent with the same name."""
         tagged = {"lan": address, "wan": wan or address}
         node = self._register(name, address, meta, datacenter, str(uuid.uuid4()), tagged)
         self._world[datacenter or self._own].agents[name] = _Agent(node)
@@ -106,7 +106,7 @@ class FakeConsulCatalog:
         *,
         tagged_addresses: Mapping[str, str] | None = None,
     ) -> None:
-        """A node without an agent."""
+        """Registers a node without an agent."""
         self._register(name, address, meta, datacenter, "", dict(tagged_addresses or {}))
 
     def _register(
@@ -145,14 +145,14 @@ class FakeConsulCatalog:
         return node
 
     def register_service(self, node: str, service: str, datacenter: str | None = None) -> None:
-        """A service on a node, with one check."""
+        """Registers a service with one check on a node."""
         self._world[datacenter or self._own].registered[node] = {
             "Services": [{"ID": service, "Service": service}],
             "Checks": [{"Node": node, "CheckID": f"service:{service}", "Status": "critical", "ServiceID": service}],
         }
 
     def kill(self, name: str, datacenter: str | None = None) -> None:
-        """The agent dies, and gossip has seen it: the sessions that hang on its check end."""
+        """Kills an agent. Gossip notices, and the sessions that depend on its check end."""
         world = self._world[datacenter or self._own]
         world.agents[name].alive = False
         for session_id, session in list(world.sessions.items()):
@@ -160,7 +160,7 @@ class FakeConsulCatalog:
                 self._end(world, session_id)
 
     def sync(self) -> None:
-        """What an agent does within a minute: one that lives registers again where its node is missing."""
+        """Synchronizes live agents, as they do every minute: they register missing nodes again."""
         for world in self._world.values():
             for agent in world.agents.values():
                 if agent.alive and agent.node.name not in world.nodes:
@@ -218,7 +218,7 @@ class FakeConsulCatalog:
         world.keys[key.name] = replace(key, modify_index=self._index, document=row)
 
     def _end(self, world: _Datacenter, session_id: str) -> None:
-        """A session ends: its keys are released or deleted, and closed for its lock-delay."""
+        """Ends a session: releases or deletes its keys, and starts their lock delay."""
         session = world.sessions.pop(session_id, None)
         if session is None:
             return
@@ -342,7 +342,7 @@ class FakeConsulCatalog:
         return not failures
 
     def _fits(self, key: Key) -> bool:
-        """Whether the key's value fits into a transaction, or into its URL; an error where it fits into neither."""
+        """Whether the value fits into a transaction. Raises an error if it does not fit into a URL either."""
         fits = len(key.value or "") < MAX_TRANSACTION_BYTES - 1024
         if not fits:
             _addressable("key", key.name)
@@ -368,7 +368,7 @@ class FakeConsulCatalog:
                 raise AccessError(f"Consul: the token may not force {name} to leave (operator:write)")
             agent = world.agents.get(name)
             if agent:
-                self._drop(world, name)  # a living agent's node too: it is back with `sync`
+                self._drop(world, name)  # even a live agent's node, which is back after `sync`
                 if not agent.alive:
                     del world.agents[name]
 
@@ -412,7 +412,7 @@ class FakeConsulCatalog:
         return ("node:write" if "Node" in op else "key:write") in self.denied
 
     def _apply(self, world: _Datacenter, op: Op) -> str | None:
-        """Carries one operation out, or says why not."""
+        """Applies one operation, or returns the reason why it fails."""
         if "Node" in op:
             assert op["Node"]["Verb"] == "delete-cas"
             wanted = op["Node"]["Node"]
@@ -435,7 +435,7 @@ class FakeConsulCatalog:
         if op["Verb"] == "delete-cas":
             if key is not None and key.modify_index != op["Index"]:
                 return f'failed to delete key "{name}", index is stale'
-            world.keys.pop(name, None)  # of a key that is gone it makes nothing
+            world.keys.pop(name, None)  # a missing key is not an error
             return None
         assert op["Verb"] == "unlock"
         return self._unlock(world, name, op["Session"], op["Value"] or None, op["Flags"])

@@ -1,4 +1,4 @@
-"""EC2 in process, held to the strict AWS's behaviour by tests/conformance/test_ec2.py."""
+"""EC2 in process. tests/conformance/test_ec2.py compares it with the strict AWS."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _FIRST_LAUNCH = datetime(2026, 1, 1, tzinfo=UTC)
 
 @dataclass
 class NetworkInterface:
-    """A network interface: ``private_ips`` has the primary one first, ``public_ips`` goes by private address."""
+    """A network interface. ``private_ips`` begins with the primary. ``public_ips`` is keyed by private address."""
 
     interface_id: str
     vpc_id: str
@@ -47,7 +47,7 @@ class NetworkInterface:
 
 @dataclass
 class Machine:
-    """An instance; ``primary`` is the interface that it was launched with."""
+    """An instance. ``primary`` is its interface from the launch."""
 
     instance_id: str
     state: str
@@ -61,9 +61,9 @@ class FakeEc2:
 
     Attributes:
         allocated: the Elastic IPs of the account.
-        machines: every instance that EC2 still knows, by id.
-        network_interfaces: every interface that exists, by id.
-        fault: called with the operation before each request, to raise what is to go wrong.
+        machines: all instances that EC2 still lists, by id.
+        network_interfaces: all interfaces, by id.
+        fault: called with the operation before each request. It may raise errors.
         calls: requests by operation.
     """
 
@@ -93,7 +93,7 @@ class FakeEc2:
         public_ip: str | None = None,
         state: str = "running",
     ) -> str:
-        """Launches an instance (``name`` is its Name tag) with one interface, and gives its id."""
+        """Launches an instance (``name`` is its Name tag) with one interface. Returns its id."""
         self._serial += 1
         instance_id = instance_id or f"i-{self._prefix}{self._serial:012x}"
         if instance_id in self.machines:
@@ -124,7 +124,7 @@ class FakeEc2:
         public_ip: str | None = None,
         delete_on_termination: bool = True,
     ) -> NetworkInterface:
-        """Makes an interface; with an ``instance_id`` it is attached. An address that is taken is refused."""
+        """Creates an interface, attached to ``instance_id`` if given. Refuses an address in use."""
         self._serial += 1
         interface = NetworkInterface(
             f"eni-{self._serial:017x}",
@@ -145,21 +145,21 @@ class FakeEc2:
         return interface
 
     def free_address(self, vpc_id: str = VPC) -> str:
-        """An address that nobody in the VPC has."""
+        """An unused address in the VPC."""
         taken = {a for i in self.network_interfaces.values() if i.vpc_id == vpc_id for a in i.addresses}
         return next(
             a for n in range(4, 65_000) if (a := f"10.0.{n // 256}.{n % 256}") not in taken
-        )  # the first four are AWS's own
+        )  # AWS reserves the first four
 
     def set_state(self, instance_id: str, state: str) -> None:
-        """``stopped``, ``shutting-down`` and so on; ``terminate`` is what ends it."""
+        """Sets a state such as ``stopped`` or ``shutting-down``. Use ``terminate`` to end an instance."""
         self.machines[instance_id].state = state
 
     def tag(self, instance_id: str, **tags: str) -> None:
         self.machines[instance_id].tags.update(tags)
 
     def terminate(self, instance_id: str) -> None:
-        """Ends it: addresses, DNS names, VPC and interfaces are gone at once; the tags stay for a while."""
+        """Terminates an instance: only its tags stay for a while."""
         machine = self.machines[instance_id]
         machine.state = "terminated"
         machine.primary = None
@@ -173,7 +173,7 @@ class FakeEc2:
         self.machines[instance_id].tags.clear()
 
     def forget(self, instance_id: str) -> None:
-        """As EC2 does about an hour after the end."""
+        """Drops an instance, as EC2 does about an hour after termination."""
         del self.machines[instance_id]
 
     # The Ec2 protocol
@@ -262,13 +262,13 @@ class FakeEc2:
 
 
 def private_dns_name(address: str, region: str = REGION) -> str:
-    """As EC2 names it. https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/hostname-types.html"""
+    """EC2's private DNS name. https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/hostname-types.html"""
     domain = "ec2.internal" if region == "us-east-1" else f"{region}.compute.internal"
     return f"ip-{address.replace('.', '-')}.{domain}"
 
 
 def public_dns_name(address: str, region: str = REGION) -> str:
-    """As EC2 names it."""
+    """EC2's public DNS name."""
     domain = "compute-1" if region == "us-east-1" else f"{region}.compute"
     return f"ec2-{address.replace('.', '-')}.{domain}.amazonaws.com"
 
@@ -298,7 +298,7 @@ def _matches(machine: Machine, name: str, patterns: Iterable[str]) -> bool:
 
 @lru_cache(maxsize=4096)
 def _pattern(text: str) -> re.Pattern[str]:
-    """EC2's wildcards: ``*`` for any characters, ``?`` for one, a backslash before one that is meant itself."""
+    """EC2's wildcards: ``*`` for any characters, ``?`` for one, and a backslash as the escape character."""
     parts = re.findall(r"\\.|.", text, re.DOTALL)
     special = {"*": ".*", "?": "."}
     return re.compile(

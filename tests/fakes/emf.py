@@ -1,4 +1,4 @@
-"""A reader of CloudWatch's embedded metric format, as strict as the specification is."""
+"""A strict reader of CloudWatch's embedded metric format."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _UNITS = {"Count", "Seconds", "Milliseconds"}
 
 @dataclass(frozen=True)
 class Point:
-    """The values that a metric was given in one line, under one set of dimensions."""
+    """A metric's values in one log line, for one set of dimensions."""
 
     namespace: str
     name: str
@@ -25,7 +25,7 @@ class Point:
 
 
 def is_metrics(line: str) -> bool:
-    """Whether CloudWatch takes a line of the log for metrics."""
+    """Whether CloudWatch reads the log line as metrics."""
     try:
         return "_aws" in json.loads(line)
     except (ValueError, TypeError):
@@ -36,7 +36,7 @@ def read(lines: Iterable[str]) -> list[Point]:
     """The data points of these lines.
 
     Raises:
-        AssertionError: CloudWatch would take a line for no metrics, or for less than it says.
+        AssertionError: CloudWatch would reject a line, or ignore a part of it.
             https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/CloudWatch_Embedded_Metric_Format_Specification.html
     """
     points = []
@@ -69,13 +69,13 @@ def read(lines: Iterable[str]) -> list[Point]:
 
 
 def demand(fine: bool, what: str) -> None:
-    """Raises AssertionError unless it is."""
+    """Raises AssertionError unless the condition holds."""
     if not fine:
         raise AssertionError(what)
 
 
 def sums(points: Iterable[Point], step: str | None = None) -> dict[str, float]:
-    """The sum of each metric of a step, or of those that have none."""
+    """The sum of each metric of a step, or of the metrics without a step."""
     found: dict[str, float] = {}
     for point in points:
         if point.dimensions.get("Step") == step:

@@ -1,4 +1,4 @@
-"""HTTP servers on loopback that answer, or misbehave, as a test says."""
+"""HTTP servers on loopback with answers and faults that tests control."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Request:
-    """One request as it came: ``path`` is the raw target, with its query."""
+    """A received request. ``path`` is the raw target with its query."""
 
     method: str
     path: str
@@ -29,7 +29,7 @@ class Request:
 
 @dataclass
 class Seen:
-    """What a server was asked, and over how many connections."""
+    """A server's requests, and the number of their connections."""
 
     requests: list[Request] = field(default_factory=list)
     connections: int = 0
@@ -45,7 +45,7 @@ Answer = tuple[int, str | bytes] | tuple[int, str | bytes, Mapping[str, str]] | 
 
 @contextmanager
 def serving(answer: Callable[[Request], Answer], tls: ssl.SSLContext | None = None) -> Iterator[tuple[str, Seen]]:
-    """A server that answers each request; gives its URL."""
+    """Runs a server that answers each request. Yields its URL."""
     seen = Seen()
 
     class Handler(BaseHTTPRequestHandler):
@@ -81,7 +81,7 @@ def serving(answer: Callable[[Request], Answer], tls: ssl.SSLContext | None = No
 
         def get_request(self) -> tuple[Any, Any]:
             connection, address = super().get_request()
-            # The handshake is made by the thread that reads: it must not hold up the others.
+            # The reading thread makes the handshake, so that it does not block other connections.
             wrapped = tls.wrap_socket(connection, True, do_handshake_on_connect=False) if tls else connection
             return wrapped, address
 
@@ -101,7 +101,7 @@ def serving(answer: Callable[[Request], Answer], tls: ssl.SSLContext | None = No
 
 @contextmanager
 def talking(talk: Callable[[socket.socket], None]) -> Iterator[str]:
-    """A server that does as it likes with each connection; gives its URL."""
+    """Runs a server with a custom handler of each connection. Yields its URL."""
     listener = socket.create_server(("127.0.0.1", 0))
     end = threading.Event()
 
@@ -129,6 +129,6 @@ def talking(talk: Callable[[socket.socket], None]) -> Iterator[str]:
 
 
 def closed_port() -> str:
-    """A URL where nobody listens."""
+    """A URL with a closed port."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return f"http://127.0.0.1:{listener.getsockname()[1]}"

@@ -1,4 +1,4 @@
-"""An HTTP step run as the function runs it: read from a configuration, planned and applied by the real runner."""
+"""Runs an HTTP step as the function does: from a configuration, with the real runner."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ DEAD, ALIVE = "i-00000000000000dea", "i-00000000000000a11"
 
 
 def read(document: Mapping[str, Any], name: str = "rest") -> HttpStepSettings:
-    """The settings of one step, as the configuration has them."""
+    """Parses the settings of a step from the configuration."""
     whole = {"name": "x", "account_id": "123456789012", "region": "us-east-1", "encryption_context": {"a": "b"}}
     return Config.parse(json.dumps({**whole, "http_steps": {name: document}})).http_steps[name]
 
 
 class Audit:
-    """Keeps removals, as the audit does, in order. ``fault`` may raise."""
+    """An audit that stores removals in order. ``fault`` may raise."""
 
     def __init__(self) -> None:
         self.kept: list[Removal] = []
@@ -53,7 +53,7 @@ class Audit:
 
 
 class Deployment:
-    """A deployment with one HTTP step. The client lives as long as it, as in a warm environment."""
+    """A deployment with one HTTP step. It keeps its client, like a warm environment."""
 
     def __init__(
         self,
@@ -82,7 +82,7 @@ class Deployment:
         )
 
     def run(self, *instances: Instance, dry_run: bool = False) -> dict[str, StepReport]:
-        """The reports of one run, by instance id."""
+        """Runs the step. Returns the reports by instance id."""
         by_id = {instance.instance_id: instance for instance in instances}
         known = Known({i: instance.place for i, instance in by_id.items()})
         with deadlines.until(Deadline.after(self._seconds)):
@@ -91,7 +91,7 @@ class Deployment:
         return {instance_id: one.steps[0] for instance_id, one in done.items()}
 
     def one(self, instance: Instance, *, dry_run: bool = False) -> StepReport:
-        """The report of a run for one instance."""
+        """Runs the step for one instance, and returns its report."""
         return self.run(instance, dry_run=dry_run)[instance.instance_id]
 
 
@@ -101,7 +101,7 @@ class FakeApi:
 
     Attributes:
         items: by id.
-        before: called with each request; what it returns is the answer, unless it is None.
+        before: called with each request. Its result is the answer, unless it is None.
     """
 
     items: dict[str, dict[str, Any]] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""The inventory in process, held to the one in DynamoDB by tests/conformance/test_inventory.py."""
+"""The inventory in process. tests/conformance/test_inventory.py compares it with the one in DynamoDB."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ class FakeInventory:
     """The table.
 
     Attributes:
-        items: what is remembered, by instance id.
-        expires: when a terminated instance's item goes.
-        fault: called with the operation before each request, to raise what is to go wrong.
-        fault_of: called with operation and instance id before each instance is written.
+        items: the records, by instance id.
+        expires: the expiry times of terminated instances' items.
+        fault: called with the operation before each request. It may raise errors.
+        fault_of: called with operation and instance id before each write. It may raise errors.
         calls: requests by operation.
     """
 
@@ -46,7 +46,7 @@ class FakeInventory:
         self._now = now
 
     def expire(self) -> None:
-        """DynamoDB takes away what is past its time."""
+        """Removes expired items, as DynamoDB does."""
         for instance_id in [i for i, at in self.expires.items() if at <= self._now()]:
             del self.items[instance_id], self.expires[instance_id]
 
@@ -199,7 +199,7 @@ class FakeInventory:
     def _each(
         self, operation: str, items: Mapping[str, T], write: Callable[[str, T], bool]
     ) -> dict[str, bool | DecommissionError]:
-        """Writes each; one request for all, whose fault is the fault of each."""
+        """Writes each instance, with one request for all. A fault of the request fails all instances."""
         if items:
             try:
                 self._request(operation)

@@ -1,4 +1,4 @@
-"""A log that is kept in a list."""
+"""A log in a list."""
 
 from __future__ import annotations
 
@@ -37,5 +37,5 @@ class FakeLog:
         self.lines.append(Line(level, str(msg), dict(kwargs.get("extra") or {})))
 
     def messages(self, level: str | None = None) -> list[str]:
-        """What was logged, in order."""
+        """The logged messages, in order."""
         return [line.message for line in self.lines if level in (None, line.level)]

@@ -1,4 +1,4 @@
-"""HTTP steps as Terraform gives them to the function: from the example, its recipes, and the page about them."""
+"""HTTP steps in the form in which Terraform passes them to the function: the example, its recipes, and their page."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ def of_example(name: str, **variables: str) -> dict[str, Any]:
 
 
 def of_recipe(path: Path) -> dict[str, Any]:
-    """The step that a recipe declares: the local value of the file's name."""
+    """The step in a recipe: the local value with the file's name."""
     return _step(_evaluated(path.read_text(), f"local.{path.stem}", ()))
 
 
 def of_text(text: str) -> dict[str, dict[str, Any]]:
-    """Every step of a text ``http_steps = {...}``, by name."""
+    """All steps in the text ``http_steps = {...}``, by name."""
     return {name: _step(step) for name, step in _evaluated(f"locals {{\n{text}\n}}", "local.http_steps", ()).items()}
 
 
 def _step(step: dict[str, Any]) -> dict[str, Any]:
-    """As the module writes it: of the secrets, their names only."""
+    """The step as the module writes it, with only the names of secrets."""
     return {**step, "secrets": sorted(step.get("secrets", {}))}
 
 

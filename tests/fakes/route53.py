@@ -1,4 +1,4 @@
-"""Route 53 in process, held to the strict AWS's behaviour by tests/conformance/test_route53.py."""
+"""Route 53 in process. tests/conformance/test_route53.py compares it with the strict AWS."""
 
 from __future__ import annotations
 
@@ -33,12 +33,11 @@ class FakeZones:
     """Hosted zones and their record sets.
 
     Attributes:
-        fault: called with operation and zone id before each request, to raise what is to go wrong, or to change a
-            record behind the caller's back.
-        calls: requests by operation; ``wait`` counts the waits for a change.
-        changes: every change batch that was accepted: zone id, and its changes.
-        page_size: how many record sets one request returns.
-        lost: how many of the next changes take effect without an answer.
+        fault: called with operation and zone id before each request. It may raise errors or change records.
+        calls: requests by operation. ``wait`` counts the waits for a change.
+        changes: the accepted change batches, as zone id and changes.
+        page_size: record sets per request.
+        lost: the number of next changes that take effect without an answer.
     """
 
     def __init__(self) -> None:
@@ -55,7 +54,7 @@ class FakeZones:
     # The world
 
     def add_zone(self, zone_id: str, name: str, record_sets: int = 0, managed_by: str | None = None) -> None:
-        """A hosted zone with the NS and SOA records that each has; it may say that it holds very many more."""
+        """Adds a hosted zone with NS and SOA records. It may claim a larger number of record sets."""
         self._zones[zone_id] = Zone(zone_id, canonical(name), record_sets, managed_by)
         self._content[zone_id] = {}
         self.put(zone_id, name, "NS", ["ns-1.awsdns-01.org."], ttl=172_800)
@@ -65,20 +64,20 @@ class FakeZones:
     def put(
         self, zone_id: str, name: str, record_type: str, values: Iterable[str] = (), ttl: int = 300, **more: Any
     ) -> None:
-        """Makes or replaces a record set; ``more`` goes into it as the API has it (``SetIdentifier``, ...)."""
+        """Creates or replaces a record set. ``more`` holds other API attributes (``SetIdentifier``, ...)."""
         raw: Raw = {"Name": listed(name), "Type": record_type, **more}
         if "AliasTarget" not in more and "TrafficPolicyInstanceId" not in more:
             raw |= {"TTL": ttl, "ResourceRecords": [{"Value": value} for value in values]}
         self._content[zone_id].setdefault(canonical(name), {})[_key(raw)] = raw
 
     def take(self, zone_id: str, name: str, record_type: str, set_identifier: str | None = None) -> None:
-        """Removes a record set by hand."""
+        """Removes a record set manually."""
         del self._content[zone_id][canonical(name)][record_type, set_identifier]
 
     def values(
         self, zone_id: str, name: str, record_type: str, set_identifier: str | None = None
     ) -> tuple[str, ...] | None:
-        """The values of a record set; None where there is none."""
+        """The values of a record set; None if it does not exist."""
         raw = self._content[zone_id].get(canonical(name), {}).get((record_type, set_identifier))
         return tuple(r["Value"] for r in raw["ResourceRecords"]) if raw else None
 
@@ -88,7 +87,7 @@ class FakeZones:
         return int(raw["TTL"]) if raw else None
 
     def everything(self) -> set[tuple[str, ...]]:
-        """All that is there: zone id, name, type, set identifier, TTL and values (or the alias)."""
+        """All record sets: zone id, name, type, set identifier, TTL and values (or the alias)."""
         return {
             (zone_id, name, kind, identifier or "", str(raw.get("TTL", "")), *sorted(_values(raw)))
             for zone_id, content in self._content.items()
@@ -118,7 +117,7 @@ class FakeZones:
         return Page(zone_id, name, None, tuple(raw))
 
     def forget(self, zone_id: str, names: Iterable[str]) -> None:
-        """Nothing is kept."""
+        """Does nothing, because this fake has no cache."""
 
     def wait(self, zone_id: str) -> None:
         current().check(CALL_SECONDS)
@@ -161,7 +160,7 @@ class FakeZones:
             raise TransientError(f"could not {doing}: Connection was closed before we received a valid response")
 
     def _ordered(self, zone_id: str) -> list[tuple[list[str], str]]:
-        """The zone's names in Route 53's order, sorted once until a name comes or goes."""
+        """The zone's names in Route 53's order. Cached until the names change."""
         names = frozenset(self._content[zone_id])
         known, order = self._order.get(zone_id, (None, []))
         if known != names:
@@ -182,12 +181,12 @@ class FakeZones:
 
 
 class Route53Client:
-    """boto3's client over the fake zones, with an account's limit, botocore's attempts and its hooks.
+    """boto3's client for the fake zones, with an account's rate limit, and botocore's retries and hooks.
 
     Args:
-        throttles: whether Route 53 refuses the request that arrives now.
-        sleep: waits that many seconds.
-        seconds: how long a request takes.
+        throttles: whether Route 53 throttles the current request.
+        sleep: waits for a number of seconds.
+        seconds: the duration of a request.
     """
 
     def __init__(
@@ -261,7 +260,7 @@ def _check_limits(changes: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
 
 
 def _apply(trial: _Content, action: str, raw: Mapping[str, Any], apex: str) -> str | None:
-    """Makes one change, or says why AWS would refuse it."""
+    """Makes one change, or returns AWS's error."""
     name, kind, identifier = canonical(raw["Name"]), raw["Type"], raw.get("SetIdentifier")
     sets = trial[name]
     current = sets.get(_key(raw))

@@ -1,4 +1,4 @@
-"""A step whose traces are a list: for tests of what runs the steps."""
+"""A step with a list of traces, for tests of the runner."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class FakeStep:
     """Removes ``traces``, by instance id.
 
     Attributes:
-        acts: each act and the ids that it was called with.
-        fault: called with the act before it, to raise what is to go wrong.
-        facts: what ``identify`` returns.
+        acts: the acts, with the ids in each call.
+        fault: called before each act. It may raise errors.
+        facts: the result of ``identify``.
     """
 
     name: ClassVar[str] = "fake"
@@ -55,5 +55,5 @@ class FakeStep:
 
 
 def factory(step: FakeStep, name: str = "fake") -> StepFactory:
-    """Gives the same step to every batch."""
+    """A factory that returns the same step for every batch."""
     return StepFactory(name, lambda _: step)

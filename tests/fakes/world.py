@@ -1,4 +1,4 @@
-"""The whole application over the fakes: instances, their traces, events, and what the function makes of them."""
+"""The whole application on the fakes: instances, their traces, events, and the function's answers."""
 
 from __future__ import annotations
 
@@ -54,12 +54,12 @@ HOME = Place(ACCOUNT, REGION)
 
 
 class FakeQueue:
-    """What the function does with its own queue.
+    """The function's own queue.
 
     Attributes:
-        delays: the last time-out of each receipt handle.
-        sent: bodies that the sweep has sent, as JSON.
-        fault: called with the operation before each request.
+        delays: the last visibility timeout of each receipt handle.
+        sent: the bodies that the sweep has sent, parsed.
+        fault: called with the operation before each request. It may raise errors.
     """
 
     def __init__(self, now: Callable[[], datetime]) -> None:
@@ -83,25 +83,25 @@ class FakeQueue:
 
 @dataclass(frozen=True)
 class Answered:
-    """What the function made of a batch: the failed ids, and the reports by message id."""
+    """The function's answer to a batch: the failed ids, and the reports by message id."""
 
     failed: tuple[str, ...]
     reports: Mapping[str, Mapping[str, Any]]
 
 
 class World:
-    """EC2, Route 53, Chef and Consul in process, and the function between them.
+    """EC2, Route 53, Chef and Consul in process, and the function.
 
     Args:
-        places: served beside the function's own, ``HOME``; ``ec2s`` has EC2 in each.
-        inventory: False switches it off.
-        zones: False switches the Route 53 step off.
-        route53: more of the step's settings.
-        chef: settings that switch the Chef step on, over ``chef_server`` (made here if None).
-        consul: settings that switch the Consul step on, over ``consul_catalog`` (made here if None).
-        more_steps: run after the others.
-        sweep: settings that switch the sweep on.
-        together: as the application's.
+        places: served places besides the function's own, ``HOME``. ``ec2s`` has the EC2 of each.
+        inventory: False disables the inventory.
+        zones: False disables the Route 53 step.
+        route53: further settings of the Route 53 step.
+        chef: settings that enable the Chef step, with ``chef_server`` (created here if None).
+        consul: settings that enable the Consul step, with ``consul_catalog`` (created here if None).
+        more_steps: further steps, which run after the others.
+        sweep: settings that enable the sweep.
+        together: the application's ``together``.
     """
 
     def __init__(
@@ -178,7 +178,7 @@ class World:
         return Served(HOME, organization.members if organization else {}, "reader")
 
     def cold_start(self) -> Application:
-        """A new application over the same world, as a new execution environment has it."""
+        """A new application on the same world, as in a new execution environment."""
         config = self.config
         self.live = Live(self.ec2s, self._together, self._seconds)
         tools = Tools(
@@ -201,7 +201,7 @@ class World:
         return self.time.timestamp()
 
     def configure(self, **changes: Any) -> None:
-        """Changes the configuration, as an apply does."""
+        """Changes the configuration, as `terraform apply` does."""
         self.config = replace(self.config, **changes)
         self.cold_start()
 
@@ -248,11 +248,11 @@ class World:
         )
 
     def send(self, payload: Any, seconds: float = SECONDS) -> dict[str, Any]:
-        """One EventBridge event or operator's payload by itself; the report."""
+        """Sends a single EventBridge event or operator's payload. Returns the report."""
         return self.handle(payload, seconds)
 
     def handle(self, event: Any, seconds: float = SECONDS) -> dict[str, Any]:
-        """Whatever the function may be called with."""
+        """Calls the function with any payload."""
         return self._application.handle(event, Deadline.after(seconds), self.request_id)
 
     def send_batch(
@@ -263,7 +263,7 @@ class World:
         message_ids: Sequence[str] = (),
         sent_at: datetime | None = None,
     ) -> Answered:
-        """One SQS batch, sent now by default; a body that is text goes as it is, any other as JSON."""
+        """Sends one SQS batch, by default with the current time. Text bodies are sent unchanged, others as JSON."""
         sent = str(int((sent_at or self.time).timestamp() * 1000))
         records = []
         for number, body in enumerate(bodies):
@@ -290,20 +290,20 @@ class World:
     def operate(
         self, instance_id: str, *, dry_run: bool | None = None, place: Place | None = None, **more: Any
     ) -> dict[str, Any]:
-        """The operator's call."""
+        """Makes the operator's call."""
         payload: dict[str, Any] = {"instance_id": instance_id, **more}
         if place:
             payload |= {"account_id": place.account_id, "region": place.region}
         return self.send(payload if dry_run is None else {**payload, "dry_run": dry_run})
 
     def sweep(self, place: Place = HOME) -> dict[str, Any]:
-        """The sweep's call; what it sends is then in ``queue.sent``."""
+        """Runs a sweep. ``queue.sent`` then has its messages."""
         return self.send({"sweep": True, "account_id": place.account_id, "region": place.region})
 
     # Events
 
     def event(self, instance_id: str, state: str, place: Place | None = None) -> dict[str, Any]:
-        """As EventBridge delivers it."""
+        """An event in EventBridge's format."""
         place = place or self.place_of(instance_id)
         return {
             "version": "0",
@@ -318,7 +318,7 @@ class World:
         }
 
     def place_of(self, instance_id: str) -> Place:
-        """Where EC2 knows the instance; its own place if none does."""
+        """The place where EC2 lists the instance, or ``HOME``."""
         return next((place for place, ec2 in self.ec2s.items() if instance_id in ec2.machines), HOME)
 
     def running(self, instance_id: str) -> dict[str, Any]:
@@ -336,14 +336,14 @@ class World:
     def launch(
         self, name: str, private_ip: str | None = None, *, records: bool = True, place: Place = HOME, **more: Any
     ) -> str:
-        """Launches an instance, and makes its A and PTR record as its boot script would (replacing what is there)."""
+        """Launches an instance, and writes its A and PTR records over existing ones, as a boot script does."""
         instance_id = self.ec2s[place].launch(name, private_ip, **more)
         if records:
             self.register(instance_id)
         return instance_id
 
     def register(self, instance_id: str) -> None:
-        """Writes the A and PTR record of a living instance over whatever is there."""
+        """Writes the A and PTR records of a live instance over existing ones."""
         machine = self.ec2s[self.place_of(instance_id)].machines[instance_id]
         if machine.primary is None:
             raise ValueError(f"{instance_id} has no address")
@@ -361,10 +361,10 @@ class World:
 
 
 def pointer(address: str) -> str:
-    """The name of an address's PTR record."""
+    """The PTR record name of an address."""
     return ipaddress.ip_address(address).reverse_pointer + "."
 
 
 def step_of(report: Mapping[str, Any], step: str) -> dict[str, Any]:
-    """The report of one step."""
+    """A step's report."""
     return next(dict(s) for s in report["steps"] if s["step"] == step)

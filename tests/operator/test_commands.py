@@ -39,7 +39,7 @@ def test_show_lists_planned_removals_and_then_past_removals(site: Site) -> None:
 
 
 def test_show_does_not_contradict_itself_after_a_second_event(site: Site) -> None:
-    """The second event finds nothing, and what the first removed was removed all the same."""
+    """The second event finds nothing, but the first event's removals still count."""
     instance_id = site.dead("web-1")
     site.end(instance_id)
     site.end(instance_id)
@@ -181,7 +181,7 @@ def test_without_audit_restore_names_the_input(site: Site) -> None:
 
 
 def lose(site: Site, count: int) -> list[LaunchedInstance]:
-    """So many instances end, and nobody tells."""
+    """Terminates instances without events."""
     lost = [site.launch(f"web-{number}") for number in range(count)]
     site.launch("stays")
     for instance in lost:

@@ -1,4 +1,4 @@
-"""How the command is installed, how it finds the deployment, and what it says if it does not."""
+"""Installation of the command, its discovery of the deployment, and its error messages."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NO_CREDENTIALS = {**REGION_ONLY, "AWS_SHARED_CREDENTIALS_FILE": "none"}
 
 
 def outputs(site: Site) -> dict[str, Any]:
-    """The module's, as far as the command reads them."""
+    """The module outputs that the command reads."""
     return {
         "function_name": NAME,
         "function_arn": f"arn:aws:lambda:{site.aws.region}:{site.aws.account}:function:{NAME}",
@@ -145,7 +145,7 @@ def test_every_command_has_help_that_says_what_it_does() -> None:
 
 
 def test_it_runs_from_where_terraform_puts_the_module(tmp_path: Path) -> None:
-    """Also if the path has a blank."""
+    """Even if the path has a space."""
     modules = tmp_path / ".terraform" / "my modules"
     modules.mkdir(parents=True)
     (modules / "ec2").symlink_to(ROOT)
@@ -161,7 +161,7 @@ def test_it_runs_from_where_terraform_puts_the_module(tmp_path: Path) -> None:
 
 
 def test_the_installed_command_is_called_ec2_decommission(tmp_path: Path) -> None:
-    """As pipx does it: into an environment of its own, from the folder in the checkout."""
+    """Installed like pipx does: into a separate environment, from the directory in the checkout."""
     venv.create(tmp_path / "venv", with_pip=True)
     python = tmp_path / "venv" / "bin" / "python"
     source = tmp_path / "checkout" / "cli"

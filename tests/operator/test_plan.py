@@ -1,4 +1,4 @@
-"""`plan` and `apply`: written, reviewed, carried out; exactly that or less."""
+"""`plan` and `apply`: an applied plan removes only the reviewed actions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.servers
 
 
 def test_reviewed_plan_is_applied_without_the_deleted_actions(site: Site, tmp_path: Path) -> None:
-    """The module is in dry run, so nothing was removed by itself."""
+    """The module is in dry run, so it removed nothing automatically."""
     site.configure(dry_run=True, sweep={"max_instances": 50, "max_fraction": 0.25})
     site.launch("lives")
     one, other = site.dead("web-1"), site.dead("web-2")

@@ -1,4 +1,4 @@
-"""`report`: what was removed, left and failed, as text, JSON, CSV and a page in a real browser."""
+"""`report`: removals, leftovers and failures, as text, JSON, CSV and a page in a real browser."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def aws() -> Iterator[StrictAws]:
 
 
 def report(aws: StrictAws, *arguments: str) -> Ran:
-    """The command with the names of function and table: nothing else of a deployment is there, nor asked for."""
+    """Runs the command with the names of function and table. The deployment has nothing else."""
     outputs = json.dumps({"function_name": "ec2-decommission", "inventory_table_name": TABLE})
     return run_cli(["report", *arguments, "--outputs", "-"], aws.environ(), stdin=outputs)
 
@@ -170,7 +170,7 @@ def browser() -> list[str]:
 
 
 def dom(browser: list[str], html: str, tmp_path: Path, search: str = "", *flags: str) -> str:
-    """The page after its script has run. The part behind the # is the search, as in a link."""
+    """The page after its script has run. The URL fragment is the search, as in a link."""
     file = tmp_path / "report.html"
     file.write_text(html)
     command = [*browser, f"--user-data-dir={tmp_path / 'profile'}", *flags, "--dump-dom", f"file://{file}{search}"]
@@ -178,7 +178,7 @@ def dom(browser: list[str], html: str, tmp_path: Path, search: str = "", *flags:
 
 
 def shown(page_dom: str) -> list[str]:
-    """The instances that are not hidden."""
+    """The visible instances."""
     cards = re.findall(r"<details([^>]*)>", page_dom)
     return [found[1][-1] for card in cards if "hidden" not in card and (found := re.search(r'id="([^"]*)"', card))]
 
@@ -195,7 +195,7 @@ def test_the_page_shows_all_and_searches_by_id_and_name(browser: list[str], html
 
 
 def pixel(browser: list[str], html: str, tmp_path: Path, scheme: int) -> tuple[int, ...]:
-    """The colour of the page's corner. The first pixel of a PNG is stored as it is, whatever the filter."""
+    """The color of the page's corner. A PNG stores its first pixel unchanged, whatever the filter."""
     picture = tmp_path / f"{scheme}.png"
     dom(browser, html, tmp_path, "", f"--blink-settings=preferredColorScheme={scheme}", f"--screenshot={picture}")
     data, position, packed = picture.read_bytes(), 8, b""

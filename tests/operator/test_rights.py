@@ -1,4 +1,4 @@
-"""The policy in docs/operator.md is enough for every command, and nothing in it is too much."""
+"""The policy in docs/operator.md is sufficient for every command, and every permission in it is necessary."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.operator.conftest import Site, documented_policy, user_with
 
 pytestmark = pytest.mark.servers
 
-# A command that cannot do without the permission.
+# A command that requires the permission.
 NEEDS = {
     "lambda:GetFunctionConfiguration": ["status"],
     "lambda:ListEventSourceMappings": ["status"],

@@ -1,4 +1,4 @@
-"""A real OpenBao, moto's KMS, and the build program run as Terraform runs it."""
+"""A real OpenBao, moto's KMS, and the build program, run as Terraform does."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from testbed.vault import Listener, VaultServer
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 BUILD = REPOSITORY / "lambda" / "build"
-sys.path.insert(0, str(BUILD))  # the build program's modules are a program's, not a package's
+sys.path.insert(0, str(BUILD))  # the build program is not a Python package
 
 CONTEXT = {"FunctionName": "ec2-decommission"}
 HERE = "arm64" if platform.machine() in ("arm64", "aarch64") else "x86_64"
@@ -36,7 +36,7 @@ def rsa_key(bits: int = 2048) -> str:
 
 
 class OpenBao(VaultServer):
-    """The testbed's server, what lies in it, and short ways of asking it."""
+    """The testbed's server with secrets, and short methods for requests."""
 
     def __init__(self, *, listeners: Mapping[str, Listener] | None = None) -> None:
         super().__init__(listeners=listeners)
@@ -46,7 +46,7 @@ class OpenBao(VaultServer):
         return self.api(method, f"/v1/{path}", json=body, namespace=namespace)
 
     def narrow_token(self, path: str) -> str:
-        """A token that may read this path and nothing else, not even itself."""
+        """A token that can read only this path, and not even look itself up."""
         body = {"policies": [self.create_policy(path)], "no_default_policy": True}
         return str(self.call("POST", "auth/token/create-orphan", body)["auth"]["client_token"])
 
@@ -64,7 +64,7 @@ def openbao() -> Iterator[OpenBao]:
 
 @pytest.fixture(scope="session")
 def approle(openbao: OpenBao) -> dict[str, str]:
-    """What a pipeline has in its environment."""
+    """The environment variables of a pipeline."""
     role = openbao.create_approle("build", "secret/data/decommission/*")
     return {"VAULT_ADDR": openbao.address, "VAULT_ROLE_ID": role.role_id, "VAULT_SECRET_ID": role.secret_id}
 
@@ -80,7 +80,7 @@ class Kms:
         return {"key_arn": self.key_arn, "region": "us-east-1", "role_arn": None, "encryption_context": CONTEXT}
 
 
-@pytest.fixture(scope="module")  # moto keeps its keys in the process, and another module's tests may empty it
+@pytest.fixture(scope="module")  # moto keeps its keys in the process, and another module's tests may reset it
 def kms() -> Iterator[Kms]:
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=free_port(), verbose=False)
     server.start()
@@ -107,13 +107,13 @@ def kms() -> Iterator[Kms]:
 
 @dataclass(frozen=True)
 class Builder:
-    """Runs `python3 lambda/build` with a specification in the environment, and nothing of the tests' own."""
+    """Runs `python3 lambda/build` with a specification and a clean environment."""
 
     directory: Path
 
     @property
     def module(self) -> Path:
-        """The module's files, copied: the working copy may be edited while the tests run, and builds are compared."""
+        """A copy of the module's files, so that edits during the tests do not change builds that tests compare."""
         return self.directory / "module"
 
     @property
@@ -127,7 +127,7 @@ class Builder:
             "PATH": os.environ["PATH"],
             "HOME": str(self.directory / "home"),
             "TMPDIR": str(self.directory / "tmp"),
-            # pip's mirrors and downloads stay the user's
+            # keep the user's pip mirrors and cache
             "XDG_CONFIG_HOME": os.environ.get("XDG_CONFIG_HOME", str(home / ".config")),
             "XDG_CACHE_HOME": os.environ.get("XDG_CACHE_HOME", str(home / ".cache")),
         }
@@ -182,7 +182,7 @@ SECRETS = {
 
 @pytest.fixture(scope="module")
 def full_spec(builder: Builder, kms: Kms) -> Callable[..., dict[str, Any]]:
-    """All features and both secrets, by AppRole."""
+    """All features and both secrets, with an AppRole login."""
 
     def make(name: str, **more: Any) -> dict[str, Any]:
         return builder.spec(
@@ -203,7 +203,7 @@ def full_spec(builder: Builder, kms: Kms) -> Callable[..., dict[str, Any]]:
 def full(
     builder: Builder, full_spec: Callable[..., dict[str, Any]], kms: Kms, approle: Mapping[str, str]
 ) -> Callable[..., Path]:
-    """The package of all features for a runtime and an architecture; each is built once."""
+    """The package with all features for a runtime and an architecture. Each is built once."""
     made: dict[tuple[str, str], Path] = {}
 
     def build(runtime: str = "python3.13", architecture: str = HERE) -> Path:

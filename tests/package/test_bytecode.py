@@ -1,4 +1,4 @@
-"""The bytecode in the package: of the function's Python, the same each time, and used."""
+"""The package's bytecode: for the function's Python version, reproducible, and used."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_bytecode_of_a_file_does_not_depend_on_other_files(tmp_path: Path, monke
 
 
 def test_two_patch_versions_give_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not promised by Python, so the first version for which it is not so has to be told in the documents."""
+    """Python does not guarantee this, so the documentation must name the first version that breaks it."""
     pythons = [
         path
         for directory in [*os.get_exec_path(), *map(str, Path.home().glob(".pyenv/versions/*/bin"))]

@@ -1,4 +1,4 @@
-"""The build's own environment: pip's configuration cannot change it, it is tried before use, and needs no home."""
+"""The build's own environment: independent of pip's configuration, verified before use, and without a home."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.package.conftest import Builder, Kms
 pytestmark = pytest.mark.servers
 
 
-# Which settings of pip are kept
+# Kept pip settings
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ HOSTILE_DISTUTILS = "[install]\nprefix = {elsewhere}\n[bdist_wheel]\nplat_name =
 
 @pytest.fixture(scope="module")
 def index() -> Iterator[tuple[str, list[str]]]:
-    """An index that sends all requests on to the real one, and the paths that were asked of it."""
+    """A package index that redirects all requests to the real one, and the requested paths."""
     real = pip_settings.environment(os.environ).get("PIP_INDEX_URL", PyPI.simple_url).rstrip("/")
     asked: list[str] = []
 
@@ -185,7 +185,7 @@ def hostile(builder: Builder, tmp_path_factory: pytest.TempPathFactory, index: t
 
 
 def chef(builder: Builder, output: Path) -> dict[str, Any]:
-    """PyChef is built from its source."""
+    """A specification with PyChef, which is built from source."""
     return builder.spec("chef", features=["route53", "chef"], output=str(output))
 
 

@@ -1,4 +1,4 @@
-"""What is in the zip, and that it runs, is small, is the same each time, and holds nothing in the clear."""
+"""The zip: its content, size and reproducibility, whether it runs, and that it contains no plaintext secrets."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def members(path: Path) -> dict[str, bytes]:
 
 
 def opened(path: Path, kms: Kms) -> tuple[str, dict[str, str]]:
-    """As the function opens the bundle: how it was sealed, and the secrets."""
+    """Decrypts the bundle as the function does. Returns the sealing method and the secrets."""
     sealed = json.loads(members(path)["sealed_secrets.json"])
     assert sealed["version"] == 1
     ciphertext = base64.b64decode(sealed["ciphertext"])
@@ -128,7 +128,7 @@ def test_the_bundle_opens_under_its_own_encryption_context_only(full: Full, kms:
 
 
 def test_parallel_builds_are_byte_identical(builder: Builder) -> None:
-    # The first builds of a cache of their own, at once: both need the environment, one makes it.
+    # Two first builds with a new cache: both need the build environment, and one creates it.
     specs = [builder.spec(f"side-by-side/{name}", features=["route53", "consul"]) for name in ("a", "b")]
     running = [builder.start(spec) for spec in specs]
     for process in running:
@@ -195,7 +195,7 @@ def test_imports_on_the_runtime_with_only_boto3(full: Full, tmp_path: Path, vers
 
 
 class Watch:
-    """Looks at a process and all its children, many times a second: their arguments, environment and files."""
+    """Samples the arguments, environment and files of a process and its children."""
 
     def __init__(self, pid: int, directory: Path) -> None:
         self.seen: dict[str, set[bytes]] = {"argv": set(), "environ": set(), "files": set()}
@@ -238,7 +238,7 @@ class Watch:
 
 
 def traces(value: str) -> list[bytes]:
-    """What would betray a secret: its lines, and its base64 forms at each of the three offsets."""
+    """The traces of a secret: its lines, and its base64 forms at each of the three offsets."""
     lines = [line.encode() for line in value.splitlines() if len(line) >= 20 and "-----" not in line]
     encoded = [base64.b64encode(b"." * shift + value.encode())[8:48] for shift in range(3)]
     return [*lines, *encoded]
@@ -246,7 +246,7 @@ def traces(value: str) -> list[bytes]:
 
 @dataclass(frozen=True)
 class Watched:
-    """A second build of everything: what it wrote, and what was seen of it while it ran."""
+    """A second full build: its output, and the samples from its run."""
 
     path: Path
     out: str
@@ -292,7 +292,7 @@ def test_no_secret_is_in_plaintext_anywhere(
     for place, contents in places.items():
         for content in contents:
             assert not any(needle in content for needle in needles), place
-    # Nor do the credentials of the login go further than the build itself: not to pip, not into a file.
+    # The login's credentials stay in the build process: pip and files do not get them.
     for place, contents in places.items():
         if place != "environ":
             assert not any(approle["VAULT_SECRET_ID"].encode() in content for content in contents), place
@@ -371,7 +371,7 @@ def test_a_large_bundle_is_sealed_under_a_data_key_with_the_secrets_of_all_steps
     assert "chef/__init__.py" not in files
 
 
-# A bundle apart from the code
+# A bundle separate from the code
 
 
 def test_settings_bundle_builds_without_pip_and_network(builder: Builder, tmp_path: Path) -> None:
@@ -457,7 +457,7 @@ sys.stdout.write(bundle["consul_token"])
 
 
 def runtime(directory: Path) -> Path:
-    """What Lambda's image has of its own."""
+    """The packages in Lambda's image."""
     made = directory / "runtime"
     made.mkdir()
     site = Path(pytest.__file__).parents[1]
@@ -468,7 +468,7 @@ def runtime(directory: Path) -> Path:
 
 def test_leaves_nothing_in_the_module_and_the_temporary_directory(builder: Builder, full: Full) -> None:
     full()
-    # Python itself keeps the compiled form of the directory that it runs; no other file is written there.
+    # Python caches the bytecode of the directory that it runs. No other file is written there.
     left = {path.name.split(".")[0] for path in builder.module.rglob("*.pyc")}
     assert left <= {"__main__"}
     assert not list((builder.directory / "tmp").iterdir())

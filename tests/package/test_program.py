@@ -1,4 +1,4 @@
-"""The command as Terraform and a person run it: its sentences, its exit status, an old Python, an interruption."""
+"""The build command: messages, exit status, an old Python, and interruption."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_a_python_that_is_too_old(builder: Builder, tmp_path: Path) -> None:
     done = run("--help", environ=alone, python=old)
     assert done.returncode == 2
     assert done.stderr.startswith("Error: building the package needs Python 3.11 or later. This is Python 3.")
-    # With a newer one on PATH, that one does the work.
+    # A newer Python on PATH is used instead.
     (tmp_path / "python3.13").symlink_to(Path(sys.executable).resolve())
     done = run("--help", environ=alone, python=old)
     assert done.returncode == 0, done.stderr
@@ -192,7 +192,7 @@ def test_an_interrupted_build_revokes_its_login(
 
 
 class _SlowVault:
-    """Passes requests on to Vault, and holds back the answers to reads of secrets."""
+    """A proxy to Vault that delays the answers to secret reads."""
 
     def __init__(self, behind: str) -> None:
         import http.server  # noqa: PLC0415

@@ -1,4 +1,4 @@
-"""The packages of a release: the same for everybody, with checksums, and complete."""
+"""The packages of a release: reproducible, complete, and with checksums."""
 
 from __future__ import annotations
 

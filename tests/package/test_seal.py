@@ -1,4 +1,4 @@
-"""Sealing with moto's KMS, and what KMS and the credentials may answer, each in a sentence."""
+"""Sealing with moto's KMS, and a clear message for each KMS and credentials error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The specification is parsed strictly, and all mistakes are reported together, each in a sentence."""
+"""The specification is parsed strictly. All mistakes are reported together, each with a clear message."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Logins and reads on a real OpenBao: exactly the references, and a sentence for each thing that goes wrong."""
+"""Logins and reads with a real OpenBao: only the referenced secrets, and a clear message for each error."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def ref(path: str, field: str = "f", mount: str = "secret", version: int | None 
 def read(
     bao: OpenBao, *references: Reference, token: str = "", environ: Mapping[str, str] | None = None, **settings: Any
 ) -> dict[str, str]:
-    """With the root token, unless another login is given. There is no home directory."""
+    """Reads with the root token or another login, and without a home directory."""
     kv_version = settings.pop("kv_version", None)
     values = {"VAULT_TOKEN": token or bao.root_token} if environ is None else environ
     with vault.login(
@@ -126,7 +126,7 @@ def test_asks_the_namespace_of_the_settings_or_the_environment(openbao: OpenBao)
 
 @pytest.fixture(scope="module")
 def deleted(openbao: OpenBao) -> None:
-    """A secret with two versions that are gone, and an engine of another kind."""
+    """A secret with two deleted versions, and an engine of another type."""
     openbao.call("POST", "sys/mounts/transit", {"type": "transit"})
     for _ in range(3):
         openbao.write_kv2("secret", "gone", {"f": "x"})
@@ -322,7 +322,7 @@ def test_a_batch_token_is_not_revoked(
     assert capsys.readouterr().err == ""
 
 
-# Addresses, and what else may answer there
+# Addresses and other servers
 
 
 @pytest.mark.parametrize(
@@ -427,7 +427,7 @@ def test_a_sealed_vault() -> None:
 
 
 class _Stranger(http.server.BaseHTTPRequestHandler):
-    """Answers as the test says. No real server is to be had for AWS logins, other software, and a standby."""
+    """A server with scripted answers, for AWS logins, other software and a standby."""
 
     answers: Callable[[str, str], tuple[int, dict[str, str], bytes]]
     sent: list[tuple[str, str, dict[str, str], Any]]
@@ -516,7 +516,7 @@ def test_standby_redirects_to_the_active_node(openbao: OpenBao) -> None:
     assert len(sent) == 3
 
 
-# AWS IAM: OpenBao has no such login, so a stand-in takes it and shows what it was sent.
+# AWS IAM: OpenBao has no such login, so a stub records it.
 
 
 def aws_vault(method: str, path: str) -> tuple[int, dict[str, str], bytes]:

@@ -1,4 +1,4 @@
-"""TLS with a real OpenBao: whom the build trusts, and the cause of each failure in a sentence."""
+"""TLS with a real OpenBao: trusted authorities, and a clear message for each failure."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ STRICT = sys.version_info >= (3, 13)  # https://docs.python.org/3/library/ssl.ht
 
 
 class Tls:
-    """One OpenBao that listens with many certificates, and the files that trust them."""
+    """An OpenBao with many listeners and certificates, and the matching CA files."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -47,7 +47,7 @@ class Tls:
         )
 
     def read(self, listener: str, environ: dict[str, str], **settings: Any) -> str:
-        """The value, or the sentence of the failure. CA, OLD and so on in a variable stand for the files."""
+        """The value or the error message. CA, OLD and so on in a variable stand for the files."""
         files = {
             "CA": str(self.authority.certificate),
             "OLD": str(self.old.certificate),
@@ -127,7 +127,7 @@ def test_the_wrong_kind_of_address_is_named(tls: Tls) -> None:
 
 
 def test_a_named_authority_adds_to_the_public_ones(tls: Tls, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The listener's authority counts as a public one here."""
+    """Here, the listener's authority counts as a public one."""
     public = tmp_path / "public.pem"
     public.write_text(Path(certifi.where()).read_text() + tls.authority.certificate.read_text())
     monkeypatch.setattr(certifi, "where", lambda: str(public))
@@ -139,7 +139,7 @@ def test_a_named_authority_adds_to_the_public_ones(tls: Tls, monkeypatch: pytest
 def test_a_rule_of_python_is_named_where_the_authority_was_not(
     tls: Tls, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """As with an authority that the machine trusts by itself."""
+    """The machine itself trusts the authority."""
     public = tmp_path / "public.pem"
     public.write_text(tls.old.certificate.read_text())
     monkeypatch.setattr(certifi, "where", lambda: str(public))

@@ -1,4 +1,4 @@
-"""Lock files read for the function's platform, merged, and fetched with their hashes checked."""
+"""Lock files: read for the function's platform, merged, and installed with hash checks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def lock(tmp_path: Path, text: str, target: vendor.Target = TARGET) -> dict[str,
 
 
 def test_the_projects_own_locks_agree(tmp_path: Path) -> None:
-    """Any of them may meet in one package."""
+    """A package can contain any combination of them."""
     pins: dict[str, vendor.Pin] = {}
     for path in sorted(REQUIREMENTS.glob("*.txt")):
         found = vendor.read_lock(path, TARGET)

@@ -1,4 +1,4 @@
-"""The benchmark's smallest tables: nothing of the dead is left, and no request is made beyond the stated limits."""
+"""The benchmarks' smallest tables: the cleanup is complete, and requests stay within the documented limits."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
 def test_ten_terminations_take_no_more_requests_than_stated(servers: Servers) -> None:
     calls = count_calls(servers, 10)
     assert {system: number for system, number in calls.items() if number > LIMITS[system]} == {}
-    assert [calls["EC2"]] == ask_places(1, 10)[0]  # what is simulated counts as the real client does
+    assert [calls["EC2"]] == ask_places(1, 10)[0]  # the simulation counts like the real client
 
 
 def test_the_benchmark_fails_if_something_is_left(servers: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,5 +71,5 @@ def test_a_sweep_takes_two_calls_for_a_thousand_instances_and_one_more() -> None
     idle, _ = sweep(1001, 0, seconds=0.02)
     assert idle.total() == 2 * 2 + 1
     busy, seconds = sweep(100, 5, seconds=0.02)
-    assert busy.total() == 2 + 1 + 2  # asks EC2 for the five by id, and sends their messages
+    assert busy.total() == 2 + 1 + 2  # queries EC2 for the five ids, and sends their messages
     assert seconds == pytest.approx(5 * 0.02)

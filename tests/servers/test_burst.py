@@ -1,4 +1,4 @@
-"""A hundred terminations in one batch, on real Chef and Consul servers, beside every kind of neighbour that stays."""
+"""A hundred terminations in one batch, on real Chef and Consul servers, next to all kinds of objects that stay."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
 def burst(servers: Servers) -> Burst:
     dead = servers.fleet(NUMBER)
     replaced, readdressed, owned, contender = dead[10], dead[30], dead[60], dead[90]
-    heir = servers.aws.launch(replaced.name, "10.0.100.1", emit=False)  # an address that none of the dead had
+    heir = servers.aws.launch(replaced.name, "10.0.100.1", emit=False)  # an address that no dead instance had
     take_over(servers, replaced, heir)
     servers.aws.launch("other", readdressed.private_ip, emit=False)
     fill(servers.zone_id, [record(owned.name, "TXT", OWNED)])
@@ -67,7 +67,7 @@ def burst(servers: Servers) -> Burst:
 
 
 def take_over(servers: Servers, replaced: Dead, heir: LaunchedInstance) -> None:
-    """All that bore the name is the heir's now."""
+    """All objects with the name now belong to the replacement."""
     ec2 = {"instance_id": heir.id, "local_ipv4": heir.private_ip}
     servers.chef.delete_node(replaced.name)
     servers.chef.create_node(replaced.name, ec2=ec2)
@@ -123,4 +123,4 @@ def test_batch_needs_far_fewer_calls_than_single_events(servers: Servers, burst:
     aws = [call for call in servers.aws.calls.elements() if not call.startswith("dynamodb:")]
     assert len(aws) <= 0.3 * NUMBER
     assert servers.calls["Chef"] <= 2.1 * NUMBER
-    assert servers.calls["Consul"] <= 1.2 * NUMBER  # a session is destroyed by a request of its own
+    assert servers.calls["Consul"] <= 1.2 * NUMBER  # destroying a session takes one request

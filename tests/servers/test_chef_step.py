@@ -1,4 +1,4 @@
-"""The Chef step on a real Chef server: the scenes that published functions get wrong, and the calls it takes."""
+"""The Chef step on a real Chef server: cases that published functions handle wrong, and the number of calls."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def goiardi(running: Goiardi) -> Iterator[Goiardi]:
 
 
 class Ec2:
-    """The living instances of one place."""
+    """The live instances in one place."""
 
     def __init__(self, living: Iterable[Instance]) -> None:
         self.instances = list(living)
@@ -243,7 +243,7 @@ def test_case_9_a_replacement_appears_before_the_change(goiardi: Goiardi) -> Non
 
 @pytest.mark.parametrize("node_name", ["{tag:Name}", None])
 def test_case_11_a_second_node_named_after_a_victim_s_client(goiardi: Goiardi, node_name: str | None) -> None:
-    """The attacker, which may create nodes, is a client without any other right."""
+    """The attacker is a client with no permission but to create nodes."""
     key = goiardi.create_client("attacker")
     goiardi.create_client("victim")
     add(goiardi, "victim.example.com", B, client=False)
@@ -282,7 +282,7 @@ def test_case_21_a_client_that_could_not_be_found(goiardi: Goiardi) -> None:
 
 
 def test_two_nodes_with_one_id(goiardi: Goiardi) -> None:
-    """Only the client under the name of node_name is the instance's for sure."""
+    """Only the client with the name from node_name certainly belongs to the instance."""
     add(goiardi, "web-1", A)
     add(goiardi, FQDN, A)
     findings, outcomes = Tool(goiardi).run(named())
@@ -319,7 +319,7 @@ def test_wrong_key(goiardi: Goiardi) -> None:
 
 
 def test_missing_permission(goiardi: Goiardi) -> None:
-    """A client that is no administrator may search, and not delete another's node."""
+    """A client that is not an administrator can search, but cannot delete other nodes."""
     add(goiardi, "web-1", A)
     _, outcomes = Tool(goiardi, "lowly", goiardi.create_client("lowly")).run(named())
     assert outcomes[A].removed == ()
@@ -353,7 +353,7 @@ def test_calls_for_a_hundred(goiardi: Goiardi) -> None:
     for instance in instances:
         name = instance.tags["Name"]
         add(goiardi, name, instance.instance_id, client=False)
-        if name != "web-0":  # with a key at hand the server need not make one, which takes it 0.2 s
+        if name != "web-0":  # a given key saves the server 0.2 s for creating one
             goiardi.api.request("POST", "/clients", json={"name": name, "public_key": own["public_key"]})
     tool = Tool(goiardi)
     _, outcomes = tool.run(*instances)

@@ -1,4 +1,4 @@
-"""The Consul step on real agents, some of which were killed as an instance's end kills them."""
+"""The Consul step with real agents, some of them killed as by a termination."""
 
 from __future__ import annotations
 
@@ -68,13 +68,13 @@ def consul() -> Iterator[ConsulCluster]:
 
 @pytest.fixture(scope="module")
 def tokens(consul: ConsulCluster) -> dict[bool, str]:
-    """By whether nodes are to be deregistered."""
+    """The tokens, by the value of deregister_node."""
     return {False: consul.create_token(LOCKS_POLICY), True: consul.create_token(NODES_POLICY)}
 
 
 @pytest.fixture
 def bystander(consul: ConsulCluster) -> str:
-    """A session of one who waits for the locks."""
+    """A session that waits for the locks."""
     return consul.create_session(consul.node_name)
 
 
@@ -132,7 +132,7 @@ def errors(finding: Finding, outcome: Outcome) -> str:
 
 
 def failure(consul: ConsulCluster, token: str | None, instance_id: str, **more: Any) -> DecommissionError:
-    """The error of a run that cannot read anything."""
+    """The error of a run without read access."""
     with pytest.raises(DecommissionError) as raised:
         run(consul, token, Instance(instance_id), **more)
     return raised.value
@@ -160,7 +160,7 @@ def test_a_killed_agents_lock_is_free_at_once(
     assert key is not None
     assert (key["Value"], key["Flags"], key.get("Session")) == (b"who", 5, None)
     assert consul.acquire(f"locks/{fresh}", bystander)
-    # What a plain destroy does: the lock-delay of 15 s.
+    # A plain destroy starts the lock delay of 15 s.
     assert not consul.acquire(f"other/{fresh}", bystander)
     assert consul.sessions(fresh) == []
     assert consul.node(fresh)
@@ -186,10 +186,10 @@ def test_live_agent_blocks_all_removals(consul: ConsulCluster, tokens: dict[bool
 def test_a_replacement_that_took_the_name_over_keeps_everything(
     consul: ConsulCluster, tokens: dict[bool, str], fresh: str
 ) -> None:
-    # In good order: gossip holds a name back for a bearer that failed, for 30 s (DeadNodeReclaimTime).
+    # A graceful leave, because gossip reserves a failed agent's name for 30 s (DeadNodeReclaimTime).
     consul.add_agent(fresh, meta={"instance_id": fresh}).leave()
     consul.wait_for_status(fresh, "left")
-    shutil.rmtree(consul.run_directory / fresh)  # and with it the node id
+    shutil.rmtree(consul.run_directory / fresh)  # including the node id
     successor = fresh.replace("i-", "i-9")
     consul.add_agent(fresh, meta={"instance_id": successor})
     mine = consul.create_session(fresh)
@@ -244,7 +244,7 @@ def test_case_10_the_wan_address_of_an_outside_machine_proves_nothing(
 def test_case_12_a_crafted_key_does_not_lead_out_of_the_kv_store(
     consul: ConsulCluster, fresh: str, size: int
 ) -> None:
-    """With a token that may do everything, so that only the request's path protects the operator's settings."""
+    """The token can do everything, so only the request's path protects the operator's settings."""
     before = consul.api("GET", "/v1/operator/autopilot/configuration")
     crafted = f"locks/{fresh}/../../../operator/autopilot/configuration"
     consul.register_node(fresh, "10.7.0.7", {"instance_id": fresh})
@@ -261,7 +261,7 @@ def test_case_18_a_living_stranger_at_the_address_does_not_block_the_node_with_t
     consul: ConsulCluster, tokens: dict[bool, str], fresh: str
 ) -> None:
     stranger = f"stranger-of-{fresh}"
-    # The agents of these tests have loopback addresses, which identify no machine: so this one only looks alive.
+    # These agents have loopback addresses, which identify no machine, so this agent only appears alive.
     check = {"CheckID": "serfHealth", "Name": "Serf Health Status", "Status": "passing"}
     consul.api("PUT", "/v1/catalog/register", json={"Node": stranger, "Address": "10.7.0.8", "Check": check})
     consul.register_node(fresh, "10.7.0.8", {"instance_id": fresh})
@@ -313,7 +313,7 @@ def test_a_deregistered_node_stays_away(consul: ConsulCluster, tokens: dict[bool
     consul.create_session(fresh)
     outcome = run(consul, tokens[True], Instance(fresh), deregister=True)[1]
     assert [action for action, _ in told(outcome)] == ["destroy", "deregister"]
-    # The leader goes over all members once a minute (reconcileInterval), and would bring back what gossip knows.
+    # The leader reconciles all members once a minute (reconcileInterval), and would restore nodes known to gossip.
     end = time.monotonic() + 70
     while time.monotonic() < end:
         assert consul.node(fresh) is None
@@ -375,7 +375,7 @@ def test_each_datacenter_is_cleaned(consul: ConsulCluster, tokens: dict[bool, st
         assert "dc2" in str(finding.errors[0])
 
 
-# Rights
+# Permissions
 
 
 @pytest.mark.parametrize("right", ["node", "session", "key"])
@@ -392,7 +392,7 @@ def test_missing_read_permission_is_not_a_clean_cluster(consul: ConsulCluster, r
 def test_permission_lost_between_plan_and_apply_is_detected(
     consul: ConsulCluster, fresh: str, deregister: bool, lost: str
 ) -> None:
-    """Consul only leaves out what the token may not read, so a plan without it would look like a clean world."""
+    """Consul only omits objects that the token cannot read, so a plan would look clean."""
     policy = (NODES_POLICY if deregister else LOCKS_POLICY).strip().splitlines()
     token = consul.create_token("\n".join(policy))
     consul.register_node(fresh, "10.0.0.5", {"instance_id": fresh})
@@ -454,7 +454,7 @@ def test_without_acls_no_token_is_needed() -> None:
 
 @contextlib.contextmanager
 def _stand_in(answers: Mapping[str, tuple[int, Any]], seconds: float = 0) -> Iterator[str]:
-    """A server that answers so; anything else with the answer for ``""``."""
+    """A server with these answers. The answer for ``""`` is the default."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"

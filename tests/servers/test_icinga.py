@@ -1,4 +1,4 @@
-"""The recipe for Icinga of examples/http-steps, on a real Icinga 2."""
+"""The Icinga recipe of examples/http-steps, with a real Icinga 2."""
 
 from __future__ import annotations
 

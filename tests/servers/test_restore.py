@@ -1,4 +1,4 @@
-"""Audit and restore on real Chef and Consul servers: what was removed comes back as it was."""
+"""Audit and restore with real Chef and Consul servers: removed objects are restored unchanged."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ session_prefix "" { policy = "write" }
 key_prefix "locks/" { policy = "write" }
 operator = "write"
 """
-AUDITED = REMOVE + 'service_prefix "" { policy = "read" }'  # what a removal with audit needs
+AUDITED = REMOVE + 'service_prefix "" { policy = "read" }'  # the permissions for a removal with an audit
 RESTORING = REMOVE + 'service_prefix "" { policy = "write" }'
 
 
@@ -154,7 +154,7 @@ def register(consul: ConsulCluster, name: str, instance_id: str) -> None:
 
 
 def catalog(consul: ConsulCluster, name: str) -> Any:
-    """All that is registered of a node, without Consul's counters."""
+    """A node's registrations, without Consul's counters."""
     found = [consul.api("GET", f"/v1/catalog/node/{name}"), consul.api("GET", f"/v1/health/node/{name}")]
 
     def plain(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The recipe for Zabbix of examples/http-steps, on Zabbix's real API."""
+"""The Zabbix recipe of examples/http-steps, with Zabbix's real API."""
 
 from __future__ import annotations
 

@@ -790,5 +790,5 @@ def test_boto3_works_with_the_environment_only(aws: StrictAws, monkeypatch: pyte
 
 
 def test_only_one_at_a_time(aws: StrictAws) -> None:
-    with pytest.raises(RuntimeError, match="another StrictAws runs"):
+    with pytest.raises(RuntimeError, match="another StrictAws is running"):
         StrictAws().start()

@@ -1,9 +1,9 @@
-# The call of test_module_config.py.
+# The module call for test_module_config.py.
 mock_provider "aws" {
   source = "./mocks"
 }
 
-# Nothing is built: some other file has to be the zip.
+# Nothing is built, so another file stands in for the zip.
 override_resource {
   target = terraform_data.bundle
   values = { output = { zip = "LICENSE" } }
@@ -51,7 +51,7 @@ run "everything_on" {
   }
 
   assert {
-    condition     = local.region == "nowhere" # the message is what this run is for
+    condition     = local.region == "nowhere" # this run exists for the message
     error_message = "<<<${jsonencode({ config = local.config, settings = local.settings, bundle = local.build_specs.bundle, package = local.build_specs.package })}>>>"
   }
 }

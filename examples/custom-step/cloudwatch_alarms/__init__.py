@@ -1,9 +1,9 @@
-"""A clean-up step: the CloudWatch alarms that were made for an instance.
+"""A cleanup step for the CloudWatch alarms of an instance.
 
-Boot scripts and auto scaling hooks make alarms per instance, and nobody deletes them: they stay in INSUFFICIENT_DATA
-for ever, and are paid for. The proof that an alarm is an instance's is its dimension ``InstanceId``.
+Boot scripts and Auto Scaling hooks often create alarms per instance that are never deleted. They stay in
+INSUFFICIENT_DATA and cost money. The dimension ``InstanceId`` proves that an alarm belongs to an instance.
 
-Setting: ``alarm_name_prefix``, with which the names of such alarms begin. Alarms of other names are not looked at.
+Setting: ``alarm_name_prefix``. The step ignores alarms whose names do not begin with it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ec2_decommission.custom_step import Batch, Facts, Instance, InstanceStep, L
 
 
 class CloudWatchAlarms(InstanceStep):
-    """Deletes the metric alarms that watch a terminated instance and nothing else."""
+    """Deletes the metric alarms that watch only a terminated instance."""
 
     def __init__(self, tools: StepTools) -> None:
         super().__init__(tools)
@@ -23,7 +23,7 @@ class CloudWatchAlarms(InstanceStep):
         self._alarms: dict[str, list[Any]] = {}
 
     def look(self, batch: Batch) -> Mapping[str, Facts]:
-        """CloudWatch cannot be asked for the alarms of an instance, so all are read, once for the whole batch."""
+        """CloudWatch cannot filter alarms by instance, so this reads all alarms once for the whole batch."""
         pages = self.tools.aws("cloudwatch").get_paginator("describe_alarms")
         for page in pages.paginate(AlarmNamePrefix=self._prefix, AlarmTypes=["MetricAlarm"]):
             for alarm in page["MetricAlarms"]:
@@ -42,7 +42,7 @@ class CloudWatchAlarms(InstanceStep):
                 yield Removal("delete", target, proof, handle=alarm["AlarmName"])
 
     def remove_one(self, instance: Instance, removal: Removal) -> bool | Left:
-        """Looks again first: a replacement may have put an alarm of its own under the same name."""
+        """Reads the alarm again first: a replacement may have created an alarm with the same name."""
         cloudwatch = self.tools.aws("cloudwatch")
         alarms = cloudwatch.describe_alarms(AlarmNames=[removal.handle], AlarmTypes=["MetricAlarm"])["MetricAlarms"]
         if not alarms:
@@ -54,7 +54,7 @@ class CloudWatchAlarms(InstanceStep):
 
 
 def _watched(alarm: Mapping[str, Any]) -> set[str]:
-    """The instances in an alarm's dimensions, those of its metric math too."""
+    """The instances in an alarm's dimensions, including those of its metric math."""
     metrics = [query["MetricStat"]["Metric"] for query in alarm.get("Metrics", ()) if "MetricStat" in query]
     return {
         dimension["Value"]
