@@ -7,6 +7,7 @@ import platform as machine
 import re
 import subprocess
 import textwrap
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -26,40 +27,42 @@ _INTRODUCTION = """\
 
 Written by `make fault-matrix` on {when}. Versions: {versions}.
 
-The deployed zip runs under AWS's own runtime client, as its own role, against real Consul and Chef servers and a
-strict simulated AWS. A proxy in front of each system causes the fault. `make test` asserts everything on this page.
+The deployed zip runs under AWS's runtime client and its own role, against real Consul and Chef servers and a strict
+simulated AWS. A proxy in front of each system causes the fault. `make test` asserts everything on this page.
 
 ## The matrix
 """
 
 _ASSERTED = """\
-"First try" is an event that arrives during the fault. "Retry" is one whose first try failed before, for another
-reason. In each cell an instance was terminated, and its replacement with the same Name tag, DNS name and Chef node
-name is live. A cell is ok, with the seconds of the longest invocation, if:
+Each cell combines two events. The first arrives during the fault. The second failed before, for another reason, and
+meets the fault in its retry. Each instance is terminated, and a live replacement has the same Name tag, DNS name and
+Chef node name. The seconds are those of the longest invocation, for the first try and the retry if they differ. A
+cell is ok if:
 
 - The invocation ends by itself, without an unhandled error and well before Lambda's timeout.
 - The other steps finish in the first try and do not run again in the retry. Steps that need EC2 or the inventory
   remove nothing without it.
-- The message returns and backs off. Its reason names the system, and the right if one is missing. The kind of the
-  error is correct.
-- A message of the same batch without the fault does not return.
-- Nothing of the live replacement is touched.
-- After recovery the next try finishes, and a second event after that changes nothing.
+- The message returns and backs off. Its reason names the system, and the missing right, if any. Its error kind is
+  correct.
+- Another message in the batch, without the fault, does not return.
+- The live replacement loses nothing.
+- After recovery the next try finishes. A second event changes nothing.
 """
 
 _KILLED = """\
-One event is {calls} calls, a cold start included. The function was killed (SIGKILL) before the first call and after
-each, with {boundaries} instances. The next try finished each, and touched nothing of a live instance. The calls:
+One event takes {calls} calls, including a cold start. The function was killed (SIGKILL) before the first call and
+after each call, with {boundaries} instances. The next try finished each instance, and no live instance lost
+anything. The calls:
 """
 
 _CUT_OFF = """\
-With 30 s, the least that the module accepts, and all three steps on. Each time the message returned after
-`queue.retry_delay_seconds`, and its reason names the system.
+With the minimum of 30 s, and all three steps on. Each time the message returned after `queue.retry_delay_seconds`,
+with a reason that names the system.
 """
 
 _OUTAGES = """\
-With the module's defaults. *Receives* are the tries that the event had used, of `queue.max_receive_count`. *After* is
-the time from the system's return to the end of the work.
+With the module's defaults. *Receives* counts the tries of the event, up to `queue.max_receive_count`. *After* is the
+time from the system's recovery to the end of the work.
 """
 
 
@@ -97,27 +100,22 @@ def markdown(findings: Findings) -> str:
     """The page."""
     lines = [_INTRODUCTION.format(when=_where_and_when(), versions=", ".join(_versions()))]
     lines += _table(
-        ["System", "Try", *FAULTS],
-        [
-            [system, attempt, *(findings.cells[system, fault, attempt].text for fault in FAULTS)]
-            for system in SYSTEMS
-            for attempt in TRIES
-        ],
+        ["System", *FAULTS],
+        [[system, *(_both(_cells(findings, system, fault)) for fault in FAULTS)] for system in SYSTEMS],
     )
     lines += ["", _ASSERTED, "## How each fault is caused, and the reason in the report", ""]
     lines += _table(
         ["System", "Fault", "Caused by", "Reason at the first try"],
         [
-            [system, fault, variant, _plain(reason)]
+            [system, fault, causes, reason]
             for system in SYSTEMS
             for fault in FAULTS
-            for cell in _cells(findings, system, fault)[:1]
-            for variant, reason in zip(cell.variants, cell.reasons, strict=True)
+            for reason, causes in _causes(_cells(findings, system, fault)[0]).items()
         ],
     )
     calls = len(findings.calls)
     lines += ["", "## Killed between any two calls", "", _KILLED.format(calls=calls, boundaries=calls + 1)]
-    lines += textwrap.wrap("; ".join(map(_plain, findings.calls)) + ".", 118, break_on_hyphens=False)
+    lines += textwrap.wrap(_counted(map(_plain, findings.calls)) + ".", 118, break_on_hyphens=False)
     lines += ["", "## Messages doubled and reordered", "", *(f"- {_plain(race)}." for race in findings.races)]
     lines += ["", "## What hangs, at the shortest `function.timeout`", "", _CUT_OFF]
     lines += _table(
@@ -125,7 +123,7 @@ def markdown(findings: Findings) -> str:
         [[system, f"{seconds:.0f} s"] for system, seconds in findings.cut_off.items()],
     )
     lines += ["", "## Outages in simulated time", "", _OUTAGES]
-    lines += _table(["System", "Outage", "Receives", "After", "Outcome"], map(_outage, findings.outages))
+    lines += _table(["Systems", "Outage", "Receives", "After", "Outcome"], _merged(map(_outage, findings.outages)))
     return "\n".join(lines) + "\n"
 
 
@@ -138,6 +136,33 @@ def _outage(outage: Outage) -> list[str]:
 
 def _cells(findings: Findings, system: str, fault: str) -> list[Cell]:
     return [findings.cells[system, fault, attempt] for attempt in TRIES]
+
+
+def _both(cells: Iterable[Cell]) -> str:
+    """Both tries of a cell, once if they are equal."""
+    return " / ".join(dict.fromkeys(cell.text for cell in cells))
+
+
+def _causes(cell: Cell) -> dict[str, str]:
+    """The causes of a fault that give the same reason, by the reason."""
+    causes: dict[str, list[str]] = {}
+    for variant, reason in zip(cell.variants, cell.reasons, strict=True):
+        # A reason that two zones share is shown once.
+        causes.setdefault("; ".join(dict.fromkeys(_plain(reason).split("; "))), []).append(variant)
+    return {reason: "; ".join(variants) for reason, variants in causes.items()}
+
+
+def _counted(calls: Iterable[str]) -> str:
+    """Each call once, with its number."""
+    return "; ".join(f"{call} ({number})" if number > 1 else call for call, number in Counter(calls).items())
+
+
+def _merged(rows: Iterable[Sequence[str]]) -> list[list[str]]:
+    """Rows that differ in their first cell only, as one row."""
+    firsts: dict[tuple[str, ...], list[str]] = {}
+    for first, *rest in rows:
+        firsts.setdefault(tuple(rest), []).append(first)
+    return [[", ".join(first), *rest] for rest, first in firsts.items()]
 
 
 def _short(cell: Cell) -> str:
