@@ -22,6 +22,7 @@ from rich.table import Table
 
 from bench.environment import SOURCES
 from bench.fleet import TOOL, Servers, batch
+from bench.naive import drain_each
 from bench.simulation import REGIONS, ask_places, drain, sweep
 from testbed.tools import CACHE
 from tests.fakes.world import HOME
@@ -78,6 +79,17 @@ def drains(console: Console, _: Servers) -> None:
 
     columns = ["terminations", "others", "requests", "refused", "retried", "left", "seconds"]
     show(console, "Queue drain at Route 53's rate limit (simulated)", columns, rows())
+
+
+def naive(console: Console, _: Servers) -> None:
+    def rows() -> Iterator[list[str]]:
+        for number in (10, 100, 1000):
+            for invocations, done in (("a batch", drain(number)), ("each event", drain_each(number))):
+                counts = (number, done.requests, done.refused, done.returned, done.left)
+                yield [invocations, *(f"{count:,}" for count in counts), f"{done.seconds:.1f}"]
+
+    columns = ["invoked for", "at once", "requests", "refused", "retried", "left", "seconds"]
+    show(console, "This function, and an invocation for each event (simulated)", columns, rows())
 
 
 def places(console: Console, _: Servers) -> None:
@@ -163,6 +175,7 @@ def show(console: Console, title: str, columns: list[str], rows: Iterable[list[s
 TABLES: dict[str, Callable[[Console, Servers], None]] = {
     "calls": calls,
     "drain": drains,
+    "naive": naive,
     "places": places,
     "sweep": sweeps,
     "cold": cold_start,
@@ -176,7 +189,7 @@ def main(names: list[str]) -> None:
     console = Console()
     with ExitStack() as stack:
         servers = Servers(Path(stack.enter_context(tempfile.TemporaryDirectory())))
-        if set(names or TABLES) - {"drain", "places", "sweep"}:
+        if set(names or TABLES) - {"drain", "naive", "places", "sweep"}:
             stack.enter_context(servers)
         for name in names or TABLES:
             TABLES[name](console, servers)

@@ -10,6 +10,7 @@ from bench import simulation
 from bench.__main__ import count_calls
 from bench.environment import Handled
 from bench.fleet import Servers
+from bench.naive import drain_each
 from bench.simulation import ask_places, drain, sweep
 
 if TYPE_CHECKING:
@@ -61,6 +62,17 @@ def test_a_drain_faster_than_route_53_allows_is_refused_and_still_finishes(monke
     done = drain(200, size=10, others=2000)
     assert done.refused > 0
     assert done.left == 0
+
+
+def test_an_invocation_for_each_event_finishes_while_few_end_at_once() -> None:
+    done = drain_each(10)
+    assert (done.left, done.refused, done.returned, done.requests) == (0, 0, 0, 4 * 10)
+
+
+def test_an_invocation_for_each_event_leaves_records_when_many_end_at_once() -> None:
+    done = drain_each(300)
+    assert done.left > drain(300).left == 0
+    assert 0 < done.refused < done.requests <= 300 * 3 * 4 * 5
 
 
 def test_ec2_calls_grow_with_the_places_and_not_faster() -> None:
