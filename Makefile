@@ -13,7 +13,7 @@ venv: $(VENV)/.made ## Create the development environment in .venv (DEV_PYTHON=3
 
 $(VENV)/.made: requirements/dev.txt scripts/find-python
 	@python=$$(scripts/find-python $(DEV_PYTHON)) && echo "virtual environment: $$python" && rm -rf $(VENV) && "$$python" -m venv $(VENV)
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-compile --require-hashes -r requirements/dev.txt
+	@$(BIN)/python scripts/pip install -qq --no-compile --require-hashes -r requirements/dev.txt
 	@touch $@
 
 .PHONY: lock
@@ -103,7 +103,7 @@ security: venv .cache/scan/.made
 
 .cache/scan/.made: requirements/scan.txt
 	@python=$$(scripts/find-python) && rm -rf .cache/scan && "$$python" -m venv .cache/scan
-	@.cache/scan/bin/python -m pip install -qq --disable-pip-version-check --no-compile --require-hashes -r requirements/scan.txt
+	@.cache/scan/bin/python scripts/pip install -qq --no-compile --require-hashes -r requirements/scan.txt
 	@touch $@
 
 .PHONY: package

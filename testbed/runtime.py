@@ -95,7 +95,7 @@ def runtime_python(version: str) -> Path:
             _run([str(tools.python_for(version)), "-m", "venv", str(home)])
             wanted = home / "requirements.txt"
             wanted.write_text(requirements)
-            pip = [str(python), "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--require-hashes"]
+            pip = [str(python), str(tools.REPOSITORY / "scripts" / "pip"), "install", "--quiet", "--require-hashes"]
             _run([*pip, "--no-deps", "-r", str(wanted)])
             (home / ".made").touch()
     return python

@@ -52,8 +52,9 @@ def environment(environ: Mapping[str, str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for path in _files(environ):
         found |= _read(path)
-    found |= {_normal(name.removeprefix("PIP_")): value for name, value in environ.items() if name.startswith("PIP_")}
-    kept = {f"PIP_{name.upper().replace('-', '_')}": found[name] for name in sorted(KEPT & set(found)) if found[name]}
+    variables = {name: value for name, value in environ.items() if name.startswith("PIP_") and value}
+    found |= {_normal(name.removeprefix("PIP_")): value for name, value in variables.items()}
+    kept = {f"PIP_{name.upper().replace('-', '_')}": found[name] for name in sorted(KEPT & set(found))}
     if home(environ) is None:
         kept.setdefault("PIP_NO_CACHE_DIR", "1")  # pip would look for it below the home directory
     return kept | {"PIP_CONFIG_FILE": os.devnull}
@@ -96,7 +97,7 @@ def _read(path: Path) -> dict[str, str]:
     found: dict[str, str] = {}
     for section in _SECTIONS:
         if parser.has_section(section):
-            found |= dict(parser.items(section))
+            found |= {name: value for name, value in parser.items(section) if value}  # as pip ignores empty ones
     return found
 
 

@@ -27,6 +27,8 @@ from tests.package.conftest import Builder, Kms
 
 pytestmark = pytest.mark.servers
 
+ROOT = Path(__file__).resolve().parent.parent.parent
+
 
 # Kept pip settings
 
@@ -57,7 +59,7 @@ def test_a_later_file_overrides_and_a_variable_overrides_all(tmp_path: Path) -> 
     files = {
         "xdg/pip/pip.conf": "[global]\nindex-url = system\ntimeout = 1\nretries = 1\ncert = system\nproxy = system\n",
         "home/.pip/pip.conf": "[global]\n--timeout = 2\n",
-        "home/.config/pip/pip.conf": "[install]\nretries = 3\nextra_index_url =\n    a\n    b\n",
+        "home/.config/pip/pip.conf": "[install]\nindex-url =\nretries = 3\nextra_index_url =\n    a\n    b\n",
         "chosen.conf": "[global]\ncert = chosen\n[wheel]\nfind-links = wheel\n[list]\nno-index = true\n",
     }
     for name, text in files.items():
@@ -68,6 +70,7 @@ def test_a_later_file_overrides_and_a_variable_overrides_all(tmp_path: Path) -> 
         "XDG_CONFIG_DIRS": str(tmp_path / "xdg"),
         "PIP_CONFIG_FILE": str(tmp_path / "chosen.conf"),
         "PIP_PROXY": "variable",
+        "PIP_RETRIES": "",
     }
     found = pip_settings.environment(environ)
     expected = {
@@ -102,6 +105,24 @@ def test_pip_gets_no_credentials_and_no_settings_of_python() -> None:
     kept = bootstrap.pip_environment(given)
     assert {"PATH", "HTTPS_PROXY"} <= set(kept)
     assert not {"VAULT_TOKEN", "PYTHONPATH", "BUILD_SPEC"} & set(kept)
+
+
+def test_the_development_environments_are_installed_with_the_kept_settings_only(tmp_path: Path) -> None:
+    hostile = tmp_path / "pip.conf"
+    hostile.write_text("[global]\nindex-url = https://index.example/simple\ntarget = /elsewhere\nno-deps = true\n")
+    done = subprocess.run(
+        [sys.executable, ROOT / "scripts" / "pip", "config", "list"],
+        env={**os.environ, "PIP_CONFIG_FILE": str(hostile), "PIP_INDEX_URL": "", "PIP_USER": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    told = dict(line.split("=", 1) for line in done.stdout.splitlines())
+    assert told[":env:.index-url"] == "'https://index.example/simple'"
+    assert not [name for name in told if name.rpartition(".")[2] in ("target", "no-deps", "user")]
+    for file in ("Makefile", "scripts/demo-venv", "scripts/terraform-test"):
+        assert "scripts/pip install" in (ROOT / file).read_text(), file
+        assert "-m pip" not in (ROOT / file).read_text()
 
 
 # Real builds
