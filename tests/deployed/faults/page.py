@@ -104,6 +104,7 @@ def markdown(findings: Findings) -> str:
         [[system, *(_both(_cells(findings, system, fault)) for fault in FAULTS)] for system in SYSTEMS],
     )
     lines += ["", _ASSERTED, "## How each fault is caused, and the reason in the report", ""]
+    lines += ["An ellipsis (…) stands for the cause that precedes it.", ""]
     lines += _table(
         ["System", "Fault", "Caused by", "Reason at the first try"],
         [
@@ -147,9 +148,26 @@ def _causes(cell: Cell) -> dict[str, str]:
     """The causes of a fault that give the same reason, by the reason."""
     causes: dict[str, list[str]] = {}
     for variant, reason in zip(cell.variants, cell.reasons, strict=True):
-        # A reason that two zones share is shown once.
-        causes.setdefault("; ".join(dict.fromkeys(_plain(reason).split("; "))), []).append(variant)
+        causes.setdefault(_once(_plain(reason)), []).append(variant)
     return {reason: "; ".join(variants) for reason, variants in causes.items()}
+
+
+def _once(reason: str) -> str:
+    """The reason with a cause that several zones or steps share shown once.
+
+    >>> _once("route53: no answer from Z1; no answer from Z1; chef: nothing removed: no answer from Z1")
+    'route53: no answer from Z1; chef: nothing removed: …'
+    """
+    causes: list[str] = []
+    parts: list[str] = []
+    for part in reason.split("; "):
+        repeated = next((cause for cause in causes if part.endswith(cause)), None)
+        if repeated is None:
+            causes.append(part.partition(": ")[2] or part)
+            parts.append(part)
+        elif part != repeated:
+            parts.append(part.removesuffix(repeated) + "…")
+    return "; ".join(parts)
 
 
 def _counted(calls: Iterable[str]) -> str:
