@@ -209,13 +209,15 @@ def _print(options: argparse.Namespace, document: Any, words: str, *, file: Any 
 def _show(found: Deployment, options: argparse.Namespace) -> int:
     record = found.record(options.instance_id)
     facts = (record or {}).get("facts", {})
-    where = _place(options) or {key: facts[key] for key in ("account_id", "region") if facts.get(key)}
+    recorded = {key: facts[key] for key in ("account_id", "region") if facts.get(key)}
+    where = _place(options) or recorded
     report, problem = None, None
     try:
         report = found.ask({"instance_id": options.instance_id, "dry_run": True, **where})
     except Problem as error:  # what was removed can be shown all the same
         problem = error
-    lines = [f"{options.instance_id} in {text.place(where)}: {(record or {}).get('state') or 'not in the inventory'}"]
+    state = (record or {}).get("state") or "not in the inventory"
+    lines = [f"{options.instance_id} in {text.place(recorded or where)}: {state}"]
     lines += [text.record(record)] if record else []
     if report is not None:
         lines += ["\nWhat a removal would do now (dry run)", text.steps(report)]
@@ -365,11 +367,9 @@ def _plan(found: Deployment, options: argparse.Namespace) -> int:
     plan = plans.make(found, start, options.account, options.region, lambda line: print(line, file=sys.stderr))
     print(json.dumps(plan, indent=2))
     number = sum(len(plans.approved(entry)) for entry in plan["instances"])
-    print(
-        f"{text.count(number, 'action')} for {text.count(len(plan['instances']), 'instance')}. Review the plan, take "
-        f"out what must stay, then run: {_line(options, 'apply', 'plan.json')}",
-        file=sys.stderr,
-    )
+    summary = f"{text.count(number, 'action')} for {text.count(len(plan['instances']), 'instance')}."
+    then = f" Review the plan, take out what must stay, then run: {_line(options, 'apply', 'plan.json')}"
+    print(summary + then if number else "There is nothing to remove.", file=sys.stderr)
     for report in plan["failed"]:
         print(f"{report['instance_id']}: not everything could be checked\n{text.steps(report)}", file=sys.stderr)
     return FAILED if plan["failed"] else 0

@@ -32,7 +32,7 @@ def test_show_lists_planned_removals_and_then_past_removals(site: Site) -> None:
     assert site.names() == ["web-1"]
     site.end(instance_id)
     after = site.cli("show", instance_id)
-    removed = after.out.split("\nRemoved\n")[1].split("The last look")[0]
+    removed = after.out.split("\nRemoved\n")[1].split("Last result of each step")[0]
     assert "route53 delete A web-1.example.internal." in removed
     assert ISO.search(removed)
     assert "nobody else has it now" in " ".join(removed.split())
@@ -44,9 +44,16 @@ def test_show_does_not_contradict_itself_after_a_second_event(site: Site) -> Non
     site.end(instance_id)
     site.end(instance_id)
     shown = site.cli("show", instance_id)
-    assert "delete A web-1.example.internal." in shown.out.split("\nRemoved\n")[1].split("The last look")[0]
+    assert "delete A web-1.example.internal." in shown.out.split("\nRemoved\n")[1].split("Last result of each step")[0]
     look = " ".join(shown.out.split("Last result of each step\n")[1].split("\n\n")[0].split())
     assert re.fullmatch(rf"route53: clean at {ISO.pattern}: nothing more was there", look)
+
+
+def test_show_names_the_recorded_place_even_if_another_one_is_asked(site: Site) -> None:
+    instance_id = site.dead("web-1")
+    shown = site.cli("show", instance_id, "--account", "123456789012", "--region", "eu-central-1")
+    assert shown.out.startswith(f"{instance_id} in 123456789012/eu-west-1: running\n")
+    assert "123456789012/eu-central-1 is not served by this deployment" in " ".join(shown.out.split())
 
 
 def test_show_as_json_holds_record_and_dry_run(site: Site) -> None:
