@@ -44,8 +44,9 @@ def test_show_does_not_contradict_itself_after_a_second_event(site: Site) -> Non
     site.end(instance_id)
     site.end(instance_id)
     shown = site.cli("show", instance_id)
-    assert "delete A web-1.example.internal." in shown.out.split("\nRemoved\n")[1].split("Last result of each step")[0]
-    look = " ".join(shown.out.split("Last result of each step\n")[1].split("\n\n")[0].split())
+    removed, last = shown.out.split("\nRemoved\n")[1].split("Last result of each step\n")
+    assert "delete A web-1.example.internal." in removed
+    look = " ".join(last.split("\n\n")[0].split())
     assert re.fullmatch(rf"route53: clean at {ISO.pattern}: nothing more was there", look)
 
 
