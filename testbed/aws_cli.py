@@ -1,7 +1,7 @@
 """The AWS CLI, version 2, in a folder for PATH, with the strict AWS as its endpoint.
 
-Each start of the CLI takes more than a second, most of it to load Python modules. Of Debian's package, one process loads
-them and forks for every command.
+Each start of the CLI takes more than a second, most of it to load modules. So one process of the CLI loads them and
+forks for every command.
 """
 
 from __future__ import annotations
