@@ -37,19 +37,12 @@ _LOOSE = ("or", "and")  # work with missing fields
 _DEFAULT_LIMIT = 10_000
 
 
-def _latest(rows: list[Row], value: Value) -> Any:
-    return max(((row["@timestamp"], value(row)) for row in rows if value(row) is not None), default=(None, None))[1]
-
-
-def _max(rows: list[Row], value: Value) -> Any:
-    return max((found for row in rows if (found := value(row)) is not None), default=None)
-
-
-def _count(rows: list[Row], value: Value) -> Any:
-    return sum(value(row) is not None for row in rows)
-
-
-_AGGREGATES = {"count": _count, "latest": _latest, "max": _max}
+# Of the values in the rows, which are in the order of their times, the latest first.
+_AGGREGATES: dict[str, Callable[[list[Any]], Any]] = {
+    "count": len,
+    "latest": lambda values: next(iter(values), None),
+    "max": lambda values: max(values, default=None),
+}
 
 
 def execute_query(log_groups: list[Any], query: str, start_time: int, end_time: int) -> list[Row]:
@@ -117,10 +110,8 @@ class _Query:
             elif command == "sort":
                 [name] = self._names()
                 down = self._peek() in ("asc", "desc") and self._next() == "desc"
-                there = [row for row in rows if row.get(name) is not None]
-                rows = sorted(there, key=operator.itemgetter(name), reverse=down) + [
-                    row for row in rows if row.get(name) is None
-                ]
+                there = sorted((row for row in rows if row.get(name) is not None), key=operator.itemgetter(name))
+                rows = there[:: -1 if down else 1] + [row for row in rows if row.get(name) is None]
             elif command == "limit":
                 limit = int(self._next())
             elif command == "stats":
@@ -143,13 +134,16 @@ class _Query:
             wanted[self._next()] = (_AGGREGATES[name], value)
         by = self._names() if self._take("by") else []
         groups: dict[tuple[Any, ...], list[Row]] = {}
+        results: list[Row] = []
         for row in rows:
             groups.setdefault(tuple(row.get(name) for name in by), []).append(row)
-        found = [
-            dict(zip(by, key, strict=True)) | {name: count(group, value) for name, (count, value) in wanted.items()}
-            for key, group in groups.items()
-        ]
-        return found, [*by, *wanted]
+        for key, group in groups.items():
+            counted = {
+                name: count([found for row in group if (found := value(row)) is not None])
+                for name, (count, value) in wanted.items()
+            }
+            results.append(dict(zip(by, key, strict=True)) | counted)
+        return results, [*by, *wanted]
 
     def _value(self, level: int = 0) -> Value:
         if level == len(_OPERATORS):

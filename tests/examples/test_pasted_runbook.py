@@ -43,7 +43,7 @@ class Shell:
     """A shell in a checkout, with the AWS CLI on PATH. Its input is a terminal, and `sleep` does not wait."""
 
     def __init__(self, name: str, applied: Applied, cli: AwsCli, directory: Path) -> None:
-        self.name, self.left = name, [block for page in BLOCKS.values() for block in page]
+        self.name, self.left = name, {block for page in BLOCKS.values() for block in page}
         self._block, self._errors = directory / "block", directory / "errors"
         (directory / "sleep").symlink_to("/bin/true")
         stack = applied.stacks["minimal"]
@@ -68,30 +68,27 @@ class Shell:
             )
         os.close(end)
 
-    def paste(self, page: str, number: int = 0, *, refused: str = "", folder: Path = ROOT) -> str:
-        """What the block prints. No command fails or writes to standard error, unless it is `refused`."""
-        block = BLOCKS[page][number]
-        if block in self.left:
-            self.left.remove(block)
-        return self.run(block.replace("name=ec2-decommission", f"name={self.name}"), refused=refused, folder=folder)
+    def paste(self, page: str, number: int = 0, *, refused: str = "", folder: Path = ROOT, instead: str = "") -> str:
+        """What the block prints. No command fails or writes to standard error, unless it is `refused`.
 
-    def run(self, block: str, *, refused: str = "", folder: Path = ROOT) -> str:
-        """Runs other text than that of the page. Questions are answered with yes."""
-        goes_on = "+" if refused else "-"
-        self._block.write_text(f"cd {folder}\nset {goes_on}e\n{block}\nset -e\necho; echo END\n")
+        Questions are answered with yes. `instead` stands in for the option --no-enabled.
+        """
+        block = BLOCKS[page][number]
+        self.left.discard(block)
+        text = block.replace("name=ec2-decommission", f"name={self.name}")
+        text = text.replace("--no-enabled", instead or "--no-enabled")
+        self._block.write_text(f"cd {folder}\nset {'+' if refused else '-'}e\n{text}\nset -e\necho; echo END\n")
         already = self._errors.stat().st_size
         # An answer without a question is a command that does nothing.
         os.write(self._terminal, f"y() {{ :; }}\n. {self._block}\ny\n".encode())
         assert self._process.stdout
-        printed = []
-        for line in self._process.stdout:
-            if line == "END\n":
-                break
-            printed.append(line)
+        printed, ended = "", False
+        while not ended and (line := self._process.stdout.readline()):
+            printed, ended = printed + line, line == "END\n"
         errors = re.sub(r".*\[y/N\] ", "", self._errors.read_text()[already:])
-        assert self._process.poll() is None, f"{block}\n{''.join(printed)}\n{errors}"
-        assert (refused in " ".join(errors.split())) if refused else not errors, errors
-        return "".join(printed)
+        assert ended, f"{text}\n{printed}\n{errors}"
+        assert (refused in " ".join(errors.split())) if refused else not errors, f"{text}\n{printed}\n{errors}"
+        return printed
 
     def close(self) -> None:
         os.close(self._terminal)
@@ -219,9 +216,10 @@ def look_at_the_function(shell: Shell) -> None:
     assert longest > 0
     assert '"UnreservedConcurrentExecutions": 1000' in shell.paste("throttles")
     assert '"State": "Disabled"' in shell.paste("Stop it at once")
-    assert '"State": "Enabled"' in shell.run(BLOCKS["Stop it at once"][0].replace("--no-enabled", "--enabled"))
+    assert '"State": "Enabled"' in shell.paste("Stop it at once", instead="--enabled")
     if shell.name == "minimal":
-        assert "1 added" in shell.paste("Force a rebuild", 0, folder=ROOT / "examples" / "minimal")
+        applied = shell.paste("Force a rebuild", 0, folder=ROOT / "examples" / "minimal")
+        assert "aws_lambda_function.this: Modifications complete" in applied
     assert '"Successful"' in shell.paste("Force a rebuild", 1)
 
 
