@@ -77,14 +77,15 @@ class Shell:
         self.left.discard(block)
         text = block.replace("name=ec2-decommission", f"name={self.name}")
         text = text.replace("--no-enabled", instead or "--no-enabled")
-        self._block.write_text(f"cd {folder}\nset {'+' if refused else '-'}e\n{text}\nset -e\necho; echo END\n")
+        self._block.write_text(f"cd {folder}\nset {'+' if refused else '-'}e\n{text}\nset -e\n")
         already = self._errors.stat().st_size
         # An answer without a question is a command that does nothing.
-        os.write(self._terminal, f"y() {{ :; }}\n. {self._block}\ny\n".encode())
+        os.write(self._terminal, f"y() {{ :; }}\n. {self._block}; echo; echo END\ny\n".encode())
         assert self._process.stdout
-        printed, ended = "", False
-        while not ended and (line := self._process.stdout.readline()):
-            printed, ended = printed + line, line == "END\n"
+        lines = [""]
+        while lines[-1] != "END\n" and (line := self._process.stdout.readline()):
+            lines.append(line)
+        ended, printed = lines[-1] == "END\n", "".join(lines[:-1])
         errors = re.sub(r".*\[y/N\] ", "", self._errors.read_text()[already:])
         assert ended, f"{text}\n{printed}\n{errors}"
         assert (refused in " ".join(errors.split())) if refused else not errors, f"{text}\n{printed}\n{errors}"
