@@ -28,7 +28,7 @@ from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoReque
 from moto.sts.models import sts_backends
 from werkzeug.serving import BaseWSGIServer, make_server
 
-from testbed import aws_iam, aws_patches
+from testbed import aws_iam, aws_operations, aws_patches
 from testbed.aws_protocol import (
     Answer,
     AwsError,
@@ -175,6 +175,7 @@ class StrictAws:
         self.calls_by: Counter[tuple[str, str]] = Counter()
         self.history: deque[Call] = deque(maxlen=20_000)
         self.undelivered: list[tuple[str, str, str]] = []
+        self.move_tasks: list[dict[str, Any]] = []
         self.invoker: aws_patches.Invoker | None = None
         self._route53_rate = route53_rate
         self._limits: dict[str, RateLimit] = {}
@@ -222,6 +223,7 @@ class StrictAws:
         self._faults.clear()
         self._subnets.clear()
         self.undelivered.clear()
+        self.move_tasks.clear()
         self.reset_calls()
         self.limit_route53(*(self._route53_rate or (None, None)))
         self._admins.clear()
@@ -514,6 +516,8 @@ class StrictAws:
             if isinstance(fault, Drop) and not fault.after:
                 return fault
             aws_iam.authorize(principal, call)
+            if fault is None and (operation := aws_operations.OPERATIONS.get(call.name)):
+                return Answer(200, json.dumps(operation(self, call)).encode(), {"Content-Type": "application/json"})
         except AwsError as error:
             return error_answer(call, error)
         return fault if isinstance(fault, Drop) else call

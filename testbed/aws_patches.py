@@ -25,12 +25,13 @@ from moto.ec2.models.instances import Instance, InstanceBackend
 from moto.ec2.models.subnets import Subnet
 from moto.events.models import EventPattern, EventsBackend, Rule, events_backends
 from moto.iam.models import iam_backends
+from moto.logs import models as logs_models
 from moto.route53.responses import Route53
 from moto.sns.models import sns_backends
 from moto.sqs.exceptions import InvalidParameterValue, ReceiptHandleIsInvalid
 from moto.sqs.models import Message, Queue, SQSBackend, sqs_backends
 
-from testbed import aws_iam, aws_route53
+from testbed import aws_iam, aws_insights, aws_route53
 
 _LAMBDA_ENVIRONMENT_LIMIT = 4096
 _VISIBILITY_LIMIT_SECONDS = 43_200
@@ -58,7 +59,15 @@ class Patched(Protocol):
 def applied(aws: Patched) -> Iterator[None]:
     """Makes moto strict inside the block."""
     with ExitStack() as stack:
-        for owner, name, replacement in (*_ec2(), *_sqs(), *_events(aws), *_lambda(aws), *_route53(), *_dynamodb()):
+        for owner, name, replacement in (
+            *_ec2(),
+            *_sqs(),
+            *_events(aws),
+            *_lambda(aws),
+            *_route53(),
+            *_dynamodb(),
+            *_logs(),
+        ):
             stack.enter_context(patch.object(owner, name, replacement))
         yield
 
@@ -83,6 +92,10 @@ def _dynamodb() -> Iterator[Patch]:
             transact(self, transact_items)
 
     yield DynamoDBBackend, "transact_write_items", strict_transact
+
+
+def _logs() -> Iterator[Patch]:
+    yield logs_models, "execute_query", aws_insights.execute_query
 
 
 def _route53() -> Iterator[Patch]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -37,6 +38,7 @@ class Call:
     session_token: str | None
     protocol: str
     principal: str = ""
+    at: float = field(default_factory=time.time)
 
     @property
     def name(self) -> str:

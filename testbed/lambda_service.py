@@ -32,6 +32,8 @@ _LATE_SECONDS = 10.0
 _RECEIVE_LIMIT = 10  # messages per ReceiveMessage
 # https://docs.aws.amazon.com/lambda/latest/dg/invocation-async-error-handling.html
 _ASYNCHRONOUS_TRIES = 3
+# Lambda itself writes the messages of these errors to the log.
+_PLATFORM_ERRORS = ("Sandbox.Timedout", "Runtime.ExitError")
 
 
 @dataclass(frozen=True)
@@ -261,12 +263,13 @@ def _log_group(function: LambdaFunction) -> str:
 
 def _platform_log(ran: Invocation, function: LambdaFunction) -> list[str]:
     milliseconds = f"{ran.duration * 1000:.2f} ms"
+    memory = f"Memory Size: {function.memory_size} MB\tMax Memory Used: {ran.max_memory_mb} MB"
     return [
         f"START RequestId: {ran.request_id} Version: $LATEST",
         *ran.logs,
-        *([str(ran.error["errorMessage"])] if ran.error and ran.timed_out else []),
+        *([str(ran.error["errorMessage"])] if ran.error and ran.error.get("errorType") in _PLATFORM_ERRORS else []),
         f"END RequestId: {ran.request_id}",
-        f"REPORT RequestId: {ran.request_id}\tDuration: {milliseconds}\tMemory Size: {function.memory_size} MB",
+        f"REPORT RequestId: {ran.request_id}\tDuration: {milliseconds}\t{memory}",
     ]
 
 

@@ -63,6 +63,7 @@ class Invocation:
     """Seconds."""
     timed_out: bool = False
     cold: bool = False
+    max_memory_mb: int = 0
 
     def json_logs(self) -> list[dict[str, Any]]:
         """The log lines that are JSON objects, parsed, without metrics."""
@@ -222,7 +223,7 @@ class LambdaRuntime:
                 timed_out = True
                 self._process.kill()
                 break
-        duration = time.monotonic() - started
+        duration, memory = time.monotonic() - started, self._max_memory_mb()
         self._api.withdraw()
         result, error = None, None
         if exchange.error is not None:
@@ -234,7 +235,15 @@ class LambdaRuntime:
             error = {"errorType": "Sandbox.Timedout", "errorMessage": message}
         else:
             error = self._exit_error(request_id)
-        return Invocation(request_id, result, error, self._new_log_lines(), duration, timed_out, cold)
+        return Invocation(request_id, result, error, self._new_log_lines(), duration, timed_out, cold, memory)
+
+    def _max_memory_mb(self) -> int:
+        """The most memory that the process ever used; 0 if it has ended, or the machine does not tell."""
+        try:
+            status = Path(f"/proc/{self._process.pid if self._process else 0}/status").read_text()
+        except OSError:
+            return 0
+        return int((re.search(r"^VmHWM:\s+(\d+) kB", status, re.MULTILINE) or ("", "0"))[1]) // 1024
 
     def _exit_error(self, request_id: str) -> dict[str, Any]:
         status = self._process.exit_status if self._process else None

@@ -133,6 +133,11 @@ def chromium_command() -> list[str]:
     return ["env", *variables, str(tree.root / "usr" / "lib" / "chromium" / "chromium"), "--headless"]
 
 
+def aws_cli_tree() -> Tree:
+    """The AWS CLI, version 2, for ``/usr/bin/python3``: ``usr/lib/python3/dist-packages/awscli``."""
+    return _tree("awscli", ["awscli"], "usr/lib/python3/dist-packages/awscli/botocore")
+
+
 def terraform_binary() -> Path:
     """Terraform, from PATH only: Debian has no package of it."""
     if found := shutil.which("terraform"):

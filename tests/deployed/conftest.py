@@ -41,15 +41,15 @@ class Deployed:
         return self.deliver()
 
     def redrive(self) -> int:
-        """Redrives the dead letters like `aws sqs start-message-move-task`, which moto does not support."""
+        """Redrives the dead letters. Returns their number."""
         sqs, outputs = self.platform.aws.client("sqs"), self.stack.outputs()
-        source, sent = outputs["dead_letter_queue_url"], 0
-        while messages := sqs.receive_message(QueueUrl=source, MaxNumberOfMessages=10).get("Messages"):
-            for message in messages:
-                sqs.send_message(QueueUrl=outputs["queue_url"], MessageBody=message["Body"])
-                sqs.delete_message(QueueUrl=source, ReceiptHandle=message["ReceiptHandle"])
-                sent += 1
-        return sent
+        source, target = (
+            sqs.get_queue_attributes(QueueUrl=outputs[name], AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+            for name in ("dead_letter_queue_url", "queue_url")
+        )
+        sqs.start_message_move_task(SourceArn=source, DestinationArn=target)
+        [task] = sqs.list_message_move_tasks(SourceArn=source)["Results"]
+        return int(task["ApproximateNumberOfMessagesMoved"])
 
     def invoke(self, payload: Any) -> DeployedInvocation:
         """Calls the function as an operator does."""

@@ -245,6 +245,67 @@ def test_a_scheduled_rule_fires_on_demand_with_its_input(aws: StrictAws) -> None
         aws.fire_schedule("none")
 
 
+def test_only_a_dead_letter_queue_is_redriven(aws: StrictAws) -> None:
+    sqs = aws.client("sqs")
+    arns = {name: f"arn:aws:sqs:{aws.region}:{aws.account}:{name}" for name in ("q", "dead")}
+    dead = sqs.create_queue(QueueName="dead")["QueueUrl"]
+    redrive = json.dumps({"deadLetterTargetArn": arns["dead"], "maxReceiveCount": 2})
+    queue = sqs.create_queue(QueueName="q", Attributes={"RedrivePolicy": redrive})["QueueUrl"]
+    sqs.send_message(QueueUrl=dead, MessageBody="late")
+    with pytest.raises(ClientError, match="must be configured as a Dead Letter Queue"):
+        sqs.start_message_move_task(SourceArn=arns["q"], DestinationArn=arns["dead"])
+    sqs.start_message_move_task(SourceArn=arns["dead"], DestinationArn=arns["q"])
+    [task] = sqs.list_message_move_tasks(SourceArn=arns["dead"])["Results"]
+    assert (task["Status"], task["ApproximateNumberOfMessagesMoved"]) == ("COMPLETED", 1)
+    assert [one["Body"] for one in sqs.receive_message(QueueUrl=queue)["Messages"]] == ["late"]
+
+
+def ask_insights(aws: StrictAws, query: str) -> list[dict[str, str]]:
+    logs = aws.client("logs")
+    found = logs.start_query(logGroupName="g", startTime=0, endTime=int(time.time()) + 1, queryString=query)
+    rows = logs.get_query_results(queryId=found["queryId"])["results"]
+    return [{cell["field"]: cell["value"] for cell in row if cell["field"] != "@ptr"} for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("query", "found"),
+    [
+        ('filter level = "ERROR" and (n > 1 or m like /x|y/) | fields n', [{"n": "3"}, {"n": "2"}]),
+        ("filter ispresent(kinds.0) | fields kinds.0, nested.id", [{"kinds.0": "a", "nested.id": "i-1"}]),
+        (
+            "filter ispresent(level) | stats count(*) as c, max(n * 2 + 1) as m by level | sort c desc",
+            [{"level": "ERROR", "c": "3", "m": "7.0"}, {"level": "OK", "c": "2", "m": "1.0"}],
+        ),
+        ("filter n >= 0 | stats latest(n) as last", [{"last": "0"}]),
+        ("filter n < 9 | sort n asc | limit 1 | fields n", [{"n": "0"}]),
+        (
+            'filter @type = "REPORT" | fields @duration, @maxMemoryUsed',
+            [{"@duration": "1.5", "@maxMemoryUsed": "9000000.0"}],
+        ),
+    ],
+)
+def test_insights_finds_fields_and_counts(aws: StrictAws, query: str, found: list[Any]) -> None:
+    logs = aws.client("logs")
+    logs.create_log_group(logGroupName="g")
+    logs.create_log_stream(logGroupName="g", logStreamName="s")
+    lines: list[Any] = [{"level": "ERROR", "n": n} for n in (1, 2, 3)]
+    lines += [{"level": "OK", "n": 0}, {"level": "OK", "kinds": ["a"], "nested": {"id": "i-1"}}]
+    texts = [json.dumps(line) for line in lines] + ["REPORT RequestId: r\tDuration: 1.5 ms\tMax Memory Used: 9 MB"]
+    now = int(time.time() * 1000)
+    events = [{"timestamp": now - 10 + index, "message": text} for index, text in enumerate(texts)]
+    logs.put_log_events(logGroupName="g", logStreamName="s", logEvents=events)
+    assert ask_insights(aws, query) == found
+
+
+@pytest.mark.parametrize(
+    "query", ["parse @message", "filter level =", "stats sum(n) as s", "fields a b", "limit 1 2"]
+)
+def test_insights_refuses_what_it_does_not_know(aws: StrictAws, query: str) -> None:
+    aws.client("logs").create_log_group(logGroupName="g")
+    with pytest.raises(ClientError, match="MalformedQueryException"):
+        ask_insights(aws, query)
+
+
 def test_visibility_is_limited_from_the_receive_not_from_the_send(aws: StrictAws) -> None:
     sqs = aws.client("sqs")
     url = sqs.create_queue(QueueName="q")["QueueUrl"]
