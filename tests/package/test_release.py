@@ -50,5 +50,6 @@ def test_a_release_of_another_version_or_without_bytecode_is_refused(builder: Bu
     other = "python3.11" if HERE != "python3.11" else "python3.12"
     done = release(builder, f"v{VERSION}", str(tmp_path / "dist"), other, PATH=str(tmp_path), PYENV_ROOT=os.devnull)
     assert done.returncode == 1
-    assert other in done.stderr and "PATH" in done.stderr
+    assert other in done.stderr
+    assert "PATH" in done.stderr
     assert not (tmp_path / "dist" / "SHA256SUMS").exists()
