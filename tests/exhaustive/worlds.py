@@ -23,7 +23,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import islice, product
-from typing import TYPE_CHECKING, NoReturn, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, NoReturn, ParamSpec, TypeVar, cast
 
 from ec2_decommission.errors import TransientError
 from ec2_decommission.instance import Facts, Instance
@@ -144,7 +144,7 @@ _answers: dict[str, Answer] = {}  # by content
 
 def remembered(function: Callable[P, T]) -> Callable[P, T]:
     """Remembers the results of a pure function. Many worlds look the same to a step, and have the same plan."""
-    return lru_cache(maxsize=1 << 17)(function)
+    return cast("Callable[P, T]", lru_cache(maxsize=1 << 17)(function))
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,7 +15,7 @@ def plain_copy(value: T) -> T:
     if kind is dict:
         return cast("T", {key: plain_copy(item) for key, item in value.items()})  # type: ignore[attr-defined]
     if kind is list or kind is tuple:
-        return kind(map(plain_copy, value))  # type: ignore[call-arg, call-overload, no-any-return]
+        return kind(map(plain_copy, value))  # type: ignore[call-arg, call-overload]
     if hasattr(kind, "__dataclass_fields__"):
         copied = object.__new__(kind)
         # Past the constructor, which would check the values again.
