@@ -364,14 +364,15 @@ class History(Fleet):
             if instance_id not in lives and not record.finished:
                 raise Violation(f"{instance_id} is dead, but its record is {record}")
         dead = [body for body in self.ledger.bodies.values() if not body.alive]
-        for _ in range(2):  # one instance may leave the part of a shared record set that belongs to another
+        reports: dict[str, Report] = {}
+        for _ in range(3):  # one instance may leave the part of a shared record set that belongs to another
             before = self._known()
             for body in dead:
-                self._succeed(self.operate(body.instance_id, body.place))
+                reports[body.instance_id] = self._succeed(self.operate(body.instance_id, body.place))
             if self._known() == before:
-                break  # a second round would repeat the first
+                break  # another round would repeat this one
         for body in dead:
-            report = self._succeed(self.operate(body.instance_id, body.place, dry_run=True))
+            report = reports[body.instance_id]
             actions = [action for step in report["steps"] for action in step["actions"]]
             # Without an inventory, a second run knows less than the first: the objects that identified them are gone.
             if actions and self.setup.inventory:
