@@ -26,7 +26,7 @@ from moto.sqs.models import Message, Queue, sqs_backends
 from testbed import aws_patches
 from testbed.aws import Credentials, StrictAws
 from testbed.aws_patches import log_result, logging_config
-from testbed.runtime import Invocation, LambdaRuntime
+from testbed.runtime import Invocation, LambdaRuntime, Packages
 
 _LATE_SECONDS = 10.0
 _RECEIVE_LIMIT = 10  # messages per ReceiveMessage
@@ -83,7 +83,8 @@ class LambdaService:
     """Attaches itself to a `StrictAws`, so that `Invoke` runs the deployed function.
 
     `invocations` lists all invocations, in the order in which they ended. `extra_environment` holds variables for
-    tests, such as SSL_CERT_FILE. The function's own variables take precedence.
+    tests, such as SSL_CERT_FILE. The function's own variables take precedence. `packages` shares unpacked packages
+    with other services.
     """
 
     def __init__(
@@ -92,11 +93,16 @@ class LambdaService:
         *,
         run_directory: Path | None = None,
         extra_environment: Mapping[str, str] | None = None,
+        packages: Packages | None = None,
     ) -> None:
         self.aws = aws
         self.invocations: list[DeployedInvocation] = []
         self.extra_environment = dict(extra_environment or {})
         self._run_directory = run_directory
+        self._own_packages = None
+        if packages is None:
+            packages = self._own_packages = Packages(run_directory)
+        self._packages = packages
         self._environments: dict[tuple[str, str], _Environments] = {}  # by function and network
         self._lock = threading.Lock()
         self._background = ThreadPoolExecutor(max_workers=4, thread_name_prefix="lambda-event")
@@ -164,6 +170,8 @@ class LambdaService:
     def close(self) -> None:
         self._background.shutdown(wait=True, cancel_futures=True)
         self.forget_environments()
+        if self._own_packages:
+            self._own_packages.close()
         # `==` because each access to a bound method creates a new object.
         if self.aws.invoker == self._invoker:
             self.aws.invoker = None
@@ -206,6 +214,7 @@ class LambdaService:
             log_group=_log_group(function),
             timeout=float(function.timeout),
             run_directory=self._run_directory,
+            packages=self._packages,
         )
         with self._lock:
             known.all.append(runtime)

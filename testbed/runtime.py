@@ -129,11 +129,36 @@ class _Exchange:
     ended: threading.Event = field(default_factory=threading.Event)
 
 
+class Packages:
+    """Unpacked packages in a directory, each unpacked once. Functions cannot write to them."""
+
+    def __init__(self, directory: Path | None = None) -> None:
+        self._directory = Path(tempfile.mkdtemp(prefix="packages-", dir=directory))
+        self._unpacked: dict[str, Path] = {}
+        self._lock = threading.Lock()
+
+    def unpack(self, zip_bytes: bytes) -> Path:
+        """The directory of a package's files."""
+        digest = hashlib.sha256(zip_bytes).hexdigest()
+        with self._lock:
+            if digest not in self._unpacked:
+                target = self._directory / digest / "task"
+                _unpack(zip_bytes, target)
+                self._unpacked[digest] = target
+            return self._unpacked[digest]
+
+    def close(self) -> None:
+        """Removes them."""
+        _make_writable(self._directory)
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+
 class LambdaRuntime:
     """An execution environment of a function: a process that starts on demand and stays warm.
 
     `environment` holds the function's variables. `credentials` holds the role's variables (`AWS_ACCESS_KEY_ID` and so
     on, with region and endpoint), and takes precedence. `memory_size` is visible to the function, but not enforced.
+    Environments with the same `packages` share the unpacked files.
     """
 
     def __init__(
@@ -150,6 +175,7 @@ class LambdaRuntime:
         log_group: str | None = None,
         timeout: float = 3,
         run_directory: Path | None = None,
+        packages: Packages | None = None,
     ) -> None:
         self._handler = handler
         self._environment = dict(environment or {})
@@ -161,8 +187,10 @@ class LambdaRuntime:
         self._log_group = log_group or f"/aws/lambda/{function_name}"
         self._timeout = timeout
         self._directory = Path(tempfile.mkdtemp(prefix="lambda-", dir=run_directory))
-        self._task_root = self._directory / "task"
-        _unpack(zip_bytes, self._task_root)
+        self._own_packages = None
+        if packages is None:
+            packages = self._own_packages = Packages(self._directory)
+        self._task_root = packages.unpack(zip_bytes)
         self._log = self._directory / "function.log"
         self._log.touch()
         self._log_offset = 0
@@ -189,10 +217,11 @@ class LambdaRuntime:
             process.kill()
 
     def close(self) -> None:
-        """Ends the process and removes the unpacked package."""
+        """Ends the process and removes its files."""
         self.kill()
         self._api.close()
-        _make_writable(self._task_root)
+        if self._own_packages:
+            self._own_packages.close()
         shutil.rmtree(self._directory, ignore_errors=True)
 
     def __enter__(self) -> Self:

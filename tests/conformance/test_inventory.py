@@ -442,7 +442,7 @@ def test_table_error_stops_the_remaining_writes(aws: StrictAws) -> None:
     aws.reset()
     make_inventory_table(aws.client("dynamodb"), TABLE)
     inventory = DynamoInventory(aws.client("dynamodb"), TABLE, 30, together=side_by_side)
-    ids = [f"i-{number:017x}" for number in range(800)]
+    ids = [f"i-{number:017x}" for number in range(400)]
     aws.reset_calls()
     with aws.fault(lambda *_: throttled("AccessDeniedException"), everyone=True):
         failed = inventory.remember_terminated(map(bare, ids), tags_known=False)

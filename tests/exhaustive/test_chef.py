@@ -31,6 +31,7 @@ from tests.exhaustive.worlds import (
     STRANGER,
     WEB1,
     WEB2,
+    Answer,
     Body,
     Count,
     Others,
@@ -39,10 +40,13 @@ from tests.exhaustive.worlds import (
     alive,
     chosen,
     dead,
+    remembered,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+
+    from ec2_decommission.live import Question
 
 LONG1 = f"{WEB1}.example.com"
 TEMPLATES = {"tag": "{tag:Name}", "id": "{instance_id}", "none": None}
@@ -274,15 +278,25 @@ def alike(one: str, other: str) -> bool:
     return one.lower().split(".")[0] == other.lower().split(".")[0]
 
 
-def removals(world: World) -> set[Thing]:
+def removals(world: World) -> frozenset[Thing]:
     """The plan's removals, with the step's own queries."""
-    instances = {body.instance_id: body.known for body in world.bodies() if not body.alive}
-    settings, snapshot = SETTINGS[world.kind], world.board.snapshot
-    findings = plan.plan(
-        settings, instances, snapshot, world.others.ask(plan.question(settings, instances, snapshot))
-    )
+    handled = tuple(body for body in world.bodies() if not body.alive)
+    answer = world.others.ask(_question(world.kind, handled, world.board))
+    return _planned(world.kind, handled, world.board, answer)
+
+
+@remembered
+def _question(kind: str, handled: tuple[Body, ...], listed: Board) -> Question:
+    instances = {body.instance_id: body.known for body in handled}
+    return plan.question(SETTINGS[kind], instances, listed.snapshot)
+
+
+@remembered
+def _planned(kind: str, handled: tuple[Body, ...], listed: Board, answer: Answer) -> frozenset[Thing]:
+    instances = {body.instance_id: body.known for body in handled}
+    findings = plan.plan(SETTINGS[kind], instances, listed.snapshot, answer.living)
     kinds = {"chef_node": "node", "chef_client": "client"}
-    return {(kinds[r.kind], r.handle) for finding in findings.values() for r in finding.removals}
+    return frozenset((kinds[r.kind], r.handle) for finding in findings.values() for r in finding.removals)
 
 
 @pytest.mark.timeout(3600)
@@ -291,7 +305,7 @@ def test_no_harm_is_done_and_nothing_due_is_left(kind: str, least: int, capsys: 
     count = Count(f"chef, node_name {TEMPLATES[kind]}")
     for x, some, listed in chosen(product(xs(), others(), list(boards(kind)))):
         world = World(kind, x, some, listed)
-        removed: set[Thing] | None = None
+        removed: frozenset[Thing] | None = None
         for makers in world.everything():
             if removed is None:
                 removed = removals(world)

@@ -29,6 +29,7 @@ from tests.exhaustive.worlds import (
     STRANGER,
     WEB1,
     WEB2,
+    Answer,
     Body,
     Count,
     Others,
@@ -37,12 +38,22 @@ from tests.exhaustive.worlds import (
     all_others,
     chosen,
     dead,
+    remembered,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from ec2_decommission.live import Question
 
 TEMPLATES = {"tag": "{tag:Name}", "id": "{instance_id}", "none": None}
+SETTINGS = {
+    (kind, deregister): ConsulSettings(
+        "https://consul", ("dc1", "dc2"), Template(text) if text else None, ("locks/",), deregister
+    )
+    for kind, text in TEMPLATES.items()
+    for deregister in (True, False)
+}
 BRIDGE = "172.17.0.2"  # the address of every container on its bridge
 Thing = tuple[str, ...]  # ("node", dc, name), ("session", id), ("key", action, name)
 
@@ -276,23 +287,34 @@ def may_be_named(kind: str, body: Body, name: str) -> bool:
     return name in body.names if kind == "tag" else name == body.instance_id
 
 
-def things(node: Node) -> Iterator[Thing]:
+@cache
+def things(node: Node) -> Sequence[Thing]:
     """All removable things of a node."""
-    yield ("node", node.dc, node.name)
+    found: list[Thing] = [("node", node.dc, node.name)]
     if node.session:
-        yield ("session", session_of(node))
-        for key in keys_of(node):
-            yield ("key", "delete", key.name)
-            yield ("key", "release", key.name)
+        found.append(("session", session_of(node)))
+        found += [("key", action, key.name) for key in keys_of(node) for action in ("delete", "release")]
+    return found
 
 
-def removals(world: World, settings: ConsulSettings) -> set[Thing]:
+def removals(world: World) -> frozenset[Thing]:
     """The plan's removals, with the step's own queries."""
-    instances = {body.instance_id: body.known for body in world.bodies() if not body.alive}
-    snapshot = world.board.snapshot
-    living = world.others.ask(plan.question(settings, instances, snapshot))
+    handled = tuple(body for body in world.bodies() if not body.alive)
+    mode = world.kind, world.deregister
+    return _planned(mode, handled, world.board, world.others.ask(_question(mode, handled, world.board)))
+
+
+@remembered
+def _question(mode: tuple[str, bool], handled: tuple[Body, ...], listed: Board) -> Question:
+    instances = {body.instance_id: body.known for body in handled}
+    return plan.question(SETTINGS[mode], instances, listed.snapshot)
+
+
+@remembered
+def _planned(mode: tuple[str, bool], handled: tuple[Body, ...], listed: Board, answer: Answer) -> frozenset[Thing]:
+    instances = {body.instance_id: body.known for body in handled}
     gone: set[Thing] = set()
-    for finding in plan.plan(settings, instances, snapshot, living).values():
+    for finding in plan.plan(SETTINGS[mode], instances, listed.snapshot, answer.living).values():
         for removal in finding.removals:
             handle: Any = removal.handle
             if handle.key:
@@ -301,32 +323,25 @@ def removals(world: World, settings: ConsulSettings) -> set[Thing]:
                 gone.add(("session", handle.session.session_id))
             else:
                 gone.add(("node", handle.datacenter, handle.node.name))
-    return gone
+    return frozenset(gone)
 
 
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize(("kind", "least"), [("tag", 250_000), ("id", 75_000), ("none", 200_000)])
 def test_no_harm_is_done_and_nothing_due_is_left(kind: str, least: int, capsys: pytest.CaptureFixture[str]) -> None:
-    template = TEMPLATES[kind]
-    settings = {
-        deregister: ConsulSettings(
-            "https://consul", ("dc1", "dc2"), Template(template) if template else None, ("locks/",), deregister
-        )
-        for deregister in (True, False)
-    }
-    count = Count(f"consul, node_name {template}")
+    count = Count(f"consul, node_name {TEMPLATES[kind]}")
     modes = (True, False) if kind == "tag" else (True,)
     for deregister, x, some, listed in chosen(product(modes, xs(), others(), list(boards(kind)))):
         world = World(kind, deregister, x, some, listed)
-        removed: set[Thing] | None = None
+        removed: frozenset[Thing] | None = None
         for chosen_makers in product(*map(world.makers, listed.nodes)):
             makers = dict(zip(listed.nodes, chosen_makers, strict=True))
             if removed is None:
-                removed = removals(world, settings[deregister])
+                removed = removals(world)
                 count.plans += 1
             count.worlds += 1
             for node, maker in makers.items():
-                mine = list(things(node))
+                mine = things(node)
                 gone = [thing for thing in mine if thing in removed]
                 count.outcomes["things gone"] += len(gone)
                 for thing in gone:

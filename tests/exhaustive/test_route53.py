@@ -29,6 +29,7 @@ from tests.exhaustive.worlds import (
     STRANGER,
     WEB1,
     WEB2,
+    Answer,
     Body,
     Count,
     Others,
@@ -37,6 +38,7 @@ from tests.exhaustive.worlds import (
     all_others,
     chosen,
     dead,
+    remembered,
 )
 from tests.fakes.ec2 import private_dns_name, public_dns_name
 
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from ec2_decommission.clients.route53 import Key
+    from ec2_decommission.live import Question
 
 DOMAIN = "example.internal."
 ZONES = {"ZFORWARD": DOMAIN, "ZREVERSE": "10.in-addr.arpa."}
@@ -371,16 +374,33 @@ def test_second_plan_removes_nothing_of_new_owners(capsys: pytest.CaptureFixture
     count.show(capsys, 250_000)
 
 
-def removals(world: World, only: Iterable[Value] | None = None) -> set[Value]:
+def removals(world: World, only: frozenset[Value] | None = None) -> frozenset[Value]:
     """The plan's removals. ``only`` limits a second plan to the first plan's removals."""
-    instances = {body.instance_id: body.known for body in world.handled}
-    chosen_before: dict[Key, set[str]] = {}
-    for name, kind, value, identifier in only or ():
-        zone = "ZREVERSE" if kind == "PTR" else "ZFORWARD"
-        chosen_before.setdefault((zone, name, kind, identifier), set()).add(value)
-    limit = None if only is None else chosen_before
-    snapshot = world.board.snapshot
-    living = world.others.ask(plan.question(SETTINGS, instances, snapshot, limit))
-    findings = plan.plan(SETTINGS, instances, snapshot, living, limit)
+    handled = world.handled
+    return _planned(handled, world.board, only, world.others.ask(_question(handled, world.board, only)))
+
+
+@remembered
+def _question(handled: tuple[Body, ...], listed: Board, only: frozenset[Value] | None) -> Question:
+    instances = {body.instance_id: body.known for body in handled}
+    return plan.question(SETTINGS, instances, listed.snapshot, _limit(only))
+
+
+@remembered
+def _planned(
+    handled: tuple[Body, ...], listed: Board, only: frozenset[Value] | None, answer: Answer
+) -> frozenset[Value]:
+    instances = {body.instance_id: body.known for body in handled}
+    findings = plan.plan(SETTINGS, instances, listed.snapshot, answer.living, _limit(only))
     handles = [removal.handle for finding in findings.values() for removal in finding.removals]
-    return {(h.record.name, h.record.type, h.value, h.record.set_identifier) for h in handles}
+    return frozenset((h.record.name, h.record.type, h.value, h.record.set_identifier) for h in handles)
+
+
+def _limit(only: frozenset[Value] | None) -> dict[Key, set[str]] | None:
+    if only is None:
+        return None
+    limit: dict[Key, set[str]] = {}
+    for name, kind, value, identifier in only:
+        zone = "ZREVERSE" if kind == "PTR" else "ZFORWARD"
+        limit.setdefault((zone, name, kind, identifier), set()).add(value)
+    return limit

@@ -23,7 +23,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import islice, product
-from typing import TYPE_CHECKING, NoReturn, TypeVar
+from typing import TYPE_CHECKING, NoReturn, ParamSpec, TypeVar, cast
 
 from ec2_decommission.errors import TransientError
 from ec2_decommission.instance import Facts, Instance
@@ -32,11 +32,12 @@ from ec2_decommission.place import Place
 from tests.fakes.ec2 import FakeEc2, private_dns_name, public_dns_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence, Set
+    from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 
     import pytest
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 SIZE = os.environ.get("EXHAUSTIVE", "")
 ALL = SIZE == "all"
@@ -132,6 +133,21 @@ def alive(site: Site, name: str | None, addresses: tuple[str, ...]) -> Body:
 
 
 @dataclass(frozen=True, eq=False)
+class Answer:
+    """EC2's answer. Equal answers are the same object, so that it can be a key."""
+
+    living: Living
+
+
+_answers: dict[str, Answer] = {}  # by content
+
+
+def remembered(function: Callable[P, T]) -> Callable[P, T]:
+    """Remembers the results of a pure function. Many worlds look the same to a step, and have the same plan."""
+    return cast("Callable[P, T]", lru_cache(maxsize=1 << 17)(function))
+
+
+@dataclass(frozen=True, eq=False)
 class Others:
     """All actors except X.
 
@@ -146,17 +162,18 @@ class Others:
     interfaces: tuple[tuple[Site, str], ...] = ()
     elastic: Place | None = None
     silent: Place | None = None
-    _answers: dict[Question, Living] = field(default_factory=dict)
+    _answers: dict[Question, Answer] = field(default_factory=dict)
 
     @property
     def living(self) -> Body | None:
         return self.other if self.other and self.other.alive else None
 
-    def ask(self, question: Question) -> Living:
+    def ask(self, question: Question) -> Answer:
         """EC2's answers in each place."""
         answer = self._answers.get(question)
         if answer is None:
-            answer = self._answers[question] = self._live().ask(question, gone=(X,)).living
+            living = self._live().ask(question, gone=(X,)).living
+            answer = self._answers[question] = _answers.setdefault(repr(living), Answer(living))
         return answer
 
     def is_possible(self) -> bool:

@@ -282,13 +282,13 @@ class FakeConsulCatalog:
             world = self._world[datacenter or self._own]
         else:
             world = self._request("txn", datacenter) if names or prefixes else self._world[datacenter or self._own]
-            if wanted - {n.casefold() for n in world.nodes} or wanted - {n.casefold() for n in world.agents}:
+            if wanted - set(map(str.casefold, world.nodes)) or wanted - set(map(str.casefold, world.agents)):
                 self._request("txn", datacenter)
         blind = "node:read" in self.denied
         nodes = {n: node for n, node in world.nodes.items() if n.casefold() in wanted and not blind}
         agents = {n: "passing" if world.agents[n].alive else "critical" for n in nodes if n in world.agents}
-        seen = () if "key:read" in self.denied else world.keys.values()
-        return Reading(nodes, agents, tuple(key for key in seen if key.name.startswith(tuple(prefixes))))
+        seen, starts = () if "key:read" in self.denied else world.keys.values(), tuple(prefixes)
+        return Reading(nodes, agents, tuple(key for key in seen if key.name.startswith(starts)))
 
     def members(self) -> tuple[Member, ...]:
         world = self._request("members", "")

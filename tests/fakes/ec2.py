@@ -24,6 +24,7 @@ HOME = Place(ACCOUNT, REGION)
 VPC = "vpc-0000000000000000a"
 _FILTER_VALUES = 200
 _PAGE = 1000
+_WILD = re.compile(r"[*?\\]")
 _FIRST_LAUNCH = datetime(2026, 1, 1, tzinfo=UTC)
 
 
@@ -206,14 +207,14 @@ class FakeEc2:
     def _matching(self, filters: Mapping[str, Iterable[str]]) -> Iterator[Description]:
         asked = {name: list(values) for name, values in filters.items()}
         self._request("DescribeInstances")
-        for name, values in asked.items():
+        for values in asked.values():
             if len(values) > _FILTER_VALUES:
                 raise TransientError(
                     "could not describe instances (ec2:DescribeInstances): FilterLimitExceeded: The maximum number "
                     f"of filter values specified on a single call is {_FILTER_VALUES}"
                 )
-            _attribute(name)
-        matching = (m for m in list(self.machines.values()) if all(_matches(m, n, v) for n, v in asked.items()))
+        tests = [_matches(name, values) for name, values in asked.items()]
+        matching = (m for m in list(self.machines.values()) if all(test(m) for test in tests))
         for number, machine in enumerate(matching):
             if number and number % _PAGE == 0:
                 self._request("DescribeInstances")
@@ -291,9 +292,17 @@ def _attribute(name: str) -> Callable[[Machine], Iterable[str]]:
     return attributes[name]
 
 
-def _matches(machine: Machine, name: str, patterns: Iterable[str]) -> bool:
-    values = list(_attribute(name)(machine))
-    return any(_pattern(pattern).fullmatch(value) for pattern in patterns for value in values)
+def _matches(name: str, patterns: Iterable[str]) -> Callable[[Machine], bool]:
+    """Whether a machine matches a filter."""
+    values_of = _attribute(name)
+    wild = {text for text in patterns if _WILD.search(text)}
+    plain, compiled = set(patterns) - wild, [_pattern(text) for text in wild]
+
+    def matches(machine: Machine) -> bool:
+        values = values_of(machine)
+        return not plain.isdisjoint(values) or any(p.fullmatch(value) for p in compiled for value in values)
+
+    return matches
 
 
 @lru_cache(maxsize=4096)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -12,6 +11,7 @@ from ec2_decommission.errors import DecommissionError
 from ec2_decommission.instance import Facts
 from ec2_decommission.inventory import RUNNING, TERMINATED, Record
 from ec2_decommission.invocation import request_id
+from tests.fakes.copies import plain_copy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -56,7 +56,7 @@ class FakeInventory:
         wanted = list(dict.fromkeys(instance_ids))
         if wanted:
             self._request("recall")
-        return {i: copy.deepcopy(self.items[i]) for i in wanted if i in self.items}
+        return {i: plain_copy(self.items[i]) for i in wanted if i in self.items}
 
     def remember_running(
         self, instances: Iterable[Instance], excluded: Mapping[str, str], *, tags_known: bool = False
@@ -133,7 +133,7 @@ class FakeInventory:
         self.items[instance_id] = replace(
             record,
             state=record.state or TERMINATED,
-            steps=copy.deepcopy({name: dict(step) for name, step in result.steps.items()}),
+            steps=plain_copy({name: dict(step) for name, step in result.steps.items()}),
             removed=(*record.removed, *(dict(entry) for entry in result.removed)),
             finished=result.finished,
             next_try_at=None if result.finished else result.next_try_at or record.next_try_at,
@@ -194,7 +194,7 @@ class FakeInventory:
         found.sort(key=lambda record: record.instance_id)
         for start in range(0, max(1, len(found)), PAGE):
             self._request(operation)
-            yield from map(copy.deepcopy, found[start : start + PAGE])
+            yield from map(plain_copy, found[start : start + PAGE])
 
     def _each(
         self, operation: str, items: Mapping[str, T], write: Callable[[str, T], bool]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import re
 from bisect import bisect_left
 from collections import Counter
@@ -15,6 +14,7 @@ from ec2_decommission.clients.aws import CALL_SECONDS
 from ec2_decommission.clients.route53 import PAGE, ChangeRefusedError, Page, Zone, canonical
 from ec2_decommission.deadline import current
 from ec2_decommission.errors import ConfigurationError, TransientError
+from tests.fakes.copies import plain_copy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -110,7 +110,7 @@ class FakeZones:
         raw: list[Raw] = []
         for position in range(bisect_left(order, (_by_labels(name), "")), len(order)):
             there = order[position][1]
-            raw += [copy.deepcopy(record) for _, record in sorted(self._content[zone_id][there].items(), key=_order)]
+            raw += [plain_copy(record) for _, record in sorted(self._content[zone_id][there].items(), key=_order)]
             if len(raw) >= self.page_size:
                 end = order[position + 1][1] if position + 1 < len(order) else None
                 return Page(zone_id, name, end, tuple(raw))
@@ -154,7 +154,7 @@ class FakeZones:
                 content[name] = sets
             else:
                 content.pop(name, None)
-        self.changes.append((zone_id, [(action, copy.deepcopy(dict(raw))) for action, raw in changes]))
+        self.changes.append((zone_id, [(action, plain_copy(dict(raw))) for action, raw in changes]))
         if self.lost:
             self.lost -= 1
             raise TransientError(f"could not {doing}: Connection was closed before we received a valid response")
@@ -284,7 +284,7 @@ def _apply(trial: _Content, action: str, raw: Mapping[str, Any], apex: str) -> s
             f"RRSet of type {kind} with DNS name {listed(name)} is not permitted as it conflicts with other records "
             f"with the same DNS name in zone {apex}"
         )
-    sets[_key(raw)] = {**copy.deepcopy(dict(raw)), "Name": listed(name)}
+    sets[_key(raw)] = {**plain_copy(dict(raw)), "Name": listed(name)}
     return None
 
 

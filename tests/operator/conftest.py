@@ -24,7 +24,7 @@ from moto.ec2.models import ec2_backends
 from testbed.aws import Credentials, LaunchedInstance, StrictAws
 from testbed.inventory import make_inventory_table
 from testbed.lambda_service import EventSourcePoller, LambdaService
-from testbed.runtime import runtime_python
+from testbed.runtime import Packages, runtime_python
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CLI = ROOT / "cli"
@@ -178,10 +178,17 @@ def aws() -> Iterator[StrictAws]:
         yield started
 
 
+@pytest.fixture(scope="module")
+def packages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Packages]:
+    made = Packages(tmp_path_factory.mktemp("packages"))
+    yield made
+    made.close()
+
+
 @pytest.fixture
-def site(aws: StrictAws, tmp_path: Path) -> Iterator[Site]:
+def site(aws: StrictAws, packages: Packages, tmp_path: Path) -> Iterator[Site]:
     aws.reset()
-    with LambdaService(aws, run_directory=tmp_path) as functions:
+    with LambdaService(aws, run_directory=tmp_path, packages=packages) as functions:
         yield deploy(aws, functions)
 
 

@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from moto.server import ThreadedMotoServer
 
+from testbed import tools
 from testbed.processes import free_port
 from testbed.vault import Listener, VaultServer
 
@@ -165,12 +166,23 @@ class Builder:
         return Path(spec["output"])
 
 
-@pytest.fixture(scope="session")
-def builder(tmp_path_factory: pytest.TempPathFactory) -> Builder:
-    made = Builder(tmp_path_factory.mktemp("package"))
+def new_builder(directory: Path) -> Builder:
+    """A builder without a build environment."""
+    made = Builder(directory)
     for name in ("build", "requirements", "src"):
         source = REPOSITORY / "lambda" / name
         shutil.copytree(source, made.module / "lambda" / name, ignore=shutil.ignore_patterns("__pycache__"))
+    (directory / "out").mkdir()
+    return made
+
+
+@pytest.fixture(scope="session")
+def builder(tmp_path_factory: pytest.TempPathFactory) -> Builder:
+    """A builder with the build environment of the testbed's stacks. Tests of the environment set BUILD_CACHE."""
+    made = new_builder(tmp_path_factory.mktemp("package"))
+    cache = tools.CACHE / "build"
+    cache.mkdir(parents=True, exist_ok=True)
+    (made.directory / "out" / ".build-cache").symlink_to(cache)
     return made
 
 

@@ -1,27 +1,23 @@
-"""The package's bytecode: for the function's Python version, reproducible, and used."""
+"""Compiling the package's bytecode: for the function's Python version, and reproducible."""
 
 from __future__ import annotations
 
 import importlib.util
-import json
 import marshal
 import os
 import platform
 import subprocess
 import sys
-import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from types import CodeType
 
 import pytest
 
 import bytecode
-from tests.package.conftest import REPOSITORY, Builder
+from tests.package.conftest import REPOSITORY
 
 HERE = f"{sys.version_info.major}.{sys.version_info.minor}"
 TAG = sys.implementation.cache_tag
-LINUX = pytest.mark.skipif(platform.system() != "Linux", reason="the package's libraries are Linux's")
 FILES = {
     "step/__init__.py": b"raise SystemExit('it was run')\n",
     "step/names.py": b"NAMES = {'a', 'b', 'c'}\ndef has(name):\n    return name in {'red', 'green', 'blue'}\n",
@@ -123,77 +119,3 @@ def test_python_is_found_in_pyenv(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(sys, "executable", str(tmp_path / "none"))
     work = tmp_path / "work"
     assert made(FILES, work).version == platform.python_version()
-
-
-# In the package
-
-_START = """
-import json, sys
-compiled, task = [], sys.argv[1]
-
-def watch(event, arguments):
-    if event == "compile" and str(arguments[1]).startswith(task):
-        compiled.append(arguments[1])
-
-sys.addaudithook(watch)
-sys.path[:0] = sys.argv[1:]
-import ec2_decommission.entry
-import ec2_decommission.steps.chef, ec2_decommission.steps.consul, ec2_decommission.steps.http, ec2_decommission.sweep
-import ec2_decommission.orphans, ec2_decommission.restore, ec2_decommission.audit
-import ec2_decommission.steps.route53, ec2_decommission.clients.route53, ec2_decommission.clients.zone_cache
-import ec2_decommission.clients.chef, ec2_decommission.clients.consul, cryptography.hazmat.primitives.serialization
-own = [name for name in sys.modules if name.startswith("ec2_decommission.")]
-print(json.dumps([compiled, len(own)]))
-"""
-
-
-@LINUX
-@pytest.mark.servers
-def test_the_deployed_function_compiles_nothing(full: Callable[..., Path], tmp_path: Path) -> None:
-    task, runtime = tmp_path / "task", tmp_path / "runtime"
-    with zipfile.ZipFile(full(f"python{HERE}")) as archive:
-        archive.extractall(task)
-    runtime.mkdir()
-    site = Path(pytest.__file__).parents[1]
-    for name in ("boto3", "botocore", "s3transfer", "dateutil"):
-        (runtime / name).symlink_to(site / name)
-    done = subprocess.run(
-        [sys.executable, "-I", "-S", "-B", "-c", _START, str(task), str(runtime)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    compiled, own = json.loads(done.stdout)
-    assert compiled == []
-    assert own > 25
-
-
-@pytest.mark.servers
-@pytest.mark.parametrize("runtime", ["python3.11", "python3.12", "python3.13", "python3.14"])
-def test_package_has_bytecode_of_its_runtime_or_none(full: Callable[..., Path], runtime: str) -> None:
-    with zipfile.ZipFile(full(runtime)) as archive:
-        names = set(archive.namelist())
-        info = json.loads(archive.read("build_info.json"))
-    tag = runtime.replace("python3.", "cpython-3")
-    compiled = {name for name in names if name.endswith(".pyc")}
-    assert info["bytecode"] is bool(compiled)
-    assert compiled == {name for name in compiled if name.endswith(f".{tag}.pyc") and "/__pycache__/" in f"/{name}"}
-    sources = {name.replace("__pycache__/", "").replace(f".{tag}.pyc", ".py") for name in compiled}
-    assert sources <= names
-    if runtime == f"python{HERE}":
-        assert compiled
-
-
-@pytest.mark.servers
-def test_without_a_python_of_the_runtime_the_package_has_none_and_says_so(builder: Builder, tmp_path: Path) -> None:
-    other = "3.12" if HERE != "3.12" else "3.13"
-    spec = builder.spec("no-bytecode", runtime=f"python{other}")
-    done = builder.run(spec, {"PATH": str(tmp_path)})
-    assert done.returncode == 0, done.stderr
-    line = f"bytecode: none, as no Python {other} was found to compile with; the function starts more slowly\n"
-    assert line in done.stdout
-    with zipfile.ZipFile(spec["output"]) as archive:
-        assert not [name for name in archive.namelist() if name.endswith(".pyc")]
-        assert json.loads(archive.read("build_info.json"))["bytecode"] is False
-        assert "ec2_decommission/entry.py" in archive.namelist()

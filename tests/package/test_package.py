@@ -1,4 +1,4 @@
-"""The zip: its content, size and reproducibility, whether it runs, and that it contains no plaintext secrets."""
+"""The zip: content, size, bytecode, reproducibility, whether it runs, and that it contains no plaintext secrets."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from tests.package.conftest import CONTEXT, HERE, REPOSITORY, Builder, Kms, OpenBao
+from tests.package.conftest import CONTEXT, HERE, REPOSITORY, Builder, Kms, OpenBao, new_builder
 
 SpecMaker = Callable[..., dict[str, Any]]
 Full = Callable[..., Path]
@@ -27,7 +27,26 @@ pytestmark = pytest.mark.servers
 SETTINGS = {"organization": {"members": {"2": {}, "1": {"regions": ["b", "a"]}}}, "http_steps": {"ü": 1.5}}
 SETTINGS_FILE = b'{"http_steps":{"\\u00fc":1.5},"organization":{"members":{"1":{"regions":["b","a"]},"2":{}}}}\n'
 
+PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 LINUX = pytest.mark.skipif(platform.system() != "Linux", reason="the package's libraries are Linux's")
+
+
+@pytest.fixture(scope="module")
+def builder(tmp_path_factory: pytest.TempPathFactory) -> Builder:
+    """A builder with a new cache, which no other test uses."""
+    return new_builder(tmp_path_factory.mktemp("package"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def side_by_side(builder: Builder) -> tuple[Path, Path]:
+    """Two first builds: both need the build environment, and one creates it. They have no secrets."""
+    assert not list((builder.directory / "out").iterdir())
+    specs = [builder.spec(f"side-by-side-{name}", features=["route53", "consul"]) for name in ("a", "b")]
+    running = [builder.start(spec) for spec in specs]
+    for process in running:
+        _, error = process.communicate(timeout=240)
+        assert process.returncode == 0, error
+    return Path(specs[0]["output"]), Path(specs[1]["output"])
 
 
 def members(path: Path) -> dict[str, bytes]:
@@ -127,20 +146,12 @@ def test_the_bundle_opens_under_its_own_encryption_context_only(full: Full, kms:
         kms.client.decrypt(CiphertextBlob=ciphertext, EncryptionContext={"FunctionName": "another"})
 
 
-def test_parallel_builds_are_byte_identical(builder: Builder) -> None:
-    # Two first builds with a new cache: both need the build environment, and one creates it.
-    specs = [builder.spec(f"side-by-side/{name}", features=["route53", "consul"]) for name in ("a", "b")]
-    running = [builder.start(spec) for spec in specs]
-    for process in running:
-        _, error = process.communicate(timeout=240)
-        assert process.returncode == 0, error
-    first, second = (Path(spec["output"]).read_bytes() for spec in specs)
-    assert first == second
-    left = [
-        path.name for path in Path(specs[0]["output"]).parent.rglob("*") if path.name.startswith(("work-", "unf"))
-    ]
+def test_parallel_builds_are_byte_identical(side_by_side: tuple[Path, Path]) -> None:
+    first, second = side_by_side
+    assert first.read_bytes() == second.read_bytes()
+    left = [path.name for path in first.parent.rglob("*") if path.name.startswith(("work-", "unf"))]
     assert not left
-    assert not list(Path(specs[0]["output"]).parent.glob(".*.part"))
+    assert not list(first.parent.glob(".*.part"))
 
 
 def test_every_entry_has_a_fixed_time_and_mode(full: Full) -> None:
@@ -389,12 +400,6 @@ def test_settings_bundle_builds_without_pip_and_network(builder: Builder, tmp_pa
     assert paths[0].read_bytes() == paths[1].read_bytes()
 
 
-@pytest.fixture(scope="module")
-def code(builder: Builder) -> Path:
-    """A package without secrets."""
-    return builder.build(builder.spec("code", features=["consul"]))
-
-
 @pytest.mark.parametrize("size", [100, 5000])
 def test_a_sealed_bundle_in_a_layer_opens_in_a_package_without_secrets(
     builder: Builder,
@@ -402,7 +407,7 @@ def test_a_sealed_bundle_in_a_layer_opens_in_a_package_without_secrets(
     kms: Kms,
     openbao: OpenBao,
     approle: Mapping[str, str],
-    code: Path,
+    side_by_side: tuple[Path, Path],
     tmp_path: Path,
     size: int,
 ) -> None:
@@ -420,7 +425,7 @@ def test_a_sealed_bundle_in_a_layer_opens_in_a_package_without_secrets(
         f"ec2-decommission/{name}" for name in ("ca_bundle.pem", "sealed_secrets.json", "settings.json")
     ]
     assert layer.stat().st_size < 10_000
-    for path, directory in ((layer, "opt"), (code, "task")):
+    for path, directory in ((layer, "opt"), (side_by_side[0], "task")):
         with zipfile.ZipFile(path) as archive:
             archive.extractall(tmp_path / directory)
     environ = {**kms.environ, "AWS_DEFAULT_REGION": "us-east-1"}
@@ -475,8 +480,76 @@ def test_leaves_nothing_in_the_module_and_the_temporary_directory(builder: Build
 
 
 def test_a_failed_build_leaves_the_last_package(builder: Builder, full_spec: SpecMaker) -> None:
-    path = builder.build(builder.spec("kept"))
-    before = path.read_bytes()
-    done = builder.run(full_spec("kept"), {"VAULT_ADDR": "http://127.0.0.1:1"})
+    spec = full_spec("kept")
+    path = Path(spec["output"])
+    path.write_bytes(b"the last package")
+    done = builder.run(spec, {"VAULT_ADDR": "http://127.0.0.1:1"})
     assert done.returncode == 1
-    assert path.read_bytes() == before
+    assert path.read_bytes() == b"the last package"
+
+
+# Bytecode
+
+_START = """
+import json, sys
+compiled, task = [], sys.argv[1]
+
+def watch(event, arguments):
+    if event == "compile" and str(arguments[1]).startswith(task):
+        compiled.append(arguments[1])
+
+sys.addaudithook(watch)
+sys.path[:0] = sys.argv[1:]
+import ec2_decommission.entry
+import ec2_decommission.steps.chef, ec2_decommission.steps.consul, ec2_decommission.steps.http, ec2_decommission.sweep
+import ec2_decommission.orphans, ec2_decommission.restore, ec2_decommission.audit
+import ec2_decommission.steps.route53, ec2_decommission.clients.route53, ec2_decommission.clients.zone_cache
+import ec2_decommission.clients.chef, ec2_decommission.clients.consul, cryptography.hazmat.primitives.serialization
+own = [name for name in sys.modules if name.startswith("ec2_decommission.")]
+print(json.dumps([compiled, len(own)]))
+"""
+
+
+@LINUX
+def test_the_deployed_function_compiles_nothing(full: Full, tmp_path: Path) -> None:
+    task = tmp_path / "task"
+    with zipfile.ZipFile(full(f"python{PYTHON}")) as archive:
+        archive.extractall(task)
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-B", "-c", _START, str(task), str(runtime(tmp_path))],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    compiled, own = json.loads(done.stdout)
+    assert compiled == []
+    assert own > 25
+
+
+@pytest.mark.parametrize("version", ["python3.11", "python3.12", "python3.13", "python3.14"])
+def test_package_has_bytecode_of_its_runtime_or_none(full: Full, version: str) -> None:
+    with zipfile.ZipFile(full(version)) as archive:
+        names = set(archive.namelist())
+        info = json.loads(archive.read("build_info.json"))
+    tag = version.replace("python3.", "cpython-3")
+    compiled = {name for name in names if name.endswith(".pyc")}
+    assert info["bytecode"] is bool(compiled)
+    assert compiled == {name for name in compiled if name.endswith(f".{tag}.pyc") and "/__pycache__/" in f"/{name}"}
+    sources = {name.replace("__pycache__/", "").replace(f".{tag}.pyc", ".py") for name in compiled}
+    assert sources <= names
+    if version == f"python{PYTHON}":
+        assert compiled
+
+
+def test_without_a_python_of_the_runtime_the_package_has_none_and_says_so(builder: Builder, tmp_path: Path) -> None:
+    other = "3.12" if PYTHON != "3.12" else "3.13"
+    spec = builder.spec("no-bytecode", runtime=f"python{other}")
+    done = builder.run(spec, {"PATH": str(tmp_path)})
+    assert done.returncode == 0, done.stderr
+    line = f"bytecode: none, as no Python {other} was found to compile with; the function starts more slowly\n"
+    assert line in done.stdout
+    with zipfile.ZipFile(spec["output"]) as archive:
+        assert not [name for name in archive.namelist() if name.endswith(".pyc")]
+        assert json.loads(archive.read("build_info.json"))["bytecode"] is False
+        assert "ec2_decommission/entry.py" in archive.namelist()
