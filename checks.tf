@@ -1,4 +1,4 @@
-# Warnings of what is almost certainly a mistake. Each is known at plan, so that a healthy first plan has none.
+# Warnings about likely mistakes. All are known at plan, so a healthy first plan has none.
 
 check "something_is_enabled" {
   assert {
@@ -11,7 +11,7 @@ check "something_is_enabled" {
 check "what_is_configured_is_enabled" {
   assert {
     condition     = length(local.configured_and_not_enabled) == 0
-    error_message = "Configured, and not enabled: ${join(", ", local.configured_and_not_enabled)}. Set enabled to true, or to false to confirm that it is off. Terraform ignores attributes that it does not know, so look for a misspelling too (such as enable for enabled)."
+    error_message = "Configured but not enabled: ${join(", ", local.configured_and_not_enabled)}. Set enabled to true, or to false to confirm that it is off. Terraform ignores attributes that it does not know, so look for a misspelling too (such as enable for enabled)."
   }
 }
 
@@ -25,7 +25,7 @@ check "private_servers_are_reachable" {
 check "addresses_are_recorded" {
   assert {
     condition     = !local.route53_on || var.inventory.enabled
-    error_message = "Route 53 is enabled without the inventory, so the addresses of instances are not recorded and most of their records are never proven to be theirs. Set inventory.enabled to true."
+    error_message = "Route 53 is enabled without the inventory, so the addresses of instances are not recorded, and most DNS records cannot be proven to be an instance's. Set inventory.enabled to true."
   }
 }
 

@@ -165,7 +165,7 @@ locals {
 resource "aws_cloudwatch_dashboard" "this" {
   count = var.dashboard.enabled ? 1 : 0
 
-  # Dashboards are global: the region keeps calls of the same name in two regions apart.
+  # Dashboards are global. The region in the name keeps calls of the same name in two regions apart.
   dashboard_name = "${var.name}-${local.region}"
   dashboard_body = jsonencode({ widgets = local.dashboard_widgets })
 }

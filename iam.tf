@@ -1,10 +1,11 @@
-# One role. A statement exists only for what is on, and names its resources; "*" stands only where AWS has nothing
-# narrower. Statements refer to names, not to resources: a plan shows a change of the policy only if it changes.
+# One role. It has statements only for enabled features. Each statement names its resources; "*" is used only if AWS
+# supports nothing narrower. Statements contain names instead of resource references, so that a plan shows a change of
+# the policy only if the policy changes.
 
 resource "aws_iam_role" "function" {
   count = local.create_role ? 1 : 0
 
-  # IAM is global: the region keeps calls of the same name in two regions apart.
+  # IAM is global. The region in the name keeps calls of the same name in two regions apart.
   name                 = "${var.name}-${local.region}"
   path                 = var.function.role_path
   description          = "The function ${var.name} in ${local.region}"
@@ -25,7 +26,7 @@ resource "aws_iam_role_policy" "function" {
     # https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_iam-quotas.html
     precondition {
       condition     = local.policy_characters <= 10240
-      error_message = "The policy of the function's role would have up to ${local.policy_characters} characters, and IAM allows 10240. Give fewer route53.zone_ids, route53.zones or custom_steps.iam_statements, or split the work over two calls of this module."
+      error_message = "The policy of the function's role would have up to ${local.policy_characters} characters, but IAM allows 10240. Give fewer route53.zone_ids, route53.zones or custom_steps.iam_statements, or split the work over two calls of this module."
     }
   }
 }
@@ -54,12 +55,12 @@ locals {
     }]
   })
 
-  # Roles of member accounts: by their ARNs while these fit into the policy, then by name and account, and by name and
-  # organization where even the accounts would not fit.
+  # The policy lists the ARNs of the member roles if they fit, otherwise the role name and the accounts. If even the
+  # accounts do not fit, it lists the role name and the organization.
   members       = try(var.organization.members, {})
   members_named = length(local.members) <= 40
 
-  # For each place the statements of the role. The second one only tells how long the policy can become.
+  # The statements of the role, for two places: the real one, and the longest one, to compute the policy's maximum size.
   statements = [
     for place in [
       merge(local.place, { key_arn = local.kms_key_arn }),
@@ -74,7 +75,7 @@ locals {
         {
           on  = true
           Sid = "TakeEvents"
-          # ChangeMessageVisibility is how a retry backs off.
+          # A retry backs off with ChangeMessageVisibility.
           Action   = ["sqs:ChangeMessageVisibility", "sqs:DeleteMessage", "sqs:GetQueueAttributes", "sqs:ReceiveMessage"]
           Resource = ["arn:${place.partition}:sqs:${place.region}:${place.account_id}:${var.name}"]
         },
@@ -93,7 +94,7 @@ locals {
           Condition = { StringLike = { "kms:ViaService" = "sqs.${place.region}.amazonaws.com*" } }
         },
         {
-          # EC2's Describe actions have no resource.
+          # EC2's Describe actions support no narrower resource.
           on       = true
           Sid      = "ReadInstances"
           Action   = ["ec2:DescribeAddresses", "ec2:DescribeInstances", "ec2:DescribeNetworkInterfaces"]
@@ -109,7 +110,7 @@ locals {
           }
         },
         {
-          # What AWSLambdaVPCAccessExecutionRole grants for EC2. Lambda requires "*".
+          # The EC2 permissions of AWSLambdaVPCAccessExecutionRole. Lambda requires "*".
           on  = var.vpc_config != null
           Sid = "AttachToVpc"
           Action = [
@@ -119,7 +120,7 @@ locals {
           Resource = ["*"]
         },
         {
-          # Lambda itself needs the rights above, the function's code does not.
+          # Lambda itself needs the permissions above. The function's code does not.
           on     = var.vpc_config != null
           Sid    = "CodeMayNotAttachToVpc"
           Effect = "Deny"
@@ -139,7 +140,7 @@ locals {
           Resource = [for id in local.own_zone_ids : "arn:${place.partition}:route53:::hostedzone/${id}"]
         },
         {
-          # Creates too: of a record set with several addresses, one is removed by deleting the set and creating the rest.
+          # CREATE, because removing one of several addresses means to delete the record set and create the rest again.
           on       = local.route53_on && length(local.own_zone_ids) > 0
           Sid      = "ChangeRecords"
           Action   = ["route53:ChangeResourceRecordSets"]
@@ -221,7 +222,7 @@ locals {
           Condition = { StringLike = { "kms:ViaService" = "s3.${place.region}.amazonaws.com*" } }
         },
         {
-          # X-Ray has no resource for these.
+          # These X-Ray actions support no narrower resource.
           on       = var.function.tracing_mode == "Active"
           Sid      = "WriteTraces"
           Action   = ["xray:PutTelemetryRecords", "xray:PutTraceSegments"]
@@ -249,7 +250,7 @@ locals {
     ]
   ])
 
-  # As IAM writes them: the statements that are on, without what is not set.
+  # The policy documents: the statements that are on, without unset attributes.
   policies = [
     for statements in local.statements : jsonencode({
       Version = "2012-10-17"
@@ -262,7 +263,7 @@ locals {
   policy_characters = length(local.policies[1])
 }
 
-# Both queues admit this module's rules only, and nothing in clear text.
+# Queue policies: EventBridge may send only for this module's rules, and every request must use TLS.
 
 locals {
   events_arn = "arn:${local.place.partition}:events:${local.region}:${local.account_id}"

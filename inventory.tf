@@ -1,4 +1,4 @@
-# The inventory records what each instance was: EC2 forgets it within the hour.
+# The inventory records the addresses, names and tags of each instance. EC2 forgets them within an hour of its end.
 
 resource "aws_dynamodb_table" "inventory" {
   #checkov:skip=CKV_AWS_119:The table contains addresses and tags that EC2 shows anyway; a key is the user's choice (inventory.kms_key_arn)
@@ -21,7 +21,7 @@ resource "aws_dynamodb_table" "inventory" {
     type = "S"
   }
 
-  # Sparse: only the instances that a sweep has to look at have the attribute.
+  # A sparse index: only instances that a sweep must check have this attribute.
   global_secondary_index {
     name = "sweep"
     # Provider 6 deprecates hash_key and range_key here, in favor of key_schema, which 5.100 does not have.

@@ -1,4 +1,4 @@
-# The key that seals the secrets: created only when there are secrets and no key was given.
+# The key that seals the secrets: created only if there are secrets and no key is given.
 
 resource "aws_kms_key" "secrets" {
   count = local.create_kms_key ? 1 : 0
@@ -7,7 +7,7 @@ resource "aws_kms_key" "secrets" {
   enable_key_rotation     = true
   deletion_window_in_days = 30
 
-  # The account's own IAM policies decide who seals (the build) and who opens (the function).
+  # The account's IAM policies decide who can encrypt (the build) and decrypt (the function).
   policy = jsonencode({
     Version = "2012-10-17"
     Statement = [{

@@ -1,9 +1,9 @@
-# Where the function runs, and what it reads.
+# The function's place and configuration.
 
 locals {
-  # Partition, region and account come from an ARN in the state. A data source would be read again during the apply
-  # whenever something changes that the call of this module depends on, and Terraform would then plan to replace what
-  # is named after it.
+  # Partition, region and account come from an ARN in the state. If something changes that the call of this module
+  # depends on, Terraform defers a data source to the apply, and plans to replace every resource with a value of it in
+  # its name.
   queue_arn = split(":", aws_sqs_queue.dead_letters.arn) # the first resource of every apply
   place = {
     partition  = local.queue_arn[1]
@@ -13,7 +13,7 @@ locals {
   region     = local.place.region
   account_id = local.place.account_id
 
-  # At the first plan the place is not known yet, but no place has longer names than this one.
+  # At the first plan, the place is not known yet. No place has longer names than this one.
   longest_place = {
     partition  = "aws-us-gov"
     region     = "ap-southeast-1"
@@ -50,16 +50,16 @@ locals {
   )
 
   # The wait before each retry doubles up to its cap; max_receive_count tries have one wait fewer.
-  # (2^20 seconds are beyond any cap, so the exponent needs to go no higher.)
+  # (2^20 seconds exceed every cap, so the exponent stops at 20.)
   longest_outage_seconds = sum(concat([0], [
     for try in range(max(0, min(var.queue.max_receive_count, 1000) - 1)) :
     min(var.queue.max_retry_delay_seconds, var.queue.retry_delay_seconds * pow(2, min(try, 20)))
   ]))
 
-  # Always with a slash at the end, so that no right reaches a key that only starts with the same letters.
+  # Always ends with a slash, so that the permission does not cover keys that only start with the same letters.
   audit_prefix = try(var.audit.prefix, "") == "" ? "" : "${trimsuffix(var.audit.prefix, "/")}/"
 
-  # What the function reads from its environment. A step that is off is null; there is no secret in it.
+  # The configuration in the function's environment. A step that is off is null. There is no secret in it.
   config = {
     name            = var.name
     account_id      = local.account_id
@@ -72,7 +72,7 @@ locals {
       record_names = var.route53.record_names
       external_dns = var.route53.external_dns
       keep_names   = var.route53.keep_names
-      # The share of one invocation. Three digits are enough, and keep the document short.
+      # The share of one invocation. Three decimals keep the document short.
       requests_per_second = floor(1000 * var.route53.max_requests_per_second / var.queue.max_concurrency) / 1000
     }
 
@@ -123,7 +123,7 @@ locals {
     settings_file      = local.has_settings
   }
 
-  # What the function reads from settings.json in its package, or in the layer beside it: there is no limit to its size.
+  # The configuration in settings.json, in the package or the layer, where its size is not limited.
   settings = !local.has_settings ? null : {
     organization = var.organization == null ? null : {
       role_name   = var.organization.role_name
@@ -142,7 +142,7 @@ locals {
     POWERTOOLS_LOG_LEVEL    = var.function.log_level
   }
 
-  # In the longest place, as the place is not known at the first plan. base64 counts bytes, not characters.
+  # For the longest place, because the first plan does not know the real one. base64 counts bytes, not characters.
   environment_bytes = sum([
     for key, value in merge(local.environment, {
       DECOMMISSION_CONFIG = jsonencode(merge(local.config, {

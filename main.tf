@@ -1,15 +1,15 @@
-# The path of an event, in its order: rule, queue, event source mapping, function, log group.
+# The path of an event: rule, queue, event source mapping, function, log group.
 
-# Rule: EC2 reports that an instance runs (it is recorded) or is terminated (it is decommissioned).
+# Rule: EC2 reports that an instance runs (the function records it) or is terminated (the function decommissions it).
 
 resource "aws_cloudwatch_event_rule" "instance_state" {
   name        = local.state_rule_name
   description = "EC2 instances that start or are terminated"
-  # Without a step and an inventory there is nothing to do with an event.
+  # Without steps and inventory, the function does nothing with an event.
   state = local.has_work ? "ENABLED" : "DISABLED"
 
-  # Organizations often forward their accounts' events to a default bus. Those of other accounts and regions are not
-  # taken from there: members have a bus of their own (organization.tf).
+  # Organizations often forward the events of their accounts to a default bus. The rule ignores events of other accounts
+  # and regions there, because members have a separate bus (organization.tf).
   event_pattern = jsonencode({
     source        = ["aws.ec2"]
     "detail-type" = ["EC2 Instance State-change Notification"]
@@ -31,7 +31,7 @@ resource "aws_cloudwatch_event_target" "instance_state" {
     maximum_retry_attempts       = 185
   }
 
-  # Events that EventBridge cannot deliver go where the function's unfinished events go: same body, same way back.
+  # Undeliverable events go to the same queue as the function's unfinished events. Both are redriven in the same way.
   dead_letter_config {
     arn = aws_sqs_queue.dead_letters.arn
   }
@@ -40,7 +40,7 @@ resource "aws_cloudwatch_event_target" "instance_state" {
   depends_on = [aws_sqs_queue_policy.events, aws_sqs_queue_policy.dead_letters]
 }
 
-# Queue: keeps an event until every step is done with it, or until it goes to the dead-letter queue.
+# Queue: keeps an event until every step has finished, or until the event goes to the dead-letter queue.
 
 resource "aws_sqs_queue" "events" {
   name                       = local.queue_names.events
@@ -76,7 +76,7 @@ resource "aws_sqs_queue_policy" "dead_letters" {
   policy    = local.queue_policies.dead_letters
 }
 
-# No other queue may use this one as its dead-letter queue, and get its messages redriven from here.
+# Only the queue of events may use this dead-letter queue and get messages redriven from it.
 resource "aws_sqs_queue_redrive_allow_policy" "dead_letters" {
   queue_url = aws_sqs_queue.dead_letters.id
 
@@ -85,12 +85,12 @@ resource "aws_sqs_queue_redrive_allow_policy" "dead_letters" {
     sourceQueueArns   = [aws_sqs_queue.events.arn]
   })
 
-  # One change of the queue at a time. In this order, because the policy is set while the other queue is created: the
-  # provider waits 25 seconds after each change of a queue.
+  # The provider waits 25 seconds after each change of a queue, so change this queue once at a time. The policy is
+  # first, because it can be set while the other queue is created.
   depends_on = [aws_sqs_queue_policy.dead_letters]
 }
 
-# Event source mapping: gives the function batches, and takes back the messages that it could not finish.
+# Event source mapping: invokes the function with batches, and returns unfinished messages to the queue.
 
 resource "aws_lambda_event_source_mapping" "events" {
   event_source_arn                   = aws_sqs_queue.events.arn
@@ -109,7 +109,7 @@ resource "aws_lambda_event_source_mapping" "events" {
   lifecycle {
     precondition {
       condition     = local.build_is_here
-      error_message = "An earlier apply built the package and did not finish, and its zip (${jsonencode(local.missing_zips)}) is not on this machine. Build it again with: terraform apply -replace='<address of this module>.terraform_data.${local.build ? "package" : "bundle"}[0]' (or change package.rebuild)."
+      error_message = "An earlier apply built the package but did not finish, and its zip (${jsonencode(local.missing_zips)}) is not on this machine. Build it again with: terraform apply -replace='<address of this module>.terraform_data.${local.build ? "package" : "bundle"}[0]' (or change package.rebuild)."
     }
   }
 }
@@ -165,29 +165,29 @@ resource "aws_lambda_function" "this" {
 
   tags = var.tags
 
-  # The first event needs the rights and the log group; so does the last one before a destroy.
+  # The first event needs the permissions and the log group, and so does the last event before a destroy.
   depends_on = [aws_iam_role_policy.function, aws_cloudwatch_log_group.function]
 
   lifecycle {
     precondition {
       condition     = local.has_secrets ? split(":", local.kms_key_arn)[3] == local.region : true
-      error_message = "kms_key_arn is ${jsonencode(var.kms_key_arn)}, a key of another region than ${local.region}, where the function runs: KMS opens secrets only in the region of the key that sealed them."
+      error_message = "kms_key_arn is ${jsonencode(var.kms_key_arn)}, but the function runs in ${local.region}: KMS decrypts the secrets only in the region of their key. Give a key of ${local.region}."
     }
 
     precondition {
       condition     = local.environment_bytes <= 4096
-      error_message = "The function's environment would take up to ${local.environment_bytes} bytes, and Lambda allows 4096. Shorten record_names, zones, keep_names, lock_prefixes, instance_filter or the settings of custom_steps, or split the work over two calls of this module."
+      error_message = "The function's environment would take up to ${local.environment_bytes} bytes, but Lambda allows 4096. Shorten record_names, zones, keep_names, lock_prefixes, instance_filter or the settings of custom_steps, or split the work over two calls of this module."
     }
 
     precondition {
       condition     = var.package.type != "prebuilt" || local.prebuilt_sha256 != null
-      error_message = "package.zip_file is ${jsonencode(var.package.zip_file)}, and that file does not exist. Build it first (make package), or give package.code_sha256 if the file is there only when it changes."
+      error_message = "package.zip_file is ${jsonencode(var.package.zip_file)}, but that file does not exist. Build it first (make package), or give package.code_sha256 if the file exists only when it changes."
     }
   }
 }
 
-# Log group: created before the function, or Lambda would create one that never expires. The log format stays Lambda's
-# default, text: the function writes JSON lines itself, which Lambda's JSON format would wrap.
+# Log group: created before the function, because Lambda would create one that never expires. The log format is Lambda's
+# default, text, because the function writes JSON lines itself and Lambda's JSON format would wrap them.
 
 resource "aws_cloudwatch_log_group" "function" {
   #checkov:skip=CKV_AWS_338:The retention is the user's choice (log_group.retention_in_days)

@@ -41,8 +41,8 @@ resource "aws_cloudwatch_event_rule" "members" {
   description    = "EC2 instances of member accounts that start or are terminated"
   state          = local.has_work ? "ENABLED" : "DISABLED"
 
-  # A pattern has at most 2048 characters, enough for a hundred accounts. Above that, the bus policy and the function
-  # alone decide whose events count. Regions are the function's to check: each account has its own.
+  # A pattern has at most 2048 characters, enough for 100 accounts. Above that, only the bus policy and the function
+  # filter the accounts. The function also checks the regions, because each account has its own.
   event_pattern = jsonencode(merge(
     {
       source        = ["aws.ec2"]

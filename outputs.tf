@@ -9,12 +9,12 @@ output "function_arn" {
 }
 
 output "role_arn" {
-  description = "ARN of the function's role, created or given."
+  description = "ARN of the function's role, whether created or given."
   value       = local.role_arn
 }
 
 output "role_name" {
-  description = "Name of the function's role, to attach policies of your own."
+  description = "Name of the function's role, for attaching your own policies."
   value       = local.create_role ? one(aws_iam_role.function[*].name) : element(reverse(split("/", var.function.role_arn)), 0)
 }
 
@@ -104,7 +104,7 @@ output "dashboard_name" {
 }
 
 output "effective_config" {
-  description = "What the function will really do, defaults included: a misspelled attribute is missing here. A step that is off is null. Contains no secret."
+  description = "The configuration that the function uses, defaults included. A misspelled attribute is missing here. A step that is off is null. Contains no secret."
   value = merge(local.config, {
     paused = var.paused
 

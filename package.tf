@@ -1,15 +1,15 @@
-# What the function runs: built here by lambda/build (the default), a zip, or an S3 object. What differs between
-# deployments (sealed secrets, settings, authorities) is in the zip that is built here, or in a layer beside another zip.
+# The function's code: built here by lambda/build (the default), a zip, or an S3 object. The data that differs between
+# deployments (sealed secrets, settings, CA bundle) is in the zip that is built here, or in a layer next to another zip.
 #
-# Everything here depends on the inputs of the build, never on a zip: a plan needs no zip, and a clean checkout with
+# Everything here depends on the inputs of the build, never on a zip. So a plan needs no zip, and a clean checkout with
 # unchanged inputs plans no change.
 
 locals {
   build = var.package.type == "build"
-  # A layer carries what a zip that is the same for everybody cannot contain.
+  # A layer has the data of this deployment, which a shared zip cannot contain.
   build_bundle = !local.build && !var.package.bundle_included && (local.has_secrets || local.has_settings || var.package.ca_bundle_file != null)
 
-  # What lambda/build packages, by the same rules (lambda/build/archive.py).
+  # The files that lambda/build packages, by the same rules (lambda/build/archive.py).
   source_files = fileset("${path.module}/lambda", "{src,build}/**/{*.py,py.typed}")
   build_files  = [for file in local.source_files : file if startswith(file, "build/")]
 
@@ -20,7 +20,7 @@ locals {
     ]
   }
 
-  # One entry for each reason to build again, so that a plan shows which one it is.
+  # One entry for each reason to build again, so that a plan shows the reason.
   bundle_triggers = {
     name        = var.name
     rebuild     = var.package.rebuild
@@ -46,12 +46,12 @@ locals {
     }
   })
 
-  # Named by its inputs: calls of this module side by side never write the same file.
+  # The name has a hash of the inputs, so that parallel calls of this module never write the same file.
   output_dir = coalesce(var.package.output_dir, "${path.root}/.terraform/ec2-decommission")
   build_zip  = "${local.output_dir}/${var.name}-${local.region}-${substr(sha256(jsonencode(local.build_triggers)), 0, 16)}.zip"
   bundle_zip = "${local.output_dir}/${var.name}-${local.region}-${substr(sha256(jsonencode(local.bundle_triggers)), 0, 16)}-bundle.zip"
 
-  # What lambda/build reads. References to secrets only, never a value.
+  # The specification for lambda/build. It contains references to secrets, never a value.
   bundle_spec = merge(
     {
       name       = var.name
@@ -109,11 +109,11 @@ resource "terraform_data" "package" {
 
   triggers_replace = local.build_triggers
 
-  # Where the zip was written when it was last built: another output_dir alone is no reason to build.
+  # The zip of the last build. A change of output_dir alone is no reason to build again.
   input = { zip = local.build_zip }
 
   provisioner "local-exec" {
-    # No shell in between, so no quoting: python3 <module>/lambda/build
+    # Runs without a shell, so nothing needs quotes: python3 <module>/lambda/build
     interpreter = [var.package.python]
     command     = "${path.module}/lambda/build"
     environment = { BUILD_SPEC = jsonencode(local.build_specs.package) }
@@ -124,7 +124,7 @@ resource "terraform_data" "package" {
   }
 }
 
-# The digest of what was built, kept in the state: the zip need not be there at the next plan.
+# The digest of the built zip. It is in the state, so the next plan does not need the zip.
 resource "terraform_data" "package_sha256" {
   count = local.build ? 1 : 0
 
@@ -154,7 +154,7 @@ resource "terraform_data" "bundle" {
   }
 }
 
-# A function keeps a layer version that was deleted, so the old version may go first.
+# A function can still use a deleted layer version, so Terraform may delete the old version first.
 resource "aws_lambda_layer_version" "bundle" {
   count = local.build_bundle ? 1 : 0
 
@@ -164,8 +164,8 @@ resource "aws_lambda_layer_version" "bundle" {
   source_code_hash = terraform_data.bundle[0].id
 }
 
-# When the code was last deployed; made after the function, and replaced with its code. `deployed_now` is known at plan:
-# it is true where this plan deploys the function's code, and where an earlier apply failed to.
+# The time when the code was last deployed. It is created after the function and replaced with its code. `deployed_now`
+# is known at plan: it is true if this plan deploys the code, or if an earlier apply failed to.
 resource "terraform_data" "deployed" {
   input            = plantimestamp()
   triggers_replace = [aws_lambda_function.this.source_code_hash]
@@ -179,7 +179,7 @@ resource "terraform_data" "deployed" {
 locals {
   deployed_now = terraform_data.deployed.input == plantimestamp()
 
-  # A throw-away machine keeps no zip. That matters only if an earlier apply built one and failed before it used it.
+  # A temporary machine loses the zip. That matters only if an earlier apply built a zip and failed before it used it.
   zips_to_deploy = local.deployed_now ? compact(concat(terraform_data.package[*].output.zip, terraform_data.bundle[*].output.zip)) : []
   missing_zips   = [for zip in local.zips_to_deploy : zip if !fileexists(zip)]
   build_is_here  = length(local.missing_zips) == 0

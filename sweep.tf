@@ -1,4 +1,4 @@
-# The sweep searches for terminations whose event was lost. It takes the same way as an event.
+# The sweep searches for terminations whose event was lost. It goes through the queue like an event.
 
 resource "aws_cloudwatch_event_rule" "sweep" {
   count = local.sweep_on ? 1 : 0

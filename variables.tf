@@ -108,10 +108,10 @@ variable "organization" {
   description = <<-EOT
     Other accounts and regions that this deployment serves. `null` serves only the account and region of the function, which are always served. Call `modules/member` in each account and region that you list here.
 
-    - `members` - Account id to an object with `regions`, the regions to serve in that account. Without `regions`, it is the function's region. The function's own account may be a member too, for its other regions.
+    - `members` - Account id to an object with `regions`, the regions to serve in that account. The default is the function's region. The function's own account may be a member too, for its other regions.
     - `role_name` - Name of the read-only role that `modules/member` creates in each member account.
-    - `external_id` - External id that the function gives when it assumes that role.
-    - `organization_id` - Id of the AWS organization. The event bus then admits the organization instead of each account. Required above 200 members.
+    - `external_id` - External id that the function passes when it assumes that role.
+    - `organization_id` - Id of the AWS organization. The event bus then accepts events from the organization instead of from each account. Required above 200 members.
   EOT
   type = object({
     members = map(object({
@@ -176,7 +176,7 @@ variable "route53" {
     Step: DNS records in Route 53.
 
     - `enabled` - Run this step.
-    - `zone_ids` - Hosted zones to remove records from, in the function's own account. The function may change no other zone. Add your reverse zones to have PTR records removed.
+    - `zone_ids` - Hosted zones to remove records from, in the function's own account. The function cannot change any other zone. Add your reverse zones to have PTR records removed.
     - `zones` - Hosted zones with more detail; both lists may be used together:
       - `id` - Id of the zone.
       - `role_arn` - Role to assume for this zone, if another account owns it.
@@ -187,7 +187,7 @@ variable "route53" {
       - `txt_suffix` - Value of `--txt-suffix`.
       - `wildcard_replacement` - Value of `--txt-wildcard-replacement`.
     - `keep_names` - Glob patterns of names that are never touched, such as `*.prod.example.internal`.
-    - `max_requests_per_second` - Most requests per second to Route 53 for each account that owns zones, 0.5 to 1000. AWS allows 10 per second (and bursts of 50) for an account, shared with all other software. Each invocation gets an equal share: `max_requests_per_second / queue.max_concurrency`.
+    - `max_requests_per_second` - Maximum number of requests per second to Route 53 for each account that owns zones, 0.5 to 1000. AWS allows 10 per second (and bursts of 50) for an account, shared with all other software. Each invocation gets an equal share: `max_requests_per_second / queue.max_concurrency`.
 
     Placeholders: `{instance_id}`, `{tag:KEY}`, `{private_ip}`, `{private_ip_dashed}`, `{private_dns_name}`, `{hostname}` (first label of the private DNS name), `{account_id}`, `{region}`.
   EOT
@@ -226,7 +226,7 @@ variable "route53" {
     error_message = "route53.max_requests_per_second is ${var.route53.max_requests_per_second}: it must be from 0.5 to 1000. AWS allows 10 for a whole account unless you have a higher quota."
   }
 
-  # With less, an invocation would spend its time waiting: one termination takes about six requests.
+  # Below this rate, an invocation would mostly wait: one termination takes about six requests.
   validation {
     condition     = var.route53.enabled != true || var.queue.max_concurrency < 2 || var.route53.max_requests_per_second / var.queue.max_concurrency >= 0.25
     error_message = "route53.max_requests_per_second is ${var.route53.max_requests_per_second} with queue.max_concurrency ${var.queue.max_concurrency}: each invocation needs at least 0.25 requests per second. Lower queue.max_concurrency or raise the limit."
@@ -234,7 +234,7 @@ variable "route53" {
 
   validation {
     condition     = alltrue([for id in concat(var.route53.zone_ids, [for zone in var.route53.zones : zone.id]) : can(regex("^[A-Z0-9]{1,32}$", id))])
-    error_message = "route53.zone_ids or route53.zones contains a value that is not a hosted zone id: use capital letters and digits only, such as \"Z0123456789ABCDEFGHIJ\", without \"/hostedzone/\". A zone's name is not its id."
+    error_message = "route53.zone_ids or route53.zones contains a value that is not a hosted zone id: use capital letters and digits only, such as \"Z0123456789ABCDEFGHIJ\", without \"/hostedzone/\". The name of a zone is not its id."
   }
 
   validation {
@@ -254,10 +254,10 @@ variable "route53" {
 
   validation {
     condition     = alltrue([for name in var.route53.record_names : length(regexall("[{}]", replace(name, "/\\{(${local.name_placeholders})\\}/", ""))) == 0])
-    error_message = "route53.record_names has an unknown placeholder, or a brace without its partner. Allowed: ${local.name_placeholders_list}."
+    error_message = "route53.record_names has an unknown placeholder, or an unmatched brace. Allowed: ${local.name_placeholders_list}."
   }
 
-  # A tag or the private DNS name may contain dots, and so be a whole name by itself. Braces have their own message above.
+  # A tag or the private DNS name may contain dots, so it can be a whole name. The validation above reports braces.
   validation {
     condition = alltrue([
       for name in var.route53.record_names : can(regex(
@@ -278,7 +278,7 @@ variable "route53" {
       for affix in [try(var.route53.external_dns.txt_prefix, null), try(var.route53.external_dns.txt_suffix, null)] :
       affix == null || can(regex("^[A-Za-z0-9._-]+$", replace(coalesce(affix, "x"), "%%{record_type}", "x")))
     ])
-    error_message = "route53.external_dns has a txt_prefix or txt_suffix that cannot be part of a DNS name: use letters, digits, dots, hyphens, underscores and %%{record_type}, which Terraform wants written as %%%{record_type}."
+    error_message = "route53.external_dns has a txt_prefix or txt_suffix that cannot be part of a DNS name: use letters, digits, dots, hyphens, underscores and %%{record_type}, written in Terraform as %%%{record_type}."
   }
 
   validation {
@@ -303,7 +303,7 @@ variable "chef" {
     - `delete_client` - Also delete the node's API client. With `false`, its key stays valid.
     - `signing_protocol` - Version of Chef's signing protocol: `1.3` (SHA-256), or `1.0` (SHA-1) for old servers.
     - `request_timeout_seconds` - Timeout of one request, 1 to 60.
-    - `max_concurrency` - Most requests at once in one invocation, 1 to 32.
+    - `max_concurrency` - Maximum number of concurrent requests in one invocation, 1 to 32.
   EOT
   type = object({
     enabled                 = optional(bool)
@@ -330,7 +330,7 @@ variable "chef" {
 
   validation {
     condition     = var.chef.enabled != true || contains(keys(var.secrets), "chef_client_key")
-    error_message = "chef is enabled without secrets.chef_client_key: give the place in Vault of the private key of chef.client_name."
+    error_message = "chef is enabled without secrets.chef_client_key: give the Vault reference of the private key of chef.client_name."
   }
 
   validation {
@@ -345,7 +345,7 @@ variable "chef" {
 
   validation {
     condition     = length(regexall("[{}]", replace(coalesce(var.chef.node_name, "x"), "/\\{(${local.name_placeholders})\\}/", ""))) == 0
-    error_message = "chef.node_name has an unknown placeholder, or a brace without its partner. Allowed: ${local.name_placeholders_list}."
+    error_message = "chef.node_name has an unknown placeholder, or an unmatched brace. Allowed: ${local.name_placeholders_list}."
   }
 
   validation {
@@ -376,7 +376,7 @@ variable "consul" {
     - `enabled` - Run this step.
     - `url` - URL of a Consul agent or server: `https://consul.example.internal:8501`.
     - `datacenters` - Datacenters to search. Empty means the agent's own.
-    - `node_name` - Template of an instance's node name. A name that contains `{instance_id}` proves that a node is the instance's. Any other name proves nothing: it tells overlapping private ranges apart, and the report names nodes that have it and stay. Placeholders as in `route53`.
+    - `node_name` - Template of an instance's node name. A name that contains `{instance_id}` proves that a node is the instance's. Any other name proves nothing. It only distinguishes overlapping private ranges, and the report lists nodes with that name that stay. Placeholders as in `route53`.
     - `lock_prefixes` - Key prefixes under which locks are held. Other locks are released only when their session ends, after its lock-delay.
     - `deregister_node` - Also remove the node from the catalog. A node whose agent is alive is never deregistered.
     - `request_timeout_seconds` - Timeout of one request, 1 to 60.
@@ -415,7 +415,7 @@ variable "consul" {
 
   validation {
     condition     = length(regexall("[{}]", replace(coalesce(var.consul.node_name, "x"), "/\\{(${local.name_placeholders})\\}/", ""))) == 0
-    error_message = "consul.node_name has an unknown placeholder, or a brace without its partner. Allowed: ${local.name_placeholders_list}."
+    error_message = "consul.node_name has an unknown placeholder, or an unmatched brace. Allowed: ${local.name_placeholders_list}."
   }
 
   validation {
@@ -425,7 +425,7 @@ variable "consul" {
 
   validation {
     condition     = alltrue([for prefix in var.consul.lock_prefixes : try(length(prefix) > 0 && !startswith(prefix, "/"), false)])
-    error_message = "consul.lock_prefixes has a prefix that is empty or starts with a slash: Consul's keys start without one, such as \"locks/\". An empty prefix would read every key."
+    error_message = "consul.lock_prefixes has a prefix that is empty or starts with a slash: Consul's keys start without one, such as \"locks/\". An empty prefix would match every key."
   }
 
   validation {
@@ -444,10 +444,10 @@ variable "http_steps" {
     - `secrets` - The step's secrets, by name: references into Vault as in the input `secrets` (`mount`, `path`, `field`, `version`). Use them as `{secret:NAME}`.
     - `find` - The request that lists candidates:
       - `method` - `GET` or `POST`.
-      - `path` - Appended to `url` as it stands. A value is quoted as one URL segment.
+      - `path` - Appended to `url` unchanged. The value of a placeholder is escaped as one URL segment.
       - `query` - Query parameters.
       - `headers` - Headers of this request.
-      - `body` - JSON text. Placeholders stand inside its strings.
+      - `body` - JSON text. Placeholders are allowed inside its strings.
       - `items` - JMESPath of the list of items in the answer. The request fails unless it is a list.
       - `id` - JMESPath of an item's id.
       - `next` - JMESPath of the URL or path of the next page. `null` reads one page.
@@ -455,14 +455,14 @@ variable "http_steps" {
     - `prove` - The proof. The value of `field` must equal `equals`:
       - `field` - JMESPath in the item.
       - `equals` - Exactly `{instance_id}`, `{private_ip}` or `{private_dns_name}`.
-    - `keep` - JMESPath expressions. An item for which one of them is true is never touched.
+    - `keep` - JMESPath expressions. If one of them is true for an item, the item is never touched.
     - `remove` - The request that removes one item: `method`, `path`, `query`, `headers`, `body` and `error` as in `find`, and:
       - `gone` - Statuses that mean that the item is already gone, such as 404. They count only if a new find no longer shows the item.
     - `auth` - How to log in, if not by a header. One of:
       - `basic` - Basic authentication. `username` and `password` are names of secrets of the step.
       - `oauth2` - OAuth 2.0 client credentials: `token_url`, `client_id`, `client_secret` (the name of a secret of the step) and `scope`.
     - `request_timeout_seconds` - Timeout of one request, 1 to 60.
-    - `max_concurrency` - Most requests at once in one invocation, 1 to 32.
+    - `max_concurrency` - Maximum number of concurrent requests in one invocation, 1 to 32.
 
     Placeholders: those of `route53`, `{secret:NAME}`, and in `remove` also `{id}` and `{item:JMESPATH}`.
   EOT
@@ -534,7 +534,7 @@ variable "http_steps" {
     error_message = "http_steps has a url that is not allowed (${jsonencode([for step in values(var.http_steps) : replace(step.url, local.password_in_url, "//...@") if !can(regex(local.url_pattern, step.url))])}): it must start with http:// or https:// and name a host, with a port from 1 to 65535 or none, and without user, query, spaces or placeholders. Put placeholders into find.path and remove.path."
   }
 
-  # Without this, a path would continue the host's name or the port.
+  # Otherwise the path would extend the host name or the port.
   validation {
     condition = alltrue(flatten([
       for step in values(var.http_steps) : [
@@ -550,7 +550,7 @@ variable "http_steps" {
         for request in [step.find, step.remove] : length(regexall("[#\\\\[:space:][:cntrl:]]|(^|/)\\.\\.?(/|\\?|$)", replace(request.path, "/\\{item:[^{}]*\\}/", "x"))) == 0
       ]
     ]))
-    error_message = "http_steps has a path with a space, #, \\ or a segment of dots only: such a path reaches another place than it names."
+    error_message = "http_steps has a path with a space, #, \\ or a segment of dots only: such a path would lead to another URL."
   }
 
   validation {
@@ -580,7 +580,7 @@ variable "http_steps" {
     error_message = "http_steps has a body that is not JSON: write placeholders inside its strings, as in jsonencode({ host = \"{instance_id}\" })."
   }
 
-  # Known placeholders are taken out, each with its own rule; what is left may have no brace. Of a body, these are its strings.
+  # Remove all known placeholders. The rest must not contain a brace. In a body, only its strings are checked.
   validation {
     condition = alltrue(flatten([
       for step in values(var.http_steps) : [
@@ -590,7 +590,7 @@ variable "http_steps" {
         ) : length(regexall("[{}]", replace(replace(text, "/\\{(${local.name_placeholders})\\}/", ""), "/\\{secret:(${join("|", concat(["$^"], keys(step.secrets)))})\\}/", ""))) == 0
       ]
     ]))
-    error_message = "http_steps has an unknown placeholder, or a brace without its partner, in headers or find. Allowed there: ${local.name_placeholders_list}, and {secret:NAME} with a name in the step's secrets."
+    error_message = "http_steps has an unknown placeholder, or an unmatched brace, in headers or find. Allowed there: ${local.name_placeholders_list}, and {secret:NAME} with a name in the step's secrets."
   }
 
   validation {
@@ -602,7 +602,7 @@ variable "http_steps" {
         ) : length(regexall("[{}]", replace(replace(text, "/\\{(${local.name_placeholders}|id|item:[^{}]+)\\}/", ""), "/\\{secret:(${join("|", concat(["$^"], keys(step.secrets)))})\\}/", ""))) == 0
       ]
     ]))
-    error_message = "http_steps has an unknown placeholder, or a brace without its partner, in remove. Allowed there: ${local.name_placeholders_list}, {id}, {item:JMESPATH}, and {secret:NAME} with a name in the step's secrets."
+    error_message = "http_steps has an unknown placeholder, or an unmatched brace, in remove. Allowed there: ${local.name_placeholders_list}, {id}, {item:JMESPATH}, and {secret:NAME} with a name in the step's secrets."
   }
 
   validation {
@@ -654,7 +654,7 @@ variable "http_steps" {
         )
       ]
     ]))
-    error_message = "http_steps has a secret that cannot be read: write mount and path as a/b/c (no slash at either end, no data/ before the path, no space, no part of dots only), give a field, and give a version that is a whole number from 1, or none."
+    error_message = "http_steps has a secret that cannot be read: write mount and path as a/b/c (no slash at either end, no data/ before the path, no space, no part of dots only), name a field, and give a whole number from 1 as the version, or leave it out."
   }
 
   validation {
@@ -675,14 +675,14 @@ variable "http_steps" {
 
 variable "custom_steps" {
   description = <<-EOT
-    Your own steps in Python, by name. They run beside the other steps, under the same rules (docs/custom-steps.md).
+    Your own steps in Python, by name. They follow the same rules as the other steps (docs/custom-steps.md).
 
     - `source_dir` - Directory with the step's Python code; it must contain `__init__.py`. It is packaged with the function.
     - `enabled` - Run this step.
-    - `settings` - Settings of the step, key to value. Do not put secrets here: they are in the function's configuration, which needs only `lambda:GetFunctionConfiguration` to read.
+    - `settings` - Settings of the step, key to value. Do not put secrets here: anyone with `lambda:GetFunctionConfiguration` can read them.
     - `secrets` - The step's secrets, by name: references into Vault as in the input `secrets` (`mount`, `path`, `field`, `version`). No other step gets them.
     - `requirements_file` - Pinned and hashed requirements to package with the step.
-    - `iam_statements` - Rights that the step adds to the function's role: `actions`, `resources` and `conditions` (`test`, `variable`, `values`).
+    - `iam_statements` - Permissions that the step adds to the function's role: `actions`, `resources` and `conditions` (`test`, `variable`, `values`).
   EOT
   type = map(object({
     source_dir        = string
@@ -713,10 +713,10 @@ variable "custom_steps" {
     error_message = "custom_steps has a name that is not allowed among ${jsonencode(keys(var.custom_steps))}: a name starts with a lower-case letter and has at most 32 lower-case letters, digits and underscores, because it becomes the name of a Python package."
   }
 
-  # The statements of the role are named after the steps, and IAM allows letters and digits only.
+  # The role's statements are named after the steps, and IAM allows only letters and digits.
   validation {
     condition     = length(distinct([for name in keys(var.custom_steps) : replace(name, "_", "")])) == length(var.custom_steps)
-    error_message = "custom_steps has two names that differ by underscores only, among ${jsonencode(keys(var.custom_steps))}: give one of them another name."
+    error_message = "custom_steps has two names that differ by underscores only, among ${jsonencode(keys(var.custom_steps))}: rename one of them."
   }
 
   validation {
@@ -745,7 +745,7 @@ variable "custom_steps" {
         )
       ]
     ]))
-    error_message = "custom_steps has a secret that cannot be read: write mount and path as a/b/c (no slash at either end, no data/ before the path, no space, no part of dots only), give a field, and give a version that is a whole number from 1, or none."
+    error_message = "custom_steps has a secret that cannot be read: write mount and path as a/b/c (no slash at either end, no data/ before the path, no space, no part of dots only), name a field, and give a whole number from 1 as the version, or leave it out."
   }
 
   validation {
@@ -780,7 +780,7 @@ variable "custom_steps" {
         for statement in step.iam_statements : length(regexall("\\*", join(" ", statement.actions))) == 0 if contains(statement.resources, "*")
       ]
     ]))
-    error_message = "custom_steps has an iam_statements entry with a wildcard in an action and the resource \"*\": nobody can tell what that grants. Name each action, or narrow the resource."
+    error_message = "custom_steps has an iam_statements entry with a wildcard in an action and the resource \"*\": that grants too much. Name each action, or narrow the resource."
   }
 
   validation {
@@ -828,12 +828,12 @@ variable "secrets" {
 
   validation {
     condition     = alltrue([for secret in values(var.secrets) : !startswith(secret.path, "data/")])
-    error_message = "secrets has a path that starts with data/: leave that out, the build adds it for version 2 of the KV engine."
+    error_message = "secrets has a path that starts with data/: leave out data/, because the build adds it for version 2 of the KV engine."
   }
 
   validation {
     condition     = alltrue([for place in flatten([for secret in values(var.secrets) : [secret.path, secret.mount]]) : length(regexall("(^|/)\\.+(/|$)", place)) == 0])
-    error_message = "secrets has a path or mount with a part of dots only, which leads to another place: write it out."
+    error_message = "secrets has a path or mount with a part of dots only, which would lead to another path: write the whole path."
   }
 
   validation {
@@ -859,7 +859,7 @@ variable "secrets" {
 
 variable "vault" {
   description = <<-EOT
-    Where and how the build logs in to Vault. For what you leave out, the build uses Vault's standard environment variables (`VAULT_ADDR`, `VAULT_TOKEN`, `VAULT_NAMESPACE`, `VAULT_CACERT` and so on).
+    Where and how the build logs in to Vault. If you leave out a setting, the build uses Vault's standard environment variable (`VAULT_ADDR`, `VAULT_TOKEN`, `VAULT_NAMESPACE`, `VAULT_CACERT` and so on).
 
     - `address` - URL of the server.
     - `namespace` - Namespace (Vault Enterprise, HCP).
@@ -871,7 +871,7 @@ variable "vault" {
       - `role` - Role to log in as, for `jwt` and `aws`. `null` uses the mount's default role.
       - `role_id_file`, `secret_id_file` - Files with the role id and the secret id, for `approle`. `null` uses `VAULT_ROLE_ID` and `VAULT_SECRET_ID`.
       - `jwt_file` - File with the token, for `jwt`.
-      - `jwt_env` - Name of the environment variable with the token, for `jwt`. `null` is `VAULT_JWT`.
+      - `jwt_env` - Name of the environment variable with the token, for `jwt`. `null` uses `VAULT_JWT`.
       - `aws_header_value` - Value of `X-Vault-AWS-IAM-Server-ID`, for `aws`.
       - `aws_region` - Region of the STS endpoint, for `aws`.
   EOT
@@ -910,7 +910,7 @@ variable "vault" {
     error_message = "vault.auth.method is ${jsonencode(var.vault.auth.method)}: it must be token, approle, jwt or aws."
   }
 
-  # An attribute of another method would be ignored, so it is a mistake.
+  # The build would ignore an attribute of another method, so refuse it.
   validation {
     condition = alltrue([
       for attribute, methods in {
@@ -932,7 +932,7 @@ variable "vault" {
     error_message = "vault.auth.jwt_file and vault.auth.jwt_env are both set: give one of them."
   }
 
-  # Somebody may have put the token itself here, so the message does not repeat the value.
+  # The value could be the token itself, so the message does not repeat it.
   validation {
     condition     = var.vault.auth.jwt_env == null || can(regex("^[A-Za-z_][A-Za-z0-9_]*$", var.vault.auth.jwt_env))
     error_message = "vault.auth.jwt_env must be the name of an environment variable, not the token itself."
@@ -940,7 +940,7 @@ variable "vault" {
 }
 
 variable "kms_key_arn" {
-  description = "ARN of the KMS key that seals the secrets. With `null` and secrets given, the module creates a key. The identity that builds needs `kms:Encrypt` and `kms:GenerateDataKey` on it."
+  description = "ARN of the KMS key that seals the secrets. If it is `null` and there are secrets, the module creates a key. The identity that runs the build needs `kms:Encrypt` and `kms:GenerateDataKey` on the key."
   type        = string
   default     = null
 
@@ -951,28 +951,28 @@ variable "kms_key_arn" {
 }
 
 variable "create_kms_key" {
-  description = "Create the key that seals the secrets. `null` decides by `kms_key_arn`. Set it to `false` if `kms_key_arn` is the output of a resource of the same apply, whose value is not known at plan."
+  description = "Create the key that seals the secrets. `null` creates it unless `kms_key_arn` is given. Set it to `false` if the same apply creates the key of `kms_key_arn`, so that its ARN is unknown at plan."
   type        = bool
   default     = null
 
   validation {
     condition     = var.create_kms_key != true || var.kms_key_arn == null
-    error_message = "create_kms_key is true and kms_key_arn is given: the secrets are sealed with one key. Leave one of them out."
+    error_message = "create_kms_key is true and kms_key_arn is given: only one key can seal the secrets. Leave one of them out."
   }
 
   validation {
     condition     = var.create_kms_key != false || var.kms_key_arn != null || !local.has_secrets
-    error_message = "create_kms_key is false, and there are secrets without kms_key_arn: give the ARN of the key that seals them."
+    error_message = "create_kms_key is false, and there are secrets without kms_key_arn: give the ARN of a key to seal them with."
   }
 }
 
 variable "inventory" {
   description = <<-EOT
-    The DynamoDB table that records what each instance was. EC2 forgets an instance soon after its termination.
+    The DynamoDB table that records the addresses, names and tags of each instance, because EC2 forgets an instance soon after its termination.
 
     - `enabled` - Create and use the table. Without it, the function knows only what EC2, Chef and Consul still know.
-    - `retention_days` - Days that a terminated instance and its report are kept, 1 to 3650.
-    - `deletion_protection` - Let AWS refuse to delete the table.
+    - `retention_days` - Days to keep a terminated instance and its report, 1 to 3650.
+    - `deletion_protection` - Protect the table from deletion.
     - `kms_key_arn` - Key that encrypts the table. `null` uses the AWS-managed key.
   EOT
   type = object({
@@ -1006,9 +1006,9 @@ variable "sweep" {
 
     - `enabled` - Run the sweep.
     - `schedule_expression` - When to run, as in EventBridge: `rate(1 hour)` or `cron(0 3 * * ? *)`.
-    - `max_instances` - The brake: most instances that one sweep may decommission, 1 to 10000. Above it, the sweep removes nothing and fails visibly.
-    - `max_fraction` - The same as a share of the recorded fleet, 0.001 to 1.
-    - `adopt` - Systems whose nodes may carry ids of instances that ended before the inventory recorded them: `chef`, `consul`, or both. A node is removed if neither the inventory nor EC2 knows its EC2 instance id, unless the node names another account or region, converged within the last 24 hours (Chef), or has a live agent (Consul). Name a system only if its server serves nothing but the function's own account and region, or if its nodes say where they are (Chef: `ec2.region`, the availability zone, a DNS name of EC2, `ec2.account_id`; Consul: node meta `region`, `availability_zone`, `account_id`). Adopted instances count for the brake.
+    - `max_instances` - The brake: maximum number of instances that one sweep may decommission, 1 to 10000. Above it, the sweep removes nothing and fails visibly.
+    - `max_fraction` - The same limit as a share of the recorded fleet, 0.001 to 1.
+    - `adopt` - Systems whose nodes may carry ids of instances that ended before the inventory recorded them: `chef`, `consul`, or both. A node is removed if neither the inventory nor EC2 knows its EC2 instance id, unless the node names another account or region, converged within the last 24 hours (Chef), or has a live agent (Consul). Name a system only if its server serves only the function's own account and region, or if its nodes carry their location (Chef: `ec2.region`, the availability zone, a DNS name of EC2, `ec2.account_id`; Consul: node meta `region`, `availability_zone`, `account_id`). Adopted instances count for the brake.
   EOT
   type = object({
     enabled             = optional(bool, true)
@@ -1048,12 +1048,12 @@ variable "sweep" {
 
   validation {
     condition     = (!contains(var.sweep.adopt, "chef") || var.chef.enabled == true) && (!contains(var.sweep.adopt, "consul") || var.consul.enabled == true)
-    error_message = "sweep.adopt is ${jsonencode(var.sweep.adopt)}, and a step that it names is off, so it would not be asked or cleaned up. Set chef.enabled or consul.enabled to true, or leave it out."
+    error_message = "sweep.adopt is ${jsonencode(var.sweep.adopt)}, and a step that it names is off, so that system would be neither searched nor cleaned up. Set chef.enabled or consul.enabled to true, or leave the system out."
   }
 
   validation {
     condition     = length(var.sweep.adopt) == 0 || length(var.instance_filter.include_tags) + length(var.instance_filter.exclude_tags) == 0
-    error_message = "sweep.adopt is ${jsonencode(var.sweep.adopt)} together with instance_filter: the tags of an unrecorded instance are not known, so no filter can decide about it. Leave one of them empty."
+    error_message = "sweep.adopt is ${jsonencode(var.sweep.adopt)} together with instance_filter: the tags of an unrecorded instance are unknown, so the filter cannot apply to it. Leave one of them empty."
   }
 }
 
@@ -1061,17 +1061,17 @@ variable "queue" {
   description = <<-EOT
     Delivery of the events.
 
-    The wait before a retry starts at `retry_delay_seconds` and doubles up to `max_retry_delay_seconds`. With the defaults it is 60, 120, 240, 480, 960 and 1920 s, then 3600 s: 3780 s + 23 x 3600 s = 86580 s over the 29 waits between 30 tries. An event survives an outage of 24 hours, and of 12 hours even if every wait is cut in half. `effective_config.queue.longest_outage_seconds` shows the sum for other values.
+    The wait before a retry starts at `retry_delay_seconds` and doubles up to `max_retry_delay_seconds`. With the defaults it is 60, 120, 240, 480, 960 and 1920 s, then 3600 s: 3780 s + 23 x 3600 s = 86580 s over the 29 waits between 30 tries. An event survives an outage of 24 hours, or of 12 hours if every wait is cut in half. `effective_config.queue.longest_outage_seconds` shows the sum for other values.
 
-    - `batch_size` - Most events in one invocation, 1 to 10000. One invocation reads a zone once for all its events, so large batches take the fewest requests (docs/benchmarks.md).
+    - `batch_size` - Maximum number of events in one invocation, 1 to 10000. One invocation reads a zone once for all its events, so large batches take the fewest requests (docs/benchmarks.md).
     - `batch_window_seconds` - Time to wait for a batch to fill, 0 to 300. A `batch_size` above 10 needs at least 1.
-    - `max_concurrency` - Most invocations at once, 2 to 1000.
+    - `max_concurrency` - Maximum number of concurrent invocations, 2 to 1000.
     - `max_receive_count` - Tries before an event goes to the dead-letter queue, 1 to 1000.
     - `retry_delay_seconds` - Wait before the first retry, 1 to 900.
     - `max_retry_delay_seconds` - Longest wait before a retry, up to 36000.
-    - `visibility_timeout_seconds` - Time until SQS gives an event to another invocation because the first one did not answer. At least 6 times `function.timeout`, up to 43200. `null` is 6 times `function.timeout` plus the window.
-    - `message_retention_seconds` - Time that an event is kept in the queue, 3600 to 1209600. The dead-letter queue keeps it until 14 days after the event.
-    - `kms_key_arn` - Key that encrypts both queues. Its policy must let `events.amazonaws.com` use `kms:GenerateDataKey` and `kms:Decrypt`. `null` uses the key of SQS.
+    - `visibility_timeout_seconds` - Time after which SQS delivers an event again if an invocation did not answer. At least 6 times `function.timeout`, up to 43200. `null` is 6 times `function.timeout` plus the window.
+    - `message_retention_seconds` - Time that the queue keeps an event, 3600 to 1209600. The dead-letter queue keeps it until 14 days after the event.
+    - `kms_key_arn` - Key that encrypts both queues. Its policy must allow `events.amazonaws.com` `kms:GenerateDataKey` and `kms:Decrypt`. `null` uses the key of SQS.
   EOT
   type = object({
     batch_size                 = optional(number, 1000)
@@ -1091,7 +1091,7 @@ variable "queue" {
     condition = alltrue([
       for name, value in var.queue : try(floor(value) == value, value == null) if name != "kms_key_arn"
     ])
-    error_message = "queue has a number with a fraction: all numbers in it are whole numbers."
+    error_message = "queue has a number with a fraction: all its numbers must be whole numbers."
   }
 
   validation {
@@ -1116,7 +1116,7 @@ variable "queue" {
 
   validation {
     condition     = var.function.reserved_concurrent_executions == null || try(var.function.reserved_concurrent_executions >= var.queue.max_concurrency, false)
-    error_message = "queue.max_concurrency is ${var.queue.max_concurrency}, more than function.reserved_concurrent_executions: throttled events would use up their tries."
+    error_message = "queue.max_concurrency is ${var.queue.max_concurrency}, more than function.reserved_concurrent_executions: throttled events would run out of tries."
   }
 
   validation {
@@ -1144,7 +1144,7 @@ variable "queue" {
     error_message = "queue.message_retention_seconds is ${var.queue.message_retention_seconds}: it must be from 3600 to 1209600 (14 days)."
   }
 
-  # SQS drops a message at this age without a trace.
+  # SQS silently drops a message at this age.
   validation {
     condition = sum(concat([0], [
       for try in range(max(0, min(var.queue.max_receive_count, 1000) - 1)) :
@@ -1165,14 +1165,14 @@ variable "function" {
 
     - `runtime` - `python3.11`, `python3.12`, `python3.13` or `python3.14`. AWS provider 5 does not accept `python3.14`.
     - `architecture` - `arm64` or `x86_64`.
-    - `memory_size` - MiB, 128 to 10240. CPU grows with memory; `null` is one full CPU (1769), or more above 1,000 places. The function needs about 150 MiB, and 1.5 MiB for each place that it serves; the rest buys speed.
+    - `memory_size` - MiB, 128 to 10240. CPU grows with memory. `null` gives one full CPU (1769), or more above 1,000 places. The function needs about 150 MiB plus 1.5 MiB per place; more memory makes it faster.
     - `timeout` - Seconds that one invocation may take, 30 to 900.
     - `log_level` - `DEBUG`, `INFO`, `WARNING` or `ERROR`.
     - `reserved_concurrent_executions` - Concurrency reserved for the function, at least `queue.max_concurrency`. `null` reserves none.
     - `tracing_mode` - `PassThrough`, or `Active` to write X-Ray traces.
     - `role_path` - Path of the roles that the module creates, such as `/service/`.
     - `role_arn` - A role of your own. The module then creates no role and no policy; the output `function_policy_json` is the policy that your role needs.
-    - `create_role` - Create the role. `null` decides by `role_arn`. Set it to `false` if `role_arn` is the output of a resource of the same apply, whose value is not known at plan.
+    - `create_role` - Create the role. `null` creates it unless `role_arn` is given. Set it to `false` if the same apply creates the role of `role_arn`, so that its ARN is unknown at plan.
     - `environment_kms_key_arn` - Key that encrypts the environment variables. `null` uses the key of Lambda. The environment contains no secret.
     - `code_signing_config_arn` - Code signing configuration, for `package.type` `prebuilt` and `s3` only: a package that the apply builds is not signed.
   EOT
@@ -1220,7 +1220,7 @@ variable "function" {
 
   validation {
     condition     = var.function.reserved_concurrent_executions == null || try(var.function.reserved_concurrent_executions >= 2 && floor(var.function.reserved_concurrent_executions) == var.function.reserved_concurrent_executions, false)
-    error_message = "function.reserved_concurrent_executions must be a whole number of at least 2, and of at least queue.max_concurrency; or null to reserve none."
+    error_message = "function.reserved_concurrent_executions must be a whole number of at least 2 and at least queue.max_concurrency, or null to reserve none."
   }
 
   validation {
@@ -1240,7 +1240,7 @@ variable "function" {
 
   validation {
     condition     = var.function.create_role == null || var.function.create_role != (var.function.role_arn != null)
-    error_message = "function.create_role is ${jsonencode(var.function.create_role)} and function.role_arn is ${jsonencode(var.function.role_arn)}: give either a role of your own, or let the module create one."
+    error_message = "function.create_role is ${jsonencode(var.function.create_role)} and function.role_arn is ${jsonencode(var.function.role_arn)}: either give a role of your own, or let the module create one."
   }
 
   validation {
@@ -1261,11 +1261,11 @@ variable "package" {
     - `type` - `build` (built by this apply, which needs Python 3.11 or later and network access, but no Docker), `prebuilt` (a zip file) or `s3` (an S3 object).
     - `zip_file` - For `prebuilt`: path of the zip file, preferably relative to the root module.
     - `s3` - For `s3`: `bucket`, `key` and `object_version` of the object.
-    - `code_sha256` - For `prebuilt` and `s3`: SHA-256 of the zip in base64 (`openssl dgst -sha256 -binary package.zip | base64`). The code is updated when it changes. For `prebuilt`, `null` reads the file at each plan.
+    - `code_sha256` - For `prebuilt` and `s3`: SHA-256 of the zip in base64 (`openssl dgst -sha256 -binary package.zip | base64`). If it changes, Terraform updates the code. For `prebuilt`, `null` reads the file at each plan.
     - `bundle_included` - For `prebuilt` and `s3`: the zip already contains the sealed secrets and the settings, because it was built for this deployment (`make package`). With `false`, the apply seals them into a small Lambda layer, so that one zip serves all deployments.
     - `python` - Python to build with, by name or path.
-    - `build_role_arn` - Role to assume when the build seals the secrets. The build has the credentials of its environment, not a role that the provider assumes.
-    - `ca_bundle_file` - PEM file of certificate authorities that the function trusts beside the public ones, for Chef, Consul and HTTP steps.
+    - `build_role_arn` - Role that the build assumes to seal the secrets. The build uses the credentials of its environment, not a role that the provider assumes.
+    - `ca_bundle_file` - PEM file of certificate authorities that the function trusts in addition to the public ones, for Chef, Consul and HTTP steps.
     - `output_dir` - Directory to build in. `null` is `.terraform/ec2-decommission` in the root module.
     - `rebuild` - Any string. When it changes, the package is built again, for example after the rotation of a secret. For `prebuilt` and `s3` this seals the secrets again and leaves the code alone.
   EOT
@@ -1318,10 +1318,10 @@ variable "package" {
     error_message = "package.code_sha256 or package.bundle_included is given with package.type = \"build\": they describe a zip that was built elsewhere."
   }
 
-  # An attribute of the build would be ignored, so it is a mistake.
+  # Terraform would ignore an attribute of the build, so refuse it.
   validation {
     condition     = var.package.type == "build" || !var.package.bundle_included && (local.has_secrets || local.has_settings || var.package.ca_bundle_file != null) || var.package.ca_bundle_file == null && var.package.build_role_arn == null && var.package.output_dir == null && var.package.rebuild == ""
-    error_message = "package.type is ${jsonencode(var.package.type)} with ca_bundle_file, build_role_arn, output_dir or rebuild, and this apply has nothing to build: there are no secrets and settings to seal, or package.bundle_included says that the zip contains them. Use these attributes where the zip is built (make package)."
+    error_message = "package.type is ${jsonencode(var.package.type)} with ca_bundle_file, build_role_arn, output_dir or rebuild, but this apply builds nothing: there are no secrets and settings to seal, or package.bundle_included says that the zip contains them. Use these attributes where the zip is built (make package)."
   }
 
   validation {
@@ -1331,7 +1331,7 @@ variable "package" {
 
   validation {
     condition     = var.function.code_signing_config_arn == null || var.package.type != "build" && (var.package.bundle_included || !local.has_secrets && !local.has_settings && var.package.ca_bundle_file == null)
-    error_message = "package.type is ${jsonencode(var.package.type)} with function.code_signing_config_arn: Lambda refuses code and layers that are not signed, and what the apply builds is not signed. Use prebuilt or s3 with a signed zip, and with package.bundle_included = true if there are secrets, HTTP steps, an organization or a CA bundle."
+    error_message = "package.type is ${jsonencode(var.package.type)} with function.code_signing_config_arn: Lambda refuses unsigned code and layers, and the apply does not sign what it builds. Use prebuilt or s3 with a signed zip, and with package.bundle_included = true if there are secrets, HTTP steps, an organization or a CA bundle."
   }
 
   validation {
@@ -1341,7 +1341,7 @@ variable "package" {
 
   validation {
     condition     = var.package.ca_bundle_file == null || try(fileexists(var.package.ca_bundle_file), false)
-    error_message = "package.ca_bundle_file is ${jsonencode(var.package.ca_bundle_file)}, and that file does not exist."
+    error_message = "package.ca_bundle_file is ${jsonencode(var.package.ca_bundle_file)}, but that file does not exist."
   }
 
   validation {
@@ -1355,7 +1355,7 @@ variable "log_group" {
     The function's log group.
 
     - `retention_in_days` - Days that logs are kept: 1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731, 1096, 1827, 2192, 2557, 2922, 3288, 3653, or 0 to keep them forever.
-    - `kms_key_arn` - Key that encrypts the logs. Its policy must admit CloudWatch Logs. `null` uses the key of CloudWatch Logs.
+    - `kms_key_arn` - Key that encrypts the logs. Its policy must allow CloudWatch Logs to use it. `null` uses the key of CloudWatch Logs.
   EOT
   type = object({
     retention_in_days = optional(number, 30)
@@ -1377,7 +1377,7 @@ variable "log_group" {
 
 variable "alarms" {
   description = <<-EOT
-    CloudWatch alarms: dead letters, events that wait or fail for long, undelivered events, errors and throttles of the function, configuration errors, the sweep's brake, failing sweeps. `docs/runbook.md` has a page for each.
+    CloudWatch alarms: dead letters, events that wait or fail for a long time, undelivered events, errors and throttles of the function, configuration errors, the sweep's brake, failing sweeps. `docs/runbook.md` has a page for each.
 
     - `enabled` - Create them.
     - `actions` - ARNs to notify when an alarm starts and when it ends, such as an SNS topic. At most 5.
@@ -1449,11 +1449,11 @@ variable "result_events" {
 
 variable "audit" {
   description = <<-EOT
-    Keeps each object in S3 before it is removed, so that it can be restored. `null` keeps nothing. Encryption and lifecycle are settings of the bucket.
+    Saves each object to S3 before its removal, so that it can be restored. `null` saves nothing. Encryption and lifecycle are settings of the bucket.
 
     - `bucket` - Name of the bucket.
     - `prefix` - Prefix of all keys.
-    - `kms_key_arn` - Key that encrypts the bucket, if it has one of its own: the function needs rights to it.
+    - `kms_key_arn` - Key that encrypts the bucket, if it has its own key. The function gets permission to use it.
   EOT
   type = object({
     bucket      = string
@@ -1469,7 +1469,7 @@ variable "audit" {
 
   validation {
     condition     = var.audit == null || can(regex("^([A-Za-z0-9!_.'()=-][A-Za-z0-9!_.'()=/-]*)?$", var.audit.prefix)) && length(try(var.audit.prefix, "")) <= 512
-    error_message = "audit.prefix is ${jsonencode(try(var.audit.prefix, null))}: it must not start with a slash, and have at most 512 letters, digits and any of ! _ . ' ( ) = / -."
+    error_message = "audit.prefix is ${jsonencode(try(var.audit.prefix, null))}: it must have at most 512 letters, digits and any of ! _ . ' ( ) = / -, and must not start with a slash."
   }
 
   validation {
@@ -1479,7 +1479,7 @@ variable "audit" {
 }
 
 variable "permissions_boundary_arn" {
-  description = "ARN of the policy that is the permissions boundary of the function's role. `null` sets none."
+  description = "ARN of the permissions boundary of the function's role. `null` sets none."
   type        = string
   default     = null
 

@@ -2,8 +2,8 @@
 
 import sys
 
-sys.dont_write_bytecode = True  # the checkout stays clean
-if sys.version_info < (3, 11):  # noqa: UP036  # the very case this is here for
+sys.dont_write_bytecode = True  # leaves the checkout clean
+if sys.version_info < (3, 11):  # noqa: UP036  # older Pythons get a clear message
     sys.exit("Error: ec2-decommission needs Python 3.11 or later; this is Python " + sys.version.split()[0])
 try:
     from ec2_decommission_cli.main import main

@@ -1,1 +1,1 @@
-"""The operator's command: looks after a deployed ec2-decommission. It decides nothing; the function does."""
+"""The operator's command for a deployed ec2-decommission. The function makes all decisions."""

@@ -1,4 +1,4 @@
-"""AWS clients, and AWS's errors as sentences."""
+"""AWS clients, and AWS errors as sentences."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 FAILED = 1  # a step, the sweep, the function or the network failed
-REFUSED = 2  # usage, credentials, permissions, or no such deployment: nothing was asked
+REFUSED = 2  # usage, credentials, permissions, or no such deployment: the function was not called
 _READ_TIMEOUT_SECONDS = 910  # Lambda's longest timeout is 900 seconds
 _DENIED = {"AccessDenied", "AccessDeniedException", "KMSAccessDenied"}
 _LOGIN = {"ExpiredToken", "ExpiredTokenException", "InvalidClientTokenId", "UnrecognizedClientException"}
 
 
 class Problem(Exception):
-    """The command cannot go on. The text is a sentence for the operator; ``status`` is the exit status."""
+    """The command cannot continue. The text is a sentence for the operator; ``status`` is the exit status."""
 
     def __init__(self, message: str, status: int = REFUSED) -> None:
         super().__init__(message)
@@ -29,22 +29,22 @@ class Problem(Exception):
 
 
 def reason(error: Exception) -> str:
-    """Why a file could not be read, without its name and the number of the error."""
+    """Why a file could not be read, without its name and the error number."""
     return getattr(error, "strerror", None) or str(error)
 
 
 class Clients:
-    """One client of each service, in the deployment's region.
+    """One client per service, in the deployment's region.
 
     Args:
-        profile: of the AWS configuration; None takes the environment's credentials.
-        region: where the deployment is; None takes the AWS configuration's.
-        fallback: the region if there is no other.
+        profile: AWS profile; None uses the credentials of the environment.
+        region: Region of the deployment; None uses the one of the AWS configuration.
+        fallback: Region to use if there is no other.
     """
 
     def __init__(self, profile: str | None, region: str | None, fallback: str | None = None) -> None:
         with explained("read the AWS configuration"):
-            # boto3 does not read AWS_REGION, which every other tool does.
+            # Unlike other AWS tools, boto3 does not read AWS_REGION.
             self._session = boto3.Session(
                 profile_name=profile, region_name=region or os.environ.get("AWS_REGION") or None
             )
@@ -58,7 +58,7 @@ class Clients:
             config = Config(
                 connect_timeout=10,
                 read_timeout=_READ_TIMEOUT_SECONDS,
-                tcp_keepalive=True,  # NAT gateways cut connections that are silent for minutes
+                tcp_keepalive=True,  # NAT gateways drop connections that are idle for minutes
                 retries={"mode": "standard", "total_max_attempts": 4},
             )
             with explained(f"reach {service}"):
@@ -75,10 +75,10 @@ def explained(doing: str) -> Iterator[None]:
     """Turns botocore's errors into sentences.
 
     Args:
-        doing: with the resource and the permission, for example ``invoke the function x (lambda:InvokeFunction)``.
+        doing: The operation, its resource and permission: ``invoke the function x (lambda:InvokeFunction)``.
 
     Raises:
-        Problem: says what AWS answered, and what to do.
+        Problem: Says what AWS answered, and what to do.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""A deployed call of the module: finding it, asking its function, reading its inventory."""
+"""Finds a deployed call of the module, invokes its function and reads its inventory."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 _ADVICE = (
-    'Put the module\'s outputs into one output of the root module, output "ec2_decommission" { value = '
+    'Add one output with all of the module\'s outputs to the root module, output "ec2_decommission" { value = '
     "module.ec2_decommission }, or give --function-name."
 )
 
@@ -30,8 +30,8 @@ class Deployment:
     """One deployed call of the module.
 
     Args:
-        outputs: the module's outputs, as many as are known. ``function_name`` is needed; the function's configuration
-            has the rest.
+        outputs: The known outputs of the module. Only ``function_name`` is required; the function's configuration has
+            the rest.
     """
 
     def __init__(self, outputs: Mapping[str, Any], clients: Clients) -> None:
@@ -51,14 +51,15 @@ class Deployment:
 
     @cached_property
     def config(self) -> Mapping[str, Any]:
-        """What the module configured."""
+        """The configuration that the module gave the function."""
         variables = self.function.get("Environment", {}).get("Variables", {})
         try:
             config: dict[str, Any] = json.loads(variables["DECOMMISSION_CONFIG"])
             return {**config, **(self._outputs.get("effective_config") or {})}
         except (KeyError, TypeError, ValueError):
             raise Problem(
-                f"Function {self.function_name} is not one of this module: it has no readable DECOMMISSION_CONFIG."
+                f"Function {self.function_name} was not created by this module: it has no readable "
+                "DECOMMISSION_CONFIG."
             ) from None
 
     @property
@@ -73,10 +74,10 @@ class Deployment:
     # The function
 
     def ask(self, payload: Mapping[str, Any]) -> dict[str, Any]:
-        """The report that the function returns.
+        """Invokes the function and returns its report.
 
         Raises:
-            Problem: it could not be invoked, or failed itself. A step that failed is in the report.
+            Problem: The function could not be invoked, or it failed. A failed step is part of the report instead.
         """
         name = self.function_name
         with explained(f"invoke function {name} in {self.clients.region} (lambda:InvokeFunction)"):
@@ -87,16 +88,16 @@ class Deployment:
         except ValueError:
             report = None
         if answer.get("FunctionError"):
-            message = str((report or {}).get("errorMessage") or "Lambda does not say why").strip()
+            message = str((report or {}).get("errorMessage") or "Lambda gives no reason").strip()
             raise Problem(f"Function {name} failed: {message}", FAILED)
         if not isinstance(report, dict) or "steps" not in report:
-            raise Problem(f"Function {name} returned no report. Is it one of this module?", FAILED)
+            raise Problem(f"Function {name} returned no report. Was it created by this module?", FAILED)
         return report
 
     # The inventory
 
     def record(self, instance_id: str) -> dict[str, Any] | None:
-        """What the inventory remembers of an instance."""
+        """The inventory's record of an instance."""
         if self.table_name is None:
             return None
         with explained(f"read table {self.table_name} (dynamodb:GetItem)"):
@@ -106,11 +107,11 @@ class Deployment:
         return _plain(answer["Item"]) if "Item" in answer else None
 
     def records(self, condition: str | None = None, attributes: str | None = None) -> Iterator[dict[str, Any]]:
-        """The records, in no order.
+        """The records, in no particular order.
 
         Args:
-            condition: a filter expression with ``#state`` and ``:ended``.
-            attributes: a projection expression with ``#state`` and ``#region``, to read less.
+            condition: A filter expression with ``#state`` and ``:ended``.
+            attributes: A projection expression with ``#state`` and ``#region``, to read less.
         """
         if self.table_name is None:
             raise Problem("The inventory is off (inventory.enabled), so there is no list of instances.")
@@ -127,7 +128,7 @@ class Deployment:
 
 
 def _plain(item: Mapping[str, Any]) -> dict[str, Any]:
-    """An item with JSON's types."""
+    """A DynamoDB item with JSON types."""
     return {name: _json(TypeDeserializer().deserialize(value)) for name, value in item.items()}
 
 
@@ -146,7 +147,7 @@ def find(options: argparse.Namespace) -> Deployment:
     """The deployment that the options name.
 
     Raises:
-        Problem: it cannot be found, or there is more than one.
+        Problem: There is no such deployment, or more than one.
     """
     fallback = getattr(options, "region", None)
     if options.function_name:
@@ -175,11 +176,11 @@ def _terraform_outputs(directory: str) -> str:
     done = _terraform(directory, "output", "-json")
     if done.returncode != 0:
         raise Problem(f"`terraform output -json` failed in {Path(directory).resolve()}: {_plain_error(done.stderr)}")
-    # Terraform says the same of a root module without outputs and of one that is not applied.
+    # `terraform output` prints the same for a root module without outputs and for one that is not applied.
     if done.stdout.strip() == "{}" and not _terraform(directory, "state", "list").stdout.strip():
         raise Problem(
-            f"Nothing is applied in {Path(directory).resolve()}: there is no Terraform state. Apply it, name the "
-            "root module by --chdir, or give --function-name."
+            f"Nothing is applied in {Path(directory).resolve()}: there is no Terraform state. Apply it, name another "
+            "root module with --chdir, or give --function-name."
         )
     return done.stdout
 
@@ -216,9 +217,9 @@ def _parsed(text: str, where: str) -> dict[str, Any]:
 
 
 def _deployments(outputs: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The module's outputs, wherever they are: the root's own, an object, or a map of objects (for_each)."""
+    """Finds the module's outputs: the root module's own, in an object, or in a map of objects (for_each)."""
     name = outputs.get("function_name")
-    # Below the root, another module's outputs could have a function_name too.
+    # The outputs of another module could have a function_name too.
     if isinstance(name, str) and name and (not path or "dead_letter_queue_url" in outputs):
         yield path, outputs
     if path.count(".") < 2:
@@ -231,7 +232,7 @@ def _choose(found: Mapping[str, Mapping[str, Any]], module: str | None, where: s
     names = ", ".join(sorted(name or "(the root's own)" for name in found)) or "none"
     if module is not None:
         if module not in found:
-            raise Problem(f"--module {module}: {where} has no such output of this module. There is: {names}.")
+            raise Problem(f"--module {module}: {where} has no such output of this module. Available: {names}.")
         return found[module]
     if not found:
         raise Problem(f"The outputs of {where} have no function_name. {_ADVICE}")

@@ -1,4 +1,4 @@
-"""What was done in a period, from the inventory: the data of ``report``, as JSON and as CSV."""
+"""Reads what was done in a period from the inventory: the data of ``report``, as JSON and as CSV."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _COLUMNS = (
 
 
 def since(text: str, now: datetime | None = None) -> datetime:
-    """The beginning of a period: ``7d``, ``12h``, ``30m``, ``2w``, or a date or time in ISO 8601 (UTC by default).
+    """The start of a period: ``7d``, ``12h``, ``30m``, ``2w``, or a date or time in ISO 8601 (UTC by default).
 
     Raises:
-        Problem: it is none of these.
+        Problem: The text has none of these forms.
     """
     now = now or datetime.now(UTC)
     try:
@@ -41,7 +41,7 @@ def since(text: str, now: datetime | None = None) -> datetime:
 
 
 def read(deployment: Deployment, start: datetime, account_id: str | None, region: str | None) -> dict[str, Any]:
-    """The instances with removals or restores since ``start``, and the unfinished ones; the newest first."""
+    """The instances with removals or restores since ``start``, and the unfinished ones, newest first."""
     now = datetime.now(UTC)
     found = []
     for record in deployment.records("#state = :ended"):
@@ -80,7 +80,7 @@ def _instance(record: Mapping[str, Any], start: datetime) -> dict[str, Any]:
 
 
 def after(text: Any, start: datetime) -> bool:
-    """Whether a time in ISO 8601 is not before ``start``; False if it is none."""
+    """Whether an ISO 8601 time is at or after ``start``; False if the text is not a time."""
     try:
         return datetime.fromisoformat(str(text)) >= start
     except (ValueError, TypeError):
@@ -88,17 +88,17 @@ def after(text: Any, start: datetime) -> bool:
 
 
 def failures(instance: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The steps that failed at the last try."""
+    """The steps that failed in the last attempt."""
     return [step for step in instance["steps"] if step.get("status") == FAILED]
 
 
 def left(instance: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The steps that left something or could not look for it, with the reason."""
+    """The steps that left something, or could not check it, and say why."""
     return [step for step in instance["steps"] if step.get("reason") and step.get("status") != FAILED]
 
 
 def rows(document: Mapping[str, Any]) -> Iterable[dict[str, str]]:
-    """One row for each thing removed, restored or left, and for each failure."""
+    """One row per removal, restored object, step that left something, and failure."""
     for one in document["instances"]:
         who = {key: one[key] for key in ("instance_id", "name", "account_id", "region")}
         for event in ("removed", "restored"):
@@ -116,7 +116,7 @@ def _texts(row: Mapping[str, Any]) -> dict[str, str]:
 
 
 def as_csv(document: Mapping[str, Any]) -> str:
-    """The rows as CSV. A cell that a spreadsheet would run as a formula begins with an apostrophe."""
+    """The rows as CSV. An apostrophe precedes cells that a spreadsheet would run as formulas."""
     text = io.StringIO()
     writer = csv.DictWriter(text, _COLUMNS, restval="", lineterminator="\n")
     writer.writeheader()

@@ -1,4 +1,4 @@
-"""The commands: what they take, what they do, and what they print."""
+"""The commands: their options, actions and output."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from .deployment import Deployment
 
-_LISTED = 20  # ids in a command to copy
-# The options that name the deployment, and what they are if they are not given.
+_LISTED = 20  # at most so many ids in a list or a suggested command
+# The options that name the deployment, and their defaults.
 _DEPLOYMENT = {
     "chdir": ".",
     "outputs": None,
@@ -32,7 +32,7 @@ _DEPLOYMENT = {
 _DESCRIPTION = """\
 Operates a deployed ec2-decommission. The command calls the function and
 removes nothing itself. It finds the deployment in the Terraform outputs of the
-current directory. Put this into the root module:
+current directory. Add this to the root module:
   output "ec2_decommission" { value = module.ec2_decommission }
 or name the function with --function-name."""
 _EPILOG = """\
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader, such as head, has had enough
+    except BrokenPipeError:  # the reader, such as head, closed the pipe
         sys.stderr.close()
         return 0
     return code
@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def program() -> str:
-    """How this command was called, to repeat it in a hint."""
+    """How this command was called, for hints."""
     if sys.argv[0].endswith((".py", "cli")) or Path(sys.argv[0]).is_dir():
         return f"python3 {shlex.quote(sys.argv[0].removesuffix('/__main__.py'))}"
     return Path(sys.argv[0]).name
@@ -85,19 +85,19 @@ def _parser() -> argparse.ArgumentParser:
         _deployment_options(made)
         return made
 
-    command("status", _status, "which steps are on, and what is waiting")
-    show = command("show", _show, "what was removed of an instance, and what would be removed now")
+    command("status", _status, "show which steps are on, and what is waiting")
+    show = command("show", _show, "show what was removed for an instance, and what would be removed now")
     decommission = command(
         "decommission",
         _decommission,
-        "remove what a terminated instance left",
-        "Shows what would be removed, and asks. Nothing is removed for a live instance.",
+        "remove what a terminated instance left behind",
+        "Shows what would be removed, and asks. Removes nothing for a live instance.",
     )
     restore = command(
         "restore",
         _restore,
-        "put back what was removed of an instance, from the audit",
-        "Shows what would be created, and asks. Nothing that exists now is overwritten.",
+        "restore what was removed for an instance, from the audit",
+        "Shows what would be created, and asks. Overwrites nothing.",
     )
     for one in (show, decommission, restore):
         one.add_argument("instance_id", type=_instance_id, metavar="i-...")
@@ -106,37 +106,42 @@ def _parser() -> argparse.ArgumentParser:
         "sweep",
         _sweep,
         "search for terminations whose event was lost",
-        "Each one found goes through the queue, as its event would have.",
+        "Each instance found goes through the queue, as its event would have.",
     )
     _place_options(sweep, "to sweep; default: the function's own")
     sweep.add_argument(
-        "--accept", nargs="+", type=_instance_id, default=[], metavar="i-...", help="confirm that these are gone"
+        "--accept",
+        nargs="+",
+        type=_instance_id,
+        default=[],
+        metavar="i-...",
+        help="confirm that these instances are gone",
     )
-    sweep.add_argument("--accept-listed", action="store_true", help="list what is gone, ask, and accept all of it")
+    sweep.add_argument("--accept-listed", action="store_true", help="list gone instances, ask, and accept them all")
     plan = command(
         "plan",
         _plan,
-        "write the dry run of many instances for review: plan --since 7d > plan.json",
-        "Takes the instances that ended in the period, and those whose termination was missed.",
+        "write the dry runs of many instances for review: plan --since 7d > plan.json",
+        "Includes the instances that ended in the period, and those whose termination was missed.",
     )
     apply = command(
         "apply",
         _apply,
-        "carry out a reviewed plan: exactly that or less",
-        "Anything that is not in the plan, or no longer proven to be the instance's, stays.",
+        "carry out a reviewed plan, and nothing else",
+        "Removes only what is in the plan and still proven to be the instance's.",
     )
     apply.add_argument(
-        "plan", metavar="plan.json", help="written by plan; actions may be taken out; - is standard input"
+        "plan", metavar="plan.json", help="written by plan; you may delete actions; - is standard input"
     )
-    report = command("report", _report, "what was removed, restored, left and failed in a period")
+    report = command("report", _report, "show what was removed, restored, left and failed in a period")
     forms = report.add_mutually_exclusive_group()
-    forms.add_argument("--csv", action="store_true", help="one row for each thing")
+    forms.add_argument("--csv", action="store_true", help="CSV, one row per action, leftover or failure")
     forms.add_argument(
-        "--html", action="store_true", help="one page that needs no network: report --html > report.html"
+        "--html", action="store_true", help="one HTML page that needs no network: report --html > report.html"
     )
     for one in (plan, report):
         one.add_argument("--since", default="7d", help="7d, 12h, 2w, or a date such as 2026-03-01 (default: 7d)")
-        _place_options(one, "whose instances are taken; default: all")
+        _place_options(one, "whose instances are included; default: all")
     for one in (decommission, restore, sweep):
         one.add_argument("--dry-run", action="store_true", help="show what would be done, change nothing")
     for one in (decommission, restore, apply, sweep):
@@ -149,16 +154,16 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _deployment_options(parser: argparse.ArgumentParser) -> None:
-    """Before the command or after it: without defaults, or the command's would undo what stands before it."""
+    """Options for before and after the command. No defaults: those after it would overwrite values before it."""
     where = parser.add_argument_group("the deployment")
 
     def add(flag: str, meaning: str, metavar: str | None = None) -> None:
         where.add_argument(flag, help=meaning, metavar=metavar, default=argparse.SUPPRESS)
 
-    add("--chdir", "root module to read the outputs of (default: .)", "DIR")
+    add("--chdir", "root module whose outputs are read (default: .)", "DIR")
     add("--outputs", "written by `terraform output -json`; - is standard input", "FILE")
     add("--module", "which deployment, if the outputs have several", "OUTPUT")
-    add("--function-name", "the function, without Terraform", "NAME")
+    add("--function-name", "the function; needs no Terraform outputs", "NAME")
     add("--function-region", "default: from the outputs or the AWS configuration", "REGION")
     add("--profile", "profile of the AWS configuration")
     parser.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="JSON on standard output")
@@ -181,7 +186,7 @@ def _place(options: argparse.Namespace) -> dict[str, str]:
 
 
 def _line(options: argparse.Namespace, *arguments: str) -> str:
-    """A command to copy, with the options that name the deployment."""
+    """A command that the operator can copy, with the options that name the deployment."""
     names = (*_DEPLOYMENT, "account", "region")
     given = [(f"--{name.replace('_', '-')}", getattr(options, name, None)) for name in names]
     target = [part for flag, value in given if value not in (None, ".") for part in (flag, str(value))]
@@ -192,7 +197,7 @@ def _confirm(question: str, options: argparse.Namespace) -> None:
     if options.yes:
         return
     if not sys.stdin.isatty():
-        raise Problem("Standard input is not a terminal, so there is no way to ask: give --yes. Nothing was changed.")
+        raise Problem("Standard input is not a terminal, so nobody can confirm: give --yes. Nothing was changed.")
     sys.stderr.write(f"{question} [y/N] ")
     sys.stderr.flush()
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
@@ -214,7 +219,7 @@ def _show(found: Deployment, options: argparse.Namespace) -> int:
     report, problem = None, None
     try:
         report = found.ask({"instance_id": options.instance_id, "dry_run": True, **where})
-    except Problem as error:  # what was removed can be shown all the same
+    except Problem as error:  # the record can still be shown
         problem = error
     state = (record or {}).get("state") or "not in the inventory"
     lines = [f"{options.instance_id} in {text.place(recorded or where)}: {state}"]
@@ -255,7 +260,7 @@ def _restore(found: Deployment, options: argparse.Namespace) -> int:
 def _shown_first(
     found: Deployment, options: argparse.Namespace, payload: Mapping[str, Any], question: str
 ) -> int | None:
-    """Shows the dry run and asks. Returns the exit status if that is the end of it."""
+    """Shows the dry run and asks. Returns the exit status if there is nothing more to do, otherwise None."""
     if options.yes and not options.dry_run:
         return None
     report = found.ask({**payload, "dry_run": True})
@@ -263,7 +268,7 @@ def _shown_first(
     if options.dry_run or nothing:
         _print(options, report, text.report(report))
         return FAILED if text.failed(report) else 0
-    # With --json the answer alone goes to standard output, and what is asked about to the terminal.
+    # With --json, standard output gets only the final report, so the dry run goes to standard error.
     print(text.report(report), file=sys.stderr if options.json else sys.stdout, flush=True)
     _confirm(question, options)
     return None
@@ -287,7 +292,7 @@ def _sweep(found: Deployment, options: argparse.Namespace) -> int:
         accept = _gone(listed)
         if accept and not options.dry_run:
             print(_sweep_text(found, listed), file=sys.stderr if options.json else sys.stdout, flush=True)
-            _confirm(f"Are these {len(accept)} really gone? What they left will be removed.", options)
+            _confirm(f"Are these {len(accept)} really gone? What they left behind will be removed.", options)
     report = found.ask(
         {**payload, **({"accept": accept} if accept else {}), **({"dry_run": True} if options.dry_run else {})}
     )
@@ -296,18 +301,18 @@ def _sweep(found: Deployment, options: argparse.Namespace) -> int:
     if seen is None and not text.failed(report):
         if report.get("note") and report["note"].startswith("one sweep was sent"):
             return 0
-        raise Problem(f"No sweep ran: {report.get('note') or 'the function does not say why'}.")
+        raise Problem(f"No sweep ran: {report.get('note') or 'the function gives no reason'}.")
     gone = _gone(report)
     if set(gone) - set(accept) and text.failed(report):
         more = ["--accept", *gone] if len(gone) <= _LISTED else ["--accept-listed"]
-        print(f"If all of these really are gone, confirm them:\n  {_line(options, 'sweep', *more)}", file=sys.stderr)
+        print(f"If all of these are really gone, confirm them:\n  {_line(options, 'sweep', *more)}", file=sys.stderr)
     if report["dry_run"] and not options.dry_run and gone:
         raise Problem("Nothing was removed: the module has dry_run = true.", FAILED)
     return FAILED if text.failed(report) or (seen or {}).get("not_accepted") else 0
 
 
 def _gone(report: Mapping[str, Any]) -> list[str]:
-    """What counts towards the brake: recorded and gone, and unrecorded instances to adopt."""
+    """The instances that count towards the brake: recorded ones that are gone, and unrecorded ones to adopt."""
     seen = report.get("sweep") or {}
     return list(dict.fromkeys([*seen.get("gone", ()), *seen.get("adopted", ())]))
 
@@ -355,7 +360,7 @@ def _sweep_text(found: Deployment, report: Mapping[str, Any]) -> str:
 def _known(found: Deployment, instance_id: str) -> dict[str, Any] | None:
     try:
         return found.record(instance_id)
-    except Problem:  # the list is of use without names
+    except Problem:  # the list is useful without names
         return None
 
 
@@ -368,7 +373,7 @@ def _plan(found: Deployment, options: argparse.Namespace) -> int:
     print(json.dumps(plan, indent=2))
     number = sum(len(plans.approved(entry)) for entry in plan["instances"])
     summary = f"{text.count(number, 'action')} for {text.count(len(plan['instances']), 'instance')}."
-    then = f" Review the plan, take out what must stay, then run: {_line(options, 'apply', 'plan.json')}"
+    then = f" Review the plan, delete the actions that must not run, then run: {_line(options, 'apply', 'plan.json')}"
     print(summary + then if number else "There is nothing to remove.", file=sys.stderr)
     for report in plan["failed"]:
         print(f"{report['instance_id']}: not everything could be checked\n{text.steps(report)}", file=sys.stderr)
@@ -476,7 +481,7 @@ def _status(found: Deployment, options: argparse.Namespace) -> int:
         ),
         ("removes", "nothing: dry_run = true" if config.get("dry_run") else "yes"),
         ("events", _events_text(mapping["State"])),
-        ("steps", ", ".join(steps) or "no step is switched on"),
+        ("steps", ", ".join(steps) or "no step is on"),
         ("inventory", found.table_name or "off"),
         ("audit", _audit_text(config.get("audit"))),
         ("queue", f"{queue[0]} waiting, {queue[1]} in flight or backing off"),

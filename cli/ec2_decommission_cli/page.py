@@ -1,7 +1,7 @@
-"""The report as one HTML page that needs no network: styles, script and data are in it.
+"""The report as one HTML page that needs no network: it contains its styles, script and data.
 
-Every value is escaped, and a content security policy lets nothing but this page's own style and script run: names and
-tags come from instances, and a report is opened in browsers of people with other rights.
+Names and tags come from instances and cannot be trusted. So every value is escaped, and a content security policy
+allows only this page's own style and script.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ table { border-collapse: collapse; width: 100%; } td, th { text-align: left; ver
 [hidden] { display: none; }
 """
 
-# The search can be linked: report.html#web-1
+# A search has a link: report.html#web-1
 _SCRIPT = """
 const box = document.getElementById("search"), shown = document.getElementById("shown");
 const cards = [...document.querySelectorAll("details")];
@@ -75,7 +75,10 @@ def page(document: Mapping[str, Any]) -> str:
     removed = sum(len(one["removed"]) for one in instances)
     restored = sum(len(one["restored"]) for one in instances)
     failed = [one for one in instances if history.failures(one)]
-    cards = "\n".join(map(_card, instances)) or "<p>Nothing was removed in this period, and no end is unfinished.</p>"
+    cards = (
+        "\n".join(map(_card, instances))
+        or "<p>Nothing was removed in this period, and no instance is unfinished.</p>"
+    )
     numbers = "".join(
         f"<div><b>{number}</b>{name}</div>"
         for number, name in (
@@ -169,7 +172,7 @@ def _table(title: str, heads: Sequence[str], rows: Sequence[Sequence[object]]) -
 
 
 def _row(cells: Iterable[str]) -> str:
-    """A table's row, of HTML."""
+    """A table row. The cells are HTML."""
     return f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
 
 
@@ -185,7 +188,7 @@ def _failures(failed: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _timeline(document: Mapping[str, Any]) -> str:
-    """Bars: things removed in each hour, or in each day of a longer period, and unfinished failures by their end."""
+    """A bar chart per hour, or per day for a longer period: removals, and failed instances at their end."""
     start, end = (datetime.fromisoformat(document[key]).astimezone(UTC) for key in ("since", "until"))
     length = timedelta(hours=1) if end - start <= timedelta(days=3) else timedelta(days=1)
     number = max(1, min(366, -(-(end - start) // length)))
@@ -218,7 +221,7 @@ def _timeline(document: Mapping[str, Any]) -> str:
 
 
 def _slot(at: Any, start: datetime, length: timedelta, number: int) -> int:
-    """The bar for a time; the first or last for one outside the period."""
+    """The index of the bar for a time. Times outside the period belong to the first or last bar."""
     try:
         moment = datetime.fromisoformat(str(at)).astimezone(UTC)
     except ValueError:

@@ -1,7 +1,7 @@
-"""Plan and approve: dry runs of many instances, written to a file, and the removal of exactly that or less.
+"""Writes the dry runs of many instances as a plan for review, and carries out the reviewed plan.
 
-A plan is one JSON document. ``apply`` sends each instance's approved actions to the function, which removes nothing
-else: it plans once more, on what is there now, and carries out what both plans have.
+A plan is one JSON document. ``apply`` sends each instance's approved actions to the function. The function plans
+again, on the current state, and carries out only the actions in both plans.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     from .deployment import Deployment
 
 VERSION = 1
-_AT_ONCE = 4  # invocations
+_AT_ONCE = 4  # concurrent invocations
 _KEYS = ("step", "action", "target")
 
 
 def candidates(
     deployment: Deployment, start: datetime, account_id: str | None, region: str | None
 ) -> dict[str, dict[str, str]]:
-    """The instances to plan for, with their places: those that ended since ``start``, and those whose end was missed.
+    """The instances to plan for, with their places: ended since ``start``, or with a missed termination.
 
     Restored instances are left out.
     """
@@ -56,7 +56,7 @@ def candidates(
 def make(
     deployment: Deployment, start: datetime, account_id: str | None, region: str | None, say: Callable[[str], None]
 ) -> dict[str, Any]:
-    """The plan: the dry runs that would remove something, and in ``failed`` those in which a step failed."""
+    """The plan: the dry runs that would remove something, and under ``failed`` those with a failed step."""
     found = candidates(deployment, start, account_id, region)
     say(f"dry run of {text.count(len(found), 'instance')}")
     with ThreadPoolExecutor(_AT_ONCE) as pool:
@@ -81,7 +81,7 @@ def _entry(report: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def approved(entry: Mapping[str, Any]) -> list[dict[str, str]]:
-    """The actions of a report or of a plan's instance, as the function takes them in ``only``."""
+    """The actions of a report or of a plan's instance, in the form of the function's input ``only``."""
     return [
         {"step": step["step"], "action": action["action"], "target": action["target"]}
         for step in entry.get("steps", ())
@@ -96,13 +96,13 @@ def read(path: str, deployment: Deployment) -> list[dict[str, Any]]:
     except (OSError, ValueError, RecursionError) as error:
         raise Problem(f"{path} cannot be read as a plan: {reason(error)}.") from None
     if not isinstance(plan, dict) or plan.get("version") != VERSION or not isinstance(plan.get("instances"), list):
-        raise Problem(f"{path} is not a plan of version {VERSION}, as `plan` writes it.")
+        raise Problem(f"{path} is not a plan of version {VERSION}, written by `plan`.")
     if (plan.get("function_name"), plan.get("function_region")) != (
         deployment.function_name,
         deployment.clients.region,
     ):
         raise Problem(
-            f"{path} is a plan of {plan.get('function_name')} in {plan.get('function_region')}, and not of "
+            f"{path} is a plan for {plan.get('function_name')} in {plan.get('function_region')}, not for "
             f"{deployment.function_name} in {deployment.clients.region}."
         )
     for entry in plan["instances"]:
@@ -110,9 +110,9 @@ def read(path: str, deployment: Deployment) -> list[dict[str, Any]]:
             names = (entry["instance_id"], entry["account_id"], entry["region"])
             actions = [action[key] for action in approved(entry) for key in _KEYS]
         except (KeyError, TypeError, AttributeError):
-            raise Problem(f"{path}: an instance of the plan lacks a key.") from None
+            raise Problem(f"{path}: an instance or an action of the plan lacks a required key.") from None
         if not all(isinstance(value, str) for value in (*names, *actions)):
-            raise Problem(f"{path}: an instance of the plan has a value that is not a string.")
+            raise Problem(f"{path}: an instance or an action of the plan has a value that is not a string.")
     instances: list[dict[str, Any]] = plan["instances"]
     return instances
 
@@ -120,7 +120,7 @@ def read(path: str, deployment: Deployment) -> list[dict[str, Any]]:
 def apply(
     deployment: Deployment, instances: Sequence[Mapping[str, Any]], *, override_dry_run: bool
 ) -> Iterator[tuple[Mapping[str, Any], dict[str, Any]]]:
-    """Carries out the plan, instance by instance; each with its report."""
+    """Carries out the plan, one instance at a time. Yields each instance with its report."""
     for entry in instances:
         payload = {key: entry[key] for key in ("instance_id", "account_id", "region")} | {"only": approved(entry)}
         if override_dry_run:

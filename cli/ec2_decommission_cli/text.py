@@ -1,4 +1,4 @@
-"""Reports as plain text that fits the terminal, 80 columns at the least."""
+"""Reports as plain text that fits the terminal."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FAILED, CLEAN = "failed", "clean"
 
 
 def paragraph(text: str, indent: str = "", first: str | None = None) -> str:
-    """The text wrapped between words. A word is never broken: names and ids are there to be copied."""
+    """Wraps the text between words. Words are never broken, so that names and ids can be copied."""
     columns = max(min(shutil.get_terminal_size((80, 24)).columns, 120), 40)
     lines = textwrap.wrap(
         printable(text),
@@ -28,12 +28,12 @@ def paragraph(text: str, indent: str = "", first: str | None = None) -> str:
 
 
 def printable(text: object) -> str:
-    """The text without control characters: tags and names may hold any, and a terminal obeys some."""
+    """The text with control characters escaped. Tags and names can contain any, and terminals execute some."""
     return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in " ".join(str(text).split()))
 
 
 def pairs(rows: Iterable[tuple[str, object]], indent: str = "  ") -> str:
-    """Names and values; empty values are left out."""
+    """Lines of names and values, without empty values."""
     told = [(name, str(value)) for name, value in rows if value not in (None, "", [], {})]
     width = max((len(name) for name, _ in told), default=0) + 2
     return "\n".join(paragraph(value, indent + " " * width, first=indent + name.ljust(width)) for name, value in told)
@@ -61,7 +61,7 @@ def place(holder: Mapping[str, Any]) -> str:
 
 
 def actions(entries: Iterable[Mapping[str, Any]], indent: str = "  ") -> str:
-    """Actions, each with its proof below it, and with its time if it has one."""
+    """Actions, each with its time, if any, and its proof below."""
     lines = []
     for entry in entries:
         when = f"{time(entry['at'])} " if entry.get("at") else ""
@@ -85,11 +85,11 @@ def steps(report: Mapping[str, Any], indent: str = "  ") -> str:
         if step.get("reason"):
             lines.append(paragraph(step["reason"], f"{indent}  "))
     lines += [paragraph(line, indent) for line in (*report.get("errors", ()), report.get("note")) if line]
-    return "\n".join(lines) or f"{indent}no step is switched on"
+    return "\n".join(lines) or f"{indent}no step is on"
 
 
 def headline(report: Mapping[str, Any]) -> str:
-    """Which instance a report is about, and that nothing was removed, if so."""
+    """The report's instance, its place and state, and whether this is a dry run."""
     name = (report.get("identity") or {}).get("name_tag")
     named = f" ({printable(name)})" if name else ""
     dry = "; dry run, nothing was changed" if report.get("dry_run") else ""
@@ -103,12 +103,12 @@ def report(document: Mapping[str, Any]) -> str:
 
 
 def failed(document: Mapping[str, Any]) -> bool:
-    """Whether anything failed, as the function itself counts it."""
+    """Whether anything failed, by the function's own rule."""
     return bool(document.get("errors")) or any(step["status"] == FAILED for step in document.get("steps", ()))
 
 
 def record(document: Mapping[str, Any]) -> str:
-    """What the inventory remembers of an instance."""
+    """The inventory's record of an instance."""
     facts = document.get("facts", {})
     addresses = [ip for kind in ("private_ips", "public_ips", "ipv6_addresses") for ip in facts.get(kind, ())]
     parts = [
@@ -141,7 +141,7 @@ def record(document: Mapping[str, Any]) -> str:
 
 
 def _last_looks(document: Mapping[str, Any]) -> str:
-    """How each step ended last. A second event finds nothing more; that is no contradiction to what was removed."""
+    """The last result of each step. A step that removed something can be clean: a second event finds nothing more."""
     removed = {entry.get("step") for entry in document.get("removed", ())}
     lines = []
     for name, step in document["steps"].items():
@@ -168,7 +168,7 @@ def count(number: int, noun: str) -> str:
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Short cells under their heads."""
+    """A table of short cells with column heads."""
     cells = [list(heads), *([printable(cell) for cell in row] for row in rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(heads))]
     return "\n".join(

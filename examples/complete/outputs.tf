@@ -19,7 +19,7 @@ output "log_group_name" {
 }
 
 output "effective_config" {
-  description = "What the function will really do, defaults included."
+  description = "The configuration that the function uses, defaults included."
   value       = module.ec2_decommission.effective_config
 }
 
@@ -29,6 +29,6 @@ output "inventory_table_name" {
 }
 
 output "kms_key_arn" {
-  description = "The key that seals the secrets. Whoever builds may encrypt with it."
+  description = "ARN of the key that seals the secrets. The identity that runs the build needs permission to encrypt with it."
   value       = module.ec2_decommission.kms_key_arn
 }

@@ -24,6 +24,6 @@ output "log_group_name" {
 }
 
 output "effective_config" {
-  description = "What the function will really do, defaults included."
+  description = "The configuration that the function uses, defaults included."
   value       = module.ec2_decommission.effective_config
 }

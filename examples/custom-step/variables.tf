@@ -5,7 +5,7 @@ variable "region" {
 }
 
 variable "name" {
-  description = "Prefix of every resource."
+  description = "Prefix of all resource names."
   type        = string
   default     = "ec2-decommission"
 }
@@ -17,14 +17,14 @@ variable "dry_run" {
 }
 
 variable "alarm_name_prefix" {
-  description = "How the names of the alarms begin that are made per instance. Others are not looked at."
+  description = "Prefix of the names of alarms that belong to one instance. The step ignores other alarms."
   type        = string
   default     = "host-"
   nullable    = false
 
   validation {
     condition     = var.alarm_name_prefix != ""
-    error_message = "alarm_name_prefix is empty: the function would be allowed to delete every alarm of the region."
+    error_message = "alarm_name_prefix is empty: the function would be allowed to delete every alarm in the region."
   }
 }
 

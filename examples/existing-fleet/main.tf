@@ -32,9 +32,9 @@ module "ec2_decommission" {
 
   sweep = {
     # Instances that were terminated before the installation are not in the inventory, but Chef and Consul still have
-    # their nodes. List a system only if all its nodes are in this account and region, or name their account and region.
+    # their nodes. List a system only if all its nodes are in this account and region or carry their account and region.
     adopt = var.adopt
-    # The brake: the maximum number per sweep. Above it, the sweep fails and removes nothing.
+    # The brake: the maximum number of instances per sweep. Above it, the sweep fails and removes nothing.
     max_instances = var.max_instances
     max_fraction  = 1
   }

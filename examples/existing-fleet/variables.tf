@@ -5,7 +5,7 @@ variable "region" {
 }
 
 variable "name" {
-  description = "Prefix of every resource."
+  description = "Prefix of all resource names."
   type        = string
   default     = "ec2-decommission"
 }
@@ -23,24 +23,24 @@ variable "adopt" {
 }
 
 variable "max_instances" {
-  description = "The most instances that one sweep may decommission."
+  description = "Maximum number of instances that one sweep may decommission."
   type        = number
   default     = 50
 }
 
 variable "zone_ids" {
-  description = "Hosted zones to remove records from, reverse zones among them."
+  description = "Hosted zones to remove records from, including reverse zones."
   type        = list(string)
 }
 
 variable "record_names" {
-  description = "Templates of the names of an instance, zone included."
+  description = "Templates of an instance's DNS names, zone included."
   type        = list(string)
   default     = ["{tag:Name}.example.internal", "{hostname}.example.internal"]
 }
 
 variable "chef_server_url" {
-  description = "URL of the Chef Infra Server, with the organization where there is one."
+  description = "URL of the Chef Infra Server, with the organization if there is one."
   type        = string
 }
 
@@ -56,13 +56,13 @@ variable "consul_url" {
 }
 
 variable "vault_address" {
-  description = "URL of Vault; null takes VAULT_ADDR."
+  description = "URL of Vault; null uses VAULT_ADDR."
   type        = string
   default     = null
 }
 
 variable "secrets_path" {
-  description = "Path in Vault's KV engine `secret` below which `chef` (field `client_key`) and `consul` (field `token`) lie."
+  description = "Path in Vault's KV engine `secret` that contains `chef` (field `client_key`) and `consul` (field `token`)."
   type        = string
   default     = "ec2-decommission"
 }

@@ -1,7 +1,7 @@
 # Deletes the Icinga 2 host whose custom variable instance_id is the instance's id, with its services.
 #
-# The API user needs the permissions objects/query/Host and objects/delete/Host. Icinga answers a missing permission
-# with 404, as if there were no such host: the step reports it as a missing permission.
+# The API user needs the permissions objects/query/Host and objects/delete/Host. If a permission is missing, Icinga
+# answers 404, as for a missing host. The step reports this as a missing permission.
 locals {
   icinga = {
     url  = var.icinga_url
@@ -15,7 +15,7 @@ locals {
       method  = "POST"
       path    = "/v1/objects/hosts"
       headers = { X-HTTP-Method-Override = "GET" }
-      # filter_vars takes the value apart from the filter's text, so that no value is read as a part of the filter.
+      # filter_vars separates the value from the filter, so that Icinga never parses the value as part of the filter.
       body = jsonencode({
         filter      = "host.vars.instance_id == id"
         filter_vars = { id = "{instance_id}" }
@@ -31,7 +31,7 @@ locals {
       method  = "POST"
       path    = "/v1/objects/hosts"
       headers = { X-HTTP-Method-Override = "DELETE" }
-      # Compares and deletes in one request: a host of this name with another id stays.
+      # Compares and deletes in one request, so that a host with this name and another id stays.
       body = jsonencode({
         filter      = "host.name == name && host.vars.instance_id == id"
         filter_vars = { name = "{id}", id = "{instance_id}" }

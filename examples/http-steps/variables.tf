@@ -5,7 +5,7 @@ variable "region" {
 }
 
 variable "name" {
-  description = "Prefix of every resource."
+  description = "Prefix of all resource names."
   type        = string
   default     = "ec2-decommission"
 }
@@ -35,7 +35,7 @@ variable "icinga_url" {
 }
 
 variable "ca_bundle_file" {
-  description = "PEM file of the authorities that signed the servers' certificates, beside the public ones."
+  description = "PEM file of the authorities that signed the servers' certificates, in addition to the public ones."
   type        = string
   default     = null
 }
@@ -47,7 +47,7 @@ variable "vault" {
 }
 
 variable "vpc_config" {
-  description = "The VPC from which the servers can be reached, as in the module."
+  description = "VPC from which the servers are reachable, as in the module."
   type = object({
     subnet_ids         = list(string)
     security_group_ids = list(string)

@@ -1,9 +1,9 @@
 # Deletes the Zabbix host that has the tag aws.instance_id with the instance's id.
 #
-# The token belongs to a user with role "Admin" and read-write permission to the hosts' group. Zabbix shows no host to
-# a user without a permission to it, so try the step with dry_run first.
+# The token's user needs the role "Admin" and read-write permission to the host group. Zabbix hides hosts from users
+# without permission, so try the step with dry_run first.
 locals {
-  # Before 6.4 the token stands in the body, since 7.2 in the header only.
+  # Before Zabbix 6.4, the token is in the body. Since 7.2, it is only in the header.
   zabbix_auth = var.zabbix_before_6_4 ? { auth = "{secret:token}" } : {}
 
   zabbix = {

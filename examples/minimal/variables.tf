@@ -5,7 +5,7 @@ variable "region" {
 }
 
 variable "name" {
-  description = "Prefix of every resource."
+  description = "Prefix of all resource names."
   type        = string
   default     = "ec2-decommission"
 }
@@ -22,7 +22,7 @@ variable "zone_ids" {
 }
 
 variable "record_names" {
-  description = "Templates of the names of an instance, zone included."
+  description = "Templates of an instance's DNS names, zone included."
   type        = list(string)
   default     = ["{tag:Name}.example.internal"]
 }

@@ -19,31 +19,31 @@ output "inventory_table_name" {
 }
 
 output "log_group_name" {
-  description = "The log group with the reports."
+  description = "Name of the log group, which contains the reports."
   value       = module.ec2_decommission.log_group_name
 }
 
 output "effective_config" {
-  description = "What the function will really do, defaults included."
+  description = "The configuration that the function uses, defaults included."
   value       = module.ec2_decommission.effective_config
 }
 
 output "event_bus_arn" {
-  description = "The event bus for further members."
+  description = "ARN of the event bus, for more members."
   value       = module.ec2_decommission.event_bus_arn
 }
 
 output "function_role_arn" {
-  description = "The role that further members admit."
+  description = "ARN of the function's role, for more members."
   value       = module.ec2_decommission.role_arn
 }
 
 output "member_role_arns" {
-  description = "The roles by which the function looks into the members."
+  description = "ARNs of the roles with which the function reads the members' instances."
   value       = [module.member_a.role_arn, module.member_b.role_arn]
 }
 
 output "member_event_rule_arns" {
-  description = "The rules that forward the members' events."
+  description = "ARNs of the rules that forward the members' events."
   value       = [module.member_a.event_rule_arn, module.member_b.event_rule_arn]
 }

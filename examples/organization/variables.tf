@@ -5,7 +5,7 @@ variable "region" {
 }
 
 variable "name" {
-  description = "Prefix of the hub's resources."
+  description = "Prefix of the names of the hub's resources."
   type        = string
   default     = "ec2-decommission"
 }
@@ -27,7 +27,7 @@ variable "member_b_account_id" {
 }
 
 variable "dns_account_id" {
-  description = "Account id of the account that owns the hosted zone."
+  description = "Id of the account that owns the hosted zone."
   type        = string
 }
 
@@ -38,7 +38,7 @@ variable "terraform_role_name" {
 }
 
 variable "external_id" {
-  description = "External id that the function gives when it assumes a role."
+  description = "External id that the function passes when it assumes a role."
   type        = string
   default     = "ec2-decommission"
 }

@@ -5,7 +5,7 @@ variable "region" {
 }
 
 variable "name" {
-  description = "Prefix of every resource."
+  description = "Prefix of all resource names."
   type        = string
   default     = "ec2-decommission"
 }
@@ -17,13 +17,13 @@ variable "dry_run" {
 }
 
 variable "zip_file" {
-  description = "The package that the other job built."
+  description = "Path of the package that the other job built."
   type        = string
   default     = "package.zip"
 }
 
 variable "kms_key_arn" {
-  description = "ARN of the key that the package was sealed with. It is there before either job runs."
+  description = "ARN of the key that the package was sealed with. It must exist before either job runs."
   type        = string
 }
 
@@ -39,7 +39,7 @@ variable "zone_ids" {
 }
 
 variable "record_names" {
-  description = "Templates of the names of an instance, zone included."
+  description = "Templates of an instance's DNS names, zone included."
   type        = list(string)
   default     = ["{tag:Name}.example.internal"]
 }

@@ -24,12 +24,12 @@ output "log_group_name" {
 }
 
 output "effective_config" {
-  description = "What the function will really do, defaults included."
+  description = "The configuration that the function uses, defaults included."
   value       = module.ec2_decommission.effective_config
 }
 
 output "email_topic_arn" {
-  description = "The topic that gets everything that failed."
+  description = "ARN of the topic for failures."
   value       = aws_sns_topic.email.arn
 }
 

@@ -5,7 +5,7 @@ variable "region" {
 }
 
 variable "name" {
-  description = "Prefix of every resource."
+  description = "Prefix of all resource names."
   type        = string
   default     = "ec2-decommission"
 }
@@ -22,13 +22,13 @@ variable "zone_ids" {
 }
 
 variable "record_names" {
-  description = "Templates of an instance's record names, zone included."
+  description = "Templates of an instance's DNS names, zone included."
   type        = list(string)
   default     = ["{tag:Name}.example.internal"]
 }
 
 variable "email_addresses" {
-  description = "Who gets an e-mail when something failed. Each address has to confirm."
+  description = "Addresses that get an email about each failure. Each address must confirm its subscription."
   type        = list(string)
   default     = []
 }

@@ -1,4 +1,4 @@
-"""The zip: what goes in, and how it is written so that the same input produces the same bytes."""
+"""Collects the package's files and writes a reproducible zip: the same input produces the same bytes."""
 
 import base64
 import hashlib
@@ -15,13 +15,13 @@ from spec import CustomStep
 UNPACKED_LIMIT = 250 * 1024 * 1024
 UPLOAD_LIMIT = 50 * 1024 * 1024
 
-_EPOCH = (1980, 1, 1, 0, 0, 0)  # the oldest time that a zip can hold
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip can store
 _FILE = stat.S_IFREG | 0o644
 _LIBRARY = stat.S_IFREG | 0o755
 
 
 def function_files(package: Path) -> dict[str, bytes]:
-    """The function's own code: Python files and the marker of typed packages. Raises SourceError."""
+    """The function's own code: Python files and `py.typed`. Raises SourceError."""
     found = {
         f"{package.name}/{path.relative_to(package).as_posix()}": path.read_bytes()
         for path in sorted(package.rglob("*"))
@@ -33,7 +33,7 @@ def function_files(package: Path) -> dict[str, bytes]:
 
 
 def custom_step_files(step: CustomStep) -> dict[str, bytes]:
-    """A user's step: everything in its directory but hidden files and compiled Python. Raises SourceError."""
+    """A user's step: all files in its directory except hidden files and compiled Python. Raises SourceError."""
     what = f"The custom step {step.name}"
     if not step.source_dir.is_dir():
         raise SourceError(f"{what}: its source_dir, {step.source_dir}, is not a directory.")
@@ -43,51 +43,50 @@ def custom_step_files(step: CustomStep) -> dict[str, bytes]:
         if any(part.startswith(".") or part == "__pycache__" for part in inside.parts) or path.suffix == ".pyc":
             continue
         if path.is_symlink():
-            raise SourceError(f"{what}: {path} is a symbolic link; the package takes files only.")
+            raise SourceError(f"{what}: {path} is a symbolic link; the package accepts only regular files.")
         if path.is_file():
             try:
                 found[f"custom_steps/{step.name}/{inside.as_posix()}"] = path.read_bytes()
             except OSError:
                 raise SourceError(f"{what}: {path} cannot be read.") from None
     if f"custom_steps/{step.name}/__init__.py" not in found:
-        raise SourceError(f"{what}: there is no __init__.py in its source_dir, {step.source_dir}.")
+        raise SourceError(f"{what}: its source_dir, {step.source_dir}, has no __init__.py.")
     return found
 
 
 def ca_bundle(path: Path) -> bytes:
-    """Raises SourceError where the file is not what it should be."""
+    """Reads a CA bundle. Raises SourceError if it is unreadable, has no certificate or contains a private key."""
     try:
         content = path.read_bytes()
     except OSError:
         raise SourceError(f"The CA bundle {path} (ca_bundle_file) cannot be read.") from None
     if b"-----BEGIN CERTIFICATE-----" not in content:
-        raise SourceError(f"The CA bundle {path} (ca_bundle_file) holds no certificate in PEM form.")
+        raise SourceError(f"The CA bundle {path} (ca_bundle_file) contains no certificate in PEM format.")
     if b"PRIVATE KEY-----" in content:
         raise SourceError(
-            f"The CA bundle {path} (ca_bundle_file) holds a private key, which must not go into the package."
+            f"The CA bundle {path} (ca_bundle_file) contains a private key, which must not be packaged."
         )
     return content
 
 
 def combine(*parts: Mapping[str, bytes]) -> dict[str, bytes]:
-    """Raises SourceError where two parts bring one file."""
+    """Merges the parts. Raises SourceError if two parts contain the same file."""
     files: dict[str, bytes] = {}
     for part in parts:
         for name in part:
             if name in files:
-                raise SourceError(f"Two parts of the package bring the file {name}.")
+                raise SourceError(f"Two parts of the package contain the file {name}.")
         files.update(part)
     return files
 
 
 def write(files: Mapping[str, bytes], output: Path) -> str:
-    """Writes the zip in one go (a reader sees the old one or the new one), and returns its SHA-256 in base64,
-    the form of Lambda's CodeSha256. Raises SourceError."""
+    """Writes the zip atomically. Returns its SHA-256 in base64, as in Lambda's CodeSha256. Raises SourceError."""
     unpacked = sum(len(content) for content in files.values())
     if unpacked > UNPACKED_LIMIT:
-        raise SourceError(f"The package would unpack to {unpacked} bytes; Lambda takes {UNPACKED_LIMIT} at most.")
-    # A name of its own in the same directory, so that the replacement is one step on one file system. Builds in two
-    # containers may have one process id.
+        raise SourceError(f"The unpacked package has {unpacked} bytes; Lambda allows at most {UNPACKED_LIMIT}.")
+    # In the same directory, so that the rename is atomic. The name is random, because builds in two containers can
+    # have the same process id.
     unfinished = output.with_name(f".{output.name}.{secrets.token_hex(8)}.part")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -107,6 +106,6 @@ def write(files: Mapping[str, bytes], output: Path) -> str:
 
 def _entry(name: str) -> zipfile.ZipInfo:
     info = zipfile.ZipInfo(name, date_time=_EPOCH)
-    info.create_system = 3  # Unix, also where the build runs on something else: the modes below are Unix's
+    info.create_system = 3  # Unix on every build machine, because the modes below are Unix modes
     info.external_attr = (_LIBRARY if name.endswith(".so") or ".so." in name else _FILE) << 16
     return info

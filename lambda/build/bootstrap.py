@@ -1,6 +1,6 @@
-"""Gives the build program its own requirements: a virtual environment in the cache, made once and used again.
+"""Creates and reuses the build program's own virtual environment, in the build cache.
 
-Standard library only. Everything installed is pinned by hash, in lambda/requirements.
+Uses only the standard library. All installed packages are pinned by hash in lambda/requirements.
 """
 
 import contextlib
@@ -27,14 +27,14 @@ HERE = Path(__file__).resolve().parent
 REQUIREMENTS = HERE.parent / "requirements"
 STALE = 30 * 24 * 3600  # seconds after which an unused environment is removed
 
-# What the build imports of each lock file. Imports of setuptools bring packages of its own, those of pip forbid its
-# distutils, so they come last.
+# The modules that the build imports from each lock file. setuptools and pip come last: setuptools adds its vendored
+# packages to the import path, and pip blocks the distutils of setuptools.
 _MODULES = {
     "build": ("packaging.requirements", "wheel", "setuptools.build_meta", "pip"),
     "seal": ("boto3.session", "certifi", "cryptography.hazmat.primitives.ciphers.aead", "socks", "urllib3"),
 }
 
-# Run in an environment: exits with a sentence unless all that was promised is there.
+# Runs in an environment. Exits with an error message unless all pins are installed and all modules can be imported.
 _TRIAL = """
 import importlib, importlib.metadata, json, os, sys
 environment, pins, modules = json.loads(sys.argv[1])
@@ -56,10 +56,10 @@ for name in modules:
 
 
 def enter(cache: Path, arguments: Sequence[str], locks: Sequence[str]) -> None:
-    """Continues in an environment with these lock files, such as ("build", "seal").
+    """Continues in an environment with the packages of these lock files, such as ("build", "seal").
 
-    Returns when this process runs in it already, else replaces the process. Raises BuildError where the environment
-    cannot be made.
+    Returns if this process already runs in that environment. Otherwise creates the environment if needed and replaces
+    the process. Raises BuildError if the environment cannot be created.
     """
     environment = _path(cache, locks)
     if Path(sys.prefix).resolve() == environment.resolve():
@@ -71,7 +71,7 @@ def enter(cache: Path, arguments: Sequence[str], locks: Sequence[str]) -> None:
             if environment.exists():
                 wrong = _problem(environment, locks)
                 if wrong:
-                    say(f"build environment: the cached one is unusable ({wrong}); making it again")
+                    say(f"build environment: the cached one is unusable ({wrong}); creating it again")
                     _remove(environment)
             if not environment.exists():
                 _make(environment, locks)
@@ -79,19 +79,19 @@ def enter(cache: Path, arguments: Sequence[str], locks: Sequence[str]) -> None:
     except OSError as error:
         raise BuildError(
             f"The build cache {cache} cannot be used: {error.strerror or type(error).__name__}. Set BUILD_CACHE to a "
-            "directory that can be written."
+            "writable directory."
         ) from None
-    # Isolated: PYTHON* variables and the user's own packages have no part in a build.
+    # -I ignores PYTHON* variables and the user's site-packages, which must not affect a build.
     command = [str(_python(environment)), "-I", "-B", str(HERE), *arguments]
     environ = {**os.environ, **pip_settings.environment(os.environ)}
     sys.stdout.flush()
-    if os.name == "nt":  # exec there returns to the shell before the new program ends
+    if os.name == "nt":  # on Windows, exec returns to the shell before the new program ends
         raise SystemExit(subprocess.call(command, env=environ))
     os.execve(command[0], command, environ)  # noqa: S606
 
 
 def _path(cache: Path, locks: Sequence[str]) -> Path:
-    """One environment for each set of requirements and each Python."""
+    """One environment per set of requirements and Python."""
     digest = hashlib.sha256(f"{sys.version}|{Path(sys.base_prefix).resolve()}".encode())
     for name in locks:
         digest.update(_lock(name).read_bytes())
@@ -107,18 +107,18 @@ def _python(environment: Path) -> Path:
 
 
 def _make(environment: Path, locks: Sequence[str]) -> None:
-    """Fills a directory beside it, tries that, and renames it: `environment` is complete or absent."""
+    """Creates and tests the environment under another name, then renames it: `environment` is complete or absent."""
     if importlib.util.find_spec("ensurepip") is None:
         raise BuildError(
-            f"This Python ({sys.executable}) cannot make virtual environments: install its venv module "
-            "(on Debian and Ubuntu the package python3-venv)."
+            f"This Python ({sys.executable}) cannot create virtual environments: install its venv module "
+            "(the package python3-venv on Debian and Ubuntu)."
         )
-    say("build environment: making it (once for each machine and version)")
+    say("build environment: creating it (once per machine and version)")
     unfinished = Path(tempfile.mkdtemp(prefix="unfinished-", dir=environment.parent))
     try:
         venv.EnvBuilder(symlinks=os.name != "nt").create(unfinished)
         python = str(_python(unfinished))
-        _run([python, "-I", "-m", "ensurepip", "--default-pip"], "The virtual environment's pip cannot be set up")
+        _run([python, "-I", "-m", "ensurepip", "--default-pip"], "pip cannot be installed in the build environment")
         install = [python, "-I", "-m", "pip", "install", "--quiet", "--require-hashes", "--only-binary=:all:"]
         install += ["--no-compile", *(f"--requirement={_lock(name)}" for name in locks)]
         _run(install, "The build program's own requirements cannot be installed")
@@ -133,7 +133,7 @@ def _make(environment: Path, locks: Sequence[str]) -> None:
 def _problem(environment: Path, locks: Sequence[str]) -> str | None:
     """Why the build cannot run in this environment, or None."""
     pins: dict[str, str] = {}
-    for name in locks:  # without those that have a marker: not every Python needs them
+    for name in locks:  # skips pins with a marker, because not every Python needs them
         pins |= dict(re.findall(r"^([A-Za-z0-9._-]+)==(\S+) *\\?$", _lock(name).read_text("utf-8"), re.MULTILINE))
     trial = json.dumps([str(environment), pins, [module for name in locks for module in _MODULES[name]]])
     try:
@@ -142,7 +142,7 @@ def _problem(environment: Path, locks: Sequence[str]) -> str | None:
         return f"its Python does not start: {error.strerror or type(error).__name__}"
     if done.returncode == 0:
         return None
-    return (done.stderr.strip().splitlines() or [f"its Python ends with status {done.returncode}"])[-1]
+    return (done.stderr.strip().splitlines() or [f"its Python exits with status {done.returncode}"])[-1]
 
 
 def _run(command: Sequence[str], failure: str) -> None:
@@ -165,8 +165,10 @@ def _quiet(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
 
 
 def pip_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """The user's environment, for mirrors and proxies, without what is none of pip's business: Vault's credentials,
-    the specification, and settings that change what is installed or where."""
+    """The environment for pip: the user's, with its mirrors and proxies.
+
+    Leaves out Vault's credentials, the specification, and settings that change what is installed or where.
+    """
     kept = {
         key: value
         for key, value in environ.items()
@@ -174,12 +176,12 @@ def pip_environment(environ: Mapping[str, str]) -> dict[str, str]:
         and key not in ("BUILD_SPEC", "DIST_EXTRA_CONFIG")
     }
     if home(environ) is None:
-        kept["HOME"] = "/nonexistent"  # pip does not start without
+        kept["HOME"] = "/nonexistent"  # pip does not start without HOME
     return kept | pip_settings.environment(environ) | {"PIP_NO_INPUT": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
 
 
 def _clean_up(cache: Path, current: Path) -> None:
-    """Removes environments that nothing uses, and what killed builds left. Called with the lock held."""
+    """Removes unused environments and the leftovers of killed builds. The caller holds the lock."""
     old = time.time() - STALE
     for path in cache.glob("python-*"):
         if path != current and path.stat().st_mtime < old:
@@ -191,7 +193,7 @@ def _clean_up(cache: Path, current: Path) -> None:
 
 
 def _remove(environment: Path) -> None:
-    """In two steps, so that no build finds half of it under its name."""
+    """Renames the environment before deleting it, so that no build finds a partly deleted one."""
     doomed = Path(tempfile.mkdtemp(prefix="unfinished-", dir=environment.parent)) / "environment"
     environment.rename(doomed)
     shutil.rmtree(doomed.parent, ignore_errors=True)
@@ -199,10 +201,10 @@ def _remove(environment: Path) -> None:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """One build at a time makes the environment; the others wait, and find it made."""
+    """Holds a lock: one build creates the environment, and the others wait for it."""
     with path.open("w") as file:
         try:
-            import fcntl  # noqa: PLC0415  # there is none on Windows, where two first builds at once may both make one
+            import fcntl  # noqa: PLC0415  # missing on Windows, where two parallel first builds may both create one
         except ImportError:
             yield
             return

@@ -1,8 +1,8 @@
-"""The package's modules compiled for the function's Python, so that no start of the function compiles them.
+"""Compiles the package's modules for the function's Python, to speed up cold starts.
 
-In Lambda the package is read-only: without bytecode in it, Python would compile each module at each start. It is
-compiled here by a Python of just that minor version, whose bytecode no other one reads. Where there is none on the
-machine that builds, the package has no bytecode, and is right all the same.
+The package is read-only in Lambda: without bytecode, Python would compile every module at every cold start. Each
+minor version of Python reads only its own bytecode. If the build machine does not have the function's version, the
+package has no bytecode and still works.
 """
 
 import os
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from home import home
 
-# Where Lambda unpacks the zip: what tracebacks show.
+# Lambda unpacks the zip here, and tracebacks show this path.
 TASK_ROOT = "/var/task"
 
 # Parts of Powertools that the function does not import. Their bytecode would be a tenth of the zip.
@@ -29,23 +29,22 @@ if sys.implementation.name == "cpython" and version.releaselevel == "final" and 
     print("%d.%d\\n%d.%d.%d" % (version[:2] + version[:3]))
     print(sys._base_executable)
 """
-_COMPILE_TIMEOUT = 600  # seconds; it takes one or two
+_COMPILE_TIMEOUT = 600  # seconds; compiling takes one or two
 
 
 @dataclass(frozen=True)
 class Bytecode:
-    """Files for the zip, and the version of the Python that made them, such as ``3.13.0``."""
+    """Files for the zip, and the version of the Python that compiled them, such as ``3.13.0``."""
 
     files: Mapping[str, bytes]
     version: str
 
 
 def compiled(files: Mapping[str, bytes], python: str, work: Path) -> Bytecode | None:
-    """The bytecode of the package's files for a Python such as ``3.13``; None where that Python is not here.
+    """Compiles the package's files for a Python such as ``3.13``. Returns None if this machine does not have it.
 
-    A file that this Python cannot compile has none; it is not run. `work` is a directory that nobody else uses.
-    The same files give the same bytes: one process compiles them in the order of their names, with a fixed seed for
-    its hashes. Nothing of them is run.
+    Files that do not compile are left out. No file is executed. `work` is a directory that nobody else uses. The
+    result is reproducible: one process compiles the files in the order of their names, with a fixed hash seed.
     """
     found = _interpreter(python)
     if found is None:
@@ -57,7 +56,7 @@ def compiled(files: Mapping[str, bytes], python: str, work: Path) -> Bytecode | 
         path = stage / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(files[name])
-    # "unchecked-hash": Python compares it with no source and no time, and the zip's times are fixed.
+    # "unchecked-hash": Python does not compare the bytecode with the source's time, which is fixed in the zip.
     command = [executable, "-s", "-P", "-S", "-W", "ignore", "-m", "compileall", "-q"]
     command += ["--invalidation-mode", "unchecked-hash", "-s", str(stage), "-p", TASK_ROOT, str(stage)]
     try:
@@ -65,7 +64,7 @@ def compiled(files: Mapping[str, bytes], python: str, work: Path) -> Bytecode | 
             command,
             env=_environment() | {"PYTHONHASHSEED": "0"},
             capture_output=True,
-            check=False,  # it fails where one file cannot be compiled, and compiles the others
+            check=False,  # compileall fails if one file does not compile, but compiles the others
             stdin=subprocess.DEVNULL,
             timeout=_COMPILE_TIMEOUT,
         )
@@ -77,7 +76,7 @@ def compiled(files: Mapping[str, bytes], python: str, work: Path) -> Bytecode | 
 
 
 def _interpreter(python: str) -> tuple[str, str] | None:
-    """Version and path of a released CPython of that minor version: the build's own, or one of this machine."""
+    """Version and path of a released CPython of that minor version: the build's own, or another on this machine."""
     for candidate in _candidates(python):
         try:
             done = subprocess.run(
@@ -93,7 +92,7 @@ def _interpreter(python: str) -> tuple[str, str] | None:
         except (OSError, subprocess.TimeoutExpired):
             continue
         minor, version, executable = [*done.stdout.splitlines(), "", "", ""][:3]
-        # A pyenv shim may be on PATH and yet not run, so each one is run before it is believed.
+        # A pyenv shim can be on PATH although its Python is not installed, so try to run each candidate.
         if done.returncode == 0 and minor == python:
             return version, executable
     return None
@@ -112,5 +111,5 @@ def _candidates(python: str) -> Iterator[str]:
 
 
 def _environment() -> dict[str, str]:
-    """Nothing of the build's: its credentials, and Python settings that would change what is written."""
+    """Only these variables: no credentials of the build, and no settings that change Python's output."""
     return {name: os.environ[name] for name in ("PATH", "SYSTEMROOT") if name in os.environ}

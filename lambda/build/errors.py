@@ -1,10 +1,10 @@
-"""Build errors, as sentences. No message may contain a secret's value."""
+"""Errors of the build. Messages are sentences and must not contain a secret's value."""
 
 from collections.abc import Sequence
 
 
 class BuildError(Exception):
-    """The build cannot go on. `problems` are whole sentences, all that are known at that point."""
+    """The build cannot continue. `problems` has one sentence for each problem found so far."""
 
     def __init__(self, *problems: str) -> None:
         super().__init__(" ".join(problems))
@@ -12,7 +12,7 @@ class BuildError(Exception):
 
 
 class SpecError(BuildError):
-    """What was asked for cannot be understood, or contradicts itself."""
+    """The specification is malformed or contradictory."""
 
 
 class VaultError(BuildError):
@@ -20,12 +20,12 @@ class VaultError(BuildError):
 
 
 class SealError(BuildError):
-    """KMS would not seal the secrets."""
+    """The secrets are unusable, or KMS did not seal them."""
 
 
 class VendorError(BuildError):
-    """The function's dependencies could not be had."""
+    """The function's dependencies could not be collected."""
 
 
 class SourceError(BuildError):
-    """A file that should go into the package is missing or not fit for it."""
+    """A file for the package is missing or not allowed."""

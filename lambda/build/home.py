@@ -1,4 +1,4 @@
-"""The user's home directory, which a container may not have: no HOME, and a user id without a passwd entry."""
+"""Finds the user's home directory. A container may have none: no HOME, and no passwd entry for the user id."""
 
 import os
 from collections.abc import Mapping
@@ -6,14 +6,14 @@ from pathlib import Path
 
 
 def home(environ: Mapping[str, str]) -> Path | None:
-    """The home directory, or None where the user has none (`Path.home` raises then)."""
+    """The home directory, or None if the user has none (`Path.home` would raise)."""
     # Only os.path.expanduser falls back to the passwd database without raising.
     text = environ.get("HOME") or os.path.expanduser("~")  # noqa: PTH111
     return Path(text) if Path(text).is_absolute() else None
 
 
 def expanded(text: str) -> Path:
-    """The path with a leading ~ replaced; without a home directory it stays as it is.
+    """Replaces a leading ~ with the home directory, if there is one.
 
     >>> expanded("steps/tidy")
     PosixPath('steps/tidy')

@@ -1,8 +1,8 @@
-"""The settings of pip that a build keeps: which package index to use, and how to reach it.
+"""Selects the pip settings that a build keeps: which package index to use, and how to reach it.
 
 pip has many other settings, in configuration files and in PIP_* variables. They can change what is installed and
-where (target, prefix, user, root, constraint, no-deps, only-binary, platform, dry-run, ...), so a build ignores them:
-pip reads no configuration file, and gets the kept settings as variables.
+where (target, prefix, user, root, constraint, no-deps, only-binary, platform, dry-run, ...), so a build ignores them.
+The build hides the configuration files from pip and passes the kept settings as variables.
 https://pip.pypa.io/en/stable/topics/configuration/
 """
 
@@ -36,15 +36,16 @@ KEPT = frozenset(
         "trusted-host",
     }
 )
-# A setting of one pip command is meant for the downloads of a build too.
+# The settings of these pip commands also apply to the build's downloads.
 _SECTIONS = ("global", "wheel", "download", "install")
 _FILE = "pip.ini" if os.name == "nt" else "pip.conf"
 
 
 def environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """The variables that give pip the kept settings and hide its configuration files.
+    """The variables that pass the kept settings to pip and hide its configuration files.
 
-    The result, used as `environ`, gives itself. Raises BuildError where a configuration file is malformed.
+    The function is idempotent: for its own result, it returns the same result. Raises BuildError if a configuration
+    file is malformed.
 
     >>> environment({"PIP_CONFIG_FILE": "/dev/null", "PIP_RETRIES": "2", "PIP_TARGET": "/elsewhere"})
     {'PIP_RETRIES': '2', 'PIP_CONFIG_FILE': '/dev/null'}
@@ -56,12 +57,12 @@ def environment(environ: Mapping[str, str]) -> dict[str, str]:
     found |= {_normal(name.removeprefix("PIP_")): value for name, value in variables.items()}
     kept = {f"PIP_{name.upper().replace('-', '_')}": found[name] for name in sorted(KEPT & set(found))}
     if home(environ) is None:
-        kept.setdefault("PIP_NO_CACHE_DIR", "1")  # pip would look for it below the home directory
+        kept.setdefault("PIP_NO_CACHE_DIR", "1")  # pip's default cache is in the home directory
     return kept | {"PIP_CONFIG_FILE": os.devnull}
 
 
 def _files(environ: Mapping[str, str]) -> Iterator[Path]:
-    """pip's configuration files: system, user, this Python's, the chosen one. A later one overrides."""
+    """pip's configuration files, each overriding the previous: system, user, this Python's, PIP_CONFIG_FILE."""
     chosen = environ.get("PIP_CONFIG_FILE")
     if chosen == os.devnull:
         return
@@ -87,7 +88,7 @@ def _files(environ: Mapping[str, str]) -> Iterator[Path]:
 
 
 def _read(path: Path) -> dict[str, str]:
-    """The settings of one file; of a file that is missing or closed to this user, none."""
+    """The settings in one file; none if the file is missing or unreadable."""
     parser = configparser.RawConfigParser()
     parser.optionxform = _normal  # type: ignore[assignment,method-assign]
     try:
@@ -97,10 +98,10 @@ def _read(path: Path) -> dict[str, str]:
     found: dict[str, str] = {}
     for section in _SECTIONS:
         if parser.has_section(section):
-            found |= {name: value for name, value in parser.items(section) if value}  # as pip ignores empty ones
+            found |= {name: value for name, value in parser.items(section) if value}  # pip ignores empty values too
     return found
 
 
 def _normal(name: str) -> str:
-    """The one form of a setting's name: PIP_INDEX_URL, index_url and --index-url are `index-url`."""
+    """Normalizes a setting's name: INDEX_URL, index_url and --index-url become `index-url`."""
     return name.lower().replace("_", "-").removeprefix("--")

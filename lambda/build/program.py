@@ -1,4 +1,4 @@
-"""The build, in order: specification, secrets (read and sealed), dependencies, bytecode, zip."""
+"""Runs the build: reads the specification, seals the secrets, collects dependencies, compiles, writes the zip."""
 
 import argparse
 import json
@@ -23,21 +23,22 @@ LAYER_DIRECTORY = "ec2-decommission"  # below /opt in the function
 
 DESCRIPTION = """\
 Builds the function's deployment package (kind "package"), or only its sealed secrets and settings as a Lambda
-layer (kind "bundle"). The specification is a JSON object, in the environment variable BUILD_SPEC or in a file; it
-holds references to secrets (Vault mount, path, field), never a secret.
-Vault is reached with the settings in it, else with VAULT_ADDR, VAULT_NAMESPACE, VAULT_CACERT and a login from
-the environment; KMS with the AWS credentials of the environment. The build's own Python environment (made once,
-20 to 80 MB) is kept beside the output, or in the directory that BUILD_CACHE names."""
+layer (kind "bundle"). The specification is a JSON object in the environment variable BUILD_SPEC or in a file. It
+contains references to secrets (Vault mount, path, field), never a secret.
+For Vault, the build uses the settings in the specification. Where they are missing, it uses VAULT_ADDR,
+VAULT_NAMESPACE, VAULT_CACERT and a login from the environment. For KMS, it uses the AWS credentials of the
+environment. The build creates its own Python environment once (20 to 80 MB) and keeps it next to the output, or
+in the directory that BUILD_CACHE names."""
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Exit status: 0 built, 1 the build failed, 2 the specification is wrong."""
+    """Returns the exit status: 0 if built, 1 if the build failed, 2 if the specification is wrong."""
     parser = argparse.ArgumentParser(
         prog="python3 lambda/build", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--spec", metavar="FILE", type=Path, help="the specification (default: $BUILD_SPEC)")
     options = parser.parse_args(arguments)
-    # Terraform and pipelines end a build with SIGTERM; as an exception it lets the Vault login be revoked.
+    # Terraform and pipelines stop a build with SIGTERM. Raising an exception lets the build revoke its Vault login.
     signal.signal(signal.SIGTERM, _terminated)
     try:
         wanted = spec.parse(*_specification(options.spec))
@@ -54,10 +55,10 @@ def main(arguments: Sequence[str]) -> int:
         print("Error: the build was interrupted. Nothing was built.", file=sys.stderr)
         return 130
     except Exception as error:
-        # The message of an error that nobody foresaw might quote a value, so its place has to do.
+        # The message of an unexpected error could quote a secret, so print only its location.
         place = traceback.extract_tb(error.__traceback__)[-1]
         print(
-            f"Error: the build failed in a way it should not ({type(error).__name__} at {Path(place.filename).name} "
+            f"Error: the build failed unexpectedly ({type(error).__name__} at {Path(place.filename).name} "
             f"line {place.lineno}). Nothing was built. Please report this.",
             file=sys.stderr,
         )
@@ -66,7 +67,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _locks(wanted: spec.Spec) -> list[str]:
-    """The lock files with what this build itself needs. A bundle without secrets needs the standard library only."""
+    """The lock files that this build itself needs. A bundle without secrets needs only the standard library."""
     return [*(["build"] if wanted.kind == "package" else []), *(["seal"] if wanted.secrets else [])]
 
 
@@ -87,20 +88,20 @@ def build(wanted: spec.Spec) -> None:
     digest = archive.write(files, wanted.output)
     written = wanted.output.stat().st_size
     if written > archive.UPLOAD_LIMIT:
-        warn(f"the zip has {size(written)}; Lambda accepts that much from S3 only, not by direct upload.")
+        warn(f"the zip has {size(written)}; Lambda accepts zips of this size only from S3, not by direct upload.")
     say(f"wrote {wanted.output}: {size(written)}, {len(files)} files, code sha256 {digest}")
 
 
 def _package(wanted: spec.Spec, bundle: Mapping[str, bytes]) -> dict[str, bytes]:
     """The files of a package: the function, its dependencies, custom steps, bytecode and the bundle."""
-    # These modules need the build environment, which `main` has only now entered.
+    # These modules import packages that only the build environment has.
     import bytecode  # noqa: PLC0415
     import step_check  # noqa: PLC0415
     import vendor  # noqa: PLC0415
 
     features = ", ".join(wanted.features) or "no step"
     say(f"package {wanted.name}: {wanted.runtime} on {wanted.architecture}, {features}")
-    # Local files first: a mistake there should not cost a login.
+    # Read local files first: a mistake in them should not cost a Vault login.
     own = archive.function_files(FUNCTION)
     steps = [archive.custom_step_files(step) for step in wanted.custom_steps]
     target = vendor.Target(wanted.runtime, wanted.architecture)
@@ -111,7 +112,7 @@ def _package(wanted: spec.Spec, bundle: Mapping[str, bytes]) -> dict[str, bytes]
             theirs = vendor.merge(theirs, pins, f"The requirements file of the custom step {step.name}")
 
     sealed: dict[str, bytes] = {}
-    # Without secrets of its own the package may be used with a bundle in a layer, of any size.
+    # A package without secrets may be used with a layer whose secrets need a data key.
     with_data_key = wanted.features != ("route53",) or bool(steps)
     if wanted.secrets:
         sealed["sealed_secrets.json"], with_data_key = _sealed_secrets(wanted)
@@ -131,9 +132,7 @@ def _package(wanted: spec.Spec, bundle: Mapping[str, bytes]) -> dict[str, bytes]
                 warn(warning)
         compiled = bytecode.compiled(files, target.python, Path(work))
     if compiled is None:
-        say(
-            f"bytecode: none, as no Python {target.python} was found to compile with; the function starts more slowly"
-        )
+        say(f"bytecode: none, because Python {target.python} was not found to compile it; cold starts take longer")
     else:
         say(f"bytecode: {len(compiled.files)} modules, by Python {compiled.version}")
         files = archive.combine(files, compiled.files)
@@ -141,12 +140,12 @@ def _package(wanted: spec.Spec, bundle: Mapping[str, bytes]) -> dict[str, bytes]
 
 
 def _sealed_secrets(wanted: spec.Spec) -> tuple[bytes, bool]:
-    """The bundle's document, and whether a data key was used. The values live in this call only."""
+    """The sealed document, and whether a data key was used. The secrets' values exist only during this call."""
     import seal  # noqa: PLC0415
     import vault  # noqa: PLC0415
 
-    if wanted.kms is None:  # the specification has seen to it
-        raise SpecError("There are secrets and no KMS key.")
+    if wanted.kms is None:  # spec.parse has already checked this
+        raise SpecError("There are secrets but no KMS key.")
     with vault.login(wanted.vault) as login:
         values = vault.read(login, wanted.secrets, wanted.vault.kv_version)
     seal.check(values, {reference.name: str(reference) for reference in wanted.secrets})
@@ -157,7 +156,7 @@ def _sealed_secrets(wanted: spec.Spec) -> tuple[bytes, bool]:
 
 
 def _build_info(wanted: spec.Spec, *, with_bytecode: bool) -> bytes:
-    """What the package was built for; the function compares its configuration with it."""
+    """Describes what the package was built for. The function compares its configuration with it."""
     info = {
         "features": list(wanted.features),
         "runtime": wanted.runtime,

@@ -1,6 +1,6 @@
-"""Seals the secrets with KMS: what goes into the zip is ciphertext, bound to the encryption context.
+"""Seals the secrets with KMS: the zip contains only ciphertext, bound to the encryption context.
 
-Up to 4096 bytes KMS encrypts the bundle itself; above that, under a data key of KMS with AES-256-GCM.
+KMS encrypts up to 4096 bytes directly. Above that, a KMS data key encrypts the bundle with AES-256-GCM.
 """
 
 import base64
@@ -26,8 +26,8 @@ KMS_LIMIT = 4096  # bytes; https://docs.aws.amazon.com/kms/latest/APIReference/A
 _CONFIG = Config(connect_timeout=5, read_timeout=20, retries={"mode": "standard", "total_max_attempts": 4})
 
 _HINT = (
-    "The build uses the AWS credentials in the environment of `terraform apply`; a role that the AWS provider "
-    "assumes is not passed on to it, so name one in the settings of the package if it is needed."
+    "The build uses the AWS credentials in the environment of `terraform apply`, not a role that the AWS provider "
+    "assumes. If the build needs a role, name it in package.build_role_arn."
 )
 
 
@@ -38,16 +38,14 @@ class Sealed:
 
 
 def check(values: Mapping[str, str], references: Mapping[str, str]) -> None:
-    """Refuses a Chef key or a Consul client certificate that could not work, before the first termination does.
+    """Refuses a Chef key or a Consul client certificate that cannot work.
 
     `references` says where each secret was read. Raises SealError.
     """
     if "chef_client_key" in values:
         key = _private_key("chef_client_key", values, references)
         if not isinstance(key, RSAPrivateKey):
-            raise SealError(
-                f"{_what('chef_client_key', references)} is not an RSA key; Chef's clients have RSA keys."
-            )
+            raise SealError(f"{_what('chef_client_key', references)} is not an RSA key; Chef clients need RSA keys.")
     if "consul_client_key" in values:
         key = _private_key("consul_client_key", values, references)
         certificate = _certificate("consul_client_certificate", values, references)
@@ -66,14 +64,14 @@ def _private_key(name: str, values: Mapping[str, str], references: Mapping[str, 
     text, what = values[name], _what(name, references)
     if not re.search(r"-----BEGIN [A-Z ]*PRIVATE KEY-----", text):
         raise SealError(
-            f"{what} is not a private key in PEM form (there is no line -----BEGIN ... PRIVATE KEY-----)."
+            f"{what} is not a private key in PEM format (it has no line -----BEGIN ... PRIVATE KEY-----)."
         )
     if "ENCRYPTED" in text:
         raise SealError(f"{what} is protected by a passphrase; the function needs it without one.")
     _has_lines(text, what)
     try:
         return load_pem_private_key(text.encode(), password=None)
-    except Exception:  # of many types, and a message could quote the key
+    except Exception:  # many types are possible, and their messages could quote the key
         raise SealError(f"{what} is a damaged private key: it cannot be parsed.") from None
 
 
@@ -81,7 +79,7 @@ def _certificate(name: str, values: Mapping[str, str], references: Mapping[str, 
     """The first certificate of a chain: the client's own."""
     text, what = values[name], _what(name, references)
     if "-----BEGIN CERTIFICATE-----" not in text:
-        raise SealError(f"{what} is not a certificate in PEM form (there is no line -----BEGIN CERTIFICATE-----).")
+        raise SealError(f"{what} is not a certificate in PEM format (it has no line -----BEGIN CERTIFICATE-----).")
     _has_lines(text, what)
     try:
         return load_pem_x509_certificates(text.encode())[0]
@@ -91,11 +89,11 @@ def _certificate(name: str, values: Mapping[str, str], references: Mapping[str, 
 
 def _has_lines(text: str, what: str) -> None:
     if "\n" not in text.strip():
-        raise SealError(f"{what} has lost its line breaks; store the PEM file as it is (value=@client.pem).")
+        raise SealError(f"{what} has lost its line breaks; store the PEM file unchanged (value=@client.pem).")
 
 
 def seal(values: Mapping[str, str], kms: KmsSettings, client: Any = None) -> Sealed:
-    """Raises SealError where KMS refuses or cannot be reached."""
+    """Encrypts the secrets. Raises SealError if KMS refuses or cannot be reached."""
     plaintext = json.dumps(values, sort_keys=True, ensure_ascii=False).encode()
     context = dict(kms.encryption_context)
     with _Explained(kms):
@@ -115,7 +113,7 @@ def seal(values: Mapping[str, str], kms: KmsSettings, client: Any = None) -> Sea
 
 
 def associated_data(context: Mapping[str, str]) -> bytes:
-    """The encryption context in the one form that the function also writes it."""
+    """The encryption context, serialized exactly as the function does it."""
     return json.dumps(context, sort_keys=True, separators=(",", ":")).encode()
 
 
@@ -144,7 +142,7 @@ def _client(kms: KmsSettings) -> Any:
 
 
 class _Explained:
-    """Turns what AWS answers into sentences."""
+    """Turns AWS errors into sentences."""
 
     def __init__(self, kms: KmsSettings) -> None:
         self._kms = kms
@@ -163,40 +161,40 @@ class _Explained:
         if isinstance(error, botocore.exceptions.ProfileNotFound):
             return "The secrets cannot be sealed: the profile that AWS_PROFILE names does not exist on this machine."
         if isinstance(error, (botocore.exceptions.NoCredentialsError, botocore.exceptions.PartialCredentialsError)):
-            return f"There are no AWS credentials to seal the secrets with. {_HINT}"
+            return f"There are no AWS credentials for sealing the secrets. {_HINT}"
         if isinstance(error, (botocore.exceptions.TokenRetrievalError, botocore.exceptions.SSOError)):
             return "The AWS single sign-on session has ended, so the secrets cannot be sealed; run `aws sso login`."
         if isinstance(error, botocore.exceptions.SSLError):
             cause = re.search(r"verify failed: ([^(]+?)\.? *(\(|$)", str(error))
             return (
                 f"TLS with KMS in {region} failed ({cause[1] if cause else 'no certificate was accepted'}). Behind a "
-                "proxy that inspects TLS, give its authority in AWS_CA_BUNDLE."
+                "proxy that inspects TLS, set AWS_CA_BUNDLE to the file of its authority."
             )
         if isinstance(error, (botocore.exceptions.HTTPClientError, botocore.exceptions.ConnectionError)):
             return f"KMS in {region} cannot be reached to seal the secrets with {key}: check the network and proxies."
-        return f"The secrets cannot be sealed with {key}: AWS's client failed ({type(error).__name__})."
+        return f"The secrets cannot be sealed with {key}: the AWS client failed ({type(error).__name__})."
 
     def _refusal(self, error: botocore.exceptions.ClientError) -> str:
         key, region, role = self._kms.key_arn, self._kms.region, self._kms.role_arn
         code = str(error.response.get("Error", {}).get("Code", ""))
         operation = str(error.operation_name)
         if operation == "AssumeRole":
-            return f"The role {role}, with which the secrets are to be sealed, cannot be assumed ({code}). {_HINT}"
+            return f"The role {role}, which the build needs to seal the secrets, cannot be assumed ({code}). {_HINT}"
         if code in ("AccessDeniedException", "AccessDenied"):
             return (
-                f"AWS does not allow these credentials kms:{operation} on {key}, which the build needs to seal the "
-                f"secrets. {_HINT}"
+                f"The AWS credentials have no permission for kms:{operation} on {key}, which the build needs to seal "
+                f"the secrets. {_HINT}"
             )
         if code == "NotFoundException":
             return f"The KMS key {key} does not exist in {region}, or in the account of these credentials. {_HINT}"
         if code == "DisabledException":
             return f"The KMS key {key} is disabled; enable it, then build again."
         if code == "KMSInvalidStateException":
-            return f"The KMS key {key} cannot be used in its present state (is it to be deleted?)."
+            return f"The KMS key {key} cannot be used in its current state (is it scheduled for deletion?)."
         if code == "InvalidKeyUsageException":
-            return f"The KMS key {key} is not for encryption; a symmetric key for ENCRYPT_DECRYPT is needed."
+            return f"The KMS key {key} cannot encrypt; use a symmetric key with the usage ENCRYPT_DECRYPT."
         if code in ("ExpiredTokenException", "ExpiredToken"):
-            return f"The AWS credentials to seal the secrets with have expired. {_HINT}"
+            return f"The AWS credentials for sealing the secrets have expired. {_HINT}"
         if code in ("UnrecognizedClientException", "InvalidClientTokenId", "InvalidSignatureException"):
-            return f"AWS does not accept the credentials to seal the secrets with ({code}). {_HINT}"
+            return f"AWS does not accept the credentials for sealing the secrets ({code}). {_HINT}"
         return f"KMS refused {operation} with {key} ({code})."

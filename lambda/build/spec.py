@@ -1,6 +1,6 @@
-"""The build specification: one JSON document that holds references to secrets, never a secret.
+"""The build specification: one JSON document that contains references to secrets, never a secret.
 
-Parsed once, strictly: unknown keys are refused, and all problems are reported together.
+The parser is strict: it refuses unknown keys and reports all problems together.
 """
 
 import json
@@ -32,7 +32,7 @@ _KMS_ARN = re.compile(r"arn:aws[a-z-]*:kms:(?P<region>[a-z0-9-]+):\d{12}:(key|al
 
 @dataclass(frozen=True)
 class Reference:
-    """Where one secret lies in Vault's key-value engine."""
+    """The location of one secret in Vault's KV engine."""
 
     name: str
     mount: str
@@ -60,7 +60,7 @@ class VaultAuth:
 
 @dataclass(frozen=True)
 class VaultSettings:
-    """What is None here is taken from the standard VAULT_* variables."""
+    """A field that is None falls back to the standard VAULT_* variables."""
 
     address: str | None = None
     namespace: str | None = None
@@ -79,7 +79,7 @@ class KmsSettings:
 
 @dataclass(frozen=True)
 class CustomStep:
-    """A user's step, as far as its code goes."""
+    """The code of a user's step."""
 
     name: str
     source_dir: Path
@@ -90,9 +90,9 @@ class CustomStep:
 class Spec:
     """One zip: the function's code and its bundle (kind "package"), or the bundle alone for a layer ("bundle").
 
-    The bundle is the sealed secrets and the settings, where there are any. `secrets` are those of the module's own
-    steps, then `custom_steps.<step>.<name>`, then `http_steps.<step>.<name>`. A bundle has no runtime ("") and no
-    custom steps: those are code.
+    The bundle contains the sealed secrets and the settings, if there are any. `secrets` lists those of the module's
+    own steps, then `custom_steps.<step>.<name>`, then `http_steps.<step>.<name>`. A bundle contains no code, so it
+    has no runtime ("") and no custom steps.
     """
 
     kind: str
@@ -110,14 +110,17 @@ class Spec:
 
     @property
     def cache(self) -> Path:
-        """Beside the output, so that several packages of one root module share it; or where BUILD_CACHE says, so
-        that several root modules, or the runs of a pipeline, do."""
+        """The directory for the build's own environments.
+
+        The default is next to the output, so that all packages of a root module share it. With BUILD_CACHE, several
+        root modules or pipeline runs can share it too.
+        """
         chosen = os.environ.get("BUILD_CACHE")
         return expanded(chosen) if chosen else self.output.parent / ".build-cache"
 
 
 def parse(text: str, source: str) -> Spec:
-    """Reads a specification. `source` says where the text came from, for the messages.
+    """Reads a specification. `source` is the origin of the text, for messages.
 
     Raises SpecError with every problem found.
     """
@@ -126,7 +129,7 @@ def parse(text: str, source: str) -> Spec:
     except (ValueError, RecursionError) as error:
         raise SpecError(f"{source} is not JSON: {error}.") from None
     if not isinstance(document, dict):
-        raise SpecError(f"{source} must hold a JSON object.")
+        raise SpecError(f"{source} must be a JSON object.")
     problems: list[str] = []
     spec = _spec(_Object(document, source, "", problems))
     if problems:
@@ -135,11 +138,11 @@ def parse(text: str, source: str) -> Spec:
 
 
 def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON number")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 class _Object:
-    """One JSON object under reading. Notes what is wrong and continues with a harmless value."""
+    """Reads one JSON object. Records problems and continues with a harmless value."""
 
     def __init__(self, document: Mapping[str, Any], source: str, where: str, problems: list[str]) -> None:
         self._document = document
@@ -158,7 +161,7 @@ class _Object:
         unknown = sorted(set(self._document) - self._read)
         for key in unknown:
             known = ", ".join(sorted(self._read))
-            self.wrong(key, f"is not known here; the keys are {known}")
+            self.wrong(key, f"is not a known key; the known keys are {known}")
 
     def value(self, key: str) -> Any:
         self._read.add(key)
@@ -167,7 +170,7 @@ class _Object:
     def text(self, key: str, pattern: re.Pattern[str] | None = None, rule: str = "") -> str:
         value = self.value(key)
         if not isinstance(value, str) or not value.strip():
-            self.wrong(key, "must be a string that is not empty" if value is not None else "is missing")
+            self.wrong(key, "must be a non-empty string" if value is not None else "is missing")
             return ""
         if pattern is not None and not pattern.fullmatch(value):
             self.wrong(key, rule)
@@ -206,7 +209,7 @@ class _Object:
         return found
 
     def mapping(self, key: str) -> Mapping[str, Any] | None:
-        """An object that is taken as it is."""
+        """An object whose content is not checked."""
         value = self.value(key)
         if value is None or isinstance(value, dict):
             return value
@@ -222,8 +225,8 @@ def _spec(top: _Object) -> Spec:
     kind = top.one_of("kind", KINDS, default="package")
     code = kind == "package"
     output = expanded(top.text("output", re.compile(r".+\.zip"), "must end in .zip"))
-    name = top.text("name", _NAME, "must be letters, digits, - and _, at most 64")
-    # One document can describe both kinds, so a bundle accepts what it has no use for.
+    name = top.text("name", _NAME, "must have at most 64 letters, digits, - and _")
+    # One document can describe both kinds, so a bundle accepts keys that it does not use.
     runtime = top.one_of("runtime", RUNTIMES, default=None if code else "")
     architecture = top.one_of("architecture", ARCHITECTURES, default=None if code else "")
     features = _features(top, required=code)
@@ -248,12 +251,12 @@ def _spec(top: _Object) -> Spec:
     if spec.secrets and top.value("kms") is None:
         top.wrong("kms", "is missing: secrets are sealed with a KMS key")
     if spec.secrets and "chef" in features and "chef_client_key" not in names:
-        top.wrong("secrets.chef_client_key", "is missing: the chef step is on, and signs its requests with that key")
+        top.wrong("secrets.chef_client_key", "is missing: the chef step is on and signs its requests with this key")
     pair = {"consul_client_certificate", "consul_client_key"}
     for missing in sorted(pair - names) if pair & names else ():
         top.wrong(f"secrets.{missing}", "is missing: Consul needs the client certificate and its key")
     if not code and not spec.secrets and spec.settings is None and spec.ca_bundle_file is None:
-        top.wrong("kind", 'is "bundle", and there are no secrets, settings or ca_bundle_file to put into it')
+        top.wrong("kind", 'is "bundle", but there are no secrets, settings or ca_bundle_file to put into it')
     return spec
 
 
@@ -262,30 +265,30 @@ def _features(top: _Object, *, required: bool) -> tuple[str, ...]:
     if value is None and not required:
         return ()
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        top.wrong("features", f"must be a list of some of {', '.join(FEATURES)}")
+        top.wrong("features", f"must be a list with values from {', '.join(FEATURES)}")
         return ()
     for item in value:
         if item not in FEATURES:
-            top.wrong("features", f"holds {json.dumps(item)}; the features are {', '.join(FEATURES)}")
+            top.wrong("features", f"contains {json.dumps(item)}; the features are {', '.join(FEATURES)}")
     return tuple(sorted(set(value)))
 
 
 def _secrets(
     owner: _Object, known: Sequence[str] = (), prefix: str = "", form: re.Pattern[str] = _IDENTIFIER
 ) -> tuple[Reference, ...]:
-    """The references under `secrets`. Without `known` names, any name of the right form is accepted."""
+    """The references under `secrets`. Without `known`, any name that matches `form` is accepted."""
     references = []
-    # A part of dots only would be resolved on the way, and read something else.
+    # HTTP clients resolve a part such as "..", so the request would read another path.
     segments = re.compile(r"(?!\.+(/|$))[^/\s]+(/(?!\.+(/|$))[^/\s]+)*")
     rule = "must be written as a/b/c: no / at either end, no empty part, no space, and no . or .. as a part"
     for name, item in sorted(owner.objects("secrets").items()):
         if known and name not in known:
             owner.wrong(f"secrets.{name}", f"is not known; the secrets are {', '.join(known)}")
         elif not form.fullmatch(name):
-            owner.wrong(f"secrets.{name}", f"has a name that is not of the form {form.pattern}")
+            owner.wrong(f"secrets.{name}", f"has an invalid name; a name must match {form.pattern}")
         version = item.value("version")
         if version is not None and (not isinstance(version, int) or isinstance(version, bool) or version < 1):
-            item.wrong("version", "must be a whole number from 1, or null for the latest")
+            item.wrong("version", "must be a whole number of at least 1, or null for the latest version")
             version = None
         references.append(
             Reference(
@@ -311,7 +314,7 @@ def _vault(top: _Object) -> VaultSettings:
             item.wrong("address", problem)
     kv_version = item.value("kv_version")
     if kv_version is not None and (kv_version not in (1, 2) or isinstance(kv_version, bool)):
-        item.wrong("kv_version", "must be 1 or 2, or null to find out")
+        item.wrong("kv_version", "must be 1 or 2, or null to ask the server")
         kv_version = None
     settings = VaultSettings(
         address=address,
@@ -324,7 +327,7 @@ def _vault(top: _Object) -> VaultSettings:
     return settings
 
 
-# The keys that mean something to each method; another one's key that is set is a mistake worth telling.
+# The keys that each method uses. Setting a key of another method is an error.
 _AUTH_KEYS = {
     "token": (),
     "approle": ("mount", "role_id_file", "secret_id_file"),
@@ -342,12 +345,12 @@ def _auth(vault: _Object) -> VaultAuth:
     values = {key: item.optional_text(key) for key in keys}
     for key in keys:
         if values[key] is not None and key not in _AUTH_KEYS[method]:
-            item.wrong(key, f'is set, but the method "{method}" has no use for it')
+            item.wrong(key, f'is set, but the method "{method}" does not use it')
     if values["jwt_env"] is not None and not _ENVIRONMENT_VARIABLE.fullmatch(values["jwt_env"]):
-        # Somebody may have put the token itself here, so the value is not repeated.
+        # The value could be the token itself, so the message does not repeat it.
         item.wrong("jwt_env", "must be the name of an environment variable, not the token itself")
     if values["jwt_env"] is not None and values["jwt_file"] is not None:
-        item.wrong("jwt_file", "and jwt_env are both set; give one")
+        item.wrong("jwt_file", "and jwt_env are both set; set only one")
     item.finish()
     return VaultAuth(method=method, **values)
 
@@ -381,7 +384,7 @@ def _custom_steps(top: _Object, *, code: bool) -> tuple[tuple[CustomStep, ...], 
         if not _IDENTIFIER.fullmatch(name) or name in STEPS:
             top.wrong(
                 f"custom_steps.{name}",
-                f"must be named in lower-case letters, digits and _, and not {', '.join(STEPS)}",
+                f"must have a name of lowercase letters, digits and _, other than {', '.join(STEPS)}",
             )
         source = item.text("source_dir") if code else item.value("source_dir")
         requirements = item.optional_path("requirements_file")
@@ -393,18 +396,18 @@ def _custom_steps(top: _Object, *, code: bool) -> tuple[tuple[CustomStep, ...], 
 
 
 def _http_steps(top: _Object) -> tuple[Reference, ...]:
-    """The secrets of HTTP steps. The rest of a step is configuration, and comes in `settings`."""
+    """The secrets of HTTP steps. The rest of a step is configuration and is in `settings`."""
     secrets: list[Reference] = []
     for name, item in sorted(top.objects("http_steps").items()):
         if not _HTTP_NAME.fullmatch(name):
-            top.wrong(f"http_steps.{name}", "must be named in letters, digits, - and _, at most 64")
+            top.wrong(f"http_steps.{name}", "must have a name of at most 64 letters, digits, - and _")
         secrets += _secrets(item, prefix=f"http_steps.{name}.", form=_HTTP_NAME)
         item.finish()
     return tuple(secrets)
 
 
 def address_problem(address: str) -> str | None:
-    """What is wrong with a Vault address, or None. It never repeats the address, which might hold a password.
+    """What is wrong with a Vault address, or None. Never quotes the address, which could contain a password.
 
     >>> address_problem("https://vault.example.com/ui/")
     'has a path with /ui, as a browser shows it; leave the path out (https://vault.example.com:8200)'
@@ -418,7 +421,7 @@ def address_problem(address: str) -> str | None:
     if parts.scheme not in ("http", "https") or not host:
         return f"must be a URL such as {example}"
     if parts.username or parts.password:
-        return "must not hold a user name or password"
+        return "must not contain a user name or password"
     for segment, seen in {"ui": "as a browser shows it", "v1": "as the HTTP API has it"}.items():
         if segment in parts.path.split("/"):
             return f"has a path with /{segment}, {seen}; leave the path out ({example})"

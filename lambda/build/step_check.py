@@ -1,7 +1,7 @@
-"""Checks at build time that a user's step can be imported in the function, before the first termination needs it.
+"""Checks at build time that the function will be able to import a user's step.
 
-The code is read, not run: the build has credentials in its environment, and may be of another processor than the
-function. What a step imports in a `try` or under `TYPE_CHECKING` is its own affair.
+The code is parsed, not executed: the build has credentials in its environment, and its machine may have another
+architecture. Imports in a `try` or under `TYPE_CHECKING` are not checked.
 """
 
 import ast
@@ -10,18 +10,18 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from errors import SourceError
 
-INTERFACE = "ec2_decommission.custom_step"  # all that a step should import of the function
+INTERFACE = "ec2_decommission.custom_step"  # the only module of the function that a step should import
 FACTORY = "make_step"
 
-# What Lambda's image has beside Python itself.
+# The packages that Lambda's image contains besides Python itself.
 # https://docs.aws.amazon.com/lambda/latest/dg/lambda-python.html
 _OF_THE_RUNTIME = frozenset({"boto3", "botocore", "s3transfer", "jmespath", "dateutil", "six", "urllib3"})
 
 
 def check(step: str, files: Mapping[str, bytes], runtime: str) -> list[str]:
-    """Follows the imports from the step's `__init__.py`. `files` are those of the whole package, by name.
+    """Follows the imports from the step's `__init__.py`. `files` has all files of the package, by name.
 
-    Returns warnings; raises SourceError with a sentence for each thing that would fail in the function.
+    Returns warnings. Raises SourceError with a sentence for each problem that would make the step fail.
     """
     return _Reader(step, files, runtime).read()
 
@@ -50,7 +50,9 @@ class _Reader:
             if tree is None:
                 continue
             if module == self._package and not _binds(tree, FACTORY):
-                self._problems.append(f"{self._what}: its __init__.py has no {FACTORY}, which the function calls.")
+                self._problems.append(
+                    f"{self._what}: its __init__.py does not define {FACTORY}, which the function calls."
+                )
             for line, imported, names in _imports(tree.body, self._parent(module, file)):
                 self._follow(imported, names, f"{self._inside(file)} line {line}")
                 waiting += [imported, *(f"{imported}.{name}" for name in names)]
@@ -62,16 +64,16 @@ class _Reader:
         root = imported.partition(".")[0]
         if imported == self._package or imported.startswith(f"{self._package}."):
             if self._file(imported) is None and not self._is_directory(imported):
-                self._problems.append(f"{self._what}: {where} imports {imported}, and there is no such file in it.")
+                self._problems.append(f"{self._what}: {where} imports {imported}, but the step has no such file.")
         elif root == "ec2_decommission":
             if {imported, *(f"{imported}.{name}" for name in names)}.isdisjoint({INTERFACE}):
                 self._warnings.append(
-                    f"{self._what[0].lower()}{self._what[1:]}: {where} imports {imported}, which may change with any "
-                    f"version; what stays is {INTERFACE}."
+                    f"{self._what[0].lower()}{self._what[1:]}: {where} imports {imported}, which may change in any "
+                    f"version; only {INTERFACE} is stable."
                 )
         elif root not in sys.stdlib_module_names and root not in _OF_THE_RUNTIME and root not in self._roots:
             self._problems.append(
-                f"{self._what}: {where} imports {root}, which nothing in the package brings; pin it in the step's "
+                f"{self._what}: {where} imports {root}, which the package does not contain; pin it in the step's "
                 "requirements_file."
             )
 
@@ -80,11 +82,11 @@ class _Reader:
             return ast.parse(self._files[file], filename=file, feature_version=self._version)
         except (SyntaxError, ValueError) as error:
             if sys.version_info[:2] < self._version:
-                return None  # it may well be right for the newer Python
+                return None  # the file may be valid for the newer Python
             line = getattr(error, "lineno", None) or 1
             version = ".".join(map(str, self._version))
             self._problems.append(
-                f"{self._what}: {self._inside(file)} line {line} is not Python {version}: {error.args[0]}."
+                f"{self._what}: {self._inside(file)} line {line} is not valid Python {version}: {error.args[0]}."
             )
             return None
 
@@ -100,12 +102,12 @@ class _Reader:
 
     @staticmethod
     def _parent(module: str, file: str) -> str:
-        """What a relative import in the file is relative to."""
+        """The package that the file's relative imports start from."""
         return module if file.endswith("/__init__.py") else module.rpartition(".")[0]
 
 
 def _binds(tree: ast.Module, name: str) -> bool:
-    """Whether the module's top level assigns the name."""
+    """Whether the module's top level defines the name."""
     for node in tree.body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name == name:
             return True
@@ -118,7 +120,7 @@ def _binds(tree: ast.Module, name: str) -> bool:
 
 
 def _imports(nodes: Iterable[ast.AST], package: str) -> Iterator[tuple[int, str, list[str]]]:
-    """Line, whole name, and what is taken from it, of each module that is imported without a net."""
+    """Line, module and imported names of each import that is neither in a `try` nor under `TYPE_CHECKING`."""
     for node in nodes:
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name, []) for alias in node.names)

@@ -1,9 +1,9 @@
-"""Reads the secrets from Vault: exactly the references given, in one read for each path.
+"""Reads the referenced secrets from Vault, with one read per path.
 
-A login that the build made itself is revoked when the reading ends, however it ends; the user's own token is left
-alone. Messages name references, and Vault's own words for an error; never a value.
+The build revokes its own login afterwards, even after an error. It never revokes the user's token. Messages contain
+references and Vault's error texts, never a secret's value.
 
-Measured on OpenBao 2.7 (KV versions 1 and 2, namespaces, AppRole, JWT, agent).
+Tested with OpenBao 2.7 (KV versions 1 and 2, namespaces, AppRole, JWT, agent).
 """
 
 import base64
@@ -28,13 +28,13 @@ from spec import Reference, VaultAuth, VaultSettings
 from vault_http import Answer, Client, connection
 
 _HEADER_SAFE = re.compile(r"[\x21-\x7e]+")
-# Service, batch and recovery tokens, and what wraps a response; a secret id is a UUID unless somebody chose another.
+# Service, batch, recovery and wrapping tokens. A secret id is a UUID by default, so it does not match.
 _TOKEN = re.compile(r"(hv[sbr]|[sbr])\.\S{20,}")
 
 
 @dataclass
 class Login:
-    """A client, and what it is logged in with, for the messages."""
+    """A client, and a description of its login for messages."""
 
     client: Client
     described: str = ""
@@ -43,7 +43,7 @@ class Login:
 
 @contextmanager
 def login(settings: VaultSettings, environ: Mapping[str, str] | None = None) -> Iterator[Login]:
-    """A login for the length of a `with`. Raises VaultError where it is refused."""
+    """Logs in for the duration of a `with` block. Raises VaultError if Vault refuses the login."""
     environ = os.environ if environ is None else environ
     made = Login(Client(connection(settings, environ)))
     _METHODS[settings.auth.method](made, settings.auth, environ)
@@ -62,7 +62,7 @@ def _revoke(made: Login) -> None:
     if revoked:
         say("vault: own login revoked")
     else:
-        warn("the build's own Vault login could not be revoked; it ends with its time to live.")
+        warn("the build's own Vault login could not be revoked; it expires with its TTL.")
 
 
 def _token_login(made: Login, _auth: VaultAuth, environ: Mapping[str, str]) -> None:
@@ -75,11 +75,11 @@ def _token_login(made: Login, _auth: VaultAuth, environ: Mapping[str, str]) -> N
         except (OSError, UnicodeDecodeError):
             token = ""
     if not token:
-        made.described = "the token of the agent"  # one with auto-auth adds its own to a request without
+        made.described = "the agent's token"  # an agent with auto-auth adds its token to requests without one
         return
     if not _HEADER_SAFE.fullmatch(token):
         raise VaultError(
-            f"The value of {source} is not a Vault token: there is a space, a line break or a foreign letter in it."
+            f"The value of {source} is not a Vault token: it contains a space, a line break or a non-ASCII character."
         )
     made.client.token = token
     made.client.credentials.append(token)
@@ -96,24 +96,24 @@ def _approle_login(made: Login, auth: VaultAuth, environ: Mapping[str, str]) -> 
             "AppRole secret id", auth.secret_id_file, "secret_id_file", "VAULT_SECRET_ID", environ
         )
         body["secret_id"] = _unwrapped(made, secret_id) if _TOKEN.fullmatch(secret_id) else secret_id
-    else:  # a role with bind_secret_id=false has none
+    else:  # a role with bind_secret_id=false needs none
         hint = " No secret id was given (vault.auth.secret_id_file or VAULT_SECRET_ID)."
     _log_in(made, f"AppRole at auth/{mount}", list(body.values()), mount, body, hint)
 
 
 def _unwrapped(made: Login, token: str) -> str:
-    """The secret id in a wrapped response. https://developer.hashicorp.com/vault/docs/concepts/response-wrapping"""
+    """Unwraps a secret id. https://developer.hashicorp.com/vault/docs/concepts/response-wrapping"""
     made.client.credentials.append(token)
     answer = made.client.ask("POST", "sys/wrapping/unwrap", token=token)
     if answer.status >= 400:
         raise VaultError(
-            f"The wrapped AppRole secret id cannot be unwrapped{made.client.words(answer)}. It can be unwrapped "
-            "once, and for a limited time: if neither you nor an earlier build did it, somebody else may have the "
-            "secret id. Revoke it, and wrap another."
+            f"The wrapped AppRole secret id cannot be unwrapped{made.client.words(answer)}. It can be "
+            "unwrapped only once and for a limited time. If neither you nor an earlier build unwrapped it, somebody "
+            "else may have the secret id: revoke it and wrap a new one."
         )
     secret_id = (answer.document.get("data") or {}).get("secret_id")
     if not isinstance(secret_id, str):
-        raise VaultError("The wrapped response given as the AppRole secret id holds no secret id.")
+        raise VaultError("The wrapped response given as the AppRole secret id contains no secret id.")
     return secret_id
 
 
@@ -132,16 +132,16 @@ def _aws_login(made: Login, auth: VaultAuth, _environ: Mapping[str, str]) -> Non
         found = session.get_credentials()
         if found is None:
             raise VaultError(
-                f"The Vault login by AWS IAM needs AWS credentials, and there are none. {NO_AWS_CREDENTIALS}"
+                f"The Vault login by AWS IAM needs AWS credentials, but there are none. {NO_AWS_CREDENTIALS}"
             )
         credentials = found.get_frozen_credentials()
     except botocore.exceptions.BotoCoreError as error:
         raise VaultError(
-            f"The Vault login by AWS IAM needs AWS credentials, and they could not be had ({type(error).__name__}). "
+            f"The Vault login by AWS IAM needs AWS credentials, but loading them failed ({type(error).__name__}). "
             f"{NO_AWS_CREDENTIALS}"
         ) from None
-    # Vault forwards this signed request to STS, which names the signer. Without a region it is the global endpoint,
-    # which is what Vault expects unless its sts_endpoint is set.
+    # Vault forwards this signed request to STS, which identifies the signer. Without a region, the request is for the
+    # global endpoint, which Vault uses unless its sts_endpoint is set.
     partition = session.get_partition_for_region(region)
     suffix = "amazonaws.com.cn" if partition == "aws-cn" else "amazonaws.com"
     host = f"sts.{region}.{suffix}" if auth.aws_region else "sts.amazonaws.com"
@@ -170,8 +170,8 @@ _METHODS: dict[str, Callable[[Login, VaultAuth, Mapping[str, str]], None]] = {
 }
 
 NO_AWS_CREDENTIALS = (
-    "The build takes them from the environment of `terraform apply` (AWS_PROFILE, AWS_ACCESS_KEY_ID and so on); "
-    "a role that the AWS provider assumes is not passed on to it."
+    "The build uses the credentials in the environment of `terraform apply` (AWS_PROFILE, AWS_ACCESS_KEY_ID and so "
+    "on), not a role that the AWS provider assumes."
 )
 
 
@@ -180,7 +180,7 @@ def _base64(text: str) -> str:
 
 
 def _credential(what: str, file: str | None, key: str, variable: str, environ: Mapping[str, str]) -> str:
-    """From the file where one is named, else from the variable."""
+    """Reads the file if one is named, otherwise the variable."""
     if file is not None:
         source = f"the file {file} (vault.auth.{key})"
         try:
@@ -214,10 +214,10 @@ def _log_in(
         )
     auth = answer.document.get("auth")
     if not isinstance(auth, dict) or not isinstance(auth.get("client_token"), str):
-        raise VaultError(f"The server at {made.client.where.address} is not Vault: its login gave no token.")
+        raise VaultError(f"The server at {made.client.where.address} is not Vault: its login returned no token.")
     made.client.token = auth["client_token"]
     made.client.credentials.append(made.client.token)
-    # A batch token has no entry of its own to revoke; it ends with its (short) time to live.
+    # A batch token cannot be revoked; it expires with its (short) TTL.
     made.own = auth.get("token_type") != "batch"
 
 
@@ -250,13 +250,13 @@ def read(made: Login, references: Sequence[Reference], kv_version: int | None) -
 
 
 class _Refused(VaultError):
-    """One path could not be read; the others are still worth a try."""
+    """One path could not be read. Other paths may still be readable."""
 
 
 def _detect(made: Login, mount: str) -> int | None:
-    """The version of a key-value engine, or None where the token may not ask.
+    """The version of a KV engine, or None if the token may not ask for it.
 
-    Any token with a right below the mount may read this path; the `vault` command relies on it too.
+    Any token with a permission below the mount can read this path. The `vault` command relies on it too.
     https://developer.hashicorp.com/vault/api-docs/system/internal-ui-mounts
     """
     answer = made.client.ask("GET", f"sys/internal/ui/mounts/{quote(mount)}")
@@ -265,8 +265,8 @@ def _detect(made: Login, mount: str) -> int | None:
         return None
     if data.get("type") not in ("kv", "generic", "cubbyhole"):
         raise VaultError(
-            f"The engine mounted at {mount} in Vault is of the type {data.get('type')!r}; the secrets are read "
-            "from a key-value engine (kv)."
+            f"The engine mounted at {mount} in Vault has the type {data.get('type')!r}; secrets can be read only "
+            "from a KV engine (kv)."
         )
     return 2 if str((data.get("options") or {}).get("version")) == "2" else 1
 
@@ -279,7 +279,7 @@ def _read_path(made: Login, reference: Reference, version: int | None) -> Mappin
     try:
         return _read_v2(made, reference)
     except _Refused as second:
-        # The token may not ask for the version: a path that version 2 refuses may exist in version 1.
+        # The version is unknown, and a path that fails with version 2 may exist in version 1.
         try:
             return _read_v1(made, reference)
         except _Refused:
@@ -291,37 +291,37 @@ def _read_v2(made: Login, reference: Reference) -> Mapping[str, Any]:
     data = _read(made, reference, f"{reference.mount}/data/{reference.path}", query)
     inner = data.get("data")
     if not isinstance(inner, dict):
-        raise _Refused("the answer is not that of a key-value engine of version 2.")
+        raise _Refused("the answer is not from a KV engine of version 2.")
     return inner
 
 
 def _read_v1(made: Login, reference: Reference) -> Mapping[str, Any]:
     if reference.version is not None:
         raise _Refused(
-            f"{reference.mount} is a key-value engine of version 1, which keeps no versions; leave the version out."
+            f"{reference.mount} is a KV engine of version 1, which stores no versions; leave out the version."
         )
     return _read(made, reference, f"{reference.mount}/{reference.path}")
 
 
 def _read(made: Login, reference: Reference, path: str, query: str = "") -> Mapping[str, Any]:
-    """The `data` of one path. Raises _Refused for what concerns this path, VaultError for the rest."""
+    """The `data` of one path. Raises _Refused if the problem is this path, otherwise VaultError."""
     answer = made.client.ask("GET", quote(path) + query)
     _check_namespace(made, answer)
     if answer.status in (401, 403) or "missing client token" in answer.errors:
         if not made.client.token and not _token_is_known(answer):
             raise VaultError(
-                f"There is no Vault token, and {made.client.where.address} is no agent with auto-auth: set "
-                "VAULT_TOKEN, or log in with `vault login` (which writes ~/.vault-token), or choose another "
+                f"There is no Vault token, and {made.client.where.address} is not an agent with auto-auth: set "
+                "VAULT_TOKEN, log in with `vault login` (which writes ~/.vault-token), or choose another "
                 "vault.auth.method."
             )
         if not _token_is_known(answer):
             raise VaultError(
-                f"Vault does not accept {made.described} (any more): it has expired, was revoked, or belongs to "
-                f"another Vault or namespace{made.client.words(answer)}.{_namespace_hint(made)} "
-                f"The secret {reference.name} was to be read from {reference}."
+                f"Vault does not accept {made.described}: it has expired, was revoked, or belongs to another Vault "
+                f"or namespace{made.client.words(answer)}.{_namespace_hint(made)} "
+                f"The build needs it to read the secret {reference.name} from {reference}."
             )
         raise _Refused(
-            f"{made.described} has no right to read {path}. Its policy needs: "
+            f"{made.described} has no permission to read {path}. Its policy needs: "
             f'path "{path}" {{ capabilities = ["read"] }}.{_namespace_hint(made)}'
         )
     if answer.status == 404:
@@ -330,7 +330,7 @@ def _read(made: Login, reference: Reference, path: str, query: str = "") -> Mapp
         raise _Refused(f"Vault refused the read{made.client.words(answer)}.")
     data = answer.document.get("data")
     if not isinstance(data, dict):
-        raise _Refused(f"the server at {made.client.where.address} is not Vault's key-value engine.")
+        raise _Refused(f"the server at {made.client.where.address} is not Vault's KV engine.")
     return data
 
 
@@ -343,19 +343,19 @@ def _not_found(made: Login, reference: Reference, answer: Answer) -> str:
     if metadata.get("deletion_time"):
         return f"{at} was deleted on {metadata['deletion_time']}."
     if "no handler for route" in answer.errors or "unsupported path" in answer.errors:
-        return f"nothing is mounted at {reference.mount} that reads such a path.{_namespace_hint(made)}"
+        return f"no engine mounted at {reference.mount} can read such a path.{_namespace_hint(made)}"
     hint = ""
     if reference.path.startswith("data/"):
-        hint = " The path is written without data/."
+        hint = " Write the path without data/."
     version = "" if reference.version is None else f", or it has no version {reference.version}"
     return f"there is no such path{version}.{hint}{_namespace_hint(made)}"
 
 
 def _token_is_known(answer: Answer) -> bool:
-    """Tells a token without a right from one that Vault does not know; both are answered with 403.
+    """Whether Vault knows the token, so that only a permission is missing. Both cases have the status 403.
 
-    The words differ: a policy's refusal is a list ("1 error occurred: * permission denied"), the other is the
-    bare "permission denied" (OpenBao 2.7, old Vaults) or has "invalid token" in the list (Vault).
+    For a missing permission, the text is a list ("1 error occurred: * permission denied"). For an unknown token, it
+    is the bare "permission denied" (OpenBao 2.7, old Vaults), or the list contains "invalid token" (Vault).
     """
     words = answer.errors
     if "invalid token" in words or "bad token" in words:
@@ -365,8 +365,8 @@ def _token_is_known(answer: Answer) -> bool:
 
 def _value(reference: Reference, data: Mapping[str, Any]) -> str:
     if reference.field not in data:
-        # The names of a secret's fields are no secret to somebody who may read it, but logs go further.
-        raise VaultError(f"there is no field {reference.field} ({len(data)} other fields are there).")
+        # Logs have more readers than the secret, so the message does not name its other fields.
+        raise VaultError(f"there is no field {reference.field} (number of other fields: {len(data)}).")
     value = data[reference.field]
     if not isinstance(value, str):
         raise VaultError(f"the field {reference.field} is not text.")
@@ -384,5 +384,5 @@ def _check_namespace(made: Login, answer: Answer) -> None:
 
 def _namespace_hint(made: Login) -> str:
     if made.client.where.namespace:
-        return f" The namespace asked was {made.client.where.namespace}."
-    return " No namespace was asked for (vault.namespace or VAULT_NAMESPACE)."
+        return f" The namespace is {made.client.where.namespace}."
+    return " No namespace is set (vault.namespace or VAULT_NAMESPACE)."

@@ -1,7 +1,7 @@
-"""The function's dependencies: pinned, hash-checked, for the function's own Python and processor.
+"""Collects the function's dependencies: pinned, hash-checked, for the function's Python and architecture.
 
-pip downloads the wheels, from the index that the user configured. They are read here, not installed, so nothing of
-the build machine gets into the package.
+pip downloads the wheels from the index that the user configured. The wheels are unpacked, not installed, so nothing
+from the build machine gets into the package.
 """
 
 import os
@@ -19,23 +19,24 @@ from packaging.utils import canonicalize_name, parse_wheel_filename
 from bootstrap import pip_environment
 from errors import VendorError
 
-# What Lambda's images have for a C library: Amazon Linux 2 up to Python 3.11, Amazon Linux 2023 from 3.12.
+# The minor version of glibc in Lambda's images: Amazon Linux 2 up to Python 3.11, Amazon Linux 2023 from 3.12.
 # https://docs.aws.amazon.com/lambda/latest/dg/lambda-runtimes.html
 _GLIBC = {"python3.11": 26, "python3.12": 34, "python3.13": 34, "python3.14": 34}
 _MACHINE = {"arm64": "aarch64", "x86_64": "x86_64"}
 
-# Ships as a source distribution only, so its wheel is built here, from the hash-pinned source.
+# Published only as a source distribution, so the wheel is built here from the hash-pinned source.
 _SOURCE_ONLY = frozenset({"pychef"})
 
-# The runtime brings these. It also brings jmespath, urllib3 and six, in versions that AWS changes at any time; the
-# package has the ones that Powertools, requests and PyChef are locked and tested with (0.4 MB of the zip).
+# The runtime contains these. It also contains jmespath, urllib3 and six, but AWS can change their versions at any
+# time. So the package has its own (0.4 MB of the zip): the versions that Powertools, requests and PyChef are locked
+# and tested with.
 _OF_THE_RUNTIME = frozenset({"boto3", "botocore", "s3transfer"})
 
-# Parts of packages that the function never uses; the tests import the unpacked zip without them.
+# Parts of packages that the function never uses. The tests import the unpacked zip without them.
 _UNUSED = {
     "aws-lambda-powertools": re.compile(r"aws_lambda_powertools/event_handler/.*"),  # web APIs and a page for them
-    "cffi": re.compile(r"cffi/.*"),  # cryptography needs its compiled backend only
-    "pycparser": re.compile(r".*"),  # cffi's, to parse C
+    "cffi": re.compile(r"cffi/.*"),  # cryptography needs only its compiled backend
+    "pycparser": re.compile(r".*"),  # cffi uses it to parse C
 }
 _UNUSED_ANYWHERE = re.compile(r"(.*/)?(tests?/.*|[^/]+\.(pyi|pyx|pxd|c|h))")
 
@@ -46,7 +47,7 @@ PIP_TIMEOUT = 900  # seconds for one call of pip
 
 @dataclass(frozen=True)
 class Target:
-    """What the function runs on."""
+    """The function's runtime and architecture."""
 
     runtime: str
     architecture: str
@@ -63,7 +64,7 @@ class Target:
 
     @property
     def markers(self) -> dict[str, str]:
-        """The environment that the markers of a requirement are about: the function's, not this machine's."""
+        """The values for a requirement's environment markers: the function's, not this machine's."""
         return {
             "implementation_name": "cpython",
             "implementation_version": f"{self.python}.0",
@@ -99,7 +100,7 @@ class Vendored:
 
 
 def requirement_files(requirements: Path, features: Iterable[str], *, with_data_key: bool) -> list[Path]:
-    """Which lock files the function needs: one for every function, one a step, and cryptography for a data key."""
+    """The lock files that the function needs: a common one, one for each step, and cryptography for a data key."""
     names = ["function"]
     names += [name for name in ("chef", "consul", "http") if name in features]
     if with_data_key and "chef" not in features:
@@ -108,7 +109,7 @@ def requirement_files(requirements: Path, features: Iterable[str], *, with_data_
 
 
 def read_lock(path: Path, target: Target) -> dict[str, Pin]:
-    """The pins of a hash-locked requirements file that hold for the target. Raises VendorError."""
+    """The pins in a hash-locked requirements file that apply to the target. Raises VendorError."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
@@ -118,7 +119,7 @@ def read_lock(path: Path, target: Target) -> dict[str, Pin]:
     for line in _logical_lines(text):
         if line.startswith("-"):
             problems.append(
-                f'{path}: the option "{line.split()[0]}" is not for this file; pip has a configuration of its own.'
+                f'{path}: the option "{line.split()[0]}" is not allowed here; use pip.conf or PIP_* variables.'
             )
             continue
         words, *hashes = re.split(r"\s+--hash[= ]", line)
@@ -148,9 +149,9 @@ def read_lock(path: Path, target: Target) -> dict[str, Pin]:
 
 
 def merge(own: Mapping[str, Pin], theirs: Mapping[str, Pin], whose: str) -> dict[str, Pin]:
-    """Adds a custom step's pins. One package can be there in one version only. Raises VendorError."""
+    """Merges pins. Raises VendorError if they have different versions of a package."""
     problems = [
-        f"{whose}: {pin} is pinned, and the package has {own[name]} already; there can be one, so pin that version."
+        f"{whose}: {pin} is pinned, but the package already has {own[name]}; pin that version."
         for name, pin in sorted(theirs.items())
         if name in own and own[name].version != pin.version
     ]
@@ -160,24 +161,24 @@ def merge(own: Mapping[str, Pin], theirs: Mapping[str, Pin], whose: str) -> dict
 
 
 def collect(pins: Mapping[str, Pin], whole: Iterable[str], target: Target, work: Path) -> Vendored:
-    """Downloads and reads the wheels. `whole` names packages that are kept complete (a user's own).
+    """Downloads and unpacks the wheels. `whole` names packages that are kept complete (those of custom steps).
 
     Raises VendorError. `work` is an empty directory that nobody else uses.
     """
     wanted = {name: pin for name, pin in pins.items() if name not in _OF_THE_RUNTIME}
     keep = frozenset(whole)
-    if "pydantic" in wanted:  # with it, Powertools's logger imports the web APIs
+    if "pydantic" in wanted:  # if pydantic is installed, Powertools' logger imports the web APIs
         keep |= {"aws-lambda-powertools"}
     files: dict[str, bytes] = {}
     origin: dict[str, str] = {}
     wheels = _wheels(wanted, target, work)
     missing = sorted(set(wanted) - set(wheels))
     if missing:
-        raise VendorError(f"pip gave no wheel of {', '.join(missing)}.")
+        raise VendorError(f"pip downloaded no wheel of {', '.join(missing)}.")
     for name, wheel in sorted(wheels.items()):
         for path, content in _contents(wheel, None if name in keep else _UNUSED.get(name), everything=name in keep):
             if path in files and files[path] != content:
-                raise VendorError(f"The packages {origin[path]} and {name} both bring the file {path}.")
+                raise VendorError(f"The packages {origin[path]} and {name} both contain the file {path}.")
             files[path], origin[path] = content, name
     return Vendored(files, [str(pin) for _, pin in sorted(wanted.items())])
 
@@ -201,14 +202,14 @@ def _wheels(pins: Mapping[str, Pin], target: Target, work: Path) -> dict[str, Pa
         tags += [f"--abi={name}" for name in (abi, "abi3", "none")]
         _pip("download", work / "wheels.txt", ready, wheels, options=["--only-binary=:all:", *tags], target=target)
     if source:
-        # pip's cache may hold a wheel that was built in another way.
+        # pip's cache may contain a wheel that was built with other options.
         options = ["--no-binary=:all:", "--no-build-isolation", "--no-cache-dir"]
         _pip("wheel", work / "sources.txt", source, wheels, options=options, target=target)
     found = {}
     for path in wheels.glob("*.whl"):
         name, _, _, tags_found = parse_wheel_filename(path.name)
         if name in _SOURCE_ONLY and not any(tag.platform == "any" for tag in tags_found):
-            raise VendorError(f"The wheel built of {name} is for this machine only ({path.name}).")
+            raise VendorError(f"The wheel built from {name} works only on this machine ({path.name}).")
         found[str(name)] = path
     return found
 
@@ -216,7 +217,7 @@ def _wheels(pins: Mapping[str, Pin], target: Target, work: Path) -> dict[str, Pa
 def _pip(
     command: str, lock: Path, pins: Sequence[Pin], wheels: Path, *, options: Sequence[str], target: Target
 ) -> None:
-    # The user's ~/.pydistutils.cfg can redirect setuptools, as pip.conf can pip.
+    # Ignore the user's ~/.pydistutils.cfg, which can redirect setuptools as pip.conf can redirect pip.
     more = ' --config-settings="--global-option=--no-user-cfg"' if command == "wheel" else ""
     lines = [f"{pin} {' '.join(f'--hash={value}' for value in sorted(pin.hashes))}{more}\n" for pin in pins]
     lock.write_text("".join(lines), encoding="utf-8")
@@ -245,14 +246,14 @@ def _explain(output: str, target: Target) -> str:
     mismatch = re.search(r"THESE PACKAGES DO NOT MATCH THE HASHES.*?\n\s*(\S+==\S+|\S+)", output, re.DOTALL)
     if mismatch:
         return (
-            f"The hash of {mismatch[1]} is not the one in the requirements: the package index gave another file "
-            "than the one that was locked. Nothing was built."
+            f"The hash of {mismatch[1]} does not match the requirements: the package index returned a different file "
+            "from the locked one."
         )
     missing = re.search(r"No matching distribution found for (\S+)", output)
     if missing:
         return (
-            f"There is no wheel of {missing[1]} for {where} in the package indexes that pip is configured to use, "
-            "or they cannot be reached."
+            f"pip found no wheel of {missing[1]} for {where}: its package indexes do not have one, or they cannot be "
+            "reached."
         )
     tail = " / ".join(line.strip() for line in output.strip().splitlines()[-3:])
     return f"pip could not fetch the dependencies for {where}: {tail[:600]}"
@@ -270,9 +271,9 @@ def _contents(wheel: Path, unused: re.Pattern[str] | None, *, everything: bool) 
 
 
 def _place(name: str) -> str | None:
-    """Where a wheel's member goes, None for what is not taken: scripts, and pip's own records.
+    """The path of a wheel's member in the package. None for scripts and pip's own records, which are left out.
 
-    A package's METADATA stays (scanners of Lambda functions read it), and so do its licences.
+    METADATA stays, because scanners of Lambda functions read it. Licenses stay too.
     """
     parts = name.split("/")
     if ".." in parts or name.startswith("/"):

@@ -1,9 +1,9 @@
 # A member of an ec2-decommission deployment: one account and one region whose instances the deployment serves.
-# stackset.yaml has the same resources for CloudFormation; a test holds both equal.
+# stackset.yaml has the same resources for CloudFormation. A test compares both.
 
 locals {
-  # Partition, region and account come from an ARN in the state: a data source would be read again during the apply
-  # whenever something changes that the call of this module depends on.
+  # Partition, region and account come from an ARN in the state. If something changes that the call of this module
+  # depends on, Terraform defers a data source to the apply.
   queue_arn  = split(":", aws_sqs_queue.undelivered.arn)
   partition  = local.queue_arn[1]
   region     = local.queue_arn[3]
@@ -13,7 +13,7 @@ locals {
   rule_arn  = "arn:${local.partition}:events:${local.region}:${local.account_id}:rule/${local.rule_name}"
 }
 
-# Rule: EC2's state changes of this account and region go to the deployment's event bus.
+# Rule: forwards EC2's state changes in this account and region to the deployment's event bus.
 
 resource "aws_cloudwatch_event_rule" "instance_state" {
   name        = local.rule_name
@@ -49,10 +49,10 @@ resource "aws_cloudwatch_event_target" "event_bus" {
   depends_on = [aws_iam_role_policy.forwarder, aws_sqs_queue_policy.undelivered]
 }
 
-# Forwarder: EventBridge puts events on that bus, and does nothing else.
+# Forwarder: EventBridge may put events on that bus, and nothing else.
 
 resource "aws_iam_role" "forwarder" {
-  # IAM is global: the region keeps the regions of an account apart.
+  # IAM is global. The region in the name keeps the regions of an account apart.
   name                 = "${var.role_name}-${local.region}"
   description          = "Forwards EC2 state changes of ${local.region} to ec2-decommission"
   permissions_boundary = var.permissions_boundary_arn
@@ -89,7 +89,7 @@ resource "aws_iam_role_policy" "forwarder" {
   })
 }
 
-# Queue of events that the bus did not take.
+# Queue of events that the bus did not accept.
 
 resource "aws_sqs_queue" "undelivered" {
   name                      = "${var.role_name}-undelivered"
@@ -125,7 +125,7 @@ resource "aws_sqs_queue_policy" "undelivered" {
   })
 }
 
-# Reader: the function looks at instances, interfaces and addresses, and at nothing else. One role serves all regions.
+# Reader: the function may read instances, interfaces and addresses, and nothing else. One role serves all regions.
 
 resource "aws_iam_role" "reader" {
   count = var.create_role ? 1 : 0
@@ -156,7 +156,7 @@ resource "aws_iam_role_policy" "reader" {
   name = "reader"
   role = aws_iam_role.reader[0].id
 
-  # EC2's Describe actions have no resource.
+  # EC2's Describe actions support no narrower resource.
   policy = jsonencode({
     Version = "2012-10-17"
     Statement = [{

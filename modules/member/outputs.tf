@@ -1,5 +1,5 @@
 output "role_arn" {
-  description = "ARN of the reader role, also if it was created by another region's call."
+  description = "ARN of the reader role, even if the call of another region created it."
   value       = "arn:${local.partition}:iam::${local.account_id}:role/${var.role_name}"
 }
 
@@ -9,11 +9,11 @@ output "event_rule_arn" {
 }
 
 output "undelivered_queue_url" {
-  description = "URL of the queue of events that the event bus did not take."
+  description = "URL of the queue of events that the event bus did not accept."
   value       = aws_sqs_queue.undelivered.url
 }
 
 output "undelivered_queue_arn" {
-  description = "ARN of the queue of events that the event bus did not take."
+  description = "ARN of the queue of events that the event bus did not accept."
   value       = aws_sqs_queue.undelivered.arn
 }

@@ -21,7 +21,7 @@ variable "function_role_arn" {
 }
 
 variable "external_id" {
-  description = "External id that the function must give when it assumes the reader role: `organization.external_id` of the deployment. `null` requires none."
+  description = "External id that the function must pass when it assumes the reader role: `organization.external_id` of the deployment. `null` requires none."
   type        = string
   default     = null
 
@@ -39,7 +39,7 @@ variable "role_name" {
 
   validation {
     condition     = can(regex("^[A-Za-z0-9_-]{1,48}$", var.role_name))
-    error_message = "role_name is ${jsonencode(var.role_name)}: it must have 1 to 48 letters, digits, hyphens and underscores, because the names of queue, rule and roles start with it."
+    error_message = "role_name is ${jsonencode(var.role_name)}: it must have 1 to 48 letters, digits, hyphens and underscores, because the names of the queue, the rule and the roles start with it."
   }
 }
 
@@ -51,7 +51,7 @@ variable "create_role" {
 }
 
 variable "permissions_boundary_arn" {
-  description = "ARN of the policy that is the permissions boundary of both roles. `null` sets none."
+  description = "ARN of the permissions boundary of both roles. `null` sets none."
   type        = string
   default     = null
 

@@ -57,7 +57,7 @@ def test_several_deployments_are_listed_for_selection(site: Site) -> None:
     site.arguments = ["--outputs", "-"]
     text = as_terraform_says({"eu": outputs(site), "us": outputs(site)})
     assert "Choose one with --module: eu, us" in site.cli("status", stdin=text).said
-    assert "There is: eu, us" in site.cli("status", "--module", "asia", stdin=text).said
+    assert "Available: eu, us" in site.cli("status", "--module", "asia", stdin=text).said
 
 
 @pytest.mark.servers
@@ -122,7 +122,7 @@ def test_missing_or_foreign_function_is_reported(site: Site) -> None:
     assert "read the configuration of function nobody in eu-west-1" in site.cli("status").said
     site.arguments = ["--function-name", NAME]
     site.aws.client("lambda").update_function_configuration(FunctionName=NAME, Environment={"Variables": {}})
-    assert "is not one of this module" in site.cli("status").said
+    assert "was not created by this module" in site.cli("status").said
     ran = site.cli("status", AWS_ACCESS_KEY_ID="AKIAIOSFODNN7EXAMPLE")
     assert (ran.status, "AWS does not accept the credentials" in ran.said) == (2, True)
 

@@ -103,9 +103,9 @@ def changed(change: Callable[[dict[str, Any]], object]) -> str:
         ("[]", "is not a plan of version 1"),
         (changed(lambda plan: plan.update(version=2)), "is not a plan of version 1"),
         (changed(lambda plan: plan.update(instances={})), "is not a plan of version 1"),
-        (changed(lambda plan: plan.update(function_name="other")), "is a plan of other in eu-west-1, and not of"),
-        (changed(lambda plan: plan["instances"][0].pop("region")), "lacks a key"),
-        (changed(lambda plan: plan["instances"].append([])), "lacks a key"),
+        (changed(lambda plan: plan.update(function_name="other")), "is a plan for other in eu-west-1, not for"),
+        (changed(lambda plan: plan["instances"][0].pop("region")), "lacks a required key"),
+        (changed(lambda plan: plan["instances"].append([])), "lacks a required key"),
         (changed(lambda plan: plan["instances"][0].update(account_id=5)), "not a string"),
     ],
 )

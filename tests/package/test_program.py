@@ -90,7 +90,7 @@ def test_a_python_that_is_too_old(builder: Builder, tmp_path: Path) -> None:
 
 def test_a_python_without_venv(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    with pytest.raises(BuildError, match="cannot make virtual environments: install its venv module"):
+    with pytest.raises(BuildError, match="cannot create virtual environments: install its venv module"):
         bootstrap.enter(tmp_path / "cache", [], ["build"])
 
 
@@ -119,18 +119,18 @@ def test_a_directory_that_cannot_be_written(builder: Builder, tmp_path: Path) ->
     ("more", "sentence"),
     [
         ({"ca_bundle_file": "/none.pem"}, "The CA bundle /none.pem (ca_bundle_file) cannot be read."),
-        ({"ca_bundle_file": "key.pem"}, "holds a private key, which must not go into the package"),
-        ({"ca_bundle_file": "text.pem"}, "holds no certificate in PEM form"),
+        ({"ca_bundle_file": "key.pem"}, "contains a private key, which must not be packaged"),
+        ({"ca_bundle_file": "text.pem"}, "contains no certificate in PEM format"),
         ({"custom_steps": {"tidy": {"source_dir": "/none"}}}, "its source_dir, /none, is not a directory"),
-        ({"custom_steps": {"tidy": {"source_dir": "empty"}}}, "there is no __init__.py in its source_dir, empty"),
+        ({"custom_steps": {"tidy": {"source_dir": "empty"}}}, "its source_dir, empty, has no __init__.py"),
         ({"custom_steps": {"tidy": {"source_dir": "links"}}}, "links/step.py is a symbolic link"),
         (
             {"custom_steps": {"tidy": {"source_dir": "step"}}},
-            "The custom step tidy: its __init__.py has no make_step, which the function calls.",
+            "The custom step tidy: its __init__.py does not define make_step",
         ),
         (
             {"custom_steps": {"tidy": {"source_dir": "step", "requirements_file": "old.txt"}}},
-            "aws-lambda-powertools==1.0 is pinned, and the package has aws-lambda-powertools==",
+            "aws-lambda-powertools==1.0 is pinned, but the package already has aws-lambda-powertools==",
         ),
         (
             {"custom_steps": {"tidy": {"source_dir": "step", "requirements_file": "loose.txt"}}},

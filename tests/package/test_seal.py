@@ -98,13 +98,13 @@ def refused(operation: str, code: str, **more: Any) -> str:
 @pytest.mark.parametrize(
     ("code", "sentence"),
     [
-        ("AccessDeniedException", f"AWS does not allow these credentials kms:Encrypt on {KEY}"),
+        ("AccessDeniedException", f"The AWS credentials have no permission for kms:Encrypt on {KEY}"),
         ("NotFoundException", f"The KMS key {KEY} does not exist in us-east-1"),
         ("DisabledException", f"The KMS key {KEY} is disabled; enable it"),
-        ("KMSInvalidStateException", f"The KMS key {KEY} cannot be used in its present state"),
-        ("InvalidKeyUsageException", f"The KMS key {KEY} is not for encryption"),
-        ("ExpiredTokenException", "The AWS credentials to seal the secrets with have expired"),
-        ("UnrecognizedClientException", "AWS does not accept the credentials to seal the secrets with"),
+        ("KMSInvalidStateException", f"The KMS key {KEY} cannot be used in its current state"),
+        ("InvalidKeyUsageException", f"The KMS key {KEY} cannot encrypt"),
+        ("ExpiredTokenException", "The AWS credentials for sealing the secrets have expired"),
+        ("UnrecognizedClientException", "AWS does not accept the credentials for sealing the secrets"),
         ("SomethingNew", f"KMS refused Encrypt with {KEY} (SomethingNew)."),
     ],
 )
@@ -115,14 +115,14 @@ def test_each_kms_error_has_its_own_message(code: str, sentence: str) -> None:
 def test_a_refused_data_key_names_its_own_right() -> None:
     text = refused("generate_data_key", "AccessDeniedException", values=padded(5000))
     assert "kms:GenerateDataKey" in text
-    assert "a role that the AWS provider assumes is not passed on to it" in text
+    assert "package.build_role_arn" in text
 
 
 @pytest.mark.usefixtures("environment")
 @pytest.mark.parametrize(
     ("error", "sentence"),
     [
-        (botocore.exceptions.NoCredentialsError(), "There are no AWS credentials to seal the secrets with."),
+        (botocore.exceptions.NoCredentialsError(), "There are no AWS credentials for sealing the secrets."),
         (
             botocore.exceptions.ProfileNotFound(profile="x"),
             "The secrets cannot be sealed: the profile that AWS_PROFILE",
@@ -142,7 +142,7 @@ def test_a_refused_data_key_names_its_own_right() -> None:
             botocore.exceptions.UnauthorizedSSOTokenError(),
             "The AWS single sign-on session has ended",
         ),
-        (botocore.exceptions.DataNotFoundError(data_path=VALUE), f"The secrets cannot be sealed with {KEY}: AWS's"),
+        (botocore.exceptions.DataNotFoundError(data_path=VALUE), f"The secrets cannot be sealed with {KEY}: the AWS"),
     ],
 )
 def test_each_failure_before_kms_has_its_own_message(error: Exception, sentence: str) -> None:
@@ -162,7 +162,7 @@ def test_no_credentials_on_the_machine(monkeypatch: pytest.MonkeyPatch, tmp_path
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
-    with pytest.raises(SealError, match="There are no AWS credentials to seal the secrets with"):
+    with pytest.raises(SealError, match="There are no AWS credentials for sealing the secrets"):
         seal.seal({"a": VALUE}, SETTINGS)
 
 
@@ -178,7 +178,7 @@ GOOD = rsa_key()
 @pytest.mark.parametrize(
     ("key", "sentence"),
     [
-        ("hello", "is not a private key in PEM form"),
+        ("hello", "is not a private key in PEM format"),
         (GOOD.replace("\n", "\\n"), "has lost its line breaks"),
         (GOOD.replace("M", "N", 40), "is a damaged private key"),
         (elliptic_key(), "is not an RSA key"),
@@ -206,8 +206,8 @@ def test_good_keys_pass(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("certificate", "key", "sentence"),
     [
-        (None, "hello", "consul_client_key, read from a/b#c, is not a private key in PEM form"),
-        ("hello", None, "consul_client_certificate, read from a/b#c, is not a certificate in PEM form"),
+        (None, "hello", "consul_client_key, read from a/b#c, is not a private key in PEM format"),
+        ("hello", None, "consul_client_certificate, read from a/b#c, is not a certificate in PEM format"),
         (
             "-----BEGIN CERTIFICATE-----MII",
             None,

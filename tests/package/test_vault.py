@@ -120,7 +120,7 @@ def test_asks_the_namespace_of_the_settings_or_the_environment(openbao: OpenBao)
     assert read(openbao, ref("only-here"), namespace="team-a") == {"consul_token": "of the team"}
     environ = {"VAULT_TOKEN": openbao.root_token, "VAULT_NAMESPACE": "team-a/"}
     assert read(openbao, ref("only-here"), environ=environ) == {"consul_token": "of the team"}
-    assert "No namespace was asked for" in refusal(openbao, ref("only-here"))
+    assert "No namespace is set" in refusal(openbao, ref("only-here"))
     assert refusal(openbao, ref("only-here"), namespace="nowhere").startswith("Vault has no namespace nowhere")
 
 
@@ -137,16 +137,16 @@ def deleted(openbao: OpenBao) -> None:
 @pytest.mark.parametrize(
     ("reference", "sentence"),
     [
-        (ref("data/none"), "secret/data/none#f: there is no such path. The path is written without data/."),
-        (ref("a", mount="kv"), "nothing is mounted at kv"),
-        (ref("a", mount="transit"), "of the type 'transit'"),
-        (ref("decommission/consul", "tokn"), "there is no field tokn (1 other fields are there)."),
+        (ref("data/none"), "secret/data/none#f: there is no such path. Write the path without data/."),
+        (ref("a", mount="kv"), "no engine mounted at kv can read such a path"),
+        (ref("a", mount="transit"), "has the type 'transit'"),
+        (ref("decommission/consul", "tokn"), "there is no field tokn (number of other fields: 1)."),
         (ref("consul", "number", "team/kv"), "the field number is not text."),
         (ref("consul", "blank", "team/kv"), "the field blank is empty."),
         (ref("gone", version=1), "version 1 was deleted on 20"),
         (ref("gone", version=2), "version 2 was destroyed."),
         (ref("gone", version=9), "or it has no version 9."),
-        (ref("consul", "token", "team/kv", 2), "team/kv is a key-value engine of version 1, which keeps no versions"),
+        (ref("consul", "token", "team/kv", 2), "team/kv is a KV engine of version 1, which stores no versions"),
     ],
 )
 @pytest.mark.usefixtures("deleted")
@@ -184,14 +184,14 @@ def test_takes_the_token_of_vault_login(openbao: OpenBao, tmp_path: Path) -> Non
 
 def test_a_token_without_the_right(openbao: OpenBao) -> None:
     text = refusal(openbao, TOKEN, token=openbao.narrow_token("secret/data/else"))
-    assert "the token of VAULT_TOKEN has no right to read secret/data/decommission/consul" in text
+    assert "the token of VAULT_TOKEN has no permission to read secret/data/decommission/consul" in text
     assert 'path "secret/data/decommission/consul" { capabilities = ["read"] }' in text
 
 
 def test_an_expired_token(openbao: OpenBao) -> None:
     token = openbao.expired_token("secret/data/decommission/consul")
     text = refusal(openbao, TOKEN, token=token)
-    assert "Vault does not accept the token of VAULT_TOKEN (any more): it has expired, was revoked" in text
+    assert "Vault does not accept the token of VAULT_TOKEN: it has expired, was revoked" in text
     assert "secret/decommission/consul#token" in text
     assert token not in text
 
@@ -199,7 +199,7 @@ def test_an_expired_token(openbao: OpenBao) -> None:
 def test_no_token(openbao: OpenBao) -> None:
     text = refusal(openbao, TOKEN, environ={})
     assert text.startswith(
-        f"There is no Vault token, and {openbao.address} is no agent with auto-auth: set VAULT_TOK"
+        f"There is no Vault token, and {openbao.address} is not an agent with auto-auth: set VAULT_TOK"
     )
 
 
@@ -229,7 +229,7 @@ def test_an_agent_with_auto_auth_needs_no_token(openbao: OpenBao, agent: VaultAg
     environ = {name: value.replace("AGENT", agent.address) for name, value in environ.items()}
     assert read(openbao, TOKEN, environ=environ) == {"consul_token": openbao.values["consul_token"]}
     text = refusal(openbao, ref("elsewhere"), environ=environ)
-    assert "the token of the agent has no right to read secret/data/elsewhere" in text
+    assert "the agent's token has no permission to read secret/data/elsewhere" in text
 
 
 def test_named_agent_overrides_the_modules_address(openbao: OpenBao, agent: VaultAgent) -> None:
@@ -328,7 +328,7 @@ def test_a_batch_token_is_not_revoked(
 @pytest.mark.parametrize(
     ("environ", "address", "sentence"),
     [
-        ({}, None, "There are secrets to read, and no Vault address: set vault.address, or the variable VAULT_ADDR."),
+        ({}, None, "There are secrets to read, but no Vault address: set vault.address or the variable VAULT_ADDR."),
         (
             {"VAULT_ADDR": "https://vault.example.com/ui/"},
             None,
@@ -354,22 +354,22 @@ def test_a_batch_token_is_not_revoked(
         (
             {"VAULT_ADDR": "https://v.example"},
             "https://u:p@v",
-            "The Vault address in vault.address must not hold a us",
+            "The Vault address in vault.address must not contain a",
         ),
         (
             {},
             "http://127.0.0.1:9",
-            "There is no Vault to be reached at http://127.0.0.1:9 (Connection refused): check",
+            "Vault cannot be reached at http://127.0.0.1:9 (Connection refused): check",
         ),
         (
             {"VAULT_PROXY_ADDR": "http://127.0.0.1:9"},
             "https://vault.example.com",
-            "The proxy on the way to the Vault at https://vault.example.com refused or cannot be reached.",
+            "The proxy for the Vault at https://vault.example.com refused the connection",
         ),
         (
             {"VAULT_PROXY_ADDR": "ftp://p"},
             "https://v",
-            "The proxy on the way to Vault must be a URL with http, https",
+            "The proxy for Vault must be a URL with the scheme http, https",
         ),
     ],
 )
@@ -482,12 +482,12 @@ def stranger(answers: Callable[[str, str], tuple[int, dict[str, str], bytes]]) -
             b'["a list"]',
             "is not Vault: it answered with status 200 and no JSON. Check vault.address or VAULT_ADDR",
         ),
-        (200, b'{"hello": "world"}', "is not Vault: its login gave no token."),
-        (200, b'{"auth": {"client_token": 5}}', "is not Vault: its login gave no token."),
+        (200, b'{"hello": "world"}', "is not Vault: its login returned no token."),
+        (200, b'{"auth": {"client_token": 5}}', "is not Vault: its login returned no token."),
         (501, b'{"errors": ["not initialized"]}', "is not initialized."),
         (500, b'{"errors": ["broken with a-long-jwt-token"]}', "answered with an error (broken with ***)."),
-        (503, b'{"errors": ["standby"]}', "cannot serve now (503) (standby)."),
-        (429, b"{}", "refused: too many requests (429). Build again later."),
+        (503, b'{"errors": ["standby"]}', "is unavailable (503) (standby)."),
+        (429, b"{}", "has too many requests (429). Build again later."),
     ],
 )
 def test_server_that_is_not_vault_or_is_unavailable_is_reported(status: int, content: bytes, sentence: str) -> None:
@@ -512,7 +512,7 @@ def test_standby_redirects_to_the_active_node(openbao: OpenBao) -> None:
     with stranger(lambda _, path: (307, {"Location": openbao.address + path}, b"")) as (address, _):
         assert read(openbao, TOKEN, address=address) == {"consul_token": openbao.values["consul_token"]}
     with stranger(lambda _, path: (307, {"Location": path}, b"")) as (address, sent):
-        assert "redirects again and again" in refusal(openbao, TOKEN, address=address)
+        assert "redirects too many times" in refusal(openbao, TOKEN, address=address)
     assert len(sent) == 3
 
 
@@ -574,5 +574,5 @@ def test_aws_login_without_credentials(monkeypatch: pytest.MonkeyPatch, tmp_path
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
     settings = VaultSettings(address="http://127.0.0.1:9", auth=VaultAuth("aws"))
-    with pytest.raises(VaultError, match="needs AWS credentials, and there are none"), vault.login(settings, {}):
+    with pytest.raises(VaultError, match="needs AWS credentials, but there are none"), vault.login(settings, {}):
         pass

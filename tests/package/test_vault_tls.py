@@ -102,7 +102,7 @@ NOT_TRUSTED = "The certificate of the Vault at ADDRESS is not trusted: this mach
         ("client", {"VAULT_CACERT": "CA", "VAULT_CLIENT_CERT": "CERT", "VAULT_CLIENT_KEY": "KEY"}, "x"),
         ("good", {"VAULT_CACERT": "/none.pem"}, "The CA certificate for Vault, /none.pem (VAULT_CACERT), does not"),
         ("good", {"VAULT_CACERT": "KEY"}, "The CA certificate for Vault, "),
-        ("good", {"VAULT_CACERT_BYTES": "MII"}, "VAULT_CACERT_BYTES holds no certificate in PEM form."),
+        ("good", {"VAULT_CACERT_BYTES": "MII"}, "VAULT_CACERT_BYTES contains no certificate"),
         ("good", {"VAULT_CLIENT_CERT": "CERT"}, "VAULT_CLIENT_CERT and VAULT_CLIENT_KEY belong together"),
         ("good", {"VAULT_CLIENT_CERT": "CERT", "VAULT_CLIENT_KEY": "/none"}, "The client certificate or key"),
         ("good", {"VAULT_CLIENT_CERT": "CA", "VAULT_CLIENT_KEY": "KEY"}, "The client certificate and key for V"),
@@ -121,9 +121,9 @@ def test_the_settings_name_an_authority_too(tls: Tls) -> None:
 
 def test_the_wrong_kind_of_address_is_named(tls: Tls) -> None:
     text = tls.read(tls.bao.address.replace("http:", "https:"), {})
-    assert text.startswith("The server at ADDRESS does not speak TLS: check the port, or use http://")
+    assert text.startswith("The server at ADDRESS does not use TLS: check the port, or use http://")
     text = tls.read(tls.bao.addresses["good"].replace("https:", "http:"), {})
-    assert text == "The Vault at ADDRESS speaks TLS: its address begins with https://."
+    assert text == "The Vault at ADDRESS needs TLS: give its address with https://."
 
 
 def test_a_named_authority_adds_to_the_public_ones(tls: Tls, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -144,7 +144,7 @@ def test_a_rule_of_python_is_named_where_the_authority_was_not(
     public.write_text(tls.old.certificate.read_text())
     monkeypatch.setattr(certifi, "where", lambda: str(public))
     text = tls.read("no-key-identifier", {})
-    assert "breaks a rule that Python checks strictly (Missing Authority Key Identifier)" in text
+    assert "fails a strict check of Python (Missing Authority Key Identifier)" in text
     assert "name it in vault.ca_certificate_file or VAULT_CACERT" in text
     assert tls.read("no-key-identifier", {"VAULT_CACERT": "OLD"}) == "x"
 
@@ -158,6 +158,6 @@ def test_a_redirect_never_leads_away_from_tls(tls: Tls, monkeypatch: pytest.Monk
     client = vault_http.Client(vault_http.connection(VaultSettings(address=tls.bao.addresses["good"]), {}))
     answer = type("Answer", (), {"get_redirect_location": lambda _: tls.bao.address})()
     monkeypatch.setattr(client._pool, "urlopen", lambda *_, **__: answer)
-    with pytest.raises(VaultError, match="redirects to an address without encryption"):
+    with pytest.raises(VaultError, match="redirects to an unencrypted address"):
         client.ask("GET", "sys/health")
     assert client.where.tls.verify_mode == ssl.CERT_REQUIRED

@@ -71,7 +71,7 @@ def test_the_platform_is_that_of_lambdas_image() -> None:
         (f"requests>=2.0 --hash={HASH}\n", "requests must be pinned"),
         (f"requests==2.* --hash={HASH}\n", "requests must be pinned"),
         (f"requests @ https://example.com/x.whl --hash={HASH}\n", "requests must be pinned"),
-        ("--index-url https://example.com\n", 'the option "--index-url" is not for this file'),
+        ("--index-url https://example.com\n", 'the option "--index-url" is not allowed here'),
         (f"?? --hash={HASH}\n", '"??" is not a requirement'),
         (f"a==1 --hash={HASH}\nA==2 --hash={HASH}\n", "a is pinned twice"),
     ],
@@ -96,8 +96,8 @@ def test_two_versions_of_a_package_are_reported() -> None:
     with pytest.raises(VendorError) as raised:
         vendor.merge(own, theirs, "The requirements of the custom steps")
     assert str(raised.value) == (
-        "The requirements of the custom steps: requests==2.0 is pinned, and the package has requests==2.1 already; "
-        "there can be one, so pin that version."
+        "The requirements of the custom steps: requests==2.0 is pinned, but the package already has requests==2.1; "
+        "pin that version."
     )
     merged = vendor.merge(own, {"ldap3": theirs["ldap3"]}, "x")
     assert sorted(merged) == ["ldap3", "requests"]
@@ -108,7 +108,7 @@ def six(digest: str) -> dict[str, vendor.Pin]:
 
 
 def test_a_package_with_another_hash_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(VendorError, match=r"The hash of six==1.17.0.* is not the one in the requirements"):
+    with pytest.raises(VendorError, match=r"The hash of six==1.17.0.* does not match the requirements"):
         vendor.collect(six(HASH), (), TARGET, tmp_path)
 
 
@@ -133,5 +133,5 @@ def test_the_runtime_keeps_its_own_boto3(tmp_path: Path) -> None:
 
 
 def test_two_packages_with_one_file_are_refused() -> None:
-    with pytest.raises(SourceError, match=r"Two parts of the package bring the file a.py"):
+    with pytest.raises(SourceError, match=r"Two parts of the package contain the file a.py"):
         archive.combine({"a.py": b"1"}, {"a.py": b"2"})

@@ -1,6 +1,6 @@
 # NetBox: sets the status of the virtual machine to "decommissioning". Needs a text custom field `instance_id`. To
-# delete it, leave out `method` and `body`. If NetBox writes `next` with another scheme than `url` has, correct the
-# proxy's `X-Forwarded-Proto`.
+# delete it, leave out `method` and `body`. If `next` has another scheme than `url`, correct the proxy's
+# `X-Forwarded-Proto`.
 
 locals {
   netbox = {

@@ -1,5 +1,5 @@
-# Sensu Go: for entities with a label `instance_id`. The answer has all entities of the namespace. In the commercial
-# distribution, add `query = { labelSelector = "instance_id == \"{instance_id}\"" }` to find.
+# Sensu Go: for entities with a label `instance_id`. The answer contains all entities of the namespace. In the
+# commercial distribution, add `query = { labelSelector = "instance_id == \"{instance_id}\"" }` to find.
 
 locals {
   sensu = {

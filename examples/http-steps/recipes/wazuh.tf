@@ -1,6 +1,6 @@
-# Wazuh: for agents that register with the instance id as their name. Wazuh's tokens expire, after 15 minutes by
-# default, and the step cannot log in to `/security/user/authenticate`: raise `auth_token_exp_timeout`, and build the
-# package again before a token expires. Use a user who may do nothing but `agent:read` and `agent:delete`.
+# Wazuh: for agents that register with the instance id as their name. Wazuh's tokens expire, by default after 15
+# minutes, and the step cannot log in to `/security/user/authenticate`. Raise `auth_token_exp_timeout`, and build the
+# package again before a token expires. Use a user with only the permissions `agent:read` and `agent:delete`.
 
 locals {
   wazuh = {

@@ -1,5 +1,5 @@
-# Two calls of the module in one root, by for_each, built at the same time: neither may disturb the other. One of
-# them has a custom step with a secret and a dependency of its own.
+# Two calls of the module in one root module, by for_each, built at the same time: neither may disturb the other. One of
+# them has a custom step with its own secret and dependency.
 terraform {
   required_version = ">= 1.9"
 
@@ -14,7 +14,7 @@ terraform {
 provider "aws" {}
 
 variable "calls" {
-  description = "By name: the zone to clean, and the address of Vault where the custom step is on."
+  description = "Calls by name: the zone to clean, and the address of Vault if the custom step is on."
   type = map(object({
     zone_id       = string
     vault_address = optional(string)

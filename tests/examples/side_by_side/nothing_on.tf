@@ -1,4 +1,4 @@
-# And beside them one where everything that can be off is off: a stack that stands there and harms nobody.
+# A third call, in which everything that can be off is off. It must do no harm.
 module "nothing_on" {
   source = "../../../"
 
