@@ -278,7 +278,7 @@ def _place(holder: dict[str, Any], own: Place | None, account_key: str) -> Place
 def _dry_run(payload: dict[str, Any], known: set[str]) -> bool | None:
     unknown = sorted(set(payload) - known)
     if unknown:
-        raise MalformedEvent(f"unknown key {', '.join(unknown)}; allowed keys: {', '.join(sorted(known))}")
+        raise MalformedEvent(f"unknown key {', '.join(unknown)}; allowed: {', '.join(sorted(known))}")
     dry_run = payload.get("dry_run")
     if dry_run is not None and not isinstance(dry_run, bool):
         raise MalformedEvent(f"dry_run: expected true or false, found {_shown(dry_run)}")
