@@ -436,9 +436,7 @@ class Application:
         if error := known.ec2_error(instance_id):
             return StepReport.failed("", about("cannot verify that the instance has ended", error))
         if place := known.elsewhere.get(instance_id):
-            return StepReport.skipped(
-                "", f"{instance_id} is in {place}, not in {request.place}: nothing was removed"
-            )
+            return StepReport.skipped("", f"{instance_id} is in {place}, not in {request.place}: nothing was removed")
         if since := _restored_since(request, known):
             return StepReport.skipped(
                 "",

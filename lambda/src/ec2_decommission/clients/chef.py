@@ -282,9 +282,7 @@ class _Api(chef.ChefAPI):  # type: ignore[misc]  # PyChef has no types
         told = f": {said}" if said else ""
         if status < 400:
             target = answer.headers.get("Location", "elsewhere")
-            raise ConfigurationError(
-                f"Chef server {self.host} redirects {what} to {target}. Check chef.server_url"
-            )
+            raise ConfigurationError(f"Chef server {self.host} redirects {what} to {target}. Check chef.server_url")
         if status == 401:
             raise ConfigurationError(
                 f"Chef server {self.host} does not accept the signature of client {self.client}: chef_client_key or "

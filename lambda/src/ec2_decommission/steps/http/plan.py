@@ -8,7 +8,7 @@ An item is the instance's by one of two proofs, and for no other reason:
    in another VPC protects the item, like one in the same VPC.
 
 The comparison is exact, whatever the server's search did: only text can be equal, and it is never trimmed, unquoted
-or changed in case. A reason quotes an item only at its end: ``step`` masks secrets in the reason, and then shortens it.
+or changed in case. A reason quotes an item only at its end: ``step`` masks secrets in the reason, then shortens it.
 """
 
 from __future__ import annotations
