@@ -178,7 +178,7 @@ def test_an_item_stays_if_a_living_instance_has_the_dns_name() -> None:
     asked = Question(frozenset({IP}), frozenset({(DNS, NAME)}))
     finding = by_name(Living(asked, bearers={(DNS, NAME): (STRANGER,)}))
     assert finding.removals == ()
-    assert finding.left[0].reason == f"{NAME} belongs to {OTHER_ID} in 222222222222/eu-west-1 now"
+    assert finding.left[0].reason == f"{NAME} now belongs to {OTHER_ID} in 222222222222/eu-west-1"
 
 
 @pytest.mark.parametrize("by", [by_ip, by_name])
@@ -286,7 +286,7 @@ def test_an_id_that_is_never_sent(item_id: Any) -> None:
 
 @pytest.mark.parametrize(("item_id", "shown"), [("", "empty"), (None, "null"), (1.5, "1.5"), ([7], "[7]")])
 def test_an_id_that_is_never_sent_is_shown(item_id: Any, shown: str) -> None:
-    assert decide(item(item_id)).left[0].reason == f"its id (id) is never sent: it is {shown}"
+    assert decide(item(item_id)).left[0].reason == f"its id (id) cannot be sent: it is {shown}"
 
 
 @pytest.mark.parametrize("item_id", ["", ".", ".."])
@@ -355,7 +355,7 @@ def test_an_item_goes_with_the_first_instance_of_the_batch() -> None:
     living = Living(question(settings, [WEB]))
     findings = plan(settings, {OWN: WEB, "i-2": other}, Snapshot({OWN: found, "i-2": found}), living)
     assert [r.target for r in findings[OWN].removals] == ["item 7"]
-    assert findings["i-2"] == Finding(left=(Left("item 7", f"it goes with {OWN}"),))
+    assert findings["i-2"] == Finding(left=(Left("item 7", f"it is removed with {OWN}"),))
 
 
 # What is not known
@@ -383,7 +383,7 @@ def test_an_item_goes_with_the_first_instance_of_the_batch() -> None:
         ({"find": {"path": "/{tag:Odd}"}}, "find: the value of {tag:Odd} cannot be one segment of a URL: .."),
         (
             {"find": {"headers": {"X": "{tag:Line}"}}},
-            "find: the value of {tag:Line} cannot stand in a header, which takes printable ASCII only: a b",
+            "find: the value of {tag:Line} is not printable ASCII, as a header requires: a b",
         ),
     ],
 )
@@ -391,7 +391,7 @@ def test_a_value_that_is_not_known_skips_the_step(changed: dict[str, Any], reaso
     instance = Instance(OWN, tags={"Odd": "..", "Line": "a\nb", "Empty": ""})
     finding = decide(item(), instance=instance, **changed)
     [left] = finding.left
-    assert left.target == f"whatever there is of {OWN}"
+    assert left.target == f"items of {OWN}"
     assert left.reason.startswith(reason)
     assert (finding.removals, finding.errors, finding.notes) == ((), (), ())
 

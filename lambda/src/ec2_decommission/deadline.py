@@ -39,7 +39,7 @@ class Deadline:
         """Raises OutOfTime if fewer than ``needed`` seconds are left."""
         left = self.remaining()
         if left < needed:
-            raise OutOfTime(f"{left:.0f} s are left of this invocation, too few to start {what}")
+            raise OutOfTime(f"{left:.0f} s are left of this invocation, too few to begin {what}")
 
     def timeout(self, wanted: float, what: str = "the next call") -> float:
         """Returns the timeout in seconds for one call: ``wanted``, or the time left if that is less.

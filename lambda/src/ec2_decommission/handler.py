@@ -434,7 +434,7 @@ class Application:
         """Returns the report if no step may run for this instance; None if they may."""
         instance_id = request.instance_id
         if error := known.ec2_error(instance_id):
-            return StepReport.failed("", about("cannot verify that the instance has ended", error))
+            return StepReport.failed("", about("cannot be sure that the instance has ended", error))
         if place := known.elsewhere.get(instance_id):
             return StepReport.skipped("", f"{instance_id} is in {place}, not in {request.place}: nothing was removed")
         if since := _restored_since(request, known):
@@ -449,7 +449,7 @@ class Application:
         if lives and isinstance(request, Terminated):
             return StepReport.failed("", StillAlive(f"the event says terminated, but EC2 says {state}; will retry"))
         if (lives or state == "shutting-down") and isinstance(request, OperatorCall):
-            return StepReport.skipped("", f"{instance_id} is {state}: nothing is removed while an instance lives")
+            return StepReport.skipped("", f"{instance_id} is {state}: nothing is removed for a live instance")
         return None
 
     def _excluded(self, instance: Instance, known: Known) -> str | None:
@@ -468,7 +468,7 @@ class Application:
         try:
             if request.place is None and len(places) > 1 and self._queue is not None:
                 self._queue.send_sweeps(places)
-                return replace(report, note=f"one sweep was queued for each of {len(places)} places")
+                return replace(report, note=f"one sweep was sent for each of {len(places)} places")
             with deadlines.until(deadlines.current().before(BACK_OFF_SECONDS)):
                 seen = self._sweep(place).run(dry_run=dry_run, accept=request.accept)
         except DecommissionError as error:

@@ -269,7 +269,7 @@ class Run:
             try:
                 batch.keep(instance_id, finding.removals)
             except DecommissionError as error:
-                outcomes[instance_id] = Outcome(errors=(about("nothing was removed without an audit object", error),))
+                outcomes[instance_id] = Outcome(errors=(about("nothing is removed without its audit object", error),))
             else:
                 kept[instance_id] = finding
 

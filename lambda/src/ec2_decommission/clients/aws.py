@@ -186,7 +186,7 @@ def aws_errors(doing: str) -> Iterator[None]:
         code = str(error.response.get("Error", {}).get("Code", ""))
         message = str(error.response.get("Error", {}).get("Message", ""))
         if code in _ACCESS:
-            raise AccessError(f"AWS denies the function's role permission to {doing}: {message}") from None
+            raise AccessError(f"AWS denies the function's role the right to {doing}: {message}") from None
         if code in _SETUP:
             raise ConfigurationError(f"could not {doing}: {_SETUP[code]} ({code}: {message})") from None
         kind: type[DecommissionError] = ThrottledError if code in THROTTLED else TransientError

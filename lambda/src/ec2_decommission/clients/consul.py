@@ -689,7 +689,7 @@ class PyConsulCatalog:
         told = f"{_in(datacenter)}: {error.said[:200]}" if error.said else _in(datacenter)
         where = f"Consul {self._host}"
         if error.status == 403 and "ACL not found" in error.said:
-            return AccessError(f"{where} does not know the token in secret consul_token{_in(datacenter)}")
+            return AccessError(f"{where} does not know the token (secret consul_token){_in(datacenter)}")
         if error.status == 403:
             return AccessError(f"{where}: the token may not {what}{told}")
         if error.status in (400, 413):

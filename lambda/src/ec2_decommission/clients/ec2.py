@@ -141,7 +141,7 @@ class BotoEc2:
                     named = set(_ID.findall(str(error.response["Error"].get("Message", ""))))
             unknown = [instance_id for instance_id in asked if instance_id in named]
             if not unknown:
-                raise TransientError(f"EC2 in {self.place} reports that ids do not exist, but not the queried ones")
+                raise TransientError(f"EC2 in {self.place} reports unknown ids, but none of the queried ones")
             found |= dict.fromkeys(unknown)
             asked = [instance_id for instance_id in asked if instance_id not in named]
         if silent := [instance_id for instance_id in instance_ids if instance_id not in found]:

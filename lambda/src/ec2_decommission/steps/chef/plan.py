@@ -313,7 +313,7 @@ def node_of_somebody_else(case: Case, client: str, mine: Collection[str]) -> Rea
         if name != client and _is_dead(case, node):
             continue
         whose = another_id(case, node) or f"is not proven to be {case.instance.instance_id}'s"
-        return f"node {name} may own it, but {whose}"
+        return f"node {name} may own it, and {whose}"
     return None
 
 

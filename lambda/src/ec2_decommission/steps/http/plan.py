@@ -148,7 +148,7 @@ def _decide(
             own.append(item)
     strangers = list(dict.fromkeys(strangers))
     if (more := len(strangers) - _MOST_STRANGERS) > 0:
-        strangers[_MOST_STRANGERS:] = [Left(f"{more} more items", f"not {instance.instance_id}'s either")]
+        strangers[_MOST_STRANGERS:] = [Left(f"{more} more items", f"they are not {instance.instance_id}'s either")]
     return [*_decide_own(settings, instance, own, stranger_ids, living), *strangers]
 
 

@@ -168,7 +168,7 @@ def in_body(value: str) -> str:
 def in_header(value: str) -> str:
     """Checks a part of a header's value."""
     if not _HEADER_VALUE.fullmatch(value):
-        raise UnfitValueError("is not allowed in a header: only printable ASCII is")
+        raise UnfitValueError("is not printable ASCII, as a header requires")
     return value
 
 
