@@ -378,7 +378,7 @@ STAYS: dict[str, tuple[World, list[str], dict[str, str]]] = {
     "the function's own client": (
         World(nodes=[node("DECOMMISSION")], clients=[client("DECOMMISSION")]),
         ["node DECOMMISSION"],
-        {"client DECOMMISSION": "signs with"},
+        {"client DECOMMISSION": "this function uses"},
     ),
     "the organization's validator": (
         World([instance(name="acme-validator")], clients=[client("acme-validator")]),

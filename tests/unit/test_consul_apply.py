@@ -666,7 +666,7 @@ def test_step_fails_with_the_gravest_reason_if_every_datacenter_fails(
             raise TransientError("dc1 is out of reach")
 
     consul.fault = fault
-    with pytest.raises(ConfigurationError, match="no datacenter dc8"):
+    with pytest.raises(ConfigurationError, match="datacenter dc8"):
         Run(consul, instance(A), settings=replace(LOCKS, datacenters=names))
 
 

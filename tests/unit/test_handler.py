@@ -871,7 +871,7 @@ def test_a_sweep_in_a_batch_that_fails_returns_its_message_alone() -> None:
 
 
 def test_a_sweep_that_is_off_says_so() -> None:
-    assert World().sweep()["note"].startswith("the sweep is off")
+    assert World().sweep()["note"].startswith("the sweep, or the inventory that it needs, is off")
 
 
 # Whatever comes

@@ -263,7 +263,7 @@ def test_item_stays_if_its_address_gets_a_new_owner(api: FakeApi, server: tuple[
     api.before = once(lambda _: void(ec2.launch("new", IP, vpc_id="vpc-1")), at=2)
     report = Deployment(document(server[0], prove=BY_IP), ec2=ec2).one(WEB)
     assert report.status == "skipped"
-    assert f"item 7 left: {IP} belongs to" in str(report.reason)
+    assert f"item 7 left: {IP} now belongs to" in str(report.reason)
     assert "7" in api.items
 
 

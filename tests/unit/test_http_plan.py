@@ -165,7 +165,7 @@ def test_an_item_stays_if_somebody_has_the_address_now(by: Any, one: Holder) -> 
     asked = Question(frozenset({IP}), frozenset({(DNS, NAME)}))
     finding = by(Living(asked, {IP: (one,)}))
     assert finding.removals == ()
-    assert f"{IP} belongs to" in finding.left[0].reason
+    assert f"{IP} now belongs to" in finding.left[0].reason
 
 
 @pytest.mark.parametrize("by", [by_ip, by_name])
@@ -286,7 +286,7 @@ def test_an_id_that_is_never_sent(item_id: Any) -> None:
 
 @pytest.mark.parametrize(("item_id", "shown"), [("", "empty"), (None, "null"), (1.5, "1.5"), ([7], "[7]")])
 def test_an_id_that_is_never_sent_is_shown(item_id: Any, shown: str) -> None:
-    assert decide(item(item_id)).left[0].reason == f"its id (id) cannot be sent: it is {shown}"
+    assert decide(item(item_id)).left[0].reason == f"its id (id) is never sent: it is {shown}"
 
 
 @pytest.mark.parametrize("item_id", ["", ".", ".."])

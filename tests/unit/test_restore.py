@@ -111,7 +111,7 @@ def test_what_exists_now_is_not_overwritten(aws: StrictAws) -> None:
     for more in ({"dry_run": True}, {}):
         report = world.put_back(instance_id, **more)
         assert [target.split()[0] for _, target in actions(report)] == ["PTR"]
-        assert f"{NAME}. has A 10.0.0.77 now" in step_of(report, "route53")["reason"]
+        assert f"{NAME}. is now A 10.0.0.77" in step_of(report, "route53")["reason"]
     assert (world.a("web-1"), world.ptr("10.0.0.4")) == (("10.0.0.77",), (f"{NAME}.",))
 
 
@@ -127,7 +127,7 @@ def test_conflict_with_an_existing_record_is_reported_before_the_change(
     world.zones.put(FORWARD, NAME, kind, ["other.example.internal."], **more)
     report = world.put_back(instance_id, dry_run=True)
     assert [target.split()[0] for _, target in actions(report)] == ["PTR"]
-    assert f"has {kind} " in step_of(report, "route53")["reason"]
+    assert f"is now {kind} " in step_of(report, "route53")["reason"]
 
 
 def test_record_created_during_a_restore_is_not_overwritten(aws: StrictAws) -> None:
@@ -140,7 +140,7 @@ def test_record_created_during_a_restore_is_not_overwritten(aws: StrictAws) -> N
 
     world.zones.fault = come_between
     report = world.put_back(instance_id)
-    assert "Route 53 refuses it" in step_of(report, "route53")["reason"]
+    assert "Route 53 refused it" in step_of(report, "route53")["reason"]
     assert world.a("web-1") == ("10.0.0.77",)
 
 
@@ -327,7 +327,7 @@ def put(world: AuditedWorld, instance_id: str, **changes: Any) -> None:
         ({"object": {"zone_id": "Z0OTHER", "record_set": {"Name": "x.", "Type": "A"}}}, "skipped", "in zone Z0OTHER"),
         ({"object": {"zone_id": FORWARD, "record_set": {}}}, "failed", "does not have everything needed"),
         ({"object": None}, "failed", "does not have everything needed"),
-        ({"account_id": "222222222222"}, "skipped", "the audit of i-00000000 is of 222222222222/us-east-1"),
+        ({"account_id": "222222222222"}, "skipped", "the audit of i-00000000 is for 222222222222/us-east-1"),
     ],
 )
 def test_audit_objects_are_validated_like_removals(
@@ -352,7 +352,7 @@ def test_an_audit_object_that_cannot_be_read_stops_the_restore(aws: StrictAws) -
         assert (report["steps"], report["error_kind"]) == ([], "permanent")
         assert f"{instance_id}/x.json" in report["errors"][0]
     put(world, "i-1")
-    assert "is of i-1" in world.put_back("i-00000000")["errors"][0]
+    assert "is for i-1" in world.put_back("i-00000000")["errors"][0]
     assert world.zones.everything() == before
 
 

@@ -358,7 +358,7 @@ def test_ec2s_own_name_of_the_id_in_another_region_stays(region: str, target: st
     scene.dead(region=region, private_dns_names=(target,))
     scene.put("web-1.example.internal", "CNAME", target)
     ((_, reason),) = scene.stays().items()
-    assert reason == f"{target} is an instance in {ran_in}, and {DEAD} ran elsewhere"
+    assert reason == f"{target} is an instance in {ran_in}, but {DEAD} ran elsewhere"
 
 
 def test_ec2s_own_name_of_another_id_stays() -> None:

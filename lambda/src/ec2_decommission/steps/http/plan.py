@@ -261,7 +261,7 @@ def _without_id(settings: HttpStepSettings, item: Any) -> str | None:
     except ExpressionError as error:
         return f"find.id: {error}"
     if as_text(value) in (None, ".", ".."):
-        return f"its id ({settings.find.id.text}) cannot be sent: it is {one_line(value) or 'empty'}"
+        return f"its id ({settings.find.id.text}) is never sent: it is {one_line(value) or 'empty'}"
     return None
 
 

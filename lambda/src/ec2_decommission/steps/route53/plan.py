@@ -314,7 +314,7 @@ def by_own_name(
         return Unknown(error)
     there = _at(snapshot, target)
     if not all(map(draft.takes_all_of, there)):
-        return Stays(f"its target {target} is kept")
+        return Stays(f"its target {target} stays")
     if is_kept(settings.keep_names, target):
         return Stays(f"keep_names matches its target {target}")
     if not there and snapshot.unreadable:  # it may be there
