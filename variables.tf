@@ -436,7 +436,7 @@ variable "consul" {
 
 variable "http_steps" {
   description = <<-EOT
-    Steps for REST APIs, by name. They run after Route 53, Chef and Consul, in the order of their names. Each step finds items, proves that an item belongs to the instance, and removes it.
+    Steps for REST APIs, by name. They run in parallel with the other steps. Each step finds items, proves that an item belongs to the instance, and removes it.
 
     - `enabled` - Run this step.
     - `url` - Scheme, host, port and base path of the API. No placeholder is allowed here, and redirects are not followed.

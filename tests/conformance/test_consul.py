@@ -671,7 +671,7 @@ def test_key_name_cannot_escape_the_kv_store(cluster: ConsulCluster, tail: str, 
 
 @pytest.mark.parametrize("datacenter", ["dc9", "../dc1", "dc1&dc=dc2", "dc 1#"])
 def test_unknown_datacenter_error_names_it(world: World, datacenter: str) -> None:
-    with pytest.raises(ConfigurationError, match=f"knows no datacenter {datacenter}; it knows dc1"):
+    with pytest.raises(ConfigurationError, match=f"does not know datacenter {datacenter}; it knows dc1"):
         world.catalog().nodes(datacenter)
 
 

@@ -384,7 +384,7 @@ def test_not_found_error_without_ids_is_an_error(aws: StrictAws) -> None:
         aws.fault(
             lambda *_: AwsError("InvalidInstanceID.NotFound", "The instance IDs do not exist", 400), everyone=True
         ),
-        pytest.raises(TransientError, match="but none that were asked for"),
+        pytest.raises(TransientError, match="but none of the queried ones"),
     ):
         ec2.ask_by_id(["i-0000000000000000a"])
 

@@ -56,7 +56,7 @@ def test_orphans_are_removed_and_others_objects_stay(deployed: Deployed) -> None
             assert dead in listed["adopted"]
             assert not {elsewhere, unseen} & set(listed["adopted"])
             reasons = {left["id"]: left["reason"] for left in listed["not_adopted"]}
-            assert "it is of region ap-southeast-2" in reasons[elsewhere]
+            assert "it is in region ap-southeast-2" in reasons[elsewhere]
             assert "its Consul agent is alive" in reasons[unseen]
             assert platform.traces() == world
 

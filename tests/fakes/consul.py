@@ -405,7 +405,8 @@ class FakeConsulCatalog:
         if not self.token_known:
             raise AccessError("Consul does not know the token (secret consul_token)")
         if datacenter and datacenter not in self._world:
-            raise ConfigurationError(f"Consul knows no datacenter {datacenter}; it knows {', '.join(self._world)}")
+            known = ", ".join(self._world)
+            raise ConfigurationError(f"Consul does not know datacenter {datacenter}; it knows {known}")
         return self._world[datacenter or self._own]
 
     def _may_not(self, op: Op) -> bool:

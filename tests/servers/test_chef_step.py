@@ -190,7 +190,7 @@ def test_node_without_ec2_data(goiardi: Goiardi, ohai: dict[str, Any]) -> None:
     tool = Tool(goiardi)
     findings, _ = tool.run(named(), living=[named(B)])
     assert findings[A].removals == ()
-    assert left(findings[A])["node web-1"] == f"living instance {B} in {HERE} has this name"
+    assert left(findings[A])["node web-1"] == f"live instance {B} in {HERE} has this name"
     assert goiardi.nodes() == ["web-1"]
     _, outcomes = tool.run(named())
     assert removed(outcomes[A]) == ["client web-1", "node web-1"]

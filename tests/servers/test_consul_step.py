@@ -218,7 +218,7 @@ def test_case_9_a_recorded_address_proves_until_somebody_else_has_it(
         consul, tokens[True], known, deregister=True, ec2=ec2, before_apply=lambda: ec2.launch("new", "10.7.0.5")
     )
     [living] = ec2.machines
-    left = Left(f"node {fresh} 10.7.0.5 (dc1)", f"10.7.0.5 belongs to {living} in {ec2.place} now")
+    left = Left(f"node {fresh} 10.7.0.5 (dc1)", f"10.7.0.5 now belongs to {living} in {ec2.place}")
     assert len(finding.removals) == 3
     assert outcome == Outcome(left=(left,))
     assert run(consul, tokens[True], known, deregister=True, ec2=ec2)[0] == Finding(left=(left,))
@@ -269,7 +269,7 @@ def test_case_18_a_living_stranger_at_the_address_does_not_block_the_node_with_t
     consul.acquire(f"locks/{fresh}", mine)
     finding, outcome = run(consul, tokens[False], Instance(fresh, private_ips=("10.7.0.8",)))
     assert [action for action, _ in told(outcome)] == ["release", "destroy"]
-    assert finding.left == (Left(f"node {stranger} 10.7.0.8 (dc1)", "a living Consul agent of dc1 has its address"),)
+    assert finding.left == (Left(f"node {stranger} 10.7.0.8 (dc1)", "a live Consul agent in dc1 has its address"),)
     assert errors(finding, outcome) == ""
     assert [session["ID"] for session in consul.sessions(stranger)] == [theirs]
 
@@ -566,7 +566,7 @@ def test_a_consul_that_is_down(consul: ConsulCluster, fresh: str) -> None:
 def test_invalid_certificate(consul: ConsulCluster, fresh: str) -> None:
     error = failure(consul, "x", fresh, url=consul.url.replace("http:", "https:"))
     assert isinstance(error, ConfigurationError)
-    assert "does not speak TLS there" in str(error)
+    assert "does not use TLS there" in str(error)
 
 
 def test_no_call_starts_without_time_left(consul: ConsulCluster, fresh: str) -> None:
@@ -577,7 +577,7 @@ def test_agent_without_support_for_permission_checks(consul: ConsulCluster, fres
     with _stand_in({"": (404, "")}) as url:
         error = failure(consul, "x", fresh, url=url)
     assert isinstance(error, ConfigurationError)
-    assert "cannot be proven that the token sees all" in str(error)
+    assert "the token's rights cannot be checked" in str(error)
 
 
 # The audit

@@ -158,7 +158,7 @@ def test_denied_deletion_is_a_missing_permission_and_not_a_success(icinga: Icing
     icinga.create_host("web-1", instance_id=DEAD)
     report = deployment(icinga, "reader").one(WEB)
     assert (report.status, report.error_kind, report.actions) == ("failed", "permission", ())
-    assert "answers remove with 404, and the find right after it still shows the item" in str(report.reason)
+    assert "answers remove with 404, but the find right after it still shows the item" in str(report.reason)
     assert icinga.hosts() == ["web-1"]
 
 

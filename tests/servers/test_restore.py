@@ -114,8 +114,8 @@ def test_a_node_and_a_client_that_exist_now_stay_as_they_are(aws: StrictAws, che
     for more in ({"dry_run": True}, {}):
         step = step_of(world.put_back(instance_id, **more), "chef")
         assert (step["status"], step["actions"]) == ("skipped", [])
-        assert "a client of this name with another key exists now" in step["reason"]
-        assert "node web-2 left: something of this name exists now, and is not overwritten" in step["reason"]
+        assert "a client of this name exists now, with another key" in step["reason"]
+        assert "node web-2 left: an object of this name exists now and is not overwritten" in step["reason"]
     assert (chef.node("web-2"), chef.client("web-2")) == (node, client)
     assert chef.api_as("web-2", key).request("GET", "/nodes/web-2")
 
@@ -183,7 +183,7 @@ def test_node_services_checks_and_a_deleted_lock_come_back(aws: StrictAws, consu
     assert step["status"] == "done", step
     assert sorted(action["target"].split()[0] for action in step["actions"]) == ["lock", "node"]
     assert step["reason"].count("a session cannot be restored") == 2
-    assert "lock locks/released (dc1) left: it was released; its key and value are still there" in step["reason"]
+    assert "lock locks/released (dc1) left: it was released. Its key and value still exist" in step["reason"]
     assert catalog(consul, "app-1") == before
     lock = consul.kv("locks/deleted")
     assert lock
@@ -205,7 +205,7 @@ def test_a_node_and_a_key_that_exist_now_stay_as_they_are(aws: StrictAws, consul
     before = catalog(consul, "app-2")
     step = step_of(world.put_back(instance_id), "consul")
     assert (step["status"], step["actions"]) == ("skipped", [])
-    assert step["reason"].count("something of this name exists now, and is not overwritten") == 2
+    assert step["reason"].count("an object of this name exists now and is not overwritten") == 2
     lock = consul.kv("locks/app-2")
     assert lock
     assert (catalog(consul, "app-2"), lock["Value"]) == (before, b"new")

@@ -171,7 +171,7 @@ def test_a_package_without_a_step_that_is_on_does_not_start(
 ) -> None:
     configure(monkeypatch)
     (tmp_path / "build_info.json").write_text('{"features": ["route53"]}')
-    with pytest.raises(ConfigurationError, match="built without chef, which the module switches on"):
+    with pytest.raises(ConfigurationError, match="built without chef, which the module enables"):
         entry.handle({"instance_id": "i-0123456789abcdef0"}, Context())
     (tmp_path / "build_info.json").write_text('{"features": ["route53", "chef", "consul"]}')
     assert entry.handle({"instance_id": "i-0123456789abcdef0"}, Context())["steps"]

@@ -294,7 +294,7 @@ def test_a_node_that_became_another_s() -> None:
     assert run.planned() == BOTH
     assert run.removed() == []
     assert run.left()["node web-1"] == f"belongs to {B}"
-    assert "node web-1, which may be its own, belongs to" in run.left()["client web-1"]
+    assert "node web-1 may own it, and belongs to" in run.left()["client web-1"]
     assert set(server.node_objects) == server.client_names == {"web-1"}
 
 
@@ -304,7 +304,7 @@ def test_case_9_a_replacement_appears_after_the_plan() -> None:
     run.between = lambda: run.ec2.instances.append(named(B))
     run.apply()
     assert run.removed() == ["node web-1"]
-    assert run.left() == {"client web-1": f"living instance {B} in {HERE} has this name"}
+    assert run.left() == {"client web-1": f"live instance {B} in {HERE} has this name"}
     assert server.client_names == {"web-1"}
 
 
@@ -363,7 +363,7 @@ def test_a_place_that_cannot_be_asked_any_more() -> None:
     run.apply()
     assert run.removed() == []
     assert "cannot ask 111111111111/eu-west-1" in run.errors()[0]
-    assert run.left() == {"node web-1": "stays until client web-1 is gone, because only the node leads to it"}
+    assert run.left() == {"node web-1": "is kept until client web-1 is removed, because only the node identifies it"}
     assert isinstance(run.outcomes[A].errors[0], AccessError)
 
 
@@ -459,7 +459,7 @@ def test_a_replacement_that_appears_while_chef_is_slow() -> None:
     run.ec2.on_ask = lambda: run.ec2.instances.append(named(C, "web-2")) if run.clock() else None
     run.apply()
     assert run.removed(A) == BOTH
-    assert run.left(B) == {"client web-2": f"living instance {C} in {HERE} has this name"}
+    assert run.left(B) == {"client web-2": f"live instance {C} in {HERE} has this name"}
     assert server.client_names == {"web-2"}
 
 

@@ -281,7 +281,7 @@ STAYS: dict[str, tuple[World, list[str], dict[str, str]]] = {
     "case 4: a node in another region": (
         World(nodes=[node(region="us-west-2", ohai_time=MINUTE_AGO)], clients=[client()]),
         [],
-        {"node web-1": "it is in region us-west-2, and", "client web-1": "not proven to be"},
+        {"node web-1": "it is in region us-west-2, but", "client web-1": "not proven to be"},
     ),
     "a node in another region's zone": (
         World(nodes=[node(availability_zone="us-west-2-lax-1a")]),
@@ -301,7 +301,7 @@ STAYS: dict[str, tuple[World, list[str], dict[str, str]]] = {
     "a node in another account": (
         World(nodes=[node(account_id="222222222222")]),
         [],
-        {"node web-1": "it is in account 222222222222, and"},
+        {"node web-1": "it is in account 222222222222, but"},
     ),
     "a name with the id in it, and another account": (
         World(nodes=[bare(f"node-{A}", account_id="222222222222")], settings=chef(BY_ID)),
@@ -317,7 +317,7 @@ STAYS: dict[str, tuple[World, list[str], dict[str, str]]] = {
     "a replacement's node under the same name": (
         World(nodes=[node(instance_id=B)], clients=[client()], living=[instance(B)]),
         [],
-        {"node web-1": f"belongs to {B}", "client web-1": f"node web-1, which may be its own, belongs to {B}"},
+        {"node web-1": f"belongs to {B}", "client web-1": f"node web-1 may own it, and belongs to {B}"},
     ),
     "case 2: a launch that failed": (
         World([instance(ran=False, private_ips=())], [bare(ipaddress=ADDRESS, ohai_time=MINUTE_AGO)], [client()]),
@@ -352,12 +352,12 @@ STAYS: dict[str, tuple[World, list[str], dict[str, str]]] = {
     "a node without ec2 data, and no node_name": (
         World([instance(known_as=known_as(["web-1"], ["web-1"]))], [bare()], [client()], settings=chef(None)),
         [],
-        {"node web-1": "without chef.node_name nothing says whose it is", "client web-1": "not proven to be"},
+        {"node web-1": "without chef.node_name its owner is unknown", "client web-1": "not proven to be"},
     ),
     "a living instance has the name of a node without ec2 data": (
         World(nodes=[bare()], clients=[client()], living=[instance(B, "Web-1")]),
         [],
-        {"node web-1": f"living instance {B} in {HERE} has this name", "client web-1": "not proven to be"},
+        {"node web-1": f"live instance {B} in {HERE} has this name", "client web-1": "not proven to be"},
     ),
     "a node of another name is the instance's": (
         World(nodes=[node("ip-10-0-0-5"), bare()], clients=[client()]),
@@ -372,13 +372,13 @@ STAYS: dict[str, tuple[World, list[str], dict[str, str]]] = {
     "the short name of the instance's node": (
         World(nodes=[node(FQDN), bare()], clients=[client(FQDN)]),
         [f"node {FQDN}"],
-        {"node web-1": f"{A} is node {FQDN}", f"client {FQDN}": "node web-1, which may be its own"},
+        {"node web-1": f"{A} is node {FQDN}", f"client {FQDN}": "node web-1 may own it"},
     ),
     # A client that nothing protects but its rank
     "the function's own client": (
         World(nodes=[node("DECOMMISSION")], clients=[client("DECOMMISSION")]),
         ["node DECOMMISSION"],
-        {"client DECOMMISSION": "signs with"},
+        {"client DECOMMISSION": "this function uses"},
     ),
     "the organization's validator": (
         World([instance(name="acme-validator")], clients=[client("acme-validator")]),
@@ -426,12 +426,12 @@ STAYS: dict[str, tuple[World, list[str], dict[str, str]]] = {
     "case 11: the attacker's only node is named after the client of a living instance": (
         World([instance(name="attacker")], [node("victim")], [client("victim")], [instance(V, "victim")]),
         ["node victim"],
-        {"client victim": f"living instance {V} in {HERE} has this name"},
+        {"client victim": f"live instance {V} in {HERE} has this name"},
     ),
     "case 11: the same without node_name, by the Name tag": (
         World([instance(name="x")], [node("victim")], [client("victim")], [instance(V, "Victim")], chef(None)),
         ["node victim"],
-        {"client victim": f"living instance {V} in {HERE} has this name"},
+        {"client victim": f"live instance {V} in {HERE} has this name"},
     ),
     "case 11: the same without node_name, by the private DNS name": (
         World(
@@ -442,7 +442,7 @@ STAYS: dict[str, tuple[World, list[str], dict[str, str]]] = {
             chef(None),
         ),
         ["node ip-10-0-0-9.ec2.internal"],
-        {"client ip-10-0-0-9.ec2.internal": f"living instance {V} in {HERE} has this name"},
+        {"client ip-10-0-0-9.ec2.internal": f"live instance {V} in {HERE} has this name"},
     ),
     "case 11: the same without node_name, by the host name": (
         World(
@@ -453,17 +453,17 @@ STAYS: dict[str, tuple[World, list[str], dict[str, str]]] = {
             chef(None),
         ),
         ["node ip-10-0-0-9.corp.example"],
-        {"client ip-10-0-0-9.corp.example": f"living instance {V} in {HERE} has this name"},
+        {"client ip-10-0-0-9.corp.example": f"live instance {V} in {HERE} has this name"},
     ),
     "case 11: the victim's node has its FQDN": (
         World([instance(name="attacker")], [node("victim"), node("victim.example.com", V)], [client("victim")]),
         ["node victim"],
-        {"client victim": f"node victim.example.com, which may be its own, belongs to {V}"},
+        {"client victim": f"node victim.example.com may own it, and belongs to {V}"},
     ),
     "case 11: the victim's node has its FQDN, and no ec2 data": (
         World([instance(name="attacker")], [node("victim"), bare("victim.example.com")], [client("victim")]),
         ["node victim"],
-        {"client victim": "node victim.example.com, which may be its own, is not proven"},
+        {"client victim": "node victim.example.com may own it, and is not proven"},
     ),
     "case 11: the victim's client has its FQDN": (
         World(
@@ -472,7 +472,7 @@ STAYS: dict[str, tuple[World, list[str], dict[str, str]]] = {
             [client("victim.example.com")],
         ),
         ["node victim.example.com"],
-        {"client victim.example.com": f"node victim, which may be its own, belongs to {V}"},
+        {"client victim.example.com": f"node victim may own it, and belongs to {V}"},
     ),
     "case 11: the attacker's node is the victim's in other letters": (
         World([instance(name="attacker")], [node("VICTIM"), node("victim", V)], [client("victim")]),
@@ -491,7 +491,7 @@ STAYS: dict[str, tuple[World, list[str], dict[str, str]]] = {
             [client("victim")],
         ),
         ["node victim.evil.example"],
-        {"client victim": f"node victim.example.com, which may be its own, belongs to {V}"},
+        {"client victim": f"node victim.example.com may own it, and belongs to {V}"},
     ),
     "case 11: a retry, when both nodes are gone": (
         World([instance(name="attacker", known_as=known_as(["attacker", "victim"]))], clients=[client("victim")]),
@@ -501,7 +501,7 @@ STAYS: dict[str, tuple[World, list[str], dict[str, str]]] = {
     "the FQDN of a node whose short name a living instance has": (
         World(nodes=[node(FQDN)], clients=[client(FQDN)], living=[instance(B)]),
         [f"node {FQDN}"],
-        {f"client {FQDN}": f"living instance {B} in {HERE} has this name"},
+        {f"client {FQDN}": f"live instance {B} in {HERE} has this name"},
     ),
     "the short name of a node whose FQDN a living instance has": (
         World(
@@ -511,7 +511,7 @@ STAYS: dict[str, tuple[World, list[str], dict[str, str]]] = {
             settings=chef("{tag:Name}.example.com"),
         ),
         ["node web-1"],
-        {"client web-1": f"living instance {B} in {HERE} has this name"},
+        {"client web-1": f"live instance {B} in {HERE} has this name"},
     ),
     "a client in other letters than the node, whose own client is there too": (
         World([instance(name=None)], [node()], [client(), client("WEB-1")], settings=chef(None)),
@@ -526,7 +526,7 @@ STAYS: dict[str, tuple[World, list[str], dict[str, str]]] = {
             settings=chef("{tag:Name}.example.com"),
         ),
         ["node WEB-1.example.com"],
-        {"client WEB-1.example.com": f"living instance {B} in {HERE} has this name"},
+        {"client WEB-1.example.com": f"live instance {B} in {HERE} has this name"},
     ),
     "a living instance has the name by another tag than Name": (
         World(
@@ -537,17 +537,17 @@ STAYS: dict[str, tuple[World, list[str], dict[str, str]]] = {
             chef("{tag:Chef}"),
         ),
         ["node web-1"],
-        {"client web-1": f"living instance {B} in {HERE} has this name"},
+        {"client web-1": f"live instance {B} in {HERE} has this name"},
     ),
     "a replacement that has not saved its node yet": (
         World(nodes=[node()], clients=[client()], living=[instance(B)]),
         ["node web-1"],
-        {"client web-1": f"living instance {B} in {HERE} has this name"},
+        {"client web-1": f"live instance {B} in {HERE} has this name"},
     ),
     "a living instance has the name of a client without a node": (
         World(clients=[client()], living=[instance(B)]),
         [],
-        {"client web-1": f"living instance {B} in {HERE} has this name"},
+        {"client web-1": f"live instance {B} in {HERE} has this name"},
     ),
 }
 
@@ -615,7 +615,7 @@ FAILS: dict[str, tuple[World, list[str], list[str], dict[str, str]]] = {
         World([instance(ran=False)], [node()], [client()], unasked=NO_ANSWER),
         [],
         [f"client web-1: {CANNOT_ASK}"],
-        {"node web-1": "stays until client web-1 is gone"},
+        {"node web-1": "is kept until client web-1 is removed"},
     ),
     "a place that cannot be asked keeps a node without ec2 data": (
         World(nodes=[bare()], unasked=NO_ANSWER),
@@ -633,7 +633,7 @@ FAILS: dict[str, tuple[World, list[str], list[str], dict[str, str]]] = {
         World(clients=[client()], living=[instance(B)], unasked=NO_ANSWER),
         [],
         [],
-        {"client web-1": f"living instance {B} in {HERE}"},
+        {"client web-1": f"live instance {B} in {HERE}"},
     ),
     "a node that cannot be read": (
         World(nodes=[bare()], clients=[client()], unreadable=("node web-1",)),
@@ -651,13 +651,13 @@ FAILS: dict[str, tuple[World, list[str], list[str], dict[str, str]]] = {
         World([instance(name=None, ran=False)], [node()], [client()], unreadable=("client web-1",)),
         [],
         ["client web-1: may not read it"],
-        {"node web-1": "stays until client web-1 is gone"},
+        {"node web-1": "is kept until client web-1 is removed"},
     ),
     "a client that cannot be read, under a name that is not recorded": (
         World([instance(name=None)], [node()], [client()], unreadable=("client web-1",), settings=chef(None)),
         [],
         ["client web-1: may not read it"],
-        {"node web-1": "stays until client web-1 is gone"},
+        {"node web-1": "is kept until client web-1 is removed"},
     ),
     "a client that cannot be read, in other letters than its recorded name": (
         World(nodes=[node("WEB-1")], clients=[client("WEB-1")], unreadable=("client WEB-1",)),
@@ -723,7 +723,7 @@ def test_each_object_is_removed_once() -> None:
     findings = World([instance(), instance(B)], [bare()], [client()]).plan()
     assert removals(findings[A]) == BOTH
     assert removals(findings[B]) == []
-    assert left(findings[B]) == dict.fromkeys(BOTH, f"goes with {A}, which had the same name")
+    assert left(findings[B]) == dict.fromkeys(BOTH, f"is removed with {A}, which had the same name")
 
 
 def test_the_dead_one_s_name_is_the_other_dead_one_s_node() -> None:

@@ -111,7 +111,7 @@ def test_disabled_features_are_null_or_absent() -> None:
     ("changed", "message"),
     [
         ({"name": ""}, "name: expected a non-empty string"),
-        ({"nme": "x"}, "the document: unknown key nme; known are account_id, audit, chef, consul"),
+        ({"nme": "x"}, "the document: unknown key nme; allowed: account_id, audit, chef, consul"),
         ({"dry_run": "true"}, "dry_run: expected true or false, found"),
         ({"route53": []}, "route53: expected a JSON object, found []"),
         ({"route53": {"zones": [], "record_names": ["a"]}}, "route53.zones: expected at least 1 entry"),
@@ -126,7 +126,7 @@ def test_disabled_features_are_null_or_absent() -> None:
         ),
         (
             {"route53": {**FULL["route53"], "zone_ids": []}},
-            "route53: unknown key zone_ids; known are external_dns, keep_names, record_names, requests_per_second, z",
+            "route53: unknown key zone_ids; allowed: external_dns, keep_names, record_names, requests_per_second, z",
         ),
         ({"route53": {**FULL["route53"], "requests_per_second": 0}}, "expected a number from 0.05 to 1000, found 0"),
         ({"route53": {**FULL["route53"], "requests_per_second": "5"}}, 'from 0.05 to 1000, found "5"'),
@@ -152,7 +152,7 @@ def test_disabled_features_are_null_or_absent() -> None:
         ({"chef": {**FULL["chef"], "signing_protocol": "1.1"}}, 'chef.signing_protocol: expected "1.3" or "1.0"'),
         ({"chef": {**FULL["chef"], "signing_protocol": 1.3}}, 'chef.signing_protocol: expected "1.3" or "1.0"'),
         ({"secrets": ["consul_token"]}, "secrets does not list chef_client_key"),
-        ({"encryption_context": {}}, "encryption_context: needed to open the secrets, and empty"),
+        ({"encryption_context": {}}, "encryption_context: empty, but needed to decrypt the secrets"),
         ({"encryption_context": {"a": 1}}, "encryption_context: expected an object whose values are strings"),
         (
             {"instance_filter": {"include_tags": {"a": "b"}}},
@@ -161,7 +161,7 @@ def test_disabled_features_are_null_or_absent() -> None:
         ({"sweep": {"max_fraction": 2}}, "sweep.max_fraction: expected a number from 0.001 to 1, found 2"),
         ({"sweep": {"adopt": ["chef", "route53"]}}, 'sweep.adopt: expected some of chef, consul, found ["route53"]'),
         ({"sweep": {"adopt": "chef"}}, "sweep.adopt: expected a list of non-empty strings"),
-        ({"sweep": {"adopt": ["consul"]}, "consul": None}, "sweep.adopt: names consul, and the step consul is off"),
+        ({"sweep": {"adopt": ["consul"]}, "consul": None}, "sweep.adopt: names consul, but the step consul is off"),
         ({"sweep": {"adopt": ["chef"]}}, "sweep.adopt: needs instance_filter to be empty"),
         ({"queue": {"url": ""}}, "queue.url: expected a non-empty string"),
         ({"custom_steps": {"mine": {"setings": {}}}}, "unknown key setings"),

@@ -304,7 +304,7 @@ def test_case_18_two_datacenters_one_range() -> None:
     theirs = consul.create_session("stranger", datacenter="dc2")
     run = Run(consul, instance(A), settings=replace(LOCKS, datacenters=("dc1", "dc2")))
     assert run.removed() == [("release", "locks/a"), ("destroy", session)]
-    assert run.left() == [Left("node stranger 10.0.0.5 (dc2)", "a living Consul agent of dc2 has its address")]
+    assert run.left() == [Left("node stranger 10.0.0.5 (dc2)", "a live Consul agent in dc2 has its address")]
     assert run.errors() == ""
     assert theirs in consul.session_ids("dc2")
 
@@ -324,7 +324,7 @@ def test_removals_do_not_depend_on_other_instances_in_the_batch(consul: FakeCons
     run = Run(consul, instance(A), second)
     assert [action for action, _ in run.removed(A)] == ["release", "destroy"]
     assert run.removed(B) == [("release", "locks/b"), ("destroy", other)]
-    assert run.left(B) == [Left("node alive 10.0.0.5 (dc1)", f"it goes with {A}")]
+    assert run.left(B) == [Left("node alive 10.0.0.5 (dc1)", f"it is removed with {A}")]
 
 
 @pytest.mark.parametrize(("ended_at", "waits"), [(None, True), (9_400.5, True), (9_400.0, False)])
@@ -363,7 +363,7 @@ def test_case_9_objects_stay_if_a_replacement_gets_the_address(consul: FakeConsu
     assert len(run.planned()) == 3
     assert run.removed() == []
     assert run.left() == [
-        Left("node web-1 10.0.0.5 (dc1)", f"10.0.0.5 belongs to {C} in {ACCOUNT}/{REGION} now"),
+        Left("node web-1 10.0.0.5 (dc1)", f"10.0.0.5 now belongs to {C} in {ACCOUNT}/{REGION}"),
     ]
     assert session in consul.session_ids()
 
@@ -634,7 +634,7 @@ def test_message_returns_if_every_answer_is_outdated(
     clock = Clock(consul, operation, FRESH_SECONDS, before_guard=True)
     run = Run(consul, instance(A), settings=settings, now=clock)
     assert [action for action, _ in run.removed()] == removed
-    assert "ask again before the change" in run.errors()
+    assert "query EC2 again first" in run.errors()
     assert all(isinstance(error, TransientError) for error in run.outcomes[A].errors)
     assert consul.calls["destroy"] == consul.calls["release"] == consul.calls["force-leave"] == 0
 
@@ -666,7 +666,7 @@ def test_step_fails_with_the_gravest_reason_if_every_datacenter_fails(
             raise TransientError("dc1 is out of reach")
 
     consul.fault = fault
-    with pytest.raises(ConfigurationError, match="no datacenter dc8"):
+    with pytest.raises(ConfigurationError, match="datacenter dc8"):
         Run(consul, instance(A), settings=replace(LOCKS, datacenters=names))
 
 

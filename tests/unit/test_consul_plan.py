@@ -140,27 +140,27 @@ KEPT = {
     "the meta has the id and another account": (
         node(instance_id=A, meta={"account_id": "222222222222"}),
         {},
-        f"it is of account 222222222222, and {A} of 111111111111",
+        f"it is in account 222222222222, but {A} was in 111111111111",
     ),
     "the meta has the id and another region": (
         node(instance_id=A, meta={"region": "us-east-1"}),
         {},
-        f"it is of region us-east-1, and {A} of eu-west-1",
+        f"it is in region us-east-1, but {A} was in eu-west-1",
     ),
     "the meta has the id and a zone of another region": (
         node(instance_id=A, meta={"availability_zone": "us-west-2-lax-1a"}),
         {},
-        f"it is of region us-west-2, and {A} of eu-west-1",
+        f"it is in region us-west-2, but {A} was in eu-west-1",
     ),
     "the meta has the id and a region, and the instance's is unknown": (
         node(instance_id=A, meta={"region": "eu-west-1"}),
         {"region": None},
-        f"it is of region eu-west-1, and {A} of an unknown one",
+        f"it is in region eu-west-1, but {A} was in an unknown one",
     ),
     "the name has the id, and the meta another region": (
         node(f"web-1-{A}", meta={"region": "us-east-1"}),
         {"settings": BY_ID},
-        f"it is of region us-east-1, and {A} of eu-west-1",
+        f"it is in region us-east-1, but {A} was in eu-west-1",
     ),
     "the name has the id, and the meta the id of another": (
         node(f"web-1-{A}", instance_id=B),
@@ -170,7 +170,7 @@ KEPT = {
     "the address is recorded, and the meta has another account": (
         node(meta={"account_id": "222222222222"}),
         {},
-        f"it is of account 222222222222, and {A} of 111111111111",
+        f"it is in account 222222222222, but {A} was in 111111111111",
     ),
     "the address is recorded, and the name has the id of another": (
         node(f"web-{B}"),
@@ -180,47 +180,47 @@ KEPT = {
     "the name alone": (
         node(address="10.0.0.6"),
         {"settings": BY_TAG},
-        f"only its name is that of {A}; its address was not recorded for it",
+        f"only its name matches {A}; its address was not recorded for the instance",
     ),
     "the name alone, of an instance without any address": (
         node(),
         {"settings": BY_TAG, "private_ips": ()},
-        f"only its name is that of {A}; its address was not recorded for it",
+        f"only its name matches {A}; its address was not recorded for the instance",
     ),
     "the name of a node that was proven earlier": (
         node("old-name", "10.0.0.6"),
         {"known_as": {"consul": {"node": ("dc1/old-name", "dc2/web-9")}}},
-        f"only its name is that of {A}; its address was not recorded for it",
+        f"only its name matches {A}; its address was not recorded for the instance",
     ),
     "a living instance has the address": (
         node(),
         {"has": {"10.0.0.5": holder()}},
-        f"10.0.0.5 belongs to {C} in {HERE} now",
+        f"10.0.0.5 now belongs to {C} in {HERE}",
     ),
     "a living instance has the node's other address": (
         node(address="10.0.0.5", lan="10.0.0.6"),
         {"has": {"10.0.0.6": holder()}},
-        f"10.0.0.6 belongs to {C} in {HERE} now",
+        f"10.0.0.6 now belongs to {C} in {HERE}",
     ),
     "the address is an Elastic IP that is still allocated": (
         node(address="54.1.2.3"),
         {"public_ips": ("54.1.2.3",), "elastic": ("54.1.2.3",)},
-        "54.1.2.3 belongs to account 111111111111, which still has it allocated as an Elastic IP now",
+        "54.1.2.3 now belongs to account 111111111111, which still has it allocated as an Elastic IP",
     ),
     "a living instance in another VPC has address and name": (
         node("WEB-1"),
         {"settings": BY_TAG, "has": {"10.0.0.5": holder("web-1", "vpc-2")}},
-        f"10.0.0.5 belongs to {C} in {HERE} (another VPC, the same name) now",
+        f"10.0.0.5 now belongs to {C} in {HERE} (another VPC, the same name)",
     ),
     "a living instance in another VPC has the address, and no template tells its name": (
         node(),
         {"has": {"10.0.0.5": holder("db-9", "vpc-2")}},
-        f"10.0.0.5 belongs to {C} in {HERE} (another VPC, the same name) now",
+        f"10.0.0.5 now belongs to {C} in {HERE} (another VPC, the same name)",
     ),
     "a living instance in another VPC has the address, and its name is unknown": (
         node(),
         {"settings": BY_TAG, "has": {"10.0.0.5": holder("", "vpc-2")}},
-        f"10.0.0.5 belongs to {C} in {HERE} (another VPC, the same name) now",
+        f"10.0.0.5 now belongs to {C} in {HERE} (another VPC, the same name)",
     ),
 }
 
@@ -333,7 +333,7 @@ def test_an_unknown_template_value_is_noted() -> None:
 def test_a_node_goes_with_the_first_whose_address_it_has(order: tuple[str, str]) -> None:
     findings = decide(*map(instance, order), world=snapshot(World([node("x")])))
     assert removals(findings[order[0]]) == [("destroy", "s-x-1")]
-    assert findings[order[1]] == Finding(left=(Left("node x 10.0.0.5 (dc1)", f"it goes with {order[0]}"),))
+    assert findings[order[1]] == Finding(left=(Left("node x 10.0.0.5 (dc1)", f"it is removed with {order[0]}"),))
 
 
 @pytest.mark.parametrize("order", [(A, B), (B, A)])
@@ -343,7 +343,7 @@ def test_a_node_goes_with_the_instance_that_it_is_by_id(order: tuple[str, str]) 
     batch = [short["i-b" if one == B else A] for one in order]
     findings = decide(*batch, world=snapshot(World([node("x-i-b")])), settings=BY_ID)
     assert removals(findings["i-b"]) == [("destroy", "s-x-i-b-1")]
-    assert findings[A] == Finding(left=(Left("node x-i-b 10.0.0.5 (dc1)", "it goes with i-b"),))
+    assert findings[A] == Finding(left=(Left("node x-i-b 10.0.0.5 (dc1)", "it is removed with i-b"),))
 
 
 def test_node_without_possible_removals_belongs_to_no_instance() -> None:
@@ -368,7 +368,7 @@ def test_nodes_of_one_name_in_two_datacenters_are_two_nodes() -> None:
 
 DEAD_BY_ID, DEAD_BY_ADDRESS = node("by-id", "10.9.9.9", A), node("by-address")
 LIVE_BY_ID, STRANGER = node("alive", "10.9.9.9", A), node("stranger")
-HAS_ITS_ADDRESS = "a living Consul agent of dc1 has its address"
+HAS_ITS_ADDRESS = "a live Consul agent in dc1 has its address"
 ALIVE = f"the Consul agent of {A} is alive; nothing is removed until it is dead"
 
 
@@ -415,7 +415,7 @@ def test_case_18_a_living_stranger_at_the_address_never_blocks_a_node_with_the_i
     for world, where in ((snapshot(here, there), "dc2"), (snapshot(both), "dc1")):
         finding = decide(instance(), world=world)[A]
         assert removals(finding) == [("destroy", "s-by-id-1")]
-        reason = f"a living Consul agent of {where} has its address"
+        reason = f"a live Consul agent in {where} has its address"
         assert finding.left == (Left(f"node stranger 10.0.0.5 ({where})", reason),)
         assert finding.errors == ()
 
@@ -512,7 +512,7 @@ def test_the_lock_key_of_a_semaphore_stays() -> None:
     finding = decide(instance(), world=snapshot(World([node(instance_id=A)], keys=[key])))[A]
     assert removals(finding) == [("destroy", MINE)]
     assert finding.left == (
-        Left("lock locks/sem/.lock (dc1)", "it is shared by the other contenders of a semaphore"),
+        Left("lock locks/sem/.lock (dc1)", "it is shared with the other contenders of a semaphore"),
     )
     plain = replace(key, flags=0)
     finding = decide(instance(), world=snapshot(World([node(instance_id=A)], keys=[plain])))[A]
@@ -555,7 +555,7 @@ def test_sessions_on_a_server_may_belong_to_others() -> None:
             instance(), world=snapshot(World([node(instance_id=A)]), members=[server]), settings=settings
         )[A]
         assert finding.removals == ()
-        assert finding.left[0].reason == "it is a Consul server, and others may have made its sessions through it"
+        assert finding.left[0].reason == "it is a Consul server, and other machines may have created its sessions"
     client = replace(server, server=False)
     assert removals(decide(instance(), world=snapshot(World([node(instance_id=A)]), members=[client]))[A])
     idle = snapshot(World([node(instance_id=A)], idle=["web-1"]), members=[server])

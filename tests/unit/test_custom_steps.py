@@ -105,7 +105,7 @@ def test_a_custom_steps_aws_client_keeps_to_the_deadline(package: Path, monkeypa
 
 
 def test_a_custom_step_that_is_not_in_the_package_is_named() -> None:
-    with pytest.raises(ConfigurationError, match="custom step audit: the package does not hold it"):
+    with pytest.raises(ConfigurationError, match="custom step audit: the package does not contain the step"):
         factory().make(Circumstances(dry_run=False))
 
 
@@ -113,7 +113,10 @@ def test_a_custom_step_that_is_not_in_the_package_is_named() -> None:
     ("source", "sentence"),
     [
         ("", "custom step audit: its __init__.py has no function make_step"),
-        ("import none_such", "custom step audit: the package does not hold it, or not all: .*none_such"),
+        (
+            "import none_such",
+            "custom step audit: the package does not contain the step or a module it imports: .*none_such",
+        ),
         ("make_step = lambda tools: object()", "the object that make_step returns has no look, find, remove"),
         ("make_step = lambda tools: tools.setting('zone')", r"custom_steps.audit.settings has no zone, which the"),
         ("make_step = lambda tools: tools.secret('key')", r"custom_steps.audit.secrets has no key, which the step"),
@@ -203,8 +206,8 @@ def test_dry_run_removes_nothing_and_reports_the_same() -> None:
         ({"look": {"i-elsewhere": Facts("mine")}}, None, None),
         ({"look": ["i-1"]}, "look returned a list; expected a mapping by id", "configuration"),
         ({"find": None}, "find returned a NoneType; expected a mapping by id", "configuration"),
-        ({"find": {}}, "find returned no Finding for it", "configuration"),
-        ({"remove": {}}, "remove returned no Outcome for it", "configuration"),
+        ({"find": {}}, "find returned no Finding for this instance", "configuration"),
+        ({"remove": {}}, "remove returned no Outcome for this instance", "configuration"),
         ({"remove": None}, "remove returned a NoneType; expected a mapping by id", "configuration"),
         ({"look": ValueError("bad")}, "unexpected ValueError: bad", "transient"),
         ({"find": KeyError("x")}, "unexpected KeyError: 'x'", "transient"),
@@ -345,7 +348,7 @@ def test_an_instance_step_that_yields_something_else_fails() -> None:
             return ["thing"]
 
     found = Wrong(StepTools("mine", log=FakeLog())).find(batch("i-1"))
-    assert "find_one gave a str, which is no Removal, Left or Note" in str(found["i-1"].errors[0])
+    assert "find_one yielded a str; expected a Removal, Left or Note" in str(found["i-1"].errors[0])
 
 
 def test_step_with_a_missing_method_is_rejected(package: Path) -> None:

@@ -187,7 +187,7 @@ def test_a_dry_run_that_is_no_boolean_is_refused(dry_run: Any) -> None:
 
 def test_a_misspelt_key_of_the_operator_is_refused() -> None:
     with pytest.raises(
-        MalformedEvent, match="unknown key dryrun; known are account_id, dry_run, instance_id, only, region"
+        MalformedEvent, match="unknown key dryrun; allowed: account_id, dry_run, instance_id, only, region"
     ):
         parse({"instance_id": ID, "dryrun": True})
 

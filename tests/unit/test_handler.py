@@ -113,7 +113,7 @@ def test_an_instance_that_was_never_recorded_leaves_only_what_is_proven_by_id(in
     instance_id = world.launch("web-1")
     world.zones.put(FORWARD, f"{instance_id}.example.internal", "A", ["192.0.2.1"])
     if not inventory:
-        assert world.send(world.running(instance_id))["note"] == "the inventory is off; nothing is remembered"
+        assert world.send(world.running(instance_id))["note"] == "the inventory is off; nothing was recorded"
     world.ec2.terminate(instance_id)
     step = step_of(world.send(world.terminated(instance_id)), "route53")
     assert [a["target"] for a in step["actions"]] == [f"A {instance_id}.example.internal. 192.0.2.1"]
@@ -158,10 +158,10 @@ def test_late_running_event_restores_nothing() -> None:
     instance_id = ended(world)
     world.send(world.terminated(instance_id))
     report = world.send(world.running(instance_id))
-    assert report["note"] == "it has been terminated since; a late event does not bring it back"
+    assert report["note"] == "the instance has been terminated since; this event is late and changes nothing"
     assert world.inventory.items[instance_id].state == "terminated"
     world.ec2.forget(instance_id)
-    assert world.send(world.running(instance_id))["note"].startswith("it has been terminated since")
+    assert world.send(world.running(instance_id))["note"].startswith("the instance has been terminated since")
 
 
 def test_running_and_terminated_of_one_instance_in_one_batch_in_either_order() -> None:
@@ -181,7 +181,7 @@ def test_a_late_running_of_what_ec2_has_forgotten_records_nothing() -> None:
     world.ec2.forget(instance_id)
     event = world.running(instance_id)
     world.later(timedelta(hours=1))
-    assert world.send(event)["note"].startswith("EC2 does not know the instance any more")
+    assert world.send(event)["note"].startswith("EC2 no longer shows the instance")
     assert world.inventory.items == {}
 
 
@@ -220,7 +220,7 @@ def test_event_for_a_live_instance_fails_without_removals(state: str) -> None:
     assert len(answer.failed) == 1
     (report,) = answer.reports.values()
     assert step_of(report, "route53")["status"] == "failed"
-    assert step_of(report, "route53")["reason"] == f"the event says terminated, EC2 says {state}; retried"
+    assert step_of(report, "route53")["reason"] == f"the event says terminated, but EC2 says {state}; will retry"
     assert world.zones.everything() == before
     assert instance_id not in world.inventory.items
 
@@ -871,7 +871,7 @@ def test_a_sweep_in_a_batch_that_fails_returns_its_message_alone() -> None:
 
 
 def test_a_sweep_that_is_off_says_so() -> None:
-    assert World().sweep()["note"].startswith("the sweep is off")
+    assert World().sweep()["note"].startswith("the sweep, or the inventory that it needs, is off")
 
 
 # Whatever comes

@@ -252,9 +252,9 @@ NOT_A_URL = (
         ),
         ({"find": {"query": {"a": 5}}}, "rest.find.query: expected an object whose values are strings"),
         ({"find": {"query": {"a": "{b}"}}}, "rest.find.query.a: unknown placeholder {b}"),
-        ({"find": {"body": "{"}}, "rest.find.body: it is not a JSON text"),
-        ({"remove": {"body": '{"a": {id}}'}}, "rest.remove.body: it is not a JSON text"),
-        ({"remove": {"body": '"{id} {"'}}, "rest.remove.body: a brace is not matched"),
+        ({"find": {"body": "{"}}, "rest.find.body: it is not JSON"),
+        ({"remove": {"body": '{"a": {id}}'}}, "rest.remove.body: it is not JSON"),
+        ({"remove": {"body": '"{id} {"'}}, "rest.remove.body: unmatched brace"),
         ({"headers": {"A b": "c"}}, "rest.find.headers: expected names of headers"),
         ({"headers": {"Host": "evil"}}, "rest.find.headers: expected names of headers, without connection"),
         ({"remove": {"headers": {"content-LENGTH": "5"}}}, "rest.remove.headers: expected names of headers"),
@@ -291,11 +291,11 @@ NOT_A_URL = (
                 "secrets": ["b"],
                 "headers": {"authorization": "x"},
             },
-            "rest.find.headers: Authorization is auth's own; give one of both",
+            "rest.find.headers: auth sets Authorization; give only one of the two",
         ),
         ({"request_timeout_seconds": 0.5}, "rest.request_timeout_seconds: expected a number from 1 to 60"),
         ({"max_concurrency": 33}, "rest.max_concurrency: expected a number from 1 to 32"),
-        ({"removal": {}}, "rest: unknown key removal; known are auth, find, headers, keep"),
+        ({"removal": {}}, "rest: unknown key removal; allowed: auth, find, headers, keep"),
         ({"find": {"itmes": "a"}}, "rest.find: unknown key itmes"),
         ({"prove": {"field": "a", "equals": "{instance_id}", "or": 1}}, "rest.prove: unknown key or"),
     ],
@@ -346,5 +346,5 @@ def test_a_step_that_is_null_is_refused() -> None:
 
 def test_secrets_need_an_encryption_context() -> None:
     whole = {"name": "x", "account_id": "123456789012", "region": "us-east-1"}
-    with pytest.raises(ConfigurationError, match="encryption_context: needed to open the secrets"):
+    with pytest.raises(ConfigurationError, match="encryption_context: empty, but needed to decrypt the secrets"):
         Config.parse(json.dumps({**whole, "http_steps": {"a": document(URL, secrets=["token"])}}))

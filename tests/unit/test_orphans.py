@@ -142,7 +142,7 @@ def test_a_chef_node_of_another_place_stays(told: dict[str, Any], reason: str) -
     assert sweep["adopted"] == []
     [left] = sweep["not_adopted"]
     assert (left["id"], left["source"], left["target"]) == (DEAD, "chef", "node old")
-    assert f"it is of {reason}, not" in left["reason"]
+    assert f"it is in {reason}, not" in left["reason"]
 
 
 def test_a_chef_node_of_this_place_goes() -> None:
@@ -184,7 +184,7 @@ def test_a_consul_node_of_another_place_stays(meta: dict[str, str], reason: str)
     world.consul.register_node("old", "10.0.0.77", {"instance_id": DEAD, **meta})
     sweep = swept(world)
     assert sweep["adopted"] == []
-    assert f"it is of {reason}" in reasons(sweep)[DEAD]
+    assert f"it is in {reason}" in reasons(sweep)[DEAD]
 
 
 def test_a_consul_node_whose_agent_lives_stays_until_it_is_dead() -> None:

@@ -111,7 +111,7 @@ def test_what_exists_now_is_not_overwritten(aws: StrictAws) -> None:
     for more in ({"dry_run": True}, {}):
         report = world.put_back(instance_id, **more)
         assert [target.split()[0] for _, target in actions(report)] == ["PTR"]
-        assert f"{NAME}. has A 10.0.0.77 now" in step_of(report, "route53")["reason"]
+        assert f"{NAME}. is now A 10.0.0.77" in step_of(report, "route53")["reason"]
     assert (world.a("web-1"), world.ptr("10.0.0.4")) == (("10.0.0.77",), (f"{NAME}.",))
 
 
@@ -127,7 +127,7 @@ def test_conflict_with_an_existing_record_is_reported_before_the_change(
     world.zones.put(FORWARD, NAME, kind, ["other.example.internal."], **more)
     report = world.put_back(instance_id, dry_run=True)
     assert [target.split()[0] for _, target in actions(report)] == ["PTR"]
-    assert f"has {kind} " in step_of(report, "route53")["reason"]
+    assert f"is now {kind} " in step_of(report, "route53")["reason"]
 
 
 def test_record_created_during_a_restore_is_not_overwritten(aws: StrictAws) -> None:
@@ -140,7 +140,7 @@ def test_record_created_during_a_restore_is_not_overwritten(aws: StrictAws) -> N
 
     world.zones.fault = come_between
     report = world.put_back(instance_id)
-    assert "Route 53 refuses it" in step_of(report, "route53")["reason"]
+    assert "Route 53 refused it" in step_of(report, "route53")["reason"]
     assert world.a("web-1") == ("10.0.0.77",)
 
 
@@ -238,7 +238,7 @@ def test_audited_object_that_was_not_removed_by_the_function_is_not_restored(aws
     report = world.put_back(instance_id)
     assert actions(report) == []
     assert (
-        "was audited at 2026-03-01T12:00:00+00:00, and was not removed then" in step_of(report, "route53")["reason"]
+        "was audited at 2026-03-01T12:00:00+00:00, but was not removed then" in step_of(report, "route53")["reason"]
     )
     assert world.a("web-1") is None
 
@@ -282,7 +282,7 @@ def test_an_item_of_a_custom_step_cannot_come_back(aws: StrictAws) -> None:
     world.send(world.terminated(instance_id))
     report = world.put_back(instance_id)
     assert step_of(report, "fake")["status"] == "skipped"
-    assert "host 5 left: what the step fake removed cannot come back" in step_of(report, "fake")["reason"]
+    assert "host 5 left: the step fake cannot restore what it removed" in step_of(report, "fake")["reason"]
     assert step_of(report, "route53")["status"] == "done"
 
 
@@ -292,7 +292,7 @@ def test_an_instance_without_audit_objects_is_clean(aws: StrictAws) -> None:
     step = step_of(report, "route53")
     assert (step["status"], step["reason"]) == (
         "clean",
-        "the audit holds nothing that this step removed of the instance",
+        "the audit holds nothing that this step removed for the instance",
     )
     assert world.inventory.items == {}
 
@@ -322,12 +322,12 @@ def put(world: AuditedWorld, instance_id: str, **changes: Any) -> None:
 @pytest.mark.parametrize(
     ("changes", "status", "words"),
     [
-        ({"record_set": {"Type": "NS"}}, "skipped", "does not change such a record"),
-        ({"record_set": {"AliasTarget": {"DNSName": "x"}}}, "skipped", "does not change such a record"),
+        ({"record_set": {"Type": "NS"}}, "skipped", "does not change such records"),
+        ({"record_set": {"AliasTarget": {"DNSName": "x"}}}, "skipped", "does not change such records"),
         ({"object": {"zone_id": "Z0OTHER", "record_set": {"Name": "x.", "Type": "A"}}}, "skipped", "in zone Z0OTHER"),
-        ({"object": {"zone_id": FORWARD, "record_set": {}}}, "failed", "lacks what is needed"),
-        ({"object": None}, "failed", "lacks what is needed"),
-        ({"account_id": "222222222222"}, "skipped", "the audit of i-00000000 is of 222222222222/us-east-1"),
+        ({"object": {"zone_id": FORWARD, "record_set": {}}}, "failed", "does not have everything needed"),
+        ({"object": None}, "failed", "does not have everything needed"),
+        ({"account_id": "222222222222"}, "skipped", "the audit of i-00000000 is for 222222222222/us-east-1"),
     ],
 )
 def test_audit_objects_are_validated_like_removals(
@@ -352,7 +352,7 @@ def test_an_audit_object_that_cannot_be_read_stops_the_restore(aws: StrictAws) -
         assert (report["steps"], report["error_kind"]) == ([], "permanent")
         assert f"{instance_id}/x.json" in report["errors"][0]
     put(world, "i-1")
-    assert "is of i-1" in world.put_back("i-00000000")["errors"][0]
+    assert "is for i-1" in world.put_back("i-00000000")["errors"][0]
     assert world.zones.everything() == before
 
 

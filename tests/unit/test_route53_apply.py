@@ -582,7 +582,7 @@ def test_constantly_changing_record_fails_without_blocking_others() -> None:
     _, outcomes = scene.run()
     (error,) = outcomes[DEAD].errors
     assert isinstance(error, PermanentError)
-    assert str(error).startswith(f"{A}: Route 53 refuses the change: [Tried to delete")
+    assert str(error).startswith(f"{A}: Route 53 refused the change: [Tried to delete")
     assert removed(outcomes[DEAD_TOO]) == ["A web-2.example.internal. 10.0.0.6"]
 
 

@@ -268,7 +268,7 @@ def test_a_recorded_dns_name_without_an_address_stays() -> None:
     scene.dead(private_dns_names=("web.corp.example",))
     scene.put("web-1.example.internal", "CNAME", "web.corp.example")
     ((_, reason),) = scene.stays().items()
-    assert reason == "web.corp.example contains no address, so nobody can be asked who has it now"
+    assert reason == "web.corp.example contains no address, so it cannot be checked who has it now"
 
 
 # Sets of several values
@@ -306,7 +306,7 @@ def test_a_value_goes_once_with_the_first_instance() -> None:
     scene.dead(DEAD_TOO)
     scene.put("web-1.example.internal", "A", "10.0.0.5")
     assert list(scene.goes()) == [A]
-    assert scene.stays(DEAD_TOO) == {A: f"goes with {DEAD}, which had the same name and address"}
+    assert scene.stays(DEAD_TOO) == {A: f"is removed with {DEAD}, which had the same name and address"}
 
 
 # Rule 1: by id
@@ -358,7 +358,7 @@ def test_ec2s_own_name_of_the_id_in_another_region_stays(region: str, target: st
     scene.dead(region=region, private_dns_names=(target,))
     scene.put("web-1.example.internal", "CNAME", target)
     ((_, reason),) = scene.stays().items()
-    assert reason == f"{target} is an instance in {ran_in}, and {DEAD} ran elsewhere"
+    assert reason == f"{target} is an instance in {ran_in}, but {DEAD} ran elsewhere"
 
 
 def test_ec2s_own_name_of_another_id_stays() -> None:
@@ -377,7 +377,7 @@ def test_case_2_an_instance_that_was_never_recorded_leaves_only_what_carries_its
     assert list(scene.goes()) == [f"A {DEAD}.example.internal. 10.0.0.5"]
     (left,) = scene.plan()[DEAD].left
     assert left.target == "A www.example.internal. 192.168.77.10"
-    assert left.reason == f"no address was recorded for {DEAD}, so only what contains its id may go"
+    assert left.reason == f"no address was recorded for {DEAD}, so only records with its id may be removed"
 
 
 @pytest.mark.parametrize(
@@ -528,14 +528,14 @@ def test_a_cname_to_another_instances_name_stays() -> None:
 def test_a_cname_to_an_own_name_outside_all_zones_stays() -> None:
     scene = cname("{tag:Name}.example.internal", "{tag:Name}.elsewhere", target="web-1.elsewhere")
     ((_, reason),) = scene.stays().items()
-    assert reason == "its target web-1.elsewhere. lies in no zone that this step handles"
+    assert reason == "its target web-1.elsewhere. is not in a zone that this step handles"
 
 
 def test_a_cname_to_an_own_name_in_a_managed_zone_stays() -> None:
     scene = cname("{tag:Name}.example.internal", "{tag:Name}.map", target="web-1.map")
     scene.zones["ZMAP"] = Zone("ZMAP", "map.", managed_by="Cloud Map")
     scene.found["ZMAP"], scene.missed["ZMAP"] = {}, {}
-    assert list(scene.stays().values()) == ["its target web-1.map. lies in no zone that this step handles"]
+    assert list(scene.stays().values()) == ["its target web-1.map. is not in a zone that this step handles"]
 
 
 def test_a_cname_stays_if_its_target_may_lie_in_a_managed_zone_as_well() -> None:
@@ -878,7 +878,7 @@ def test_a_name_outside_all_zones_is_noted() -> None:
     scene = Scene("{tag:Name}.example.internal", "{tag:Name}.notexample.internal")
     scene.dead()
     assert scene.plan()[DEAD].notes == (
-        f"record name web-1.notexample.internal. lies in none of the zones {', '.join(NAMES.values())}",
+        f"record name web-1.notexample.internal. is in none of the zones {', '.join(NAMES.values())}",
     )
 
 
@@ -887,7 +887,7 @@ def test_a_name_outside_all_zones_is_noted() -> None:
     [
         (None, None, "tag:Name is not known"),
         ("10.0.0.5", None, "tag:Name is not known"),
-        ("10.0.0.5", "web-1", "lies in none of the zones other."),
+        ("10.0.0.5", "web-1", "is in none of the zones other."),
     ],
 )
 def test_if_nothing_can_be_looked_for_the_step_is_not_clean(ip: str | None, name: str | None, reason: str) -> None:
@@ -906,7 +906,7 @@ def test_case_25_service_managed_zone_is_explained() -> None:
     scene.put("web-1.map", "A", "10.0.0.5", zone="ZMAP")
     assert scene.goes() == {}
     why = "AWS Cloud Map manages it, and only that service may change its records"
-    assert scene.plan()[DEAD].notes == (f"hosted zone ZMAP (map.) is not looked at: {why}",)
+    assert scene.plan()[DEAD].notes == (f"hosted zone ZMAP (map.) is not read: {why}",)
 
 
 def test_service_managed_reverse_zone_is_explained() -> None:
@@ -914,7 +914,7 @@ def test_service_managed_reverse_zone_is_explained() -> None:
     scene.dead()
     scene.zones[REVERSE] = Zone(REVERSE, "10.in-addr.arpa.", managed_by="another AWS service")
     (note,) = scene.plan()[DEAD].notes
-    assert note.startswith(f"hosted zone {REVERSE} (10.in-addr.arpa.) is not looked at: another AWS service manages")
+    assert note.startswith(f"hosted zone {REVERSE} (10.in-addr.arpa.) is not read: another AWS service manages")
 
 
 @pytest.mark.parametrize(

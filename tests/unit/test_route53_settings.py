@@ -52,7 +52,7 @@ def test_omitted_settings_have_defaults() -> None:
         ({"zones": [{"id": ""}]}, "route53.zones[0].id: expected a non-empty string"),
         (
             {"zones": [{"id": "Z1", "role": "x"}]},
-            "route53.zones[0]: unknown key role; known are external_id, id, role_arn",
+            "route53.zones[0]: unknown key role; allowed: external_id, id, role_arn",
         ),
         (
             {"zones": [{"id": "Z1", "role_arn": "dns"}]},
@@ -65,11 +65,11 @@ def test_omitted_settings_have_defaults() -> None:
         ({"record_names": []}, "route53.record_names: expected at least 1 entry"),
         ({"record_names": ["{nme}"]}, "route53.record_names: name template '{nme}'"),
         ({"record_names": [1]}, "route53.record_names: expected a list of non-empty strings"),
-        ({"external_dns": {"prefix": "x"}}, "external_dns: unknown key prefix; known are txt_prefix, txt_suffix"),
+        ({"external_dns": {"prefix": "x"}}, "external_dns: unknown key prefix; allowed: txt_prefix, txt_suffix"),
         ({"external_dns": {"txt_prefix": 1}}, "external_dns.txt_prefix: expected a string or null"),
         ({"keep_names": "x"}, "route53.keep_names: expected a list of non-empty strings"),
         ({"requests_per_second": 0}, "route53.requests_per_second: expected a number from 0.05 to 1000, found 0"),
-        ({"zone_ids": ["Z1"]}, "route53: unknown key zone_ids; known are external_dns, keep_names"),
+        ({"zone_ids": ["Z1"]}, "route53: unknown key zone_ids; allowed: external_dns, keep_names"),
     ],
 )
 def test_errors_have_clear_messages(changed: dict[str, Any], message: str) -> None:

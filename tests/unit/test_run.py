@@ -238,8 +238,8 @@ def test_a_step_that_is_silent_about_an_instance_fails_for_it() -> None:
     answer = world.send_batch(*(world.terminated(i) for i in (told, not_found, not_told)), message_ids=list("abc"))
     assert answer.failed == ("b", "c")
     assert step_of(answer.reports["a"], "fake")["status"] == "done"
-    assert "no answer for this instance" in step_of(answer.reports["b"], "fake")["reason"]
-    assert "does not say what it removed" in step_of(answer.reports["c"], "fake")["reason"]
+    assert "no finding for this instance" in step_of(answer.reports["b"], "fake")["reason"]
+    assert "did not report what it removed" in step_of(answer.reports["c"], "fake")["reason"]
 
 
 # What cannot be recorded is not removed
@@ -257,7 +257,7 @@ def test_nothing_is_removed_without_an_inventory_write(operation: str) -> None:
     assert len(answer.failed) == 1
     (report,) = answer.reports.values()
     for name in ("first", "last"):
-        told = "nothing is removed that cannot be recorded: inventory: no connection"
+        told = "nothing was removed, because it could not be recorded: inventory: no connection"
         assert step_of(report, name)["reason"] == told
     assert report["errors"] == ["inventory: no connection"]
     assert [act for act, _ in chef.acts + dns.acts] == ["identify", "identify"]

@@ -113,7 +113,7 @@ def test_a_bundle_without_certificates(tmp_path: Path, text: str) -> None:
 def test_a_server_that_does_not_speak_tls() -> None:
     with (
         serving(lambda _: (200, "")) as (url, _),
-        pytest.raises(ConfigurationError, match="does not speak TLS there"),
+        pytest.raises(ConfigurationError, match="does not use TLS there"),
     ):
         get(url.replace("http:", "https:"), trusting())
 

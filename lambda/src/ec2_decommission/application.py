@@ -1,4 +1,4 @@
-"""Puts the application together from the environment; made once per cold start."""
+"""Builds the application from the environment, once per cold start."""
 
 from __future__ import annotations
 
@@ -54,10 +54,10 @@ log = Logger()
 
 
 def make_application() -> Application:
-    """The application as the environment configures it.
+    """Builds the application from the environment's configuration.
 
     Raises:
-        ConfigurationError: says everything that is wrong with the configuration, or what the package lacks.
+        ConfigurationError: names every error in the configuration, or the steps that the package lacks.
     """
     config = Config.parse(os.environ.get(VARIABLE), in_package_or_layer(PACKAGE_ROOT / SETTINGS_FILE))
     aws = AwsClients()
@@ -90,7 +90,7 @@ def make_application() -> Application:
 
 
 def served_places(config: Config) -> Served:
-    """The places that the configuration names."""
+    """Returns the places that the configuration names."""
     own = Place(config.account_id, config.region)
     if config.organization is None:
         return Served(own)
@@ -107,7 +107,7 @@ def _ec2(aws: AwsClients, served: Served, place: Place) -> BotoEc2:
 
 
 class _Systems:
-    """Chef and Consul, each connected when it is first asked for, and kept while the environment is warm."""
+    """The clients of Chef and Consul. Each connects on first use and is reused while the environment is warm."""
 
     def __init__(self, config: Config, aws: AwsClients) -> None:
         secrets = SecretBundle(PACKAGE_ROOT / FILE_NAME, config.encryption_context, lambda: aws("kms"))
@@ -119,7 +119,7 @@ class _Systems:
             names = ("consul_client_certificate", "consul_client_key")
             if not set(names) & set(config.secrets):
                 return tls()
-            context = _tls()  # one of its own: no other server is to see the certificate
+            context = _tls()  # a separate context: only Consul may see the client certificate
             add_client_certificate(context, secrets[names[0]], secrets[names[1]], names)
             return context
 
@@ -145,14 +145,14 @@ class _Systems:
 
 
 def _tls() -> Any:
-    """The certificates that Chef and Consul are checked against: the public authorities and the package's own."""
+    """The TLS context for Chef and Consul. It trusts the public authorities and those in the package."""
     from .clients.tls import trusting  # noqa: PLC0415  # not needed by Route 53 alone
 
     return trusting(in_package_or_layer(PACKAGE_ROOT / "ca_bundle.pem"))
 
 
 def _steps(config: Config, aws: AwsClients, systems: _Systems) -> list[StepFactory]:
-    """The steps that are on. What a step needs is imported and connected when the step first runs."""
+    """The enabled steps. Each step imports its modules and connects when it first runs."""
     steps: list[StepFactory] = []
     if config.route53:
         steps.append(StepFactory("route53", _route53_step(config.route53, systems)))
@@ -183,7 +183,7 @@ def _steps(config: Config, aws: AwsClients, systems: _Systems) -> list[StepFacto
 
 
 def _zones(config: Config, aws: AwsClients) -> Zones:
-    from .clients.governor import governors  # noqa: PLC0415  # by the first event that needs it
+    from .clients.governor import governors  # noqa: PLC0415  # on first use
     from .clients.route53 import BotoZones  # noqa: PLC0415
 
     settings = config.route53
@@ -201,7 +201,7 @@ def _route53_step(settings: Route53Settings, systems: _Systems) -> Callable[[Cir
     kept: list[KeptPage] = []
 
     def step(circumstances: Circumstances) -> Step:
-        from .clients.zone_cache import CachedZones  # noqa: PLC0415  # by the first event that needs it
+        from .clients.zone_cache import CachedZones  # noqa: PLC0415  # on first use
         from .steps.route53 import Route53Step  # noqa: PLC0415
 
         return Route53Step(settings, CachedZones(systems.zones(), kept, circumstances.ended_at))
@@ -224,7 +224,7 @@ def _restore(config: Config, tools: Tools, audit: S3Audit | None, systems: _Syst
     route53, chef, consul = config.route53, config.chef, config.consul
 
     def restore(request: RestoreRequest, *, dry_run: bool) -> tuple[Sequence[StepReport], DecommissionError | None]:
-        from .restore import Restorer, chef_objects, consul_objects, record_sets  # noqa: PLC0415  # not needed by an event
+        from .restore import Restorer, chef_objects, consul_objects, record_sets  # noqa: PLC0415  # restore only
 
         able: dict[str, System] = {}
         if route53:
@@ -255,7 +255,7 @@ def _sweep(
     visibility_timeout = timedelta(seconds=config.queue.visibility_timeout_seconds)
 
     def make(place: Place) -> Sweep:
-        from .orphans import Orphans, Scope, sources  # noqa: PLC0415  # not needed by an event
+        from .orphans import Orphans, Scope, sources  # noqa: PLC0415  # needed by a sweep only
         from .sweep import Sweep  # noqa: PLC0415
 
         scope = Scope(place, alone=len(list(served)) == 1)
@@ -270,7 +270,7 @@ def _sweep(
 
 
 def _http_step(settings: HttpStepSettings, systems: _Systems) -> StepFactory:
-    """A step for a REST API. Its client is kept while the environment is warm."""
+    """A step for a REST API. Its client is reused while the environment is warm."""
 
     def connect() -> Any:
         from .steps.http.client import Client  # noqa: PLC0415  # in the package only with such a step
@@ -292,7 +292,7 @@ def _custom_step(name: str, settings: CustomStepSettings, secrets: SecretBundle,
     """A user's own step: the package ``custom_steps.<name>`` and its ``make_step(tools)``."""
 
     def make(circumstances: Circumstances) -> Step:
-        from .custom_step import OwnSecrets, StepTools  # noqa: PLC0415  # not needed without one
+        from .custom_step import OwnSecrets, StepTools  # noqa: PLC0415  # needed by custom steps only
         from .steps.custom import load  # noqa: PLC0415
 
         own = OwnSecrets(settings.secrets, lambda secret: secrets[f"custom_steps.{name}.{secret}"])
@@ -302,7 +302,7 @@ def _custom_step(name: str, settings: CustomStepSettings, secrets: SecretBundle,
 
 
 def once(make: Callable[[], T]) -> Callable[[], T]:
-    """Calls ``make`` when first asked, whichever thread asks; a failure is not kept."""
+    """Returns a thread-safe function that calls ``make`` on its first call. A failure is not cached."""
     made: list[T] = []
     lock = threading.Lock()
 
@@ -316,7 +316,7 @@ def once(make: Callable[[], T]) -> Callable[[], T]:
 
 
 def _check_package(steps: list[str]) -> None:
-    """A prebuilt package may have been built for other steps than those that are on."""
+    """A prebuilt package may lack a step that the configuration enables."""
     try:
         info = json.loads((PACKAGE_ROOT / "build_info.json").read_text())
     except FileNotFoundError:
@@ -324,5 +324,5 @@ def _check_package(steps: list[str]) -> None:
     lacking = sorted(set(steps) - {*info.get("features", ()), *info.get("custom_steps", ())})
     if lacking:
         raise ConfigurationError(
-            f"the package was built without {', '.join(lacking)}, which the module switches on: build it again"
+            f"the package was built without {', '.join(lacking)}, which the module enables. Build it again"
         )

@@ -1,14 +1,14 @@
-"""The audit: every removed object, whole, in S3, written before it is removed.
+"""The audit: stores each object in S3, complete, before it is removed.
 
 One JSON object per removal, under a key that names the instance first and the day next::
 
     <prefix>instances/i-0123456789abcdef0/2026-03-01-route53-record_set-5f0c3d9be1a2c4d8.json
 
-One ListObjectsV2 by prefix finds an instance, and ``restore`` rests on that. The same removal of the same object has
-the same key on the same day, so a retry writes no second one.
+``restore`` finds an instance with one ListObjectsV2 by prefix. On the same day, removing the same object again writes
+the same key, so a retry adds no second object.
 
-An audit object says what was about to be removed, not that it was: a later check may have spared it. The inventory's
-history says what was removed. ``restore.py`` puts both together.
+An audit object says what was about to be removed, not that it was: a later check may have kept it. The inventory's
+history says what was removed. ``restore.py`` combines the two.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ if TYPE_CHECKING:
     from .steps.base import Removal
 
 VERSION = 1
-# The kind of a removal whose step returns no whole object: its audit object says what was removed, and why.
+# The kind for a removal without an ``object``: the audit object then holds only the target and the proof.
 NO_OBJECT = "other"
 _UNUSUAL = re.compile(r"[^A-Za-z0-9_.-]")
 
 
 @dataclass(frozen=True)
 class Kept:
-    """One removal as the audit has it. Attributes as in ``Removal``, and as in the JSON object."""
+    """One removal as stored in the audit. Attributes as in ``Removal`` and in the JSON object."""
 
     instance_id: str
     place: Place
@@ -71,7 +71,7 @@ class Kept:
 
     @classmethod
     def parse(cls, text: bytes) -> Kept:
-        """The removal that an audit object describes. Raises ValueError if it is not one."""
+        """Parses an audit object. Raises ValueError if it is not one."""
         document = json.loads(text)
         if not isinstance(document, dict) or document.get("version") != VERSION:
             raise ValueError(f"expected a JSON object with version {VERSION}")
@@ -102,7 +102,7 @@ class S3Audit:
 
     Args:
         prefix: empty, or ends with ``/``.
-        now: the time.
+        now: returns the current time.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class S3Audit:
         self._now = now
 
     def keep(self, instance: Instance, step: str, removals: Sequence[Removal]) -> None:
-        """Writes each removal. Raises a DecommissionError for the first that cannot be written."""
+        """Writes each removal. Raises DecommissionError at the first that cannot be written."""
         at = self._now().isoformat(timespec="seconds")
         for removal in removals:
             kept = Kept(
@@ -132,10 +132,10 @@ class S3Audit:
             self._bucket.put(f"{self._folder(kept.instance_id)}{_name(kept)}", body)
 
     def read(self, instance_id: str) -> list[Kept]:
-        """Every removal of the instance that was written, the oldest first.
+        """Returns every removal written for the instance, oldest first.
 
         Raises:
-            PermanentError: an object under the instance's prefix is not of this form.
+            PermanentError: an object under the instance's prefix is not a valid audit object.
             DecommissionError: the bucket could not be read.
         """
         found = []
@@ -145,7 +145,7 @@ class S3Audit:
             except (ValueError, RecursionError) as error:
                 raise PermanentError(f"audit object {key} in bucket {self._bucket.name}: {error}") from None
             if kept.instance_id != instance_id:
-                raise PermanentError(f"audit object {key} in bucket {self._bucket.name}: is of {kept.instance_id}")
+                raise PermanentError(f"audit object {key} in bucket {self._bucket.name}: is for {kept.instance_id}")
             found.append(kept)
         return sorted(found, key=lambda kept: kept.at)
 

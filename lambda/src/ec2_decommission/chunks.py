@@ -1,4 +1,4 @@
-"""Pieces of a sequence: ``itertools.batched`` for Python 3.11."""
+"""Splits an iterable into chunks: ``itertools.batched`` for Python 3.11."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 def chunks(values: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Lists of at most ``size`` values, in order; reads no further than it must."""
+    """Yields lists of at most ``size`` values, in order. Reads no further ahead than needed."""
     piece: list[T] = []
     for value in values:
         piece.append(value)

@@ -1,8 +1,8 @@
 """The function's configuration: a JSON document in the variable ``DECOMMISSION_CONFIG``, written by the module.
 
-Lambda's environment holds 4 KB. What may be larger (``organization``, ``http_steps``) is in the file
-``settings.json``: beside the code in a package that the apply built, else in a layer. Unknown keys are refused, and
-all errors are reported at once.
+Lambda's environment holds 4 KB. The sections that can be larger (``organization``, ``http_steps``) are in the file
+``settings.json``. It is next to the code in a package built by the apply, otherwise in a layer. Unknown keys are
+refused, and all errors are reported together.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _EXTERNAL_DNS = ("txt_prefix", "txt_suffix", "wildcard_replacement")
 
 @dataclass(frozen=True)
 class InstanceFilter:
-    """Which instances are handled at all: tag values may end or begin with ``*``."""
+    """Selects the instances to handle. Tag values may contain ``*``."""
 
     include_tags: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     exclude_tags: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -43,7 +43,7 @@ class InstanceFilter:
 
 @dataclass(frozen=True)
 class ZoneSettings:
-    """A hosted zone: its bare id, and the role to use it with. Without a role, the function's own role is used."""
+    """A hosted zone: its bare id and the role to use it with. Without a role, the function's own role is used."""
 
     zone_id: str
     role_arn: str | None = None
@@ -82,7 +82,7 @@ class ChefSettings:
     """The step ``chef``.
 
     Attributes:
-        server_url: holds the organization where there is one.
+        server_url: includes the organization, if there is one.
         signing_protocol: ``1.3``, or ``1.0`` for old servers.
     """
 
@@ -97,7 +97,7 @@ class ChefSettings:
 
 @dataclass(frozen=True)
 class ConsulSettings:
-    """The step ``consul``. Without ``datacenters`` the agent's own is meant."""
+    """The step ``consul``. Without ``datacenters``, the agent's own is used."""
 
     url: str
     datacenters: tuple[str, ...] = ()
@@ -128,8 +128,8 @@ class SweepSettings:
     """The sweep.
 
     Attributes:
-        max_instances: its brake: at most so many instances go.
-        max_fraction: the same as a share of the recorded fleet.
+        max_instances: the brake: the most instances that one sweep may decommission.
+        max_fraction: the same limit as a share of the recorded fleet.
         adopt: the steps whose systems may report terminated instances that were never recorded.
     """
 
@@ -140,10 +140,10 @@ class SweepSettings:
 
 @dataclass(frozen=True)
 class QueueSettings:
-    """Delivery: the queue, and how long a failed message waits (seconds, doubled with each receive).
+    """Delivery: the queue, and how long a failed message waits (in seconds, doubled with each receive).
 
     Attributes:
-        visibility_timeout_seconds: after which SQS gives a message to another invocation.
+        visibility_timeout_seconds: the time after which SQS gives a message to another invocation.
     """
 
     url: str
@@ -179,7 +179,7 @@ class AuditSettings:
 
 @dataclass(frozen=True)
 class Config:
-    """All of it. A step that is None is off.
+    """The complete configuration. A step that is None is off.
 
     Attributes:
         account_id: the function's own account.
@@ -210,11 +210,11 @@ class Config:
         """Reads the document.
 
         Args:
-            text: the variable's value.
-            settings: the file ``settings.json``; None if there is none.
+            text: the value of the environment variable.
+            settings: the path of ``settings.json``; None if there is none.
 
         Raises:
-            ConfigurationError: names every key that is wrong, what is wrong, and what is allowed.
+            ConfigurationError: names every wrong key, what is wrong with it, and what is allowed.
         """
         if not text:
             raise ConfigurationError(f"the variable {VARIABLE} is not set; the module sets it")
@@ -258,7 +258,7 @@ def _json(text: str, what: str) -> Any:
 
 
 def _settings(path: Path | None) -> dict[str, Any]:
-    """The large part of the document."""
+    """Reads the large sections from ``settings.json``."""
     try:
         settings = _json(path.read_text(), SETTINGS_FILE) if path else None
     except FileNotFoundError:
@@ -267,7 +267,7 @@ def _settings(path: Path | None) -> dict[str, Any]:
         raise ConfigurationError(f"{SETTINGS_FILE} cannot be read: {error}") from None
     if not isinstance(settings, dict):
         raise ConfigurationError(
-            f"neither the package nor a layer has {SETTINGS_FILE}, which this configuration needs: build it again"
+            f"neither the package nor a layer has {SETTINGS_FILE}, which this configuration needs. Build it again"
         )
     return settings
 
@@ -275,17 +275,17 @@ def _settings(path: Path | None) -> dict[str, Any]:
 def _contradictions(config: Config) -> list[str]:
     errors = []
     if config.chef and "chef_client_key" not in config.secrets:
-        errors.append("chef: the step is on, but secrets does not list chef_client_key, the key it signs with")
+        errors.append("chef: the step is on, but secrets does not list chef_client_key, the signing key")
     steps: list[HttpStepSettings | CustomStepSettings] = [*config.http_steps.values(), *config.custom_steps.values()]
     sealed = config.secrets or any(step.secrets for step in steps)
     if sealed and not config.encryption_context:
-        errors.append("encryption_context: needed to open the secrets, and empty")
+        errors.append("encryption_context: empty, but needed to decrypt the secrets")
     for name in config.http_steps:
         if name in BUILT_IN or name in config.custom_steps:
             errors.append(f"http_steps.{name}: another step has this name")
     for source in config.sweep.adopt if config.sweep else ():
         if source in ADOPTS and getattr(config, source) is None:
-            errors.append(f"sweep.adopt: names {source}, and the step {source} is off")
+            errors.append(f"sweep.adopt: names {source}, but the step {source} is off")
     if config.sweep and config.sweep.adopt and config.instance_filter != InstanceFilter():
         errors.append(
             "sweep.adopt: needs instance_filter to be empty, because the tags of an unrecorded instance are not known"
@@ -314,7 +314,7 @@ def _audit(section: Section) -> AuditSettings:
 
 
 def template(section: Section, key: str) -> Template | None:
-    """A name template, or None for null."""
+    """Reads a name template; None for null."""
     value = section.get(key)
     if value is None:
         return None
@@ -325,7 +325,7 @@ def template(section: Section, key: str) -> Template | None:
 
 
 def templates(section: Section, key: str) -> tuple[Template, ...]:
-    """At least one name template."""
+    """Reads a list of at least one name template."""
     found = [_template(section, key, text) for text in section.texts(key, at_least=1)]
     return tuple(t for t in found if t is not None)
 

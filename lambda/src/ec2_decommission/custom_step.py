@@ -1,8 +1,9 @@
-"""What a user's own step is written with: all that it may import of this package, and may rely on.
+"""The interface for custom steps: everything that a step may import from this package and rely on.
 
-A step is a Python package whose ``__init__.py`` has ``make_step(tools)``. That gives an object with the three acts
-of ``Step``; ``InstanceStep`` is the short way to one. ``API_VERSION`` is the version of this interface: within one,
-names and parameters are added and none is taken away. docs/custom-steps.md describes all of it, with an example.
+A step is a Python package whose ``__init__.py`` has ``make_step(tools)``. That function returns an object with the
+three methods of ``Step``; ``InstanceStep`` is the short way to write one. ``API_VERSION`` is the version of this
+interface. Within a version, names and parameters may be added, but none is removed. docs/custom-steps.md describes
+the interface, with an example.
 """
 
 from __future__ import annotations
@@ -69,26 +70,26 @@ API_VERSION = 1
 
 
 class Living:
-    """Who has an address or a name now, in every served place. Each question asks EC2 again."""
+    """Finds who has an address or a name now, in every served place. Each call queries EC2 again."""
 
     def __init__(self, live: Live, gone: Iterable[str]) -> None:
         self._live = live
         self._gone = frozenset(gone)
 
     def interfaces(self, addresses: Iterable[str]) -> Mapping[str, tuple[Interface, ...]]:
-        """The network interfaces that have each address now; no entry if none has.
+        """Returns the network interfaces that have each address now. An address without one has no entry.
 
         Raises:
-            DecommissionError: a served place could not be asked.
+            DecommissionError: a served place could not be queried.
         """
         living = self._ask(Question(addresses=frozenset(addresses)))
         return {address: tuple(h.interface for h in holders) for address, holders in living.holders.items()}
 
     def bearers(self, template: Template, names: Iterable[str]) -> Mapping[str, tuple[str, ...]]:
-        """For each name the ids of the living instances for which the template gives that name, in any letter case.
+        """Returns, for each name, the ids of the live instances whose template renders to it, ignoring case.
 
         Raises:
-            DecommissionError: a served place could not be asked.
+            DecommissionError: a served place could not be queried.
         """
         asked = {name: (template, name.lower()) for name in names}
         living = self._ask(Question(names=frozenset(asked.values())))
@@ -96,14 +97,14 @@ class Living:
         return {name: tuple(i.instance_id for i in instances) for name, instances in found.items() if instances}
 
     def owner(self, instance: Instance, address: str, has_name: Callable[[Instance], bool]) -> str | None:
-        """Who else has an address of the instance now, by the rules of the module's own steps; None if nobody has.
+        """Returns who else has an address of the instance now, by the built-in steps' rules; None if nobody does.
 
         Args:
-            has_name: whether a living instance has the name of the thing in question. Private ranges may overlap, and
-                then the name decides.
+            has_name: whether a live instance has the name of the object in question. The name decides where private
+                ranges overlap.
 
         Raises:
-            DecommissionError: a served place could not be asked.
+            DecommissionError: a served place could not be queried.
         """
         return self._ask(Question(addresses=frozenset({address}))).owner(instance, address, has_name)
 
@@ -116,7 +117,7 @@ class Living:
 
 @dataclass(frozen=True)
 class Batch:
-    """The instances that a step handles at once, by id, the live instances, and the deadline."""
+    """The instances that a step handles together, by id, with the live instances and the deadline."""
 
     instances: Mapping[str, Instance]
     living: Living
@@ -125,17 +126,17 @@ class Batch:
 
 @dataclass(frozen=True)
 class Note:
-    """What could not be searched for, and why; it goes into the report, and the step continues."""
+    """Something that could not be searched for, and why. It goes into the report, and the step continues."""
 
     text: str
 
 
 class OwnSecrets(Mapping[str, str]):
-    """A step's own part of the sealed bundle.
+    """A step's own secrets from the sealed bundle.
 
     Args:
-        names: those that the step was given.
-        open_one: opens the one of that name.
+        names: the secrets that the step was given.
+        open_one: decrypts the secret with that name.
     """
 
     def __init__(self, names: Iterable[str], open_one: Callable[[str], str]) -> None:
@@ -161,22 +162,22 @@ class OwnSecrets(Mapping[str, str]):
 
 
 def _no_aws(service: str) -> Any:
-    raise ConfigurationError(f"these tools have no AWS: give StepTools(aws=boto3.client), to call {service}")
+    raise ConfigurationError(f"these tools have no AWS client for {service}: pass StepTools(aws=boto3.client)")
 
 
 @dataclass(frozen=True)
 class StepTools:
-    """What a step is given. A test makes its own, for example ``StepTools("mine", {"a": "b"}, aws=boto3.client)``.
+    """What a step receives. A test creates its own, for example ``StepTools("mine", {"a": "b"}, aws=boto3.client)``.
 
     Attributes:
         name: the step's name in ``custom_steps``.
         settings: its ``settings``.
-        secrets: its ``secrets``, by name, and no other step's. They are opened when the first is asked for.
-        aws: gives the boto3 client of a service, made once. Its calls keep to the invocation's time, and throttling
-            is retried.
-        dry_run: whether this run is to remove nothing; ``remove`` is not called then.
-        clock: returns the deadline of the work under way.
-        log: writes to the function's log, as Python's own loggers do.
+        secrets: its ``secrets`` by name, and no other step's. They are decrypted on first use.
+        aws: returns the boto3 client of a service; each client is created once. Its calls end before the
+            invocation does, and throttled calls are retried.
+        dry_run: whether this run must remove nothing. ``remove`` is not called then.
+        clock: returns the deadline of the current work.
+        log: writes to the function's log, with the methods of Python's loggers.
     """
 
     name: str
@@ -189,22 +190,22 @@ class StepTools:
 
     @property
     def deadline(self) -> Deadline:
-        """When the work under way must end: ``deadline.timeout(10)`` is the time-out for a call of at most 10 s."""
+        """When the current work must end. ``deadline.timeout(10)`` is the timeout for a call of at most 10 s."""
         return self.clock()
 
     def setting(self, key: str, default: str | None = None) -> str:
-        """A setting. Raises ConfigurationError where it is missing and has no default."""
+        """Returns a setting. Raises ConfigurationError if it is missing and has no default."""
         value = self.settings.get(key, default)
         if value is None:
             raise ConfigurationError(f"custom_steps.{self.name}.settings has no {key}, which the step needs")
         return value
 
     def secret(self, name: str) -> str:
-        """A secret.
+        """Returns a secret.
 
         Raises:
-            ConfigurationError: the step has none of that name.
-            AccessError: the function's role may not open the secrets.
+            ConfigurationError: the step has no secret of that name.
+            AccessError: the function's role may not decrypt the secrets.
             TransientError: KMS did not answer.
         """
         if name not in self.secrets:
@@ -212,10 +213,10 @@ class StepTools:
         return self.secrets[name]
 
     def explain(self, error: Exception) -> DecommissionError:
-        """The error as one of this package's: its kind decides what is done about it.
+        """Converts any exception to a DecommissionError. Its kind decides how the function handles it.
 
-        botocore's are sorted by their codes. Any other than this package's own is a fault of the step: it is logged
-        with its stack trace, and taken for a passing one. The step's secrets are never repeated.
+        botocore errors are classified by their codes. Any other exception is treated as a transient fault of the step
+        and logged with its stack trace. Secrets of the step are masked.
         """
         if isinstance(error, DecommissionError):
             return self._without_secrets(error)
@@ -236,7 +237,7 @@ class StepTools:
         return error if text == str(error) else type(error)(text)
 
     def _hide(self, text: str) -> str:
-        # What was never opened can be in no text, and is not opened for this.
+        # A secret that was never decrypted cannot be in the text.
         opened = self.secrets.opened if isinstance(self.secrets, OwnSecrets) else self.secrets
         for secret in sorted(opened.values(), key=len, reverse=True):
             text = text.replace(secret, "***") if secret.strip() else text
@@ -244,10 +245,10 @@ class StepTools:
 
 
 class InstanceStep(ABC):
-    """A step that handles one instance after the other. Write ``find_one`` and ``remove_one``.
+    """A step that handles one instance after the other. Implement ``find_one`` and ``remove_one``.
 
-    One instance's failure is no other's. Override ``look`` to read the system once for the whole batch, where it can
-    only be read as a whole, and keep what it said on ``self``: a step object serves one batch.
+    A failure for one instance does not affect the others. If the system can only be read as a whole, override
+    ``look`` to read it once per batch and keep the answer on ``self``: a step object serves one batch.
     """
 
     def __init__(self, tools: StepTools) -> None:
@@ -259,23 +260,23 @@ class InstanceStep(ABC):
 
     @abstractmethod
     def find_one(self, instance: Instance, living: Living) -> Iterable[Removal | Left | Note]:
-        """What is the instance's, each with its proof, and what is to be left, with the reason.
+        """Finds the objects of the instance, each with its proof, and those to keep, each with the reason.
 
-        Must change nothing: a dry run calls it too. May raise whatever it likes: the step then fails for this
-        instance, and is tried again.
+        Must change nothing: a dry run calls it too. May raise any exception; the step then fails for this instance
+        and is retried.
         """
 
     @abstractmethod
     def remove_one(self, instance: Instance, removal: Removal) -> bool | Left | None:
-        """Removes one thing that ``find_one`` found. Look again here where its system can tell that it changed.
+        """Removes one object that ``find_one`` found. Check here again if the object may have changed since.
 
         Returns:
-            False when it was gone already (that is success), a ``Left`` when it has changed since and is not the
-            instance's any more, else True or nothing: it was removed.
+            False if it was already gone (a success). A ``Left`` if it has changed and no longer belongs to the
+            instance. True or None if it was removed.
         """
 
     def look(self, batch: Batch) -> Mapping[str, Facts]:  # noqa: ARG002
-        """Nothing to read for the whole batch."""
+        """Reads nothing for the whole batch by default."""
         return {}
 
     def find(self, batch: Batch) -> Mapping[str, Finding]:
@@ -318,5 +319,5 @@ class InstanceStep(ABC):
 
 def _told(item: Removal | Left | Note) -> Removal | Left | Note:
     if not isinstance(item, Removal | Left | Note):
-        raise TypeError(f"find_one gave a {type(item).__name__}, which is no Removal, Left or Note")
+        raise TypeError(f"find_one yielded a {type(item).__name__}; expected a Removal, Left or Note")
     return item

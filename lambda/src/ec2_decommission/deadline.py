@@ -1,4 +1,4 @@
-"""The time that an invocation has left, and how calls to other systems fit into it."""
+"""The time left in an invocation, and how calls to other systems fit into it."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 
 class Deadline:
-    """A moment after which no call to another system may still be under way.
+    """The time by which every call to another system must have ended.
 
     Args:
-        remaining: returns the seconds that are left; may be negative.
-        now: the time in seconds, of a clock that only goes forward.
+        remaining: returns the seconds left; may be negative.
+        now: a monotonic clock, in seconds.
     """
 
     def __init__(self, remaining: Callable[[], float], now: Callable[[], float] = time.monotonic) -> None:
@@ -27,7 +27,7 @@ class Deadline:
 
     @classmethod
     def after(cls, seconds: float) -> Deadline:
-        """A deadline that many seconds from now."""
+        """Returns a deadline that many seconds from now."""
         end = time.monotonic() + seconds
         return cls(lambda: end - time.monotonic())
 
@@ -36,29 +36,29 @@ class Deadline:
         return max(0.0, self._remaining())
 
     def check(self, needed: float, what: str = "the next call") -> None:
-        """Raises OutOfTime unless ``needed`` seconds are left."""
+        """Raises OutOfTime if fewer than ``needed`` seconds are left."""
         left = self.remaining()
         if left < needed:
             raise OutOfTime(f"{left:.0f} s are left of this invocation, too few to begin {what}")
 
     def timeout(self, wanted: float, what: str = "the next call") -> float:
-        """The time-out in seconds for one call: ``wanted``, or what is left if that is less.
+        """Returns the timeout in seconds for one call: ``wanted``, or the time left if that is less.
 
-        Raises OutOfTime if less than a second is left: no call is worth starting then.
+        Raises OutOfTime if less than a second is left, because no call is worth starting then.
         """
         self.check(1.0, what)
         return min(wanted, self.remaining())
 
     def before(self, seconds: float) -> Deadline:
-        """The deadline that is so many seconds earlier. They are kept for what comes after."""
+        """Returns a deadline that many seconds earlier. The time is reserved for later work."""
         return Deadline(lambda: self._remaining() - seconds, self._now)
 
     def share(self, parts: int, least: float = 0.0) -> Deadline:
-        """An earlier deadline, for the first of ``parts`` pieces of work that share what is left.
+        """Returns the deadline for the first of ``parts`` pieces of work that share the time left.
 
         Args:
-            parts: how many they are.
-            least: seconds that the piece gets in any case, if that many are left.
+            parts: the number of pieces.
+            least: the minimum for this piece, in seconds, if that much time is left.
         """
         left = self.remaining()
         end = self._now() + max(left / max(1, parts), min(least, left))
@@ -69,7 +69,7 @@ _current: ContextVar[Deadline] = ContextVar("deadline")
 
 
 def current() -> Deadline:
-    """The deadline of the work under way, in this thread. Outside an invocation no time is left."""
+    """Returns the deadline of the current work in this thread. Outside an invocation, no time is left."""
     return _current.get(None) or Deadline.after(0)
 
 

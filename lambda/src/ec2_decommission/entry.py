@@ -1,4 +1,4 @@
-"""The function's entry, ``ec2_decommission.entry.handle``. Lambda imports this module in its init phase."""
+"""The function's entry point, ``ec2_decommission.entry.handle``. Lambda imports this module in its init phase."""
 
 from __future__ import annotations
 
@@ -24,30 +24,30 @@ def _start() -> Application:
     return make_application()
 
 
-# Lambda repeats an init that fails, and the messages would return to the queue without a reason. What fails here is
-# tried again by the invocation, and fails there.
+# If init raised, Lambda would repeat it, and messages would return to the queue without a reason. The invocation
+# tries again and reports the error.
 with suppress(Exception):
     _start()
 
 
 def handle(event: Any, context: Any) -> dict[str, Any]:
-    """Handles whatever Lambda calls the function with.
+    """Handles any event that Lambda invokes the function with.
 
     Args:
         event: an SQS event, an EventBridge event, or an operator's payload.
         context: Lambda's context.
 
     Raises:
-        ConfigurationError: the function is set up wrongly. An SQS batch returns to the queue instead.
-        MalformedEvent: the payload is not in the contract.
-        FailedError: something failed for a single EventBridge event.
+        ConfigurationError: the function is misconfigured. An SQS batch returns to the queue instead.
+        MalformedEvent: the payload has an unknown form.
+        FailedError: a single EventBridge event failed.
     """
     log.append_keys(request_id=context.aws_request_id)
     try:
         application = _start()
     except ConfigurationError as error:
         log.error(f"the function cannot start: {error}", extra={"error_kinds": [error.kind]})
-        # The name is in the configuration; the module gives the function the same one.
+        # The configuration holds the name and cannot be read; the module gives the function the same name.
         metrics = Metrics(os.environ.get("AWS_LAMBDA_FUNCTION_NAME", "unknown"))
         metrics.failure(error.kind)
         flush(metrics, log)

@@ -1,17 +1,17 @@
-"""Everything that this package raises on purpose.
+"""All exceptions that this package raises on purpose.
 
 ::
 
     DecommissionError
     ├── ConfigurationError      the module or a secret is set up wrongly; a person must act
-    │   └── AccessError         a right is missing; names the right and what it is missing on
-    ├── TransientError          the outside failed in a way that passes; the message is retried
-    │   ├── OutOfTime           the invocation has not enough time left to begin the call
-    │   └── StillAlive          what is to be removed lives; the message is retried
-    ├── PermanentError          this thing of this instance will be refused again, whatever is fixed
-    └── MalformedEvent          the event is not one of those that the contract names
+    │   └── AccessError         a permission is missing; names the permission and the resource
+    ├── TransientError          another system failed in a way that passes; the message is retried
+    │   ├── OutOfTime           too little time is left in the invocation to start the call
+    │   └── StillAlive          the instance or its agent is alive; the message is retried
+    ├── PermanentError          this object of this instance will be refused at every retry
+    └── MalformedEvent          the event has an unknown form
 
-Each has a ``kind``, which stands in the report beside the error's text: ``transient``, ``configuration``,
+Each error has a ``kind``, which the report shows next to the error's text: ``transient``, ``configuration``,
 ``permission`` or ``permanent``.
 """
 
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 TRANSIENT, CONFIGURATION, PERMISSION, PERMANENT = "transient", "configuration", "permission", "permanent"
-# Of several errors the first of these kinds stands for all: what a person must fix comes first, then what passes by
-# itself, then what no retry can change.
+# The first of these kinds represents several errors: first what a person must fix, then what passes by itself, then
+# what no retry can change.
 KINDS = (PERMISSION, CONFIGURATION, TRANSIENT, PERMANENT)
 
 
 class DecommissionError(Exception):
-    """Base of all errors of this package; its text is fit for a report."""
+    """Base class of all errors of this package. Its text is suitable for a report."""
 
     kind: ClassVar[str] = TRANSIENT
 
@@ -41,40 +41,40 @@ class ConfigurationError(DecommissionError):
 
 
 class AccessError(ConfigurationError):
-    """A right is missing; the text names the right, and what it is missing on."""
+    """A permission is missing. The text names the permission and the resource."""
 
     kind = PERMISSION
 
 
 class TransientError(DecommissionError):
-    """A fault that is expected to pass: no connection, a timeout, a 5xx answer, throttling.
+    """A fault that is expected to pass: no connection, a timeout, a 5xx response, throttling.
 
     Attributes:
-        retry_after_seconds: how long the server asked to wait (Retry-After); None where it did not say.
+        retry_after_seconds: the server's Retry-After; None if the response had none.
     """
 
     retry_after_seconds: float | None = None
 
 
 class OutOfTime(TransientError):
-    """Too little of the invocation's time is left to begin another call."""
+    """Too little time is left in the invocation to start another call."""
 
 
 class StillAlive(TransientError):
-    """What the event calls dead is alive in the system that was asked."""
+    """The event says that the instance is dead, but the queried system shows it alive."""
 
 
 class PermanentError(DecommissionError):
-    """This one thing is refused, and will be at every retry; others are not concerned.
+    """This object will be refused at every retry. Other objects are not affected.
 
-    A message all of whose errors are of this kind is not retried for long: it reaches the dead letters soon.
+    A message with only errors of this kind does not back off, so it soon reaches the dead-letter queue.
     """
 
     kind = PERMANENT
 
 
 class MalformedEvent(DecommissionError):
-    """An event, SQS body or operator's payload that the contract does not know."""
+    """An event, SQS body or operator's payload of unknown form."""
 
     kind = PERMANENT
 
@@ -88,7 +88,7 @@ _OF_KIND: dict[str, type[DecommissionError]] = {
 
 
 def about(what: str, error: DecommissionError) -> DecommissionError:
-    """The error as one of ``what``: same kind, and the text says what it is about."""
+    """Returns the error with ``what`` in front of its text, with the same kind and ``retry_after_seconds``."""
     named = _OF_KIND[error.kind](f"{what}: {error}")
     if isinstance(named, TransientError) and isinstance(error, TransientError):
         named.retry_after_seconds = error.retry_after_seconds
@@ -96,12 +96,12 @@ def about(what: str, error: DecommissionError) -> DecommissionError:
 
 
 def gravest(kinds: Iterable[str]) -> str | None:
-    """The kind that stands for several errors, by ``KINDS``; None if there are none."""
+    """Returns the kind that represents several errors, by ``KINDS``; None if there are none."""
     return min(kinds, key=KINDS.index, default=None)
 
 
 def as_errors(errors: Iterable[object] | str | BaseException) -> tuple[DecommissionError, ...]:
-    """Errors as a custom step may hand them over: what is no DecommissionError is taken for a passing fault."""
+    """Converts the errors of a custom step. Anything that is not a DecommissionError becomes a TransientError."""
     told = (errors,) if isinstance(errors, (str, BaseException)) else tuple(errors)
     return tuple(
         e if isinstance(e, DecommissionError) else TransientError(str(e) or type(e).__name__) for e in told if e

@@ -1,4 +1,4 @@
-"""What the function is called with, parsed: SQS batches, EventBridge events, and the operator's payloads."""
+"""Parses the function's events: SQS batches, EventBridge events and operators' payloads."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 STATE_CHANGE = "EC2 Instance State-change Notification"
 SWEEP = "EC2 Decommission Sweep"
-SOURCE = "ec2-decommission"  # of the function's own events
+SOURCE = "ec2-decommission"  # the source of the function's own events
 
 _ACCOUNT_ID = re.compile(r"[0-9]{12}")
 _REGION = re.compile(r"[a-z]{2,}(-[a-z]+)+-[0-9]+")
@@ -25,7 +25,7 @@ _REGION = re.compile(r"[a-z]{2,}(-[a-z]+)+-[0-9]+")
 
 @dataclass(frozen=True)
 class Delivery:
-    """The SQS message that brought a request. ``sent_at`` is when it came to the queue."""
+    """The SQS message that contained a request. ``sent_at`` is when it was sent to the queue."""
 
     message_id: str
     receipt_handle: str | None = None
@@ -35,7 +35,7 @@ class Delivery:
 
 @dataclass(frozen=True)
 class Approved:
-    """One action that an operator has approved, as a dry run's report named it."""
+    """One action that an operator approved, as named in a dry run's report."""
 
     step: str
     action: str
@@ -67,9 +67,9 @@ class OperatorCall:
     """An operator asks to decommission an instance.
 
     Attributes:
-        place_given: whether the payload named the account or the region. Without, the function's own are meant.
+        place_given: whether the payload named an account or a region. If not, the function's own place is used.
         dry_run: None means the module's setting.
-        only: nothing but these may be removed; None sets no limit.
+        only: the actions that may be taken; None sets no limit.
     """
 
     instance_id: str
@@ -85,8 +85,8 @@ class SweepRequest:
     """Search for missed terminations.
 
     Attributes:
-        place: None is every served place.
-        accept: ids that an operator has confirmed to be gone.
+        place: None means every served place.
+        accept: the ids that an operator has confirmed to be gone.
     """
 
     place: Place | None = None
@@ -98,7 +98,7 @@ class SweepRequest:
 
 @dataclass(frozen=True)
 class RestoreRequest:
-    """An operator asks to put back what was removed of an instance."""
+    """An operator asks to restore what was removed for an instance."""
 
     instance_id: str
     place: Place
@@ -108,7 +108,7 @@ class RestoreRequest:
 
 @dataclass(frozen=True)
 class Foreign:
-    """An instance, or a sweep, of a place that is not served: nothing is read or removed for it."""
+    """An instance or a sweep in a place that is not served. Nothing is read or removed for it."""
 
     place: Place
     instance_id: str = ""
@@ -129,22 +129,22 @@ Request = Started | Terminated | OperatorCall | SweepRequest | RestoreRequest | 
 
 @dataclass(frozen=True)
 class MalformedMessage:
-    """A message that cannot be parsed; it becomes a dead letter."""
+    """A message that cannot be parsed. It ends in the dead-letter queue."""
 
     delivery: Delivery
     error: str
 
 
 def is_batch(event: Any) -> bool:
-    """Whether it is an SQS event."""
+    """Returns whether the event is an SQS batch."""
     return isinstance(event, dict) and isinstance(event.get("Records"), list)
 
 
 def parse_batch(event: dict[str, Any], served: Served) -> tuple[list[Request], list[MalformedMessage]]:
-    """The requests of an SQS event, and the messages that cannot be parsed. These do not affect the others.
+    """Parses an SQS event into requests and malformed messages. A malformed message does not affect the others.
 
     Raises:
-        MalformedEvent: a record is not from SQS; nothing could be reported about it.
+        MalformedEvent: a record is not from SQS and has no message id to report.
     """
     requests: list[Request] = []
     malformed: list[MalformedMessage] = []
@@ -164,14 +164,14 @@ def parse_batch(event: dict[str, Any], served: Served) -> tuple[list[Request], l
 
 
 def _message(body: Any, served: Served, delivery: Delivery) -> Request:
-    """An operator calls the function directly: the queue takes EventBridge events only."""
+    """Accepts EventBridge events only: operators invoke the function directly."""
     if not isinstance(body, dict) or "detail-type" not in body:
         raise MalformedEvent("expected an EventBridge event")
     return _event(body, served, delivery)
 
 
 def parse(event: Any, served: Served) -> Request:
-    """The request of one EventBridge event or operator's payload.
+    """Parses one EventBridge event or operator's payload.
 
     Raises:
         MalformedEvent: says what is wrong, and what is allowed.
@@ -204,7 +204,7 @@ def _event(event: dict[str, Any], served: Served, delivery: Delivery | None) -> 
     if detail_type == SWEEP and source == SOURCE:
         if not isinstance(detail, dict):
             raise MalformedEvent("the sweep event has no detail")
-        # A sweep takes nothing but its place from a message: neither ids nor progress.
+        # A sweep takes only its place from a message, never ids or progress.
         place = _place(detail, served.own, "account_id") if {"account_id", "region"} & set(detail) else None
         if place is not None and place not in served:
             return Foreign(place, delivery=delivery)
@@ -235,7 +235,7 @@ def _operator_call(payload: dict[str, Any], served: Served) -> Request:
 
 
 def _only(value: Any) -> frozenset[Approved]:
-    """The approved actions. An empty list approves nothing; what is not of this form is refused as a whole."""
+    """Parses the approved actions. An empty list approves nothing. One malformed entry refuses the whole payload."""
     keys = {"step", "action", "target"}
     approved: set[Approved] = set()
     for entry in value if isinstance(value, list) else [value]:
@@ -265,7 +265,7 @@ def _operator_sweep(payload: dict[str, Any], served: Served) -> Request:
 
 
 def _place(holder: dict[str, Any], own: Place | None, account_key: str) -> Place:
-    """The account and region that an event or payload names; ``own`` fills in what it does not name."""
+    """Parses the account and region of an event or payload. ``own`` fills in missing parts."""
     account_id = holder.get(account_key, own.account_id if own else None)
     region = holder.get("region", own.region if own else None)
     if not isinstance(account_id, str) or not _ACCOUNT_ID.fullmatch(account_id):
@@ -278,7 +278,7 @@ def _place(holder: dict[str, Any], own: Place | None, account_key: str) -> Place
 def _dry_run(payload: dict[str, Any], known: set[str]) -> bool | None:
     unknown = sorted(set(payload) - known)
     if unknown:
-        raise MalformedEvent(f"unknown key {', '.join(unknown)}; known are {', '.join(sorted(known))}")
+        raise MalformedEvent(f"unknown key {', '.join(unknown)}; allowed: {', '.join(sorted(known))}")
     dry_run = payload.get("dry_run")
     if dry_run is not None and not isinstance(dry_run, bool):
         raise MalformedEvent(f"dry_run: expected true or false, found {_shown(dry_run)}")
@@ -286,7 +286,7 @@ def _dry_run(payload: dict[str, Any], known: set[str]) -> bool | None:
 
 
 def termination(instance_id: str, place: Place, time: datetime) -> dict[str, Any]:
-    """The event that EC2 would have sent, in the sweep's own name."""
+    """Returns the event that EC2 would have sent, with this function as its source."""
     return {
         "source": SOURCE,
         "detail-type": STATE_CHANGE,
@@ -298,7 +298,7 @@ def termination(instance_id: str, place: Place, time: datetime) -> dict[str, Any
 
 
 def sweep_of(place: Place, time: datetime) -> dict[str, Any]:
-    """The event that starts the sweep of one place."""
+    """Returns the event that starts the sweep of one place."""
     return {
         "source": SOURCE,
         "detail-type": SWEEP,

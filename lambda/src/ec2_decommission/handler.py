@@ -1,4 +1,4 @@
-"""The story of an event: parse, recall, run the steps, remember, report. It knows no vendor's API."""
+"""Handles an event: parse, recall, run the steps, remember, report. Knows no vendor's API."""
 
 from __future__ import annotations
 
@@ -45,15 +45,15 @@ if TYPE_CHECKING:
     from .run import Log, Tools
     from .sweep import Sweep
 
-# DescribeInstances may not know an instance yet that has just entered `running`.
+# DescribeInstances may not show an instance yet that has just entered `running`.
 _YOUNG = timedelta(minutes=10)
-_CLOCKS = timedelta(seconds=5)  # by which EC2's clock, which dates an event, may differ from the function's
-# A sweep that fails is tried this often. The next scheduled one makes up for it: sweeps that pile up in the queue, or
-# as dead letters, would say nothing that the alarms do not.
+_CLOCKS = timedelta(seconds=5)  # the most that EC2's clock may differ from the function's
+# A failing sweep is tried this many times; the next scheduled sweep makes up for it. Sweeps that pile up in the queue
+# or the dead-letter queue would add nothing to the alarms.
 _SWEEP_TRIES = 3
-# Kept from everything else, to back off failed messages: a thousand take a second or two.
+# Reserved for backing off failed messages: a thousand messages take one or two seconds.
 BACK_OFF_SECONDS = 4.0
-# A message that was received for the last time becomes a dead letter. The sweep takes the instance up again later.
+# A message received for the last time moves to the dead-letter queue. The sweep takes up the instance later.
 _AFTER_LAST_RECEIVE = timedelta(hours=24)
 
 
@@ -61,36 +61,36 @@ class Queue(Protocol):
     """The module's own queue."""
 
     def back_off(self, seconds_by_receipt: Mapping[str, int]) -> None:
-        """Hides each message for so many seconds."""
+        """Hides each message for that many seconds."""
 
     def send_sweeps(self, places: Iterable[Place]) -> None:
         """Sends one sweep event for each place."""
 
 
 class Restore(Protocol):
-    """Puts back what was removed of an instance."""
+    """Restores what was removed for an instance."""
 
     def __call__(
         self, request: RestoreRequest, *, dry_run: bool
     ) -> tuple[Sequence[StepReport], DecommissionError | None]:
-        """The steps' reports, and what failed outside them.
+        """Returns the reports of the steps, and the error that occurred outside them, if any.
 
         Raises:
-            DecommissionError: nothing was put back.
+            DecommissionError: nothing was restored.
         """
 
 
 class FailedError(DecommissionError):
-    """At least one step failed for the event that the function was called with; all steps have run."""
+    """At least one step failed for the event that the function was invoked with. All steps have run."""
 
 
 class Application:
-    """Everything that outlives an invocation, injected.
+    """Everything that outlives an invocation, passed in by the caller.
 
     Args:
-        ec2: EC2 in each served place.
+        ec2: the EC2 client of each served place.
         queue: None if the function has no queue.
-        sweep: makes the sweep of a place; None if it is off.
+        sweep: creates the sweep of a place; None if the sweep is off.
         restore: None without ``audit``.
         results: None without ``result_events``.
     """
@@ -119,7 +119,7 @@ class Application:
         self._results = results
 
     def handle(self, event: Any, deadline: Deadline, request_id: str = "") -> dict[str, Any]:
-        """Handles whatever the function was called with.
+        """Handles any event that the function is invoked with.
 
         Args:
             event: an SQS event, an EventBridge event, or an operator's payload.
@@ -127,11 +127,11 @@ class Application:
             request_id: the AWS request id of the invocation.
 
         Returns:
-            For an SQS event the messages to be tried again; else the report.
+            For an SQS event, the messages to retry; otherwise the report.
 
         Raises:
-            MalformedEvent: the payload is not in the contract.
-            FailedError: something failed for a single EventBridge event.
+            MalformedEvent: the payload has an unknown form.
+            FailedError: a single EventBridge event failed.
         """
         try:
             with deadlines.until(deadline), invoked_as(request_id):
@@ -168,12 +168,12 @@ class Application:
             if seconds:
                 self._queue.back_off(seconds)
         except DecommissionError as error:
-            # The queue's own visibility timeout brings them back.
+            # The messages return after the queue's visibility timeout.
             self._metrics.failure(error.kind)
             self._log.warning(f"failed messages return after the queue's visibility timeout: {error}")
 
     def _delay(self, receive_count: int, report: Report) -> int:
-        """Seconds until the next try. A failure that no retry can help does not back off: it ends soon."""
+        """Returns the seconds until the next retry. A permanent failure does not back off, so it ends soon."""
         queue = self._config.queue
         if queue is None:
             return 0
@@ -182,7 +182,7 @@ class Application:
         return min(seconds, queue.max_retry_delay_seconds)
 
     def _carry_out(self, requests: Sequence[Request], request_id: str) -> list[Report]:
-        """One report for each request, in the same order; requests about one instance share one."""
+        """Returns one report per request, in the same order. Requests about one instance share a report."""
         started: dict[str, Started] = {}
         ended: dict[str, Terminated | OperatorCall] = {}
         for request in requests:
@@ -193,7 +193,7 @@ class Application:
                 case Terminated():
                     ended[request.instance_id] = request
                 case OperatorCall():
-                    ended.setdefault(request.instance_id, request)  # an event goes before an operator's call
+                    ended.setdefault(request.instance_id, request)  # an event has precedence
         started = {i: request for i, request in started.items() if i not in ended}
         with deadlines.until(deadlines.current().before(BACK_OFF_SECONDS)):
             recorded, decommissioned = self._handle_instances(started, ended, request_id)
@@ -203,7 +203,7 @@ class Application:
         for request in requests:
             match request:
                 case SweepRequest():
-                    # Sweeps that waited together see the same: one of them is enough.
+                    # Sweeps that waited together would find the same: run one of them.
                     alike = replace(request, delivery=None)
                     if alike not in sweeps:
                         sweeps[alike] = self._search(request, request_id)
@@ -221,7 +221,7 @@ class Application:
                     report = recorded[request.instance_id]
                 case Started() if request.instance_id not in decommissioned:
                     report = self._report(request, "running", request_id)
-                    report = replace(report, note="the inventory is off; nothing is remembered")
+                    report = replace(report, note="the inventory is off; nothing was recorded")
                 case _:
                     report = decommissioned[request.instance_id]
             self._log_outcome(request, report)
@@ -236,7 +236,7 @@ class Application:
         return self._config.dry_run if asked is None else asked
 
     def _foreign(self, request: Foreign, request_id: str) -> Report:
-        """Nothing is read or removed on behalf of an instance in a place that is not served."""
+        """Reports that the place is not served. Nothing is read or removed."""
         if request.delivery:
             self._metrics.count("ForeignEvents")
         reason = f"{request.place} is not served by this deployment; nothing was read or removed"
@@ -250,7 +250,7 @@ class Application:
         ended: Mapping[str, Terminated | OperatorCall],
         request_id: str,
     ) -> tuple[dict[str, Report], dict[str, Report]]:
-        """The reports of instances that started, and of those that ended, by instance id."""
+        """Returns the reports of started instances and of ended instances, each by instance id."""
         places = {i: request.place for i, request in {**started, **ended}.items()}
         anywhere = [i for i, r in ended.items() if isinstance(r, OperatorCall) and not r.place_given]
         known = recall(places, anywhere, self._ec2, self._inventory, self._tools.together)
@@ -292,22 +292,22 @@ class Application:
         return reports
 
     def _as_running(self, request: Started, known: Known) -> Instance | str | tuple[DecommissionError, ...]:
-        """The instance to record, or why none is recorded, or what failed."""
+        """Returns the instance to record, the reason not to record it, or the errors."""
         instance_id = request.instance_id
         description, record = known.descriptions.get(instance_id), known.records.get(instance_id)
         if errors := known.errors(instance_id):
             return errors
         if place := known.elsewhere.get(instance_id):
-            return f"it is in {place}, and not in {request.place}"
+            return f"the instance is in {place}, not in {request.place}"
         if (record and record.state == TERMINATED) or (description and not description.lives):
-            return "it has been terminated since; a late event does not bring it back"
+            return "the instance has been terminated since; this event is late and changes nothing"
         if description is None:
             if request.time and self._tools.now() - request.time < _YOUNG:
-                return (TransientError("ec2: DescribeInstances does not know the instance yet"),)
-            return "EC2 does not know the instance any more; a late event does not bring it back"
+                return (TransientError("ec2: DescribeInstances does not show the instance yet"),)
+            return "EC2 no longer shows the instance; this event is late and changes nothing"
         return replace(known.instance(instance_id), ran=True)
 
-    # Remove what the dead left
+    # Decommission what has ended
 
     def _decommission(
         self,
@@ -344,7 +344,7 @@ class Application:
         if refusals and not dry_run:
             announced = self._announce(requests, refusals, known)
             if self._inventory and announced and not known.inventory_error:
-                # If this cannot be written, the next try sends the event once more. Its id is the same.
+                # If this write fails, the retry sends the event again with the same id.
                 self._inventory.remember_announced(announced)
             reports |= refusals
         if instances:
@@ -360,7 +360,7 @@ class Application:
         *,
         dry_run: bool,
     ) -> dict[str, Report]:
-        """Runs the steps, announces the results, and remembers them."""
+        """Runs the steps, sends the result events, and records the results."""
         retries = [i for i in instances if isinstance(requests[i], Terminated)]
         calls = {i: request.only for i, request in requests.items() if isinstance(request, OperatorCall)}
         only = {i: approved for i, approved in calls.items() if approved is not None}
@@ -395,7 +395,7 @@ class Application:
         return told
 
     def _ended_at(self, requests: Iterable[Terminated | OperatorCall]) -> float | None:
-        """When all had ended, by the times in the events; None if an event has no time."""
+        """Returns when all instances had ended, by the events' times; None if an event has no time."""
         times = [request.time if isinstance(request, Terminated) else None for request in requests]
         known = [time for time in times if time is not None]
         if len(known) < len(times):
@@ -405,14 +405,14 @@ class Application:
     def _announce(
         self, requests: Mapping[str, Terminated | OperatorCall], reports: dict[str, Report], known: Known
     ) -> dict[str, str]:
-        """Sends the result events that were not sent yet; returns their ids. An event not sent fails its message."""
+        """Sends the result events not sent yet; returns their ids. If one cannot be sent, its message fails."""
         if self._results is None:
             return {}
         ids = {i: event_id(report) for i, report in reports.items()}
         recorded = {i: record.announced for i, record in known.records.items()}
         news = {i: report for i, report in reports.items() if recorded.get(i) != ids[i]}
         if known.inventory_error:
-            # What was sent is not known: the first receive of a message stands for its retries.
+            # The inventory cannot say what was sent, so only a message's first receive sends a failure event.
             news = {i: report for i, report in news.items() if not _is_retry(requests[i]) or not report.failed}
         failed = self._results.announce(news) if news else {}
         for instance_id, error in failed.items():
@@ -421,7 +421,7 @@ class Application:
         return {i: ids[i] for i in news if i not in failed}
 
     def _next_try(self, request: Terminated | OperatorCall, report: Report) -> str:
-        """When the message becomes visible again; from then on the sweep takes the instance up, if it was lost."""
+        """Returns when the message becomes visible again. If it was lost, the sweep takes up the instance then."""
         queue, delivery = self._config.queue, request.delivery
         wait = timedelta(0)
         if queue and delivery:
@@ -431,25 +431,23 @@ class Application:
         return (self._tools.now() + wait).isoformat()
 
     def _refusal(self, request: Terminated | OperatorCall, known: Known) -> StepReport | None:
-        """Why no step may run for this instance."""
+        """Returns the report if no step may run for this instance; None if they may."""
         instance_id = request.instance_id
         if error := known.ec2_error(instance_id):
             return StepReport.failed("", about("cannot be sure that the instance has ended", error))
         if place := known.elsewhere.get(instance_id):
-            return StepReport.skipped(
-                "", f"{instance_id} is in {place}, and not in {request.place}: nothing is removed"
-            )
+            return StepReport.skipped("", f"{instance_id} is in {place}, not in {request.place}: nothing was removed")
         if since := _restored_since(request, known):
             return StepReport.skipped(
                 "",
                 f"{instance_id} was restored at {since}, after this message was sent. A new event or an operator's "
-                "call removes it again",
+                "call decommissions it again",
             )
         description = known.descriptions.get(instance_id)
         state = description.state if description else ""
         lives = description is not None and description.lives
         if lives and isinstance(request, Terminated):
-            return StepReport.failed("", StillAlive(f"the event says terminated, EC2 says {state}; retried"))
+            return StepReport.failed("", StillAlive(f"the event says terminated, but EC2 says {state}; will retry"))
         if (lives or state == "shutting-down") and isinstance(request, OperatorCall):
             return StepReport.skipped("", f"{instance_id} is {state}: nothing is removed for a live instance")
         return None
@@ -465,7 +463,7 @@ class Application:
         place = request.place or self._served.own
         report = Report("", place, "sweep", dry_run, request_id)
         if self._sweep is None:
-            return replace(report, note="the sweep is off, or the inventory that it needs")
+            return replace(report, note="the sweep, or the inventory that it needs, is off")
         places = list(self._served)
         try:
             if request.place is None and len(places) > 1 and self._queue is not None:
@@ -501,7 +499,7 @@ class Application:
         except DecommissionError as error:
             return replace(report, errors=(about("restore", error),))
 
-    # Tell
+    # Count and log
 
     def _count(self, requests: Sequence[Request], ended: Mapping[str, Report], started: Mapping[str, Report]) -> None:
         now = self._tools.now()
@@ -514,7 +512,7 @@ class Application:
                 continue
             age = (now - request.time).total_seconds()
             if report.failed:
-                # SQS leaves what was received three times out of its own age of the oldest message.
+                # SQS's own age of the oldest message leaves out messages that were received three times.
                 self._metrics.value("UnfinishedAge", age)
             if isinstance(request, Terminated):
                 ages.setdefault(request.instance_id, []).append(age)
@@ -558,7 +556,7 @@ class Application:
 
 
 def sweep_summary(sweep: Mapping[str, Any]) -> str:
-    """A sweep's document in one line."""
+    """Summarizes a sweep's document in one line."""
     counts = {
         name: len(sweep[name]) + sweep.get("left_off", {}).get(name, 0) for name in ("gone", "unfinished", "adopted")
     }
@@ -580,7 +578,7 @@ def _is_retry(request: Request) -> bool:
 
 
 def _restored_since(request: Request, known: Known) -> str | None:
-    """When the instance was restored, if that was after the request's message came to the queue."""
+    """Returns when the instance was restored, if that was after the request's message was sent."""
     record = known.records.get(getattr(request, "instance_id", ""))
     sent_at = request.delivery.sent_at if request.delivery else None
     if record is None or record.restored_at is None or sent_at is None:
@@ -594,7 +592,7 @@ def _gives_up(request: Request) -> bool:
 
 
 def log_keys(request: Request) -> dict[str, str]:
-    """What every log line about a request carries."""
+    """Returns the keys that every log line about a request has."""
     place: Place | None = getattr(request, "place", None)
     keys = {
         "instance_id": getattr(request, "instance_id", ""),
@@ -606,7 +604,7 @@ def log_keys(request: Request) -> dict[str, str]:
 
 
 def flush(metrics: Metrics, log: Log) -> None:
-    """Writes the metrics. Those that cannot be written fail nothing."""
+    """Writes the metrics. An error is logged, not raised."""
     try:
         metrics.flush()
     except Exception as error:

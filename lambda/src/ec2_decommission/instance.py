@@ -1,4 +1,4 @@
-"""What an instance is or was: the facts that distinguish its traces from those of others."""
+"""An instance's identity: the facts that distinguish its leftovers from those of other instances."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# EC2 has ids of 8 and of 17 digits. https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/resource-ids.html
+# EC2 ids have 8 or 17 digits. https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/resource-ids.html
 INSTANCE_ID = re.compile(r"i-[0-9a-f]{1,32}")
 
-# How many values of one kind are kept for one instance. An Elastic IP that moves every hour must not grow the record
-# beyond what DynamoDB holds. The newest are dropped: the oldest are those that EC2 no longer shows.
+# The most values of one kind kept for one instance, so that an Elastic IP that moves every hour cannot outgrow a
+# DynamoDB item. The newest are dropped: EC2 no longer shows the oldest.
 MOST_VALUES = 60
 MOST_PAST_TAG_VALUES = 10
 
 
 def _union(*parts: Iterable[T]) -> tuple[T, ...]:
-    """All values, each once, in order of first appearance, at most ``MOST_VALUES``."""
+    """Returns all distinct values in order of first appearance, at most ``MOST_VALUES``."""
     return tuple(dict.fromkeys(value for part in parts for value in part))[:MOST_VALUES]
 
 
 def _addresses(version: int, *parts: Iterable[str]) -> tuple[str, ...]:
-    """Those that can be an instance's own address of that version, in their shortest form."""
+    """Returns the addresses of that version that can be an instance's own, in their shortest form."""
     return _union(filter(None, (own_address(version, text) for part in parts for text in part)))
 
 
 @lru_cache(maxsize=10_000)
 def own_address(version: int, text: str) -> str | None:
-    """The address in its shortest form; None if it cannot identify a machine.
+    """Returns the address in its shortest form; None if it cannot identify a machine.
 
-    A system may hold any text as an address, or 127.0.0.1 for very many machines.
+    A system may hold any text as an address, or 127.0.0.1 for many machines.
     """
     try:
         address = ipaddress.ip_address(str(text))
@@ -52,23 +52,23 @@ def own_address(version: int, text: str) -> str | None:
 
 @dataclass(frozen=True)
 class Facts:
-    """What one source knows of an instance. Empty means unknown, never "has none".
+    """What one source knows about an instance. Empty means unknown, never "has none".
 
     An address that cannot be the instance's own (not an address, loopback, link-local) is dropped.
 
     Attributes:
         source: ``inventory``, ``ec2``, ``event``, or the name of a step.
         launch_time: ISO 8601, UTC.
-        ran: EC2 reported the instance as running, and it was recorded then.
+        ran: EC2 reported the instance as running, and it was recorded at that time.
         private_ips: IPv4, of all interfaces, the primary one first.
-        public_ips: IPv4, every one that the instance ever had.
+        public_ips: IPv4, all that the instance ever had.
         ipv6_addresses: in the shortest form, lower case.
         private_dns_names: as EC2 writes them, the primary one first.
         public_dns_names: as EC2 writes them.
         tags: the latest known value of each tag.
         past_tags: values that a tag had before.
-        known_as: the names that a step's system has for the instance, by step and kind,
-            for example ``{"chef": {"node": ("web-1",)}}``. A step writes and reads its own.
+        known_as: the names of the instance in a step's system, by step and kind,
+            for example ``{"chef": {"node": ("web-1",)}}``. Each step reads and writes its own.
     """
 
     source: str
@@ -87,7 +87,7 @@ class Facts:
     known_as: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
 
     def without_addresses(self) -> Facts:
-        """The facts less addresses and DNS names."""
+        """Returns the facts without addresses and DNS names."""
         return replace(
             self, private_ips=(), public_ips=(), ipv6_addresses=(), private_dns_names=(), public_dns_names=()
         )
@@ -95,7 +95,7 @@ class Facts:
 
 @dataclass(frozen=True)
 class Instance:
-    """An instance and all that is known of it, from every source that was asked. Attributes as in ``Facts``."""
+    """An instance and everything known about it from all queried sources. Attributes as in ``Facts``."""
 
     instance_id: str
     state: str = "unknown"
@@ -116,7 +116,7 @@ class Instance:
 
     @property
     def place(self) -> Place:
-        """Account and region; the empty string stands for one that is unknown."""
+        """Account and region; an unknown one is the empty string."""
         return Place(self.account_id or "", self.region or "")
 
     @property
@@ -136,11 +136,11 @@ class Instance:
 
     @property
     def dns_names(self) -> tuple[str, ...]:
-        """Every DNS name that EC2 gave the instance."""
+        """Every DNS name that EC2 assigned to the instance."""
         return self.private_dns_names + self.public_dns_names
 
     def tag_values(self, key: str) -> tuple[str, ...]:
-        """Every value that a tag ever had, the latest first.
+        """Returns every value that a tag ever had, the latest first.
 
         Example:
             >>> Instance("i-1", tags={"Name": "b"}, past_tags={"Name": ("a",)}).tag_values("Name")
@@ -150,13 +150,13 @@ class Instance:
         return _union(latest, self.past_tags.get(key, ()))
 
     def names(self, step: str, kind: str) -> tuple[str, ...]:
-        """The names that a step's system has for the instance."""
+        """Returns the names of the instance in a step's system."""
         return tuple(self.known_as.get(step, {}).get(kind, ()))
 
     def learn(self, facts: Facts) -> Instance:
-        """This instance with the facts added. What is known already stays, and stays first.
+        """Returns this instance with the facts added. Known values stay, and stay first.
 
-        A tag whose value differs keeps its value here; the other value joins ``past_tags``.
+        If a tag's value differs, this instance's value stays and the other one is added to ``past_tags``.
         """
         known_as: dict[str, dict[str, tuple[str, ...]]] = {s: dict(k) for s, k in self.known_as.items()}
         for step, kinds in facts.known_as.items():
@@ -193,7 +193,7 @@ class Instance:
         return past
 
     def identity(self) -> dict[str, Any]:
-        """The part of the report that says which identity was used; holds no empty entry."""
+        """Returns the part of the report that shows the identity used, without empty entries."""
         parts = {
             "vpc_id": self.vpc_id,
             "addresses": list(self.addresses),

@@ -1,8 +1,8 @@
-"""The inventory: a DynamoDB table that remembers what each instance was, and what became of its traces.
+"""The inventory: a DynamoDB table that records what each instance was and what was done about its leftovers.
 
-States only move forward: a condition on every write prevents that ``terminated`` becomes ``running`` again. An item
-expires after the retention, but not while the instance lives, nor while its end is unfinished: the sweep finds both
-by the index ``sweep``, whose key says which place the instance belongs to.
+States only move forward: a condition on every write keeps ``terminated`` from becoming ``running`` again. An item
+expires after the retention period, but not while the instance lives or its end is unfinished. The sweep finds both
+through the index ``sweep``, whose key names the instance's place.
 """
 
 from __future__ import annotations
@@ -34,36 +34,36 @@ RUNNING, TERMINATED = "running", "terminated"
 SWEEP_INDEX = "sweep"
 _UNFINISHED = "/unfinished"
 _BATCH_GET = 100  # keys, https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_BatchGetItem.html
-# A table on demand takes a thousand writes a second from the start; two transactions of a hundred at once keep to it.
+# An on-demand table takes a thousand writes a second from the start. Two transactions of 100 at a time stay below it.
 # https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/burst-adaptive-capacity.html
 _WRITES_AT_ONCE = 2
-# https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_TransactWriteItems.html: 100 items, of 4 MB. The
-# size of what the items hold already is not known here, so the requests may use only a part of that.
+# https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_TransactWriteItems.html: 100 items and 4 MB. The
+# size of the stored items is not known here, so the requests use only a part of that.
 _TRANSACTION = 100
 _TRANSACTION_BYTES = 2_000_000
-_ROUNDS = 2  # transactions tried before the rest is written item by item
-HISTORY = 200  # entries of `removed` that are kept for one instance, far from an item's 400 KB
-# What is kept of a step's report that is too large for an item.
+_ROUNDS = 2  # transactions to try before the rest is written item by item
+HISTORY = 200  # the most `removed` entries per instance, well below an item's 400 KB
+# The limits for a step's report that is too large for an item.
 _SHORT_ACTIONS, _SHORT_REASON = 20, 1000
 
 
 @dataclass(frozen=True)
 class Record:
-    """What the inventory remembers of an instance.
+    """What the inventory knows about an instance.
 
     Attributes:
-        tags_known_at: when the tags were last read in full from EC2 by the sweep, or at the instance's end.
-        excluded: why ``instance_filter`` leaves the instance alone.
-        steps: the report of each step that is settled, with ``settled_at``.
-        removed: what was removed, each with ``at``, ``step``, ``action``, ``target`` and ``proof``.
+        tags_known_at: when the tags were last read in full from EC2, by the sweep or at the instance's end.
+        excluded: why ``instance_filter`` excludes the instance.
+        steps: the report of each settled step, with ``settled_at``.
+        removed: the removals, each with ``at``, ``step``, ``action``, ``target`` and ``proof``.
         finished: every step is settled; nothing is left to do.
-        next_try_at: when a message that failed becomes visible again.
-        announced: identifies the last result event that was sent.
-        request_id: of the invocation that wrote the item last.
-        runs: the invocations that wrote down everything that they removed. What another one wrote to the audit may
-            have been removed all the same: it may have ended before it came to write it down.
-        restored: what was put back, as ``removed``.
-        restored_at: when something was put back last. What happened before is over: older messages are not handled.
+        next_try_at: when a failed message becomes visible again.
+        announced: the id of the last result event sent.
+        request_id: the invocation that last wrote the item.
+        runs: the invocations that recorded everything they removed. Objects audited by other invocations may have
+            been removed too: the invocation may have ended before it could record them.
+        restored: what was restored, in the form of ``removed``.
+        restored_at: when something was last restored. Messages older than this are not handled.
     """
 
     instance_id: str
@@ -88,21 +88,21 @@ class Record:
         return Place(self.facts.account_id or "", self.facts.region or "")
 
     def instance(self) -> Instance:
-        """The instance as this record alone shows it."""
+        """Returns the instance as this record alone shows it."""
         return Instance(self.instance_id, state=self.state).learn(self.facts)
 
 
 @dataclass(frozen=True)
 class Result:
-    """What became of an instance's steps.
+    """The outcome of an instance's steps.
 
     Attributes:
-        steps: each step's report, as JSON, in place of the earlier ones.
-        removed: what was removed this time; it is added to what was removed before.
+        steps: each step's report, as JSON; replaces the earlier ones.
+        removed: what was removed in this run; added to the earlier removals.
         finished: nothing is left to do.
-        next_try_at: when the message is tried again, if not finished.
-        announced: as in ``Record``; None keeps what is there.
-        whole: ``removed`` holds everything that was removed this time.
+        next_try_at: when the message is retried, if not finished.
+        announced: as in ``Record``; None keeps the present value.
+        whole: ``removed`` lists everything that was removed in this run.
     """
 
     place: Place
@@ -115,52 +115,52 @@ class Result:
 
 
 class Inventory(Protocol):
-    """Remembers instances.
+    """Records instances.
 
-    Reading may raise TransientError, AccessError or ConfigurationError. Writing fails for each instance by itself:
-    its error stands in the answer, and the other instances are written all the same.
+    Reads may raise TransientError, AccessError or ConfigurationError. Writes fail per instance: the result holds the
+    instance's error, and the other instances are still written.
     """
 
     def recall(self, instance_ids: Iterable[str]) -> Mapping[str, Record]:
-        """The records of these instances, if there are any."""
+        """Returns the records of those of these instances that have one."""
 
     def remember_running(
         self, instances: Iterable[Instance], excluded: Mapping[str, str], *, tags_known: bool = False
     ) -> Mapping[str, bool | DecommissionError]:
-        """Records living instances; False for one that is recorded as terminated, which stays so.
+        """Records live instances. False for an instance recorded as terminated; that record does not change.
 
         Args:
-            excluded: why ``instance_filter`` leaves an instance alone, by id.
-            tags_known: the tags were read a while after the launch, when late ones are there too.
+            excluded: why ``instance_filter`` excludes an instance, by id.
+            tags_known: the tags were read a while after the launch, so that late tags are included.
         """
 
     def remember_terminated(
         self, instances: Iterable[Instance], *, tags_known: bool
     ) -> Mapping[str, DecommissionError]:
-        """Records what instances were, before anything of them is removed; returns what failed."""
+        """Records what the instances were, before anything is removed; returns the errors."""
 
     def remember_excluded(self, instances: Mapping[str, tuple[Instance, str]]) -> Mapping[str, DecommissionError]:
-        """Marks the end of instances that ``instance_filter`` excludes, with the reason; returns what failed."""
+        """Records the end of instances that ``instance_filter`` excludes, with the reason; returns the errors."""
 
     def remember_results(self, results: Mapping[str, Result]) -> Mapping[str, DecommissionError]:
-        """Records the results of the steps, by instance id; returns what failed."""
+        """Records the results of the steps, by instance id; returns the errors."""
 
     def remember_announced(self, event_ids: Mapping[str, str]) -> Mapping[str, DecommissionError]:
-        """Records which result event was sent last, by instance id, and nothing else; returns what failed."""
+        """Records only which result event was last sent, by instance id; returns the errors."""
 
     def remember_restored(
         self, instance_id: str, place: Place, restored: Sequence[Mapping[str, str]] = ()
     ) -> DecommissionError | None:
-        """Marks the instance as finished and restored, and adds what was put back; returns what failed.
+        """Marks the instance as finished and restored, and adds what was restored; returns the error, if any.
 
-        The record does not expire: only this shows adoption that what was restored is not an orphan.
+        The record does not expire: it is what keeps adoption from treating the restored objects as orphans.
         """
 
     def living(self, place: Place) -> Iterator[Record]:
-        """Every instance of the place that is recorded as running."""
+        """Yields every instance of the place that is recorded as running."""
 
     def unfinished(self, place: Place) -> Iterator[Record]:
-        """Every instance of the place whose end is not finished."""
+        """Yields every instance of the place whose end is unfinished."""
 
 
 class DynamoInventory:
@@ -168,8 +168,8 @@ class DynamoInventory:
 
     Args:
         client: a boto3 ``dynamodb`` client.
-        now: the time, for expiry and the dates in the items.
-        together: runs several requests at once.
+        now: returns the current time, for expiry and timestamps.
+        together: runs several requests concurrently.
     """
 
     def __init__(
@@ -196,7 +196,7 @@ class DynamoInventory:
 
     def _recall_some(self, instance_ids: Sequence[str], found: dict[str, Record]) -> None:
         keys: list[Any] = [{"instance_id": {"S": i}} for i in instance_ids]
-        # Consistent: the write of a moment ago, by the invocation before, counts.
+        # A consistent read sees the write that the previous invocation made a moment ago.
         request: dict[str, Any] = {self._table: {"Keys": keys, "ConsistentRead": True}}
         while request:
             with aws_errors(f"read table {self._table} (dynamodb:BatchGetItem)"):
@@ -288,7 +288,7 @@ class DynamoInventory:
 
     def remember_results(self, results: Mapping[str, Result]) -> Mapping[str, DecommissionError]:
         failed = _failures(self._write({i: self._result(i, result) for i, result in results.items()}))
-        # What is too large for an item would be so at every retry: a shortened report is better than none.
+        # A result too large for an item would fail at every retry. A shortened report is better than none.
         too_large = [i for i, error in failed.items() if isinstance(error, PermanentError)]
         if not too_large:
             return failed
@@ -305,7 +305,7 @@ class DynamoInventory:
         for name in ("next_try_at", "announced"):
             if value := getattr(result, name):
                 values[name] = value
-        # An item that has expired since it was read is made once more, and must have state and place again.
+        # An item that expired after it was read is created again, and needs its state and place.
         once = {"state": TERMINATED, "facts": {"account_id": result.place.account_id, "region": result.place.region}}
         remove = ("sweep", "next_try_at") if result.finished else ("finished", "expires_at")
         append: dict[str, list[Any]] = {}
@@ -316,7 +316,7 @@ class DynamoInventory:
         return self._update(instance_id, values, once=once, remove=remove, append=append)
 
     def remember_announced(self, event_ids: Mapping[str, str]) -> Mapping[str, DecommissionError]:
-        # An instance that was never recorded gets an item that expires. A recorded one keeps its time.
+        # An instance that was never recorded gets an item that expires. A recorded item keeps its expiry.
         once = {"expires_at": int(self._now().timestamp()) + self._retention_seconds}
         recorded = self._write(
             {i: self._update(i, {"announced": e}, condition="attribute_exists(#state)") for i, e in event_ids.items()}
@@ -360,7 +360,7 @@ class DynamoInventory:
         append: Mapping[str, Sequence[Any]] | None = None,
         condition: str | None = None,
     ) -> dict[str, Any]:
-        """The request that sets attributes (those in ``once`` only if they are absent) and appends to lists."""
+        """Builds the update that sets attributes (those in ``once`` only if absent) and appends to lists."""
         once, append = once or {}, append or {}
         if request_id():
             values = {**values, "request_id": request_id()}
@@ -381,10 +381,10 @@ class DynamoInventory:
             request["ConditionExpression"] = condition
         return request
 
-    # Many writes: a transaction for a hundred, and what a transaction refuses one by one
+    # Batched writes: one transaction per hundred items. Items that a transaction refuses are written one by one.
 
     def _write(self, updates: Mapping[str, dict[str, Any]]) -> dict[str, bool | DecommissionError]:
-        """Makes the updates; True for each that was made, False if its condition refused it."""
+        """Makes the updates. True for each update made; False if its condition refused it."""
         results: dict[str, bool | DecommissionError] = {}
         faults: list[DecommissionError] = []
 
@@ -392,7 +392,7 @@ class DynamoInventory:
             if not faults and (fault := self._write_some(some, results, _ROUNDS)):
                 faults.append(fault)
             if faults:
-                # The table itself cannot be written, and would not be a moment later.
+                # The table itself cannot be written, and a moment later it would still fail.
                 results.update({i: faults[0] for i in some if i not in results})
 
         self._together([partial(write, some) for some in _transactions(updates)], _WRITES_AT_ONCE)
@@ -401,9 +401,9 @@ class DynamoInventory:
     def _write_some(
         self, updates: Mapping[str, dict[str, Any]], results: dict[str, bool | DecommissionError], rounds: int
     ) -> DecommissionError | None:
-        """Writes as many as fit into one transaction; returns what went wrong with the table itself."""
+        """Writes the items in one transaction where possible; returns the error if the table cannot be written."""
         if len(updates) == 1 or rounds == 0:
-            # A transaction costs twice as much as a write; one item gains nothing from it.
+            # A transaction costs twice as much as a write, without a benefit for one item.
             for instance_id, request in updates.items():
                 results[instance_id] = self._write_one(request)
             return None
@@ -421,7 +421,7 @@ class DynamoInventory:
         except DecommissionError as fault:
             return fault
         if len(reasons) != len(updates):
-            # The transaction was not looked at: too large as a whole, or one of them cannot be read.
+            # DynamoDB did not evaluate the items: the request is too large, or one of the items is invalid.
             return self._write_some(updates, results, 0)
         rest: dict[str, dict[str, Any]] = {}
         for (instance_id, request), reason in zip(updates.items(), reasons, strict=True):
@@ -448,7 +448,7 @@ class DynamoInventory:
 
 
 def _transactions(updates: Mapping[str, dict[str, Any]]) -> Iterator[dict[str, dict[str, Any]]]:
-    """Pieces that fit into one transaction each."""
+    """Splits the updates into pieces that each fit into one transaction."""
     piece: dict[str, dict[str, Any]] = {}
     size = 0
     for instance_id, request in updates.items():
@@ -471,19 +471,19 @@ def _code(error: ClientError) -> str:
 
 
 def _shortened(result: Result) -> Result:
-    """The reports with the first of their actions, and nothing for the history."""
+    """Keeps the first actions of each report, and nothing for the history."""
     steps = {}
     for name, step in result.steps.items():
         actions = list(step.get("actions") or ())
         reason = str(step.get("reason") or "")[:_SHORT_REASON]
         if len(actions) > _SHORT_ACTIONS:
-            reason = f"{len(actions)} actions, too many to keep; these are the first; {reason}"
+            reason = f"{len(actions)} actions, too many to store; only the first are shown; {reason}"
         steps[name] = {**step, "actions": actions[:_SHORT_ACTIONS], "reason": reason or None}
     return replace(result, steps=steps, removed=(), whole=False)
 
 
 def facts_document(instance: Instance) -> dict[str, Any]:
-    """The facts as they are kept in the table; holds no empty entry."""
+    """Returns the facts as stored in the table, without empty entries."""
     document = {
         "account_id": instance.account_id,
         "region": instance.region,
@@ -503,9 +503,9 @@ def facts_document(instance: Instance) -> dict[str, Any]:
 
 
 def _record(item: Mapping[str, Any]) -> Record:
-    """The record of an item. What is not of the form that this module writes counts as not recorded.
+    """Parses an item. Values of an unexpected form count as not recorded.
 
-    Somebody may have edited it by hand, and one item must not keep a whole batch from being handled.
+    Someone may have edited the item by hand, and one bad item must not block a whole batch.
     """
     facts = _mapping(item.get("facts"))
     return Record(
@@ -576,6 +576,6 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 
 
 def _plain(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """An item of DynamoDB's JSON as plain values."""
+    """Converts an item from DynamoDB's JSON to plain values."""
     plain = {key: TypeDeserializer().deserialize(value) for key, value in raw.items()}
     return {key: int(value) if isinstance(value, Decimal) else value for key, value in plain.items()}

@@ -1,4 +1,4 @@
-"""The AWS request id of the invocation under way. It stands in every report, log line, record and audit object."""
+"""The AWS request id of the current invocation. Every report, log line, record and audit object contains it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _current: ContextVar[str] = ContextVar("request_id", default="")
 
 
 def request_id() -> str:
-    """The request id; empty outside an invocation."""
+    """Returns the request id; empty outside an invocation."""
     return _current.get()
 
 

@@ -1,8 +1,8 @@
-"""Who has an address or a name now: the one place that asks EC2 about living instances.
+"""Finds who has an address or a name now. Only this module queries EC2 about live instances.
 
-A question goes to every served place in one round. A change rests on the last whole round, which must have ended less
-than five seconds before the change is sent: ``Round.guard`` is called right before each request that changes
-something. What a round showed is a ``Living``: plain data, so that the plan functions of the steps stay pure.
+A question goes to every served place in one round. A change relies on the last complete round, which must have ended
+less than five seconds before the change is sent: ``Round.guard`` is called right before each changing request. The
+answer of a round is a ``Living``: plain data, so that the plan functions of the steps stay pure.
 
 The rules are the second and third of "What counts as proof" in docs/proof.md.
 """
@@ -31,22 +31,22 @@ if TYPE_CHECKING:
 K = TypeVar("K")
 V = TypeVar("V")
 
-# A replacement needs longer than this to boot and to register anywhere.
+# A replacement instance needs longer than this to boot and register anywhere.
 FRESH_SECONDS = 5.0
 _PLACES_AT_ONCE = 16
 
 
 class StaleAnswer(TransientError):
-    """The last round ended too long ago for a change to rest on it: ask again."""
+    """The last round ended too long ago to rely on for a change. Query again."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked of every served place at once.
+    """A query for every served place.
 
     Attributes:
         addresses: IPv4 and IPv6 addresses in their shortest form.
-        names: templates, each with a name in lower case: for which living instance does it give that name?
+        names: pairs of a template and a lower-case name: which live instances does the template give that name?
 
     Example:
         >>> Question(frozenset({"10.0.0.5"})) | Question(frozenset({"10.0.0.6"})) == Question(
@@ -67,7 +67,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Holder:
-    """A network interface that has an address now. ``instance`` is the living instance that it is attached to."""
+    """A network interface that has an address now. ``instance`` is the live instance that it is attached to."""
 
     place: Place
     interface: Interface
@@ -75,7 +75,7 @@ class Holder:
 
     @property
     def owner(self) -> str:
-        """Who has the address, in words."""
+        """A description of who has the address."""
         return f"{self.interface.owner} in {self.place}"
 
 
@@ -84,11 +84,11 @@ class Living:
     """The answer of one round.
 
     Attributes:
-        asked: what was asked. Nothing else can be looked up.
+        asked: the query. Only its addresses and names can be looked up.
         holders: the interfaces that have each address; no entry if there are none.
         elastic_ips: the place in which an address is allocated as an Elastic IP.
-        bearers: the living instances for which a template gives a name.
-        errors: the places that could not be asked.
+        bearers: the live instances for which a template gives a name.
+        errors: the places that could not be queried.
     """
 
     asked: Question = Question()
@@ -99,7 +99,7 @@ class Living:
 
     @property
     def error(self) -> DecommissionError | None:
-        """Why the answer is not whole, or None. Without a whole answer only what is proven by id may go."""
+        """Why the answer is incomplete; None if it is complete. If incomplete, removals need a proof by id."""
         if not self.errors:
             return None
         place, error = next(iter(sorted(self.errors.items())))
@@ -107,20 +107,20 @@ class Living:
         return about(f"cannot ask {place} who has it now{others}", error)
 
     def owner(self, instance: Instance, address: str, has_name: Callable[[Instance], bool]) -> str | None:
-        """Who else has an address of the instance now, in words; None if nobody has.
+        """Describes who else has an address of the instance now; None if nobody does.
 
-        A public address (IPv6 included) is somebody else's if any interface in a served place has it, or if it is an
-        Elastic IP that is still allocated. A private address is somebody else's if an interface in the instance's VPC
-        has it (in any VPC, if the instance's is unknown), or if a living instance anywhere has both the address and
-        the name that is about to go: private ranges may overlap, and then the name decides.
+        A public address (including IPv6) belongs to someone else if any interface in a served place has it, or if it
+        is an Elastic IP that is still allocated. A private address belongs to someone else if an interface in the
+        instance's VPC has it (in any VPC, if the instance's VPC is unknown), or if a live instance anywhere has both
+        the address and the name to be removed: private ranges may overlap, and then the name decides.
 
         Args:
             instance: the dead instance.
-            address: one that was recorded for it.
-            has_name: whether a living instance has the name of the record or node in question.
+            address: an address recorded for the instance.
+            has_name: whether a live instance has the name of the record or node in question.
 
         Raises:
-            LookupError: the address was not asked for.
+            LookupError: the query did not include the address.
         """
         if address not in self.asked.addresses:
             raise LookupError(address)
@@ -136,10 +136,10 @@ class Living:
         return None
 
     def bearer(self, template: Template, name: str) -> str | None:
-        """A living instance for which the template gives this name, whatever the letter case; None if none does.
+        """Returns a live instance for which the template gives this name, ignoring case; None if there is none.
 
         Raises:
-            LookupError: the name was not asked for.
+            LookupError: the query did not include the name.
         """
         key = (template, name.lower())
         if key not in self.asked.names:
@@ -157,26 +157,26 @@ def _is_public(instance: Instance, address: str) -> bool:
 
 @dataclass(frozen=True)
 class Round:
-    """One whole round of questions, and when it ended."""
+    """One complete round of queries, and when it ended."""
 
     living: Living
     ended_at: float
     now: Callable[[], float] = field(repr=False, compare=False, default=time.monotonic)
 
     def guard(self) -> None:
-        """Raises StaleAnswer if the round ended too long ago for a change to rest on it."""
+        """Raises StaleAnswer if the round ended too long ago to rely on for a change."""
         age = self.now() - self.ended_at
         if age >= FRESH_SECONDS:
-            raise StaleAnswer(f"what EC2 said of living instances is {age:.1f} s old; ask again before the change")
+            raise StaleAnswer(f"EC2's answer about live instances is {age:.1f} s old; query EC2 again first")
 
 
 class Live:
-    """Asks every served place.
+    """Queries every served place.
 
     Args:
-        places: EC2 in each served place.
-        together: asks several places at once.
-        now: seconds, of a clock that only goes forward.
+        places: the EC2 client of each served place.
+        together: queries several places concurrently.
+        now: a monotonic clock, in seconds.
     """
 
     def __init__(
@@ -190,7 +190,7 @@ class Live:
         self._now = now
 
     def ask(self, question: Question, gone: Iterable[str] = ()) -> Round:
-        """Asks all places once. A place that fails has its error in the answer; nothing is raised for it.
+        """Queries all places once. The error of a place that fails is in the answer, not raised.
 
         Args:
             gone: ids of instances that are known to have ended. EC2 shows their interfaces for a moment longer.
@@ -263,7 +263,7 @@ def _bearers(ec2: Ec2, question: Question, gone: frozenset[str]) -> dict[tuple[T
 
 
 def _joined(parts: Iterable[Mapping[K, tuple[V, ...]]]) -> dict[K, tuple[V, ...]]:
-    """The values of all parts, by key."""
+    """Merges the values of all parts, by key."""
     joined: dict[K, tuple[V, ...]] = {}
     for part in parts:
         for key, values in part.items():

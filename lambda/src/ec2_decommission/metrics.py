@@ -1,9 +1,9 @@
 """The metrics of an invocation, in CloudWatch's embedded metric format: lines of JSON in the function's own log.
 
-All are in the namespace ``EC2Decommission``, with the dimension ``FunctionName`` alone, or with ``FunctionName`` and
-``Step``. They are summed up over the invocation, so it writes one line, and one more for each step that ran, however
-many instances its batch held. What did not happen is not written, so an idle month costs nothing: no data point is a
-zero, except that of a sweep that failed and then passed.
+All metrics are in the namespace ``EC2Decommission``, with the dimension ``FunctionName`` alone, or with
+``FunctionName`` and ``Step``. They are summed over the invocation. An invocation writes one line, and one more for
+each step that ran, whatever the batch size. Zeros are not written, so an idle month costs nothing. The one exception
+is a sweep that failed and then succeeded.
 
 https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/CloudWatch_Embedded_Metric_Format_Specification.html
 """
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from .report import Report, StepReport
 
 NAMESPACE = "EC2Decommission"
-# The format allows a metric a hundred values in one line; at a hundred Powertools prints by itself.
+# A line may hold a hundred values per metric, and Powertools prints by itself at a hundred.
 _MOST_VALUES = 99
 
 UNITS = {
@@ -51,11 +51,11 @@ UNITS = {
 
 
 class Metrics:
-    """The metrics of one function; ``flush`` ends those of an invocation.
+    """The metrics of one function. ``flush`` writes those of an invocation.
 
     Args:
         function_name: the value of the dimension ``FunctionName``.
-        write: takes a line; CloudWatch reads those on the standard output.
+        write: writes a line; CloudWatch reads standard output.
     """
 
     def __init__(self, function_name: str, write: Callable[[str], None] = print) -> None:
@@ -63,35 +63,35 @@ class Metrics:
         self._write = write
         self._counts: dict[tuple[str, str], float] = defaultdict(float)
         self._values: dict[tuple[str, str], list[float]] = defaultdict(list)
-        self.places: set[str] = set()  # named in the line; a dimension each would cost a metric each
+        self.places: set[str] = set()  # metadata of the line; a dimension would cost a metric per place
 
     def count(self, name: str, number: float = 1, step: str = "") -> None:
-        """Adds to a sum of the invocation; zero makes a data point too."""
+        """Adds to a sum of the invocation. Adding zero also creates a data point."""
         self._counts[step, name] += number
 
     def value(self, name: str, value: float, step: str = "") -> None:
-        """Adds one value among others, as an age or a duration."""
+        """Adds one value to a list of values, such as ages or durations."""
         self._values[step, name].append(max(0.0, value))
 
     def failure(self, kind: str, number: int = 1) -> None:
-        """Counts errors of a kind, if a person must be notified."""
+        """Counts errors of the kinds that a person must act on."""
         if kind in (CONFIGURATION, PERMISSION):
             self.count("ConfigurationErrors", number)
         elif kind == PERMANENT:
             self.count("PermanentErrors", number)
 
     def instance(self, report: Report, ages: Iterable[float]) -> None:
-        """What became of an instance that was to be decommissioned.
+        """Counts the outcome of an instance that was to be decommissioned.
 
         Args:
-            report: its report. Of a dry run only the errors are counted, because nothing happened.
-            ages: for each termination event, how long ago EC2 sent it, in seconds.
+            report: its report. A dry run counts only errors, because nothing happened.
+            ages: for each termination event, its age in seconds.
         """
         self.errors(report)
         if report.dry_run:
             return
         for step in report.steps:
-            if step.settled_at is None:  # else it was counted by the try before
+            if step.settled_at is None:  # otherwise an earlier try has counted it
                 self.count(step.status.capitalize(), step=step.step)
         if report.failed:
             self.count("InstancesFailed")
@@ -101,22 +101,22 @@ class Metrics:
             self.value("EventAge", age)
 
     def errors(self, report: Report) -> None:
-        """Counts what failed, by kind."""
+        """Counts the errors, by kind."""
         for error in report.errors:
             self.failure(error.kind)
         for step in filter(_failed, report.steps):
             self.failure(step.error_kind or TRANSIENT)
 
     def sweep(self, report: Report, *, braked: bool, is_retry: bool) -> None:
-        """What a sweep of one place saw. Of a dry run only the errors are counted.
+        """Counts what a sweep of one place found. A dry run counts only errors.
 
         Args:
-            is_retry: an earlier try of this sweep failed. If this one passes, the alarm's smallest value is 0.
+            is_retry: an earlier try of this sweep failed. If this one succeeds, a zero clears the alarm.
         """
         self.errors(report)
         if report.dry_run:
             return
-        # A sweep that was braked did its work: the brake has a metric of its own.
+        # A braked sweep did its work. The brake has its own metric.
         failed = report.failed and not braked
         if failed or is_retry:
             self.count("SweepFailed", int(failed))
@@ -130,7 +130,7 @@ class Metrics:
                 self.count(name, number)
 
     def flush(self) -> None:
-        """Writes the lines, and starts from zero."""
+        """Writes the lines and starts again from zero."""
         counts, values, places = self._counts, self._values, sorted(self.places)
         self._counts, self._values, self.places = defaultdict(float), defaultdict(list), set()
         metrics: dict[str, dict[str, list[float]]] = defaultdict(dict)
@@ -145,7 +145,7 @@ class Metrics:
 
     def _line(self, step: str, metrics: Mapping[str, Iterable[float]], places: list[str]) -> str:
         dimensions = {"FunctionName": self._function_name, **({"Step": step} if step else {})}
-        # The service of POWERTOOLS_SERVICE_NAME would be one more dimension, by which no alarm asks.
+        # The service of POWERTOOLS_SERVICE_NAME would add a dimension that no alarm uses.
         emf = AmazonCloudWatchEMFProvider(namespace=NAMESPACE, dimension_set=dimensions, service="")
         for name, values in metrics.items():
             for value in values:

@@ -1,4 +1,4 @@
-"""EC2 filters that find the instances for which a name template gives one of some names."""
+"""EC2 filters that find the instances for which a name template gives one of several names."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 def name_filters(template: Template, names: Set[str]) -> Sequence[Mapping[str, Iterable[str]]]:
-    """Filters that let through every instance for which the template gives one of the names.
+    """Returns filters that match every instance for which the template gives one of the names.
 
-    They may let through more, never less: compare the rendered name afterward. A template with several placeholders
-    asks for a tag that it needs, or for all instances.
+    They may match more, but never fewer: compare the rendered name afterward. For a template with several
+    placeholders, the filter matches one tag that the template needs, or all instances.
 
     Args:
         names: in lower case; at least one.
@@ -37,7 +37,7 @@ def name_filters(template: Template, names: Set[str]) -> Sequence[Mapping[str, I
 
 
 def _values(template: Template, names: Iterable[str]) -> set[str]:
-    """The values that the template's one placeholder has in these names."""
+    """Returns the values that the template's only placeholder has in these names."""
     before, after = re.split(r"\{[^{}]*\}", template.text.lower())
     return {
         name[len(before) : len(name) - len(after)]
@@ -47,10 +47,10 @@ def _values(template: Template, names: Iterable[str]) -> set[str]:
 
 
 def _by_value(placeholder: str, values: set[str]) -> Mapping[str, set[str]] | None:
-    """The EC2 filter for a placeholder's values; None if EC2 has no filter that is sure to find them."""
+    """Returns the EC2 filter for a placeholder's values; None if no filter is sure to find them."""
     if placeholder.startswith("tag:"):
-        # Filters are case-sensitive, names are not: each letter is asked for as EC2's wildcard for one character, and
-        # so is all that EC2 could take for a wildcard. Outside ASCII a lower-case letter may be two characters.
+        # Filters are case-sensitive, but names are not. So each letter becomes EC2's wildcard for one character, and
+        # so does anything EC2 could read as a wildcard. Outside ASCII, a lower-case letter may be two characters.
         return {placeholder: {re.sub(r"[^0-9._-]", "?", v) if v.isascii() else "*" for v in values}}
     if placeholder == "instance_id":
         return {"instance-id": values}
@@ -58,7 +58,7 @@ def _by_value(placeholder: str, values: set[str]) -> Mapping[str, set[str]] | No
         return {"private-ip-address": values}
     if placeholder == "private_ip_dashed":
         return {"private-ip-address": {value.replace("-", ".") for value in values}}
-    # EC2 makes two kinds of private DNS name: by address, and by instance id.
+    # EC2 has two kinds of private DNS name: by address, and by instance id.
     # https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/hostname-types.html
     filters: dict[str, set[str]] = {}
     for value in values:

@@ -1,8 +1,8 @@
-"""Orphans: what is left of instances that ended before the inventory knew them.
+"""Orphans: leftovers of instances that ended before the inventory recorded them.
 
-Chef nodes and Consul nodes carry EC2 ids. An id that neither the inventory nor EC2 knows is an instance that ended
-unseen, or one of another account or region: a Chef or Consul server may serve many. So a node's own account, region
-and time of its last run count as well, and the strictest answer of all nodes and sources wins.
+Chef nodes and Consul nodes carry EC2 ids. If neither the inventory nor EC2 knows an id, the instance ended unseen, or
+it belongs to another account or region: a Chef or Consul server may serve many. So a node's own account, region and
+last run count as well, and the strictest answer of all nodes and sources applies.
 """
 
 from __future__ import annotations
@@ -25,28 +25,28 @@ if TYPE_CHECKING:
     from .inventory import Inventory
     from .place import Place
 
-# EC2's ids have 8 digits or, since 2016, 17.
+# EC2 ids have 8 digits or, since 2016, 17.
 # https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/resource-ids.html
 _EC2_ID = re.compile(r"i-([0-9a-f]{8}|[0-9a-f]{17})")
-# Chef Infra Client runs every half hour by default. An instance that runs it less often than daily is adopted later.
+# Chef Infra Client runs every 30 minutes by default. An instance that runs it less than daily is adopted later.
 _CONVERGES = timedelta(hours=24)
 _ALIVE = "passing"
 
 
 @dataclass(frozen=True)
 class Scope:
-    """The place whose orphans are searched for. ``alone``: it is the only place that the deployment serves."""
+    """The place to search for orphans. ``alone``: the deployment serves no other place."""
 
     place: Place
     alone: bool = True
 
     def outside(self, regions: Iterable[str | None], account_id: str | None) -> str | None:
-        """Why a node with these is not of this place; None if nothing says so."""
+        """Returns why a node with this region and account is not in this place; None if nothing shows that."""
         for region in regions:
             if region and region != self.place.region:
-                return f"it is of region {region}, not {self.place.region}"
+                return f"it is in region {region}, not {self.place.region}"
         if account_id and account_id != self.place.account_id:
-            return f"it is of account {account_id}, not {self.place.account_id}"
+            return f"it is in account {account_id}, not {self.place.account_id}"
         if not account_id and not self.alone:
             return "it does not name its account, and this deployment serves several places"
         return None
@@ -57,9 +57,9 @@ class Trace:
     """A node that carries an EC2 id.
 
     Attributes:
-        target: the node, as the source's step names it.
-        outside: why it is another account's or region's.
-        lives: why something on it lives.
+        target: the node, in the words of the source's step.
+        outside: why the node belongs to another account or region.
+        lives: why the node is considered alive.
     """
 
     instance_id: str
@@ -71,7 +71,7 @@ class Trace:
 
 @dataclass(frozen=True)
 class NotAdopted:
-    """A node whose id is unknown, and which is left alone all the same."""
+    """A node with an unknown id that is left alone."""
 
     instance_id: str
     source: str
@@ -89,14 +89,14 @@ class Source(Protocol):
     name: str
 
     def traces(self) -> Iterator[Trace]:
-        """The nodes that carry an id. May raise any DecommissionError."""
+        """Yields the nodes that carry an id. May raise any DecommissionError."""
 
 
 class ChefSource:
     """Chef nodes that have converged.
 
     Args:
-        server: returns the server. It may raise what the server raises.
+        server: returns the server. May raise the server's errors.
     """
 
     name = "chef"
@@ -131,8 +131,8 @@ class ConsulSource:
     """Consul nodes with the meta ``instance_id``.
 
     Args:
-        catalog: returns the catalog. It may raise what the catalog raises.
-        datacenters: those to search; empty means the agent's own.
+        catalog: returns the catalog. May raise the catalog's errors.
+        datacenters: the datacenters to search; empty means the agent's own.
     """
 
     name = "consul"
@@ -146,13 +146,13 @@ class ConsulSource:
         from .clients.consul import Right  # noqa: PLC0415  # not in a package without the step
 
         catalog = self._catalog()
-        # Without a right to read, Consul's answers are short: the nodes, and the agents that live.
+        # Without read permission, Consul silently leaves out nodes and live agents.
         for datacenter in self._datacenters or ("",):
             catalog.prove_rights(datacenter, [Right("node", "read")])
             nodes = catalog.instance_nodes(datacenter, "")
             if not nodes:
                 continue
-            # Read after the nodes: one that is registered meanwhile is not looked at, one that wakes up is alive.
+            # Read after the nodes: a node registered meanwhile is ignored, and one that comes back counts as alive.
             agents = {name.casefold(): status for name, status in catalog.agents(datacenter).items()}
             members = {member.node_id: member for member in catalog.members() if member.node_id}
             for node in nodes:
@@ -178,10 +178,10 @@ class Search:
     """What the sources showed.
 
     Attributes:
-        adopted: ids of instances that have ended and that nobody recorded.
-        left: nodes with unknown ids that stay, with the reason.
+        adopted: ids of instances that have ended and were never recorded.
+        left: nodes with unknown ids that are kept, with the reason.
         error: why nothing is adopted this time.
-        ended: number of ids that EC2 still knows.
+        ended: the number of ids that EC2 still knows.
     """
 
     adopted: tuple[str, ...] = ()
@@ -191,7 +191,7 @@ class Search:
 
 
 class Orphans:
-    """Searches the sources that were opted in to."""
+    """Searches the sources that the configuration opts in to."""
 
     def __init__(self, sources: Sequence[Source], ec2: Ec2, inventory: Inventory) -> None:
         self._sources = sources
@@ -199,13 +199,13 @@ class Orphans:
         self._inventory = inventory
 
     def search(self, known: Container[str]) -> Search:
-        """The instances that have ended and that nobody recorded.
+        """Finds instances that have ended and were never recorded.
 
         Args:
-            known: ids that are recorded, or live: these are not orphans.
+            known: ids that are recorded or live, so not orphans.
 
         Raises:
-            DecommissionError: EC2 or the inventory could not be asked.
+            DecommissionError: EC2 or the inventory could not be queried.
         """
         traces: dict[str, list[Trace]] = defaultdict(list)
         for source in self._sources:
@@ -216,7 +216,7 @@ class Orphans:
             except OutOfTime as error:
                 return Search(error=error)
             except DecommissionError as error:
-                # Nothing from the other sources either: this one's answer may be stricter.
+                # Adopt nothing from the other sources either: this source's answer may be stricter.
                 return Search(error=about(f"adoption, {source.name}", error))
         left: dict[str, NotAdopted] = {}
         for instance_id, found in traces.items():
@@ -243,7 +243,7 @@ def sources(
     datacenters: Sequence[str],
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> list[Source]:
-    """The sources with these names, of ``config.ADOPTS``."""
+    """Returns the sources with these names, of ``config.ADOPTS``."""
     known: dict[str, Source] = {
         "chef": ChefSource(server, scope, now),
         "consul": ConsulSource(catalog, datacenters, scope),
@@ -252,12 +252,12 @@ def sources(
 
 
 def confirmed_gone(ec2: Ec2, instance_ids: Sequence[str]) -> tuple[list[str], int]:
-    """Those that EC2, queried by id, reports as terminated or nonexistent.
+    """Returns the ids that EC2, queried by id, reports as terminated or nonexistent.
 
-    An id may be missing from a list for any reason, and an instance that shuts down is not gone yet.
+    An id may be missing from a listing for any reason, and an instance that is shutting down is not gone yet.
 
     Returns:
-        The ids, and how many of all that were asked for EC2 knows.
+        The ids, and how many of all queried ids EC2 knows.
     """
     answers = ec2.ask_by_id(instance_ids) if instance_ids else {}
     gone = [i for i, description in answers.items() if description is None or description.state == "terminated"]

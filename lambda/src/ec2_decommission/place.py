@@ -1,4 +1,4 @@
-"""A place is one account and one region; a deployment serves its own place and those of its members."""
+"""A place is one account and one region. A deployment serves its own place and those of its members."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ class Served:
 
     Attributes:
         own: the function's account and region; always served.
-        members: the regions that are served in each account. The function's own account may be among them.
+        members: the served regions of each account. The function's own account may be one of them.
         role_name: the reader role in each member account.
         external_id: sent when a member's role is assumed; None sends none.
-        partition: of the ARNs, for example ``aws`` or ``aws-us-gov``.
+        partition: the partition of the ARNs, for example ``aws`` or ``aws-us-gov``.
     """
 
     own: Place
@@ -58,7 +58,7 @@ class Served:
         return place == self.own or place.region in self.members.get(place.account_id, ())
 
     def role_arn(self, account_id: str) -> str | None:
-        """The role to read an account with; None for the function's own account, where its own role serves."""
+        """Returns the role to read an account with; None for the function's own account."""
         if account_id == self.own.account_id:
             return None
         return f"arn:{self.partition}:iam::{account_id}:role/{self.role_name}"

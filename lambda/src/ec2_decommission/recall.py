@@ -1,4 +1,4 @@
-"""What the inventory and EC2 know of the instances of an invocation."""
+"""What the inventory and EC2 know about the instances of an invocation."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _PLACES_AT_ONCE = 16
 
 @dataclass
 class Known:
-    """The answers. An error is stored, not raised: it fails what needs the answer, and nothing else.
+    """The answers. An error is stored, not raised: it fails only what needs the answer.
 
     Attributes:
         places: where each instance is, according to its request.
         elsewhere: the place in which an instance was found instead.
-        searched: ids that were looked for in every place.
+        searched: ids that were searched for in every place.
     """
 
     places: Mapping[str, Place]
@@ -41,24 +41,24 @@ class Known:
     searched: frozenset[str] = frozenset()
 
     def ec2_error(self, instance_id: str) -> DecommissionError | None:
-        """Why EC2 could not be asked about the instance."""
+        """Returns why EC2 could not be queried about the instance; None if it could."""
         if instance_id in self.searched and self.ec2_errors:
             return next(iter(self.ec2_errors.values()))
         return self.ec2_errors.get(self.places[instance_id])
 
     def errors(self, instance_id: str) -> tuple[DecommissionError, ...]:
-        """Everything that could not be asked about the instance."""
+        """Returns the errors of all queries about the instance."""
         return tuple(error for error in (self.inventory_error, self.ec2_error(instance_id)) if error)
 
     def tags_known(self, instance_id: str) -> bool:
-        """Whether all tags that the instance had at its end are known."""
+        """Returns whether all tags that the instance had at its end are known."""
         return tags_known(self.records.get(instance_id), self.descriptions.get(instance_id))
 
     def instance(self, instance_id: str) -> Instance:
-        """All that is known of an instance. EC2's answer goes before the inventory's: it is newer.
+        """Returns everything known about an instance. EC2's answer has precedence over the inventory: it is newer.
 
-        The addresses and names that EC2 shows of an instance that has ended count only if the instance was recorded
-        while it ran: a launch that failed never had them in use.
+        The addresses and names that EC2 shows for an ended instance count only if it was recorded while it ran: an
+        instance that failed to launch never used them.
         """
         record, description = self.records.get(instance_id), self.descriptions.get(instance_id)
         place = self.places[instance_id]
@@ -78,12 +78,12 @@ def recall(
     inventory: Inventory | None,
     together: Together,
 ) -> Known:
-    """Asks the inventory and EC2, once for all instances of each place.
+    """Queries the inventory and EC2, once for all instances of each place.
 
     Args:
-        places: where each instance is, by id.
-        anywhere: ids that were asked for without a place. If the function's own does not know them, all are asked.
-        ec2: EC2 in each served place.
+        places: the place of each instance, by id.
+        anywhere: ids requested without a place. If the function's own place does not know them, all are queried.
+        ec2: the EC2 client of each served place.
     """
     known = Known(places)
 

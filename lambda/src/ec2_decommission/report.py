@@ -1,8 +1,8 @@
 """The report of one instance: what each step found and did.
 
-The statuses are the contract's: ``done`` (something was removed; ``reason`` says what was left), ``clean`` (looked;
-nothing of this instance was there), ``skipped`` (everything that was found was left; ``reason`` says whose it is or
-why) and ``failed`` (``reason`` holds the error, ``error_kind`` says what to do about it; the message is retried).
+The statuses are ``done`` (something was removed; ``reason`` says what was left), ``clean`` (nothing of this instance
+was found), ``skipped`` (everything found was left; ``reason`` says who owns it or why) and ``failed`` (``reason``
+holds the error, ``error_kind`` says what to do about it; the message is retried).
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class StepReport:
     """What one step did for one instance.
 
     Attributes:
-        settled_at: set where the outcome is remembered from an earlier try.
-        error_kind: of a step that failed, as in ``errors``.
+        settled_at: set if the result was recorded by an earlier try.
+        error_kind: the kind of the error of a failed step, as in ``errors``.
     """
 
     step: str
@@ -39,7 +39,7 @@ class StepReport:
 
     @classmethod
     def of(cls, step: str, finding: Finding, outcome: Outcome | None) -> StepReport:
-        """The report of what was found and removed; a dry run has no outcome, and lists what would be removed."""
+        """Reports what was found and removed. A dry run has no outcome, and lists what would be removed."""
         removals = finding.removals if outcome is None else outcome.removed
         left = [*finding.left, *(outcome.left if outcome else ())]
         errors = [*finding.errors, *(outcome.errors if outcome else ())]
@@ -56,17 +56,17 @@ class StepReport:
 
     @classmethod
     def failed(cls, step: str, error: DecommissionError) -> StepReport:
-        """The report of a step that could not be carried out."""
+        """Reports a step that could not run."""
         return cls(step, FAILED, reason=_text(error), error_kind=error.kind)
 
     @classmethod
     def skipped(cls, step: str, reason: str) -> StepReport:
-        """The report of a step that was not to be carried out."""
+        """Reports a step that had to be skipped."""
         return cls(step, SKIPPED, reason=reason)
 
     @classmethod
     def remembered(cls, step: str, document: Mapping[str, Any]) -> StepReport:
-        """The report as the inventory remembers it."""
+        """Reads the report as recorded in the inventory."""
         return cls(
             step,
             str(document.get("status")),
@@ -106,10 +106,10 @@ class Report:
     Attributes:
         place: the instance's account and region.
         request_id: the AWS request id of the invocation.
-        identity: which identity was used, by ``Instance.identity``.
+        identity: the identity used, from ``Instance.identity``.
         errors: what failed outside the steps, for example the inventory; the message is retried.
-        note: why no step was carried out, if none was.
-        sweep: what a sweep saw and did.
+        note: why no step ran, if none did.
+        sweep: what a sweep found and did.
     """
 
     instance_id: str
@@ -125,28 +125,28 @@ class Report:
 
     @property
     def failed(self) -> bool:
-        """Whether anything failed, so that the message is to be retried."""
+        """Whether anything failed, so that the message is retried."""
         return bool(self.errors) or any(step.status == FAILED for step in self.steps)
 
     @property
     def failures(self) -> str:
-        """All that failed, in one line."""
+        """All failures, in one line."""
         failed = (f"{step.step}: {step.reason}" for step in self.steps if step.status == FAILED)
         return "; ".join([*map(_text, self.errors), *failed])
 
     @property
     def error_kinds(self) -> tuple[str, ...]:
-        """The kinds of all that failed, each once."""
+        """The distinct kinds of all failures."""
         steps = (step.error_kind or TRANSIENT for step in self.steps if step.status == FAILED)
         return tuple(sorted({*(error.kind for error in self.errors), *steps}))
 
     @property
     def permanent(self) -> bool:
-        """Whether something failed, and no retry helps any of it."""
+        """Whether something failed and no retry can fix any of it."""
         return self.error_kinds == (PERMANENT,)
 
     def document(self) -> dict[str, Any]:
-        """As JSON, in the form of the contract."""
+        """As JSON, in the documented form."""
         document: dict[str, Any] = {
             "instance_id": self.instance_id,
             "account_id": self.place.account_id,

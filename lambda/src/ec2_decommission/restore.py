@@ -1,17 +1,18 @@
-"""Puts back what was removed of an instance and does not exist now, from the audit. Overwrites nothing.
+"""Restores what was removed for an instance and does not exist now, from the audit. Overwrites nothing.
 
-What counts as removed. The audit is written before a removal, so it also holds things that were spared in the end,
-and a run may have ended between a removal and recording it. So an audited thing counts as removed if
+What counts as removed: the audit is written before a removal, so it also holds objects that were kept in the end, and
+a run may have ended between removing an object and recording it. An audited object counts as removed if
 
 1. the inventory's history says so; or
-2. the run that audited it never recorded what it removed (it was killed, or the inventory is off or has expired).
-   Then nobody knows. If the thing is still there, nothing happens. If it is gone, most likely that run removed it,
-   and a thing too many is easier to see and to correct than one that is lost. The report names this case.
+2. the run that audited it never recorded what it removed (the run was killed, or the inventory is off or the record
+   has expired). Then the outcome is unknown. If the object still exists, nothing happens. If it is gone, that run
+   most likely removed it, and an extra object is easier to notice and fix than a lost one. The report names this
+   case.
 
-A run that did record its removals is believed: what it audited and does not list was spared, and stays as it is
-now, even if somebody else has removed it since.
+If a run did record its removals, the record is trusted: objects that it audited but does not list were kept. They
+stay as they are now, even if someone has removed them since.
 
-The audit is not trusted further than a removal would be: only record sets of the four types that the function may
+The audit is trusted no further than a removal would be: only record sets of the four types that the function may
 change, in the configured zones; only lock keys under the configured prefixes; only clients without special rights.
 """
 
@@ -40,16 +41,16 @@ if TYPE_CHECKING:
     from .inventory import Inventory, Record
     from .steps.base import Finding
 
-    # What of these is to be put back. The handle of each "removal" does it, and returns why it did not.
+    # Selects what to restore. The handle of each "removal" restores it, and returns the reason if it did not.
     System = Callable[[Sequence["Gone"]], Finding]
 
-_TYPES = ("A", "AAAA", "CNAME", "PTR")  # the role may change no others
-_THERE = "something of this name exists now, and is not overwritten"
+_TYPES = ("A", "AAAA", "CNAME", "PTR")  # the only types that the role may change
+_THERE = "an object of this name exists now and is not overwritten"
 
 
 @dataclass(frozen=True)
 class Gone:
-    """A thing that was removed. ``proof`` says how that is known."""
+    """An object that was removed. ``proof`` says how that is known."""
 
     kept: Kept
     proof: str
@@ -59,7 +60,7 @@ class Gone:
         return self.kept.object or {}
 
     def creation(self, create: Callable[[], str | None], target: str | None = None) -> Removal:
-        """The action that puts it back."""
+        """Returns the action that restores the object."""
         return Removal("create", target or self.kept.target, self.proof, self.kept.kind, handle=create)
 
 
@@ -68,8 +69,8 @@ class Restorer:
 
     Args:
         inventory: None if it is off.
-        systems: by the name of the step that removes from them. A step that is not among them cannot restore.
-        steps: the names of the steps that are on, in the order of the report.
+        systems: by the name of the step that removes from them. A step without an entry cannot restore.
+        steps: the names of the enabled steps, in the order of the report.
     """
 
     def __init__(
@@ -89,25 +90,25 @@ class Restorer:
     def __call__(
         self, request: RestoreRequest, *, dry_run: bool
     ) -> tuple[list[StepReport], DecommissionError | None]:
-        """The report of each step, and what failed outside the steps.
+        """Returns the report of each step, and the error that occurred outside the steps, if any.
 
         Raises:
-            DecommissionError: audit or inventory could not be read, or the instance could not be marked as restored.
-                Nothing was put back.
+            DecommissionError: the audit or the inventory could not be read, or the instance could not be marked as
+                restored. Nothing was restored.
         """
         instance_id, place = request.instance_id, request.place
         kept = self._audit.read(instance_id)
         elsewhere = next((one.place for one in kept if one.place != place), None)
         if elsewhere:
-            reason = f"the audit of {instance_id} is of {elsewhere}, and not of {place}: nothing is restored"
+            reason = f"the audit of {instance_id} is for {elsewhere}, not for {place}: nothing was restored"
             return [StepReport.skipped(step, reason) for step in self._steps], None
         record = self._inventory.recall([instance_id]).get(instance_id) if self._inventory else None
         findings = {step: self._find(step, which_are_gone(kept, step, record)) for step in self._names(kept)}
         if dry_run or not any(finding.removals for finding in findings.values()):
             return [StepReport.of(step, finding, None) for step, finding in findings.items()], None
-        # First, so that no sweep takes up what is put back.
+        # Mark first, so that no sweep takes up what is restored.
         if self._inventory and (error := self._inventory.remember_restored(instance_id, place)):
-            raise about("nothing is restored, because the instance cannot be marked as restored", error)
+            raise about("nothing was restored, because the instance could not be marked as restored", error)
         reports = [StepReport.of(step, finding, _put_back(finding)) for step, finding in findings.items()]
         return reports, self._remember(request, record, reports)
 
@@ -119,10 +120,10 @@ class Restorer:
         findings = Findings(notes=notes)
         system = self._systems.get(step)
         if not gone and not notes:
-            findings.notes.append("the audit holds nothing that this step removed of the instance")
+            findings.notes.append("the audit holds nothing that this step removed for the instance")
         elif system is None:
             for one in gone:
-                findings.stays(one.kept.target, f"what the step {step} removed cannot come back")
+                findings.stays(one.kept.target, f"the step {step} cannot restore what it removed")
         elif gone:
             try:
                 finding = system(gone)
@@ -167,7 +168,7 @@ def _put_back(finding: Finding) -> Outcome:
 
 
 def which_are_gone(kept: Sequence[Kept], step: str, record: Record | None) -> tuple[list[Gone], list[str]]:
-    """What a step removed of an instance, and in words what it audited and spared. The rule is above."""
+    """Returns what a step removed for an instance, and notes on what it audited and kept. See the rule above."""
     by_thing: dict[tuple[str, str], list[Kept]] = {}
     for one in kept:
         if one.step == step:
@@ -183,7 +184,7 @@ def which_are_gone(kept: Sequence[Kept], step: str, record: Record | None) -> tu
             proof = f"removed at {at}Z by request {entry.get('request_id')}"
             gone.append(Gone((same_run or [newest])[-1], proof))
         elif record and newest.request_id in record.runs:
-            notes.append(f"{target} was audited at {newest.at}, and was not removed then")
+            notes.append(f"{target} was audited at {newest.at}, but was not removed then")
         else:
             proof = f"audited at {newest.at} by request {newest.request_id}, which did not record what it removed"
             gone.append(Gone(newest, proof))
@@ -198,9 +199,9 @@ def _is_of(entry: Mapping[str, str], step: str, action: str, target: str) -> boo
 
 
 def record_sets(zones: Zones, zone_ids: Iterable[str], gone: Sequence[Gone]) -> Finding:
-    """The record sets to create. Several values of one record set come back together.
+    """Finds the record sets to create. Several values of one record set are restored together.
 
-    A set that lost a part of its values, and has not changed otherwise, gets them back.
+    A record set that lost some of its values and has not changed otherwise gets them back.
     """
     findings, allowed = Findings(), set(zone_ids)
     by_set: dict[tuple[object, ...], list[tuple[Gone, RecordSet]]] = {}
@@ -213,7 +214,7 @@ def record_sets(zones: Zones, zone_ids: Iterable[str], gone: Sequence[Gone]) -> 
         if record.zone_id in allowed and record.type in _TYPES and not record.alias:
             by_set.setdefault(record.key, []).append((one, record))
         else:
-            findings.stays(one.kept.target, f"this deployment does not change such a record in zone {record.zone_id}")
+            findings.stays(one.kept.target, f"this deployment does not change such records in zone {record.zone_id}")
     for parts in by_set.values():
         _record_set(zones, parts, findings)
     return findings.finding()
@@ -237,7 +238,7 @@ def _record_set(zones: Zones, parts: Sequence[tuple[Gone, RecordSet]], findings:
         in_the_way.append(there)
     if in_the_way:
         now = "; ".join(f"{r.type} {', '.join(r.values) or 'alias'}" for r in in_the_way)
-        findings.stays(newest.kept.target, f"{record.name} has {now} now, which is not overwritten")
+        findings.stays(newest.kept.target, f"{record.name} is now {now}, which is not overwritten")
         return
     whole = lost | (set(there.values) if there else set())
     values = [entry for entry in record.raw["ResourceRecords"] if entry["Value"] in whole]
@@ -253,18 +254,18 @@ def _change(zones: Zones, zone_id: str, changes: Sequence[tuple[str, Mapping[str
     try:
         zones.change(zone_id, changes, lambda: None)
     except ChangeRefusedError as refused:
-        return f"Route 53 refuses it: {refused}"
+        return f"Route 53 refused it: {refused}"
     return None
 
 
 def _values_of(one: Gone, record: RecordSet) -> list[str]:
-    """The values that were removed: they stand in the target after type and name."""
+    """Returns the values that were removed. They follow the type and name in the target."""
     named = one.kept.target.split(" ")[2:]
     return [value for value in record.values if value in named]
 
 
 def _excludes(other: RecordSet, record: RecordSet) -> bool:
-    """Whether Route 53 would not hold both: a CNAME stands alone, and so does a record set without an identifier."""
+    """Whether the two cannot coexist in Route 53: a CNAME, and a simple record set, exclude others of their name."""
     if other.key == record.key:
         return False
     if other.type == record.type:
@@ -273,7 +274,7 @@ def _excludes(other: RecordSet, record: RecordSet) -> bool:
 
 
 def _is_rest_of(there: RecordSet, record: RecordSet) -> bool:
-    """Whether a record set is the audited one less some of its values."""
+    """Whether a record set is the audited one without some of its values."""
     same = {**there.raw, "ResourceRecords": None} == {**record.raw, "ResourceRecords": None}
     return same and bool(there.values) and set(there.values) <= set(record.values)
 
@@ -282,7 +283,7 @@ def _is_rest_of(there: RecordSet, record: RecordSet) -> bool:
 
 
 def chef_objects(server: ChefServer, gone: Sequence[Gone]) -> Finding:
-    """The clients and nodes to create. A client gets its public key, so the instance's private key works again."""
+    """Finds the clients and nodes to create. A client keeps its public key, so its private key works again."""
     findings = Findings()
     clients = {str(one.object.get("name")): one for one in gone if one.kept.kind == "chef_client"}
     nodes = {str(one.object.get("name")): one for one in gone if one.kept.kind == "chef_node"}
@@ -293,9 +294,9 @@ def chef_objects(server: ChefServer, gone: Sequence[Gone]) -> Finding:
             findings.errors.append(about(one.kept.target, now))
         elif now is not None:
             if now.public_key != key:
-                findings.stays(one.kept.target, "a client of this name with another key exists now")
+                findings.stays(one.kept.target, "a client of this name exists now, with another key")
         elif one.object.get("validator") or one.object.get("admin"):
-            findings.stays(one.kept.target, "it was a validator or an admin: create it by hand")
+            findings.stays(one.kept.target, "it was a validator or an admin. Create it by hand")
         elif not isinstance(key, str) or not key:
             findings.errors.append(_unreadable(one))
         else:
@@ -315,7 +316,7 @@ def chef_objects(server: ChefServer, gone: Sequence[Gone]) -> Finding:
 
 
 def consul_objects(catalog: ConsulCatalog, settings: ConsulSettings, gone: Sequence[Gone]) -> Finding:
-    """The nodes to register, with services and checks, and the keys to write. A session cannot come back."""
+    """Finds the nodes to register, with services and checks, and the keys to write. Sessions cannot be restored."""
     findings = Findings()
     for one in gone:
         datacenter = str(one.object.get("datacenter") or "")
@@ -327,7 +328,7 @@ def consul_objects(catalog: ConsulCatalog, settings: ConsulSettings, gone: Seque
             _consul_key(catalog, settings, datacenter, one, findings)
         elif one.kept.kind == "consul_lock":
             findings.stays(
-                one.kept.target, "it was released; its key and value are still there, and the hold cannot be restored"
+                one.kept.target, "it was released. Its key and value still exist; the hold cannot be restored"
             )
         else:
             findings.stays(one.kept.target, "a session cannot be restored; its application creates a new one")
@@ -363,7 +364,7 @@ def _consul_key(
         findings.errors.append(_unreadable(one))
         return
     if not any(name.startswith(prefix) for prefix in settings.lock_prefixes):
-        findings.stays(one.kept.target, "its key is under none of consul.lock_prefixes")
+        findings.stays(one.kept.target, "its key is not under any of consul.lock_prefixes")
         return
     key = Key(name, 0, row.get("Value"), int(row.get("Flags") or 0))
     now = next((k for k in catalog.read(datacenter, [], [name]).keys if k.name == name), None)
@@ -374,9 +375,9 @@ def _consul_key(
 
 
 def _created(create: Callable[..., bool], *arguments: Any) -> Callable[[], str | None]:
-    """Why ``create`` made nothing; None if it did."""
+    """Wraps ``create`` to return why it created nothing; None if it did."""
     return lambda: None if create(*arguments) else _THERE
 
 
 def _unreadable(one: Gone) -> PermanentError:
-    return PermanentError(f"{one.kept.target}: its audit object lacks what is needed to create it")
+    return PermanentError(f"{one.kept.target}: its audit object does not have everything needed to create it")

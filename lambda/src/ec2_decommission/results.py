@@ -1,7 +1,7 @@
-"""Result events: what was done, as EventBridge events for chat, e-mail and other consumers.
+"""Result events: EventBridge events that report what was done, for chat, e-mail and other consumers.
 
-Every event has an ``id`` in its detail. Delivery is at least once: a consumer drops an id that it has seen. The
-``summary`` is one line for a person; it can stand inside a JSON text of an EventBridge input transformer.
+Every event has an ``id`` in its detail. Delivery is at least once: consumers ignore ids that they have seen. The
+``summary`` is one line for a person, and is safe inside a JSON text of an EventBridge input transformer.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ SWEEP_BRAKED = "Sweep Braked"
 # https://docs.aws.amazon.com/eventbridge/latest/APIReference/API_PutEvents.html: 10 entries, 256 KB in all.
 _BATCH = 10
 _DETAIL_BYTES = 24_000
-_LISTED, _TEXT = 40, 400  # of a detail that is too large: entries of a list, characters of a text
+_LISTED, _TEXT = 40, 400  # limits if a detail is too large: entries per list, characters per text
 _SUMMARY = 600
-# What differs from try to try in the text of the same failure: durations, request ids, times, and the encoded message
+# The parts of a failure's text that differ from try to try: durations, request ids, times, and the encoded message
 # that EC2 adds to a denial. https://docs.aws.amazon.com/AWSEC2/latest/APIReference/errors-overview.html
 _VOLATILE = re.compile(
     r"\b[0-9]+(\.[0-9]+)? ?(ms|s|seconds)\b"
@@ -42,10 +42,10 @@ _VOLATILE = re.compile(
 
 
 def event_id(report: Report) -> str:
-    """The id of the event for this report.
+    """Returns the id of the event for this report.
 
-    The id of a success depends on the instance only: it ends once. The id of a failure depends on the failed steps
-    and their reasons too. The order of the reasons, durations and request ids in them make no difference.
+    The id of a success depends on the instance only, because an instance ends once. The id of a failure also depends
+    on the failed steps and their reasons, but not on the reasons' order or on durations and request ids in them.
     """
     parts = ["instance", str(report.place), report.instance_id]
     if report.failed:
@@ -69,7 +69,7 @@ class ResultEvents:
 
     Args:
         client: returns a boto3 ``events`` client.
-        event_bus_name: name or ARN of the bus.
+        event_bus_name: the name or ARN of the bus.
     """
 
     def __init__(self, client: Callable[[], Any], event_bus_name: str) -> None:
@@ -77,7 +77,7 @@ class ResultEvents:
         self._event_bus_name = event_bus_name
 
     def announce(self, reports: Mapping[str, Report]) -> dict[str, DecommissionError]:
-        """Sends an event for each report, by instance id; returns what EventBridge did not take."""
+        """Sends an event for each report, by instance id; returns the events that EventBridge refused."""
         failed: dict[str, DecommissionError] = {}
         for some in chunks(reports.items(), _BATCH):
             try:
@@ -93,7 +93,7 @@ class ResultEvents:
         return failed
 
     def announce_brake(self, place: Place, document: Mapping[str, Any], found: Iterable[str]) -> None:
-        """Sends ``Sweep Braked``. Raises a DecommissionError if EventBridge does not take it."""
+        """Sends ``Sweep Braked``. Raises DecommissionError if EventBridge refuses it."""
         errors = "; ".join(document.get("errors", ()))
         identity = _digest(["sweep", str(place), *sorted(found)])
         detail = {**document, "id": identity, "summary": _line(errors or f"the sweep of {place} was stopped")}
@@ -136,14 +136,14 @@ def _summary(report: Report) -> str:
 
 
 def _line(text: str) -> str:
-    """Printable, without quotes and backslashes, and not longer than chat shows."""
+    """Makes a text printable, without quotes and backslashes, and short enough for chat."""
     plain = " ".join(text.replace('"', "'").replace("\\", "/").split())
     plain = "".join(character for character in plain if character.isprintable())
     return plain if len(plain) <= _SUMMARY else f"{plain[: _SUMMARY - 3]}..."
 
 
 def _shortened(value: Any, listed: int, most: int) -> Any:
-    """The first entries of long lists, and the beginning of long texts."""
+    """Shortens long lists and long texts to their beginning."""
     if isinstance(value, dict):
         return {key: _shortened(part, listed, most) for key, part in value.items()}
     if isinstance(value, list):

@@ -1,9 +1,9 @@
-"""One run of the steps over a batch of terminated instances: identify, remember, plan, apply, remember.
+"""One run of the steps over a batch of terminated instances: identify, record, plan, apply, record.
 
-What an instance was is written to the inventory before anything of it is removed: its Chef node may be the only
-place that has its address, which another step needs at a later try. What cannot be recorded is not removed, and
-the message returns. Once it is written, the steps plan and apply side by side: they wait for other systems most of
-the time.
+An instance's identity is written to the inventory before anything is removed: its Chef node may be the only place
+that has its address, which another step needs in a retry. If the identity cannot be recorded, nothing is removed and
+the message is retried. Once it is written, the steps plan and apply concurrently, because they mostly wait for other
+systems.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ if TYPE_CHECKING:
     from .steps.base import Finding, Removal, Step
     from .together import Together
 
-# Kept from the steps, to remember and report: no call to DynamoDB begins in the last 8 of these seconds.
+# Reserved for recording and reporting: no call to DynamoDB starts in the last 8 of these seconds.
 RESERVE_SECONDS = 10.0
 
 
 class Log(Protocol):
-    """The part of Powertools' Logger that is used here."""
+    """The part of Powertools' Logger that this package uses."""
 
     def info(self, msg: object, **kwargs: Any) -> None: ...
     def warning(self, msg: object, **kwargs: Any) -> None: ...
@@ -49,20 +49,20 @@ class Log(Protocol):
 
 
 class Audit(Protocol):
-    """Keeps what is removed."""
+    """Stores what is removed."""
 
     def keep(self, instance: Instance, step: str, removals: Sequence[Removal]) -> None:
-        """Writes the removals' whole objects. Raises a DecommissionError if it cannot: then nothing may go."""
+        """Writes the complete objects. Raises DecommissionError if it cannot; then nothing may be removed."""
 
 
 @dataclass(frozen=True)
 class Circumstances:
-    """Under which a step is made.
+    """The conditions that a step is created under.
 
     Attributes:
         dry_run: nothing will be removed.
-        ended_at: when all instances of the batch had ended, in seconds since 1970; None if unknown. What a system
-            showed from then on is all that they ever made there, so an earlier reading may serve again.
+        ended_at: when all instances of the batch had ended, in seconds since 1970; None if unknown. A listing read
+            after this time holds everything that the instances ever created, so it may be used again.
     """
 
     dry_run: bool = False
@@ -71,7 +71,7 @@ class Circumstances:
 
 @dataclass(frozen=True)
 class StepFactory:
-    """Makes a step for one batch. Making it may open a secret, and so may fail like the step itself."""
+    """Creates a step for one batch. This may decrypt a secret, and so may fail like the step itself."""
 
     name: str
     make: Callable[[Circumstances], Step]
@@ -79,7 +79,7 @@ class StepFactory:
 
 @dataclass(frozen=True)
 class Tools:
-    """What a run works with. ``steps`` are those that are on, in the order of the report."""
+    """What a run needs. ``steps`` are the enabled steps, in the order of the report."""
 
     live: Live
     inventory: Inventory | None
@@ -93,7 +93,7 @@ class Tools:
 
 @dataclass(frozen=True)
 class Done:
-    """What a run did for one instance; ``errors`` are those outside the steps."""
+    """What a run did for one instance. ``errors`` are those outside the steps."""
 
     instance: Instance
     steps: tuple[StepReport, ...]
@@ -106,13 +106,13 @@ class Done:
 
 
 class Run:
-    """The steps, run over a batch of terminated instances.
+    """Runs the steps over a batch of terminated instances.
 
     Args:
-        instances: by id, all that is known of them.
+        instances: everything known about each instance, by id.
         retries: ids of instances whose settled steps are taken from the inventory. All others run every step.
-        only: the actions that an operator has approved, by instance id. Nothing else of these instances goes.
-        ended_at: when all instances had ended, in seconds since 1970; None if that is not known of each.
+        only: the actions that an operator has approved, by instance id. Nothing else is removed for these.
+        ended_at: when all instances had ended, in seconds since 1970; None if it is unknown for any of them.
     """
 
     def __init__(
@@ -135,18 +135,18 @@ class Run:
         self._reports: dict[str, dict[str, StepReport]] = {i: {} for i in instances}
         self._errors: dict[str, list[DecommissionError]] = {i: [] for i in instances}
         self._seconds: dict[str, float] = defaultdict(float)
-        # Whether an instance's identity was known before the steps were asked.
+        # The instances that were identified before the steps ran.
         self._known_before = {i for i, instance in instances.items() if instance.addresses}
         self._not_identified: set[str] = set()
         for instance_id in retries:
             self._recall_settled(instance_id)
 
     def _recall_settled(self, instance_id: str) -> None:
-        """On a retry only what is not settled runs again. If all is settled, the event is a duplicate: all runs."""
+        """On a retry, runs only the unsettled steps. If all are settled, the event is a duplicate: all run."""
         record = self._known.records.get(instance_id)
         if record is None or self._dry_run:
             return
-        # What was settled before a restore is open again: what was put back may go by a new event.
+        # A restore reopens what was settled before it: a new event may remove what was restored.
         since = record.restored_at or ""
         settled = {name: step for name, step in record.steps.items() if (step.get("settled_at") or "") > since}
         if any(factory.name not in settled for factory in self._tools.steps):
@@ -154,12 +154,12 @@ class Run:
                 self._reports[instance_id][name] = StepReport.remembered(name, step)
 
     def carry_out(self) -> dict[str, Done]:
-        """Runs all steps, and returns what was done by instance id."""
+        """Runs all steps and returns what was done, by instance id."""
         spare = deadlines.current().before(RESERVE_SECONDS)
         with deadlines.until(spare.share(2)):
             steps = self._identify()
         with deadlines.until(spare):
-            self._remember_identity()  # has its time even if a system hangs
+            self._remember_identity()  # has time left even if a system hangs
             self._tools.together([partial(self._work, factory, step) for factory, step in steps])
         for name, seconds in self._seconds.items() if not self._dry_run else ():
             self._tools.metrics.value("StepDuration", seconds * 1000, step=name)
@@ -176,10 +176,10 @@ class Run:
     def _due(self, name: str) -> dict[str, Instance]:
         return {i: instance for i, instance in self._instances.items() if name not in self._reports[i]}
 
-    # Who was it?
+    # Identify
 
     def _identify(self) -> list[tuple[StepFactory, Step]]:
-        """Makes the steps, and asks each what its system knows by id. A step that fails is out of this run."""
+        """Creates the steps and lets each identify the instances by id. A step that fails is skipped."""
         made: dict[str, Step] = {}
         facts: dict[str, Mapping[str, Any]] = {}
 
@@ -202,7 +202,7 @@ class Run:
         return [(factory, made[factory.name]) for factory in self._tools.steps if factory.name in made]
 
     def _remember_identity(self) -> None:
-        """Before anything is removed, so that a retry has all of it. Without it nothing of the instance goes."""
+        """Records the identities before anything is removed, for retries. If this fails, nothing is removed."""
         inventory = self._tools.inventory
         if inventory is None or self._dry_run:
             return
@@ -217,7 +217,7 @@ class Run:
         self._hold_back({i: about("inventory", error) for i, error in failed.items()})
 
     def _is_news(self, instance: Instance) -> bool:
-        """Whether the inventory does not have all of this yet."""
+        """Whether this holds anything that the inventory does not have yet."""
         record = self._known.records.get(instance.instance_id)
         if record is None or record.state != TERMINATED or record.finished:
             return True
@@ -225,13 +225,13 @@ class Run:
 
     def _hold_back(self, failed: Mapping[str, DecommissionError]) -> None:
         for instance_id, error in failed.items():
-            if error is not self._known.inventory_error:  # that one is in the report already
+            if error is not self._known.inventory_error:  # that error is already in the report
                 self._errors[instance_id].append(error)
             for factory in self._tools.steps:
-                reason = about("nothing is removed that cannot be recorded", error)
+                reason = about("nothing was removed, because it could not be recorded", error)
                 self._reports[instance_id].setdefault(factory.name, StepReport.failed(factory.name, reason))
 
-    # What goes?
+    # Plan and apply
 
     def _work(self, factory: StepFactory, step: Step) -> None:
         due = self._due(factory.name)
@@ -252,7 +252,7 @@ class Run:
                 )
 
     def _approved(self, name: str, instance_id: str, finding: Finding) -> Finding:
-        """The finding less what an operator's approved plan does not name."""
+        """Keeps only the removals that the operator's approved plan names."""
         only = self._only.get(instance_id)
         if only is None:
             return finding
@@ -262,7 +262,7 @@ class Run:
         return replace(finding, removals=approved, left=(*finding.left, *held))
 
     def _keep(self, batch: Batch, planned: Mapping[str, Finding], outcomes: dict[str, Outcome]) -> dict[str, Finding]:
-        """Writes the removals to the audit. What cannot be written stays."""
+        """Writes the removals to the audit. What cannot be written is not removed."""
         kept: dict[str, Finding] = {}
 
         def keep(instance_id: str, finding: Finding) -> None:
@@ -278,11 +278,11 @@ class Run:
 
     def _report(self, name: str, finding: Finding | None, outcome: Outcome | None) -> StepReport:
         if finding is None:
-            return StepReport.failed(name, TransientError("the step has no answer for this instance"))
+            return StepReport.failed(name, TransientError("the step returned no finding for this instance"))
         if self._dry_run:
             return StepReport.of(name, finding, None)
         if finding.removals and outcome is None:
-            outcome = Outcome(errors=(TransientError("the step does not say what it removed"),))
+            outcome = Outcome(errors=(TransientError("the step did not report what it removed"),))
         return StepReport.of(name, finding, outcome or Outcome())
 
     def _batch(self, name: str, due: Mapping[str, Instance]) -> Batch:
@@ -294,7 +294,7 @@ class Run:
 
     @contextmanager
     def _guard(self, name: str, due: Mapping[str, Instance]) -> Iterator[None]:
-        """A step that fails stops no other."""
+        """Keeps the failure of one step from stopping the others."""
         started = time.monotonic()
         try:
             yield
@@ -310,13 +310,13 @@ class Run:
         for instance_id in due:
             self._reports[instance_id].setdefault(name, StepReport.failed(name, error))
 
-    # What became of it?
+    # Record the results
 
     def result(self, done: Done, *, next_try_at: str | None, announced: str | None) -> Result:
-        """What the inventory is to remember of one instance."""
+        """Returns what the inventory records for one instance."""
         now = self._tools.now().isoformat()
         instance_id = done.instance.instance_id
-        # A step that planned while another could not say who the instance was has to plan again.
+        # If another step could not identify the instance, this step must plan again.
         complete = instance_id not in self._not_identified or instance_id in self._known_before
         steps: dict[str, Mapping[str, Any]] = {}
         removed: list[Mapping[str, str]] = []
@@ -336,7 +336,7 @@ class Run:
             finished,
             None if finished else next_try_at,
             announced,
-            # A restore trusts the history of the runs that wrote all of it.
+            # A restore relies on the history only of runs that recorded everything.
             whole=self._tools.audit is not None
             and len(removed) <= room
             and len(record.runs if record else ()) < HISTORY,

@@ -1,7 +1,7 @@
-"""The secrets: sealed with KMS by the build, in the package or in a layer, opened once per cold start.
+"""The secrets: encrypted with KMS by the build, in the package or in a layer, decrypted once per cold start.
 
-``lambda/build`` writes the format: ciphertext of one JSON object of texts by name, either KMS's own (up to 4 KB) or
-AES-256-GCM under a KMS data key, both bound to the function by KMS's encryption context.
+``lambda/build`` writes the format: the ciphertext of a JSON object of strings by name. It is encrypted by KMS itself
+(up to 4 KB), or with AES-256-GCM under a KMS data key. KMS's encryption context binds both to the function.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ LAYER_VARIABLE = "DECOMMISSION_LAYER_DIR"
 
 
 def in_package_or_layer(path: Path) -> Path:
-    """The file of the package, or where the package has none, that of the layer that ``lambda/build`` makes.
+    """Returns the file in the package or, if the package has none, in the layer that ``lambda/build`` creates.
 
-    A package that was built without secrets and settings is the same for everybody; both come in the layer then.
+    A package built without secrets and settings is the same for everyone. Both then come from the layer.
     """
     return path if path.is_file() else Path(os.environ.get(LAYER_VARIABLE, "/opt/ec2-decommission")) / path.name
 
 
 class SecretBundle:
-    """Opens the bundle when the first secret is asked for.
+    """Decrypts the bundle when the first secret is requested.
 
     Args:
-        path: the sealed file in the package; where there is none, that of the same name in the layer.
-        encryption_context: what it was sealed under.
-        kms: returns a boto3 ``kms`` client; asked only when a secret is.
+        path: the sealed file in the package. If it does not exist, the file of the same name in the layer is used.
+        encryption_context: the context that the bundle was encrypted with.
+        kms: returns a boto3 ``kms`` client; called only when a secret is requested.
     """
 
     def __init__(self, path: Path, encryption_context: Mapping[str, str], kms: Callable[[], Any]) -> None:
@@ -49,10 +49,10 @@ class SecretBundle:
         return f"SecretBundle({self._path.name})"
 
     def __getitem__(self, name: str) -> str:
-        """The secret of that name.
+        """Returns the secret of that name.
 
         Raises:
-            ConfigurationError: there is no such secret, or not in a form that this function opens.
+            ConfigurationError: the secret does not exist, or the bundle has a form that this function cannot decrypt.
             AccessError: the role may not use the key.
             TransientError: KMS did not answer.
         """
@@ -61,7 +61,7 @@ class SecretBundle:
         try:
             return self._secrets[name]
         except KeyError:
-            raise ConfigurationError(f"{FILE_NAME} holds no secret {name}: build it again with one") from None
+            raise ConfigurationError(f"{FILE_NAME} holds no secret {name}. Build it again with one") from None
 
     def _open(self) -> dict[str, str]:
         try:
@@ -72,7 +72,7 @@ class SecretBundle:
             nonce = base64.b64decode(sealed.get("nonce", ""), validate=True)
         except FileNotFoundError:
             raise ConfigurationError(
-                f"neither the package nor a layer has {FILE_NAME}: build one of them with secrets"
+                f"neither the package nor a layer has {FILE_NAME}. Build one of them with secrets"
             ) from None
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ConfigurationError(f"{FILE_NAME} cannot be read: {type(error).__name__}") from None
@@ -81,7 +81,7 @@ class SecretBundle:
         elif encryption == "kms-data-key":
             plaintext = self._unseal(self._decrypt(data_key), nonce, ciphertext)
         else:
-            raise ConfigurationError(f"{FILE_NAME}: encryption is neither kms nor kms-data-key")
+            raise ConfigurationError(f"{FILE_NAME}: encryption must be kms or kms-data-key")
         try:
             secrets = json.loads(plaintext)
         except (ValueError, RecursionError):
@@ -104,4 +104,4 @@ class SecretBundle:
         try:
             return AESGCM(key).decrypt(nonce, ciphertext, aad)
         except (InvalidTag, ValueError):
-            raise ConfigurationError(f"{FILE_NAME} was changed after it was sealed: build it again") from None
+            raise ConfigurationError(f"{FILE_NAME} was changed after it was sealed. Build it again") from None

@@ -1,4 +1,4 @@
-"""Reads a JSON object key by key, and collects everything that is wrong instead of stopping at the first error."""
+"""Reads a JSON object key by key and collects all errors, instead of stopping at the first one."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ if TYPE_CHECKING:
 
 
 class Section:
-    """One JSON object. Every ``wrong`` adds a sentence to ``errors``; ``end`` refuses keys that nobody read.
+    """One JSON object. Each call of ``wrong`` adds a sentence to ``errors``; ``end`` refuses unread keys.
 
     Args:
-        path: where the object is in the document, for the messages; empty for the document itself.
+        path: where the object is in the document, for messages; empty for the document itself.
         value: the decoded JSON.
         errors: collects the sentences.
 
@@ -50,7 +50,7 @@ class Section:
         return value
 
     def optional_text(self, key: str) -> str | None:
-        """A text, or None if the key is absent or null."""
+        """Reads a string; None if the key is absent or null."""
         value = self.get(key)
         if value is not None and not isinstance(value, str):
             self.wrong(key, "a string or null", value)
@@ -126,7 +126,7 @@ class Section:
         return result
 
     def sections(self, key: str, read: Callable[[Section], Any], *, at_least: int = 0) -> tuple[Any, ...]:
-        """A list of objects, each read by ``read``."""
+        """Reads a list of objects, each with ``read``."""
         value = self.get(key)
         value = [] if value is None else value
         if not isinstance(value, list):
@@ -145,4 +145,4 @@ class Section:
         unknown = sorted(set(self.value) - self.seen)
         if unknown:
             known = ", ".join(sorted(self.seen))
-            self.errors.append(f"{self.path or 'the document'}: unknown key {', '.join(unknown)}; known are {known}")
+            self.errors.append(f"{self.path or 'the document'}: unknown key {', '.join(unknown)}; allowed: {known}")

@@ -1,9 +1,9 @@
 """The sweep of one place: finds missed terminations, and keeps the records of living instances up to date.
 
-What it finds takes the same way as an event: a message in the queue. It does not trust an answer that looks like "all
-have ended": an instance that is missing from EC2's list is asked for by id, and only EC2's answer that this id is
-terminated or does not exist counts. An error fails the sweep. Above the brake nothing is removed that no operator has
-confirmed.
+A termination that the sweep finds is handled like an event: as a message in the queue. The sweep does not trust an
+answer that looks like "all have ended": it queries EC2 by id about each instance missing from EC2's list, and only
+EC2's answer that the id is terminated or does not exist counts. An error fails the sweep. Above the brake, only
+instances that an operator has confirmed are decommissioned.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ if TYPE_CHECKING:
     from .orphans import NotAdopted, Orphans
     from .place import Place
 
-# EC2's answers lag behind: a young instance may not be in them yet.
+# EC2's answers lag: a young instance may not be in them yet.
 YOUNG = timedelta(minutes=10)
-# In a small fleet a fraction says nothing: one of three is a third.
+# In a small fleet, a fraction says little: one of three is already a third.
 LEAST_ALLOWED = 10
 _WRITTEN_AT_ONCE = 100
-# Ids in a report: a line of CloudWatch's log holds 256 KB, and the report of a sweep is in it.
+# The most ids in a report: a CloudWatch log line holds 256 KB and contains the report.
 LISTED = 2000
-_TOLD = 20  # ids in the text of an error
+_TOLD = 20  # the most ids in the text of an error
 _LISTED_UNADOPTED = 200
 _RAN = ("running", "stopping", "stopped")
 
@@ -45,26 +45,26 @@ class Outbox(Protocol):
     """Sends to the module's own queue. May raise TransientError, AccessError or ConfigurationError."""
 
     def send_terminations(self, instance_ids: Iterable[str], place: Place) -> None:
-        """One termination event for each instance."""
+        """Sends one termination event for each instance."""
 
 
 @dataclass(frozen=True)
 class SweepReport:
-    """What a sweep saw and did.
+    """What a sweep found and did.
 
     Attributes:
-        living: number of instances that live in EC2 now.
-        recorded: number of instances that the inventory records as living, excluded ones left out.
-        refreshed: number of records that were brought up to date.
-        gone: ids that are recorded as living and have ended.
-        allowed: how many of them one sweep may remove.
-        unfinished: ids whose end was not finished, and that are taken up again.
-        excluded: number of recorded instances that have ended and that ``instance_filter`` excludes.
-        adopted: ids that nobody recorded, and that Chef or Consul still hold.
+        living: the number of instances that live in EC2 now.
+        recorded: the number of instances recorded as living, without excluded ones.
+        refreshed: the number of records that were updated.
+        gone: ids that are recorded as living but have ended.
+        allowed: how many of them one sweep may decommission.
+        unfinished: ids whose end was not finished; they are handled again.
+        excluded: the number of recorded instances that have ended and that ``instance_filter`` excludes.
+        adopted: ids that were never recorded, and that Chef or Consul still hold.
         unadopted: nodes with unknown ids that are left alone.
-        braked: why not all was removed, if more have ended than is allowed.
-        not_accepted: why an id that an operator has confirmed is not removed, by id.
-        errors: what failed, while the rest was done.
+        braked: why not all are decommissioned, if more have ended than allowed.
+        not_accepted: why an id that an operator has confirmed is not decommissioned, by id.
+        errors: what failed while the rest was done.
     """
 
     dry_run: bool
@@ -83,11 +83,11 @@ class SweepReport:
 
     @property
     def found(self) -> tuple[str, ...]:
-        """What counts towards the brake."""
+        """The ids that count toward the brake."""
         return (*self.gone, *self.adopted)
 
     def document(self) -> dict[str, Any]:
-        """As JSON. ``left_off`` says how many more there are than a list shows."""
+        """As JSON. ``left_off`` says how many entries a list leaves out."""
         lists: dict[str, tuple[Sequence[Any], int]] = {
             "gone": (self.gone, LISTED),
             "unfinished": (self.unfinished, LISTED),
@@ -109,7 +109,7 @@ class SweepReport:
 
 @dataclass
 class _Recorded:
-    """What is kept of each record while the sweep runs: with many instances, memory counts."""
+    """The part of each record kept during the sweep. It is small, because there may be many instances."""
 
     digest: int
     launch_time: str | None
@@ -119,7 +119,7 @@ class _Recorded:
 
 @dataclass
 class _Seen:
-    """What was seen so far."""
+    """The results so far."""
 
     refreshed: int = 0
     errors: list[DecommissionError] = field(default_factory=list)
@@ -129,10 +129,10 @@ class Sweep:
     """One sweep of one place.
 
     Args:
-        place: the account and region that ``ec2`` asks.
-        orphans: searches for the dead that nobody recorded; None if no source is opted in to.
-        visibility_timeout: after which the message of an invocation that was killed is handled again.
-        now: the time.
+        place: the account and region that ``ec2`` queries.
+        orphans: searches for dead instances that were never recorded; None if no source is opted in to.
+        visibility_timeout: the time after which the message of a killed invocation is handled again.
+        now: returns the current time.
     """
 
     def __init__(
@@ -161,14 +161,14 @@ class Sweep:
         """Sweeps once.
 
         Args:
-            dry_run: list, change nothing.
-            accept: ids that an operator has confirmed to be gone. They go whatever else is gone, if EC2 agrees.
+            dry_run: list, but change nothing.
+            accept: ids that an operator has confirmed to be gone. They are exempt from the brake, if EC2 agrees.
 
         Raises:
-            DecommissionError: EC2 or the inventory could not be read to the end.
+            DecommissionError: EC2 or the inventory could not be read completely.
         """
         accept, seen = tuple(accept), _Seen()
-        # The inventory first: an instance that starts while EC2 is read is then not taken for gone.
+        # The inventory is read first, so that an instance that starts while EC2 is read is not considered gone.
         recorded = {record.instance_id: self._brief(record) for record in self._inventory.living(self._place)}
         living = self._refresh(recorded, seen, dry_run)
         missing = [i for i, record in recorded.items() if i not in living and not self._young(record)]
@@ -202,13 +202,13 @@ class Sweep:
         return report
 
     def _brake(self, report: SweepReport, accepted: set[str], *, known: bool) -> tuple[SweepReport, list[str]]:
-        """The ids that may go. ``known`` says whether EC2 showed anything at all."""
+        """Returns the ids to decommission. ``known``: EC2 returned at least one instance."""
         found, unconfirmed = list(report.found), set(report.found) - accepted
         if not known and unconfirmed:
-            # The same as from a wrong account or region.
+            # A wrong account or region would look the same.
             going = [i for i in found if i in accepted]
             doubt = TransientError(
-                f"refusing to act on {len(found)} instances that are gone: EC2 in {self._place} returned no "
+                f"refusing to decommission {len(found)} instances that are gone: EC2 in {self._place} returned no "
                 "instances at all. Is this the right account and region? Confirm them with accept: "
                 f"{', '.join(found[:_TOLD])}"
             )
@@ -231,7 +231,7 @@ class Sweep:
         )
 
     def _limit(self, report: SweepReport) -> str:
-        """Where the limit comes from."""
+        """Describes where the limit comes from."""
         most, fraction = self._settings.max_instances, self._settings.max_fraction
         share = int(report.recorded * fraction)
         text = (
@@ -246,7 +246,7 @@ class Sweep:
     def _not_accepted(
         self, accept: Iterable[str], living: Container[str], found: Container[str], unfinished: Container[str]
     ) -> dict[str, str]:
-        """Why confirmed ids are not among those that the sweep found gone."""
+        """Returns why confirmed ids are not among those found gone."""
         reasons = {}
         for instance_id in accept:
             if instance_id in living:
@@ -263,10 +263,10 @@ class Sweep:
         share = max(LEAST_ALLOWED, int(recorded * self._settings.max_fraction))
         return min(self._settings.max_instances, share)
 
-    # What lives
+    # Refresh the records of live instances
 
     def _refresh(self, recorded: Mapping[str, _Recorded], seen: _Seen, dry_run: bool) -> set[str]:
-        """Records living instances that are not recorded, or recorded otherwise: tags come late, addresses change.
+        """Records live instances whose record is missing or outdated: tags are added late, and addresses change.
 
         Returns their ids.
         """
@@ -288,7 +288,7 @@ class Sweep:
         return living
 
     def _write(self, descriptions: Sequence[Description], dry_run: bool) -> int:
-        """Brings records up to date; they keep everything that the instance ever had. Returns how many changed."""
+        """Updates records, keeping everything that the instances ever had. Returns how many changed."""
         records = self._inventory.recall([d.instance_id for d in descriptions])
         changed: list[Instance] = []
         reasons: dict[str, str] = {}
@@ -315,10 +315,10 @@ class Sweep:
         left = excluded(instance, self._filter, tags_known=True) is not None
         return _Recorded(_digest(instance), record.facts.launch_time, bool(record.tags_known_at), left)
 
-    # What ended
+    # Handle ended instances
 
     def _mark_excluded(self, instance_ids: Sequence[str]) -> None:
-        """Marks the end of excluded instances: nothing of them is removed, and no sweep sees them again."""
+        """Records the end of excluded instances. Nothing is removed for them, and no sweep finds them again."""
         for some in chunks(instance_ids, _WRITTEN_AT_ONCE):
             records = self._inventory.recall(some)
             instances = {i: record.instance() for i, record in records.items()}
@@ -326,7 +326,7 @@ class Sweep:
             self._inventory.remember_excluded({i: (instances[i], reasons[i]) for i in instances})
 
     def _is_due(self, record: Record) -> bool:
-        """Whether the instance's message is lost: it is neither being handled nor waiting for its retry."""
+        """Whether the instance's message is lost: it is neither being handled nor waiting for a retry."""
         due = _time(record.next_try_at)
         if due is None:
             ended = _time(record.terminated_at)
@@ -347,6 +347,6 @@ def _time(text: str | None) -> datetime | None:
 
 
 def _digest(instance: Instance) -> int:
-    """Tells two states of an instance apart, in this process only. Leaves out what EC2 does not show."""
+    """Identifies a state of an instance within this process. Leaves out what EC2 does not show."""
     shown = {k: v for k, v in facts_document(instance).items() if k not in ("ran", "known_as", "past_tags")}
     return hash(json.dumps(shown, sort_keys=True))

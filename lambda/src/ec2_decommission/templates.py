@@ -1,6 +1,6 @@
 """Name templates: ``web-{tag:Name}.{region}.example.internal``.
 
-The placeholders are those of the module's documentation. Terraform refuses others at plan, this module at start.
+The placeholders are those in the module's documentation. Terraform refuses others at plan, and this module at start.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _FIELDS: Mapping[str, Callable[[Instance], str | None]] = {
     "region": lambda i: i.region,
 }
 PLACEHOLDERS = (*_FIELDS, "tag:KEY")
-_MOST_NAMES = 20  # that one template gives one instance, over all values that its tags ever had
+_MOST_NAMES = 20  # the most names that one template gives one instance, over all its tag values
 
 
 class Template:
@@ -38,7 +38,7 @@ class Template:
         text: the template as the user wrote it.
 
     Raises:
-        ConfigurationError: an unknown placeholder, or a brace without its partner.
+        ConfigurationError: a placeholder is unknown, or a brace has no counterpart.
     """
 
     def __init__(self, text: str) -> None:
@@ -51,7 +51,7 @@ class Template:
                     f"name template {text!r}: unknown placeholder {{{name}}}; allowed are {allowed}"
                 )
         if set("{}") & set(_TOKEN.sub("", text)):
-            raise ConfigurationError(f"name template {text!r}: a brace is not matched")
+            raise ConfigurationError(f"name template {text!r}: unmatched brace")
 
     def __repr__(self) -> str:
         return f"Template({self.text!r})"
@@ -64,26 +64,26 @@ class Template:
 
     @property
     def by_id(self) -> bool:
-        """Whether a name from this template contains the instance id, and so proves by itself whose it is."""
+        """Whether names from this template contain the instance id, which proves who owns them."""
         return "instance_id" in self.placeholders
 
     @property
     def variables(self) -> tuple[str, ...]:
-        """The placeholders whose value differs between the instances of one account and region."""
+        """The placeholders whose values differ between instances of the same account and region."""
         return tuple(dict.fromkeys(p for p in self.placeholders if p not in ("account_id", "region")))
 
     def missing(self, instance: Instance) -> tuple[str, ...]:
-        """The placeholders whose value is not known for this instance."""
+        """Returns the placeholders whose value is not known for this instance."""
         return tuple(p for p in self.placeholders if not self._value(p, instance))
 
     def render(self, instance: Instance) -> str | None:
-        """The name for this instance; None where a value is not known."""
+        """Returns the name for this instance; None if a value is not known."""
         if self.missing(instance):
             return None
         return _TOKEN.sub(lambda m: self._value(m[1], instance) or "", self.text)
 
     def render_all(self, instance: Instance) -> tuple[str, ...]:
-        """The name for every value that the instance's tags ever had, the latest first; at most 20.
+        """Returns the name for every value that the instance's tags ever had, the latest first; at most 20.
 
         Example:
             >>> from ec2_decommission.instance import Instance

@@ -1,4 +1,4 @@
-"""Jobs that wait for different systems, run one after the other or side by side."""
+"""Runs jobs that wait for different systems, one after the other or concurrently."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ if TYPE_CHECKING:
 
 
 class Together(Protocol):
-    """Runs all jobs to their end, in any order, and raises what the first failed one raised."""
+    """Runs all jobs to completion, in any order, and raises the error of the first one that failed."""
 
     def __call__(self, jobs: Sequence[Callable[[], None]], workers: int | None = None, /) -> None: ...
 
 
 def in_turn(jobs: Sequence[Callable[[], None]], workers: int | None = None) -> None:  # noqa: ARG001
-    """One after the other."""
+    """Runs the jobs one after the other."""
     for job in jobs:
         job()
 
 
 def side_by_side(jobs: Sequence[Callable[[], None]], workers: int | None = None) -> None:
-    """In threads, at most ``workers`` at once (default: all). Each job sees the caller's context variables."""
+    """Runs the jobs in at most ``workers`` threads (default: one per job), with the caller's context variables."""
     if len(jobs) < 2:
         in_turn(jobs)
         return

@@ -1,1 +1,1 @@
-"""Clients of the outside: each behind a Protocol that its fake fulfils too."""
+"""Clients of other systems, each behind a Protocol that its fake implements too."""

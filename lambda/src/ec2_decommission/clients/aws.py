@@ -1,4 +1,4 @@
-"""AWS clients that keep to the invocation's deadline, and AWS's errors in this package's terms."""
+"""AWS clients that respect the invocation's deadline, and AWS errors converted to this package's."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ _ClientKey = tuple[str, str | None, str | None, str | None]
 
 CONNECT_TIMEOUT_SECONDS = 2
 READ_TIMEOUT_SECONDS = 6
-CALL_SECONDS = CONNECT_TIMEOUT_SECONDS + READ_TIMEOUT_SECONDS  # the longest that one attempt may take
-# The same by service, where it differs: secrets are opened after a slow cold start, failed messages are put off in
-# the last seconds of an invocation.
+CALL_SECONDS = CONNECT_TIMEOUT_SECONDS + READ_TIMEOUT_SECONDS  # the longest time that one attempt may take
+# Shorter timeouts (connect, read) of some services: secrets are decrypted after a slow cold start, and failed
+# messages are backed off in the last seconds of an invocation.
 QUICK = {"kms": (1, 3), "sqs": (1, 2)}
-READS_AT_ONCE = 4  # requests of one batch to EC2, or to DynamoDB
+READS_AT_ONCE = 4  # concurrent requests of one batch to EC2 or DynamoDB
 
 # https://docs.aws.amazon.com/AWSEC2/latest/APIReference/errors-overview.html and the pages of the other services
 _ACCESS = {"AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "NotAuthorized"}
-# "Not so fast": with PriorRequestNotComplete, Route 53 is not done with another change of the zone.
+# PriorRequestNotComplete: Route 53 has not finished another change of the zone.
 THROTTLED = {
     "Throttling",
     "ThrottlingException",
@@ -50,28 +50,28 @@ _SETUP = {
     "ResourceNotFoundException": "the table does not exist",
     "NotFoundException": "the key does not exist",
     "DisabledException": "the key is disabled",
-    "KMSInvalidStateException": "the key is not in a state in which it can be used",
-    "InvalidCiphertextException": "the bundle was sealed with another key or under another encryption context",
+    "KMSInvalidStateException": "the key is in a state that does not allow its use",
+    "InvalidCiphertextException": "the bundle was sealed with another key or another encryption context",
     "AWS.SimpleQueueService.NonExistentQueue": "the queue does not exist",
     "NoSuchBucket": "the bucket does not exist",
-    "PermanentRedirect": "the bucket is in another region, and S3 does not say in which",
+    "PermanentRedirect": "the bucket is in another region, and S3 does not say which",
 }
-# DynamoDB's words: "Item size has exceeded ...", "Item size to update has exceeded the maximum allowed size".
+# DynamoDB's messages: "Item size has exceeded ...", "Item size to update has exceeded the maximum allowed size".
 _TOO_LARGE = re.compile(r"[Ii]tem size.* exceeded")
 
 
 class ThrottledError(TransientError):
-    """AWS takes no more requests at the moment."""
+    """AWS throttles requests at the moment."""
 
 
 class AwsClients:
-    """Makes each boto3 client once, when it is first asked for.
+    """Creates each boto3 client on first use and keeps it.
 
-    No attempt, first or repeated, is sent unless it can time out before the deadline. Throttling is retried by
-    botocore's standard mode.
+    No attempt is sent unless it can time out before the deadline. botocore's standard mode retries throttled
+    requests.
 
     Args:
-        deadline: returns the deadline of the work under way.
+        deadline: returns the deadline of the current work.
 
     Example:
         >>> aws = AwsClients(current)
@@ -83,7 +83,7 @@ class AwsClients:
         self._deadline = deadline
         self._sessions: dict[tuple[str | None, str | None], boto3.Session] = {}
         self._clients: dict[_ClientKey, Any] = {}
-        self._making = threading.RLock()  # a session makes one client at a time
+        self._making = threading.RLock()  # a session can create only one client at a time
 
     def __call__(
         self,
@@ -92,14 +92,14 @@ class AwsClients:
         external_id: str | None = None,
         region: str | None = None,
     ) -> Any:
-        """The client of that service, for example ``ec2``.
+        """Returns the client of that service, for example ``ec2``.
 
         Args:
             service: boto3's name of the service.
-            role_arn: a role to assume; None uses the function's own role. The role is assumed by the first request,
-                and again before its credentials expire.
+            role_arn: a role to assume; None uses the function's own role. The first request assumes the role; it is
+                assumed again before its credentials expire.
             external_id: sent when the role is assumed.
-            region: None is the function's own.
+            region: None means the function's own.
         """
         key = (service, role_arn, external_id, region)
         with self._making:
@@ -114,7 +114,7 @@ class AwsClients:
         return self._sessions[key]
 
     def _assuming(self, role_arn: str, external_id: str | None) -> boto3.Session:
-        """A session whose credentials come from a role. They are fetched and renewed by botocore."""
+        """Creates a session with the credentials of a role. botocore fetches and renews them."""
 
         def fetch() -> dict[str, Any]:
             doing = f"read account {role_arn.split(':')[4]} with {role_arn} (sts:AssumeRole)"
@@ -132,7 +132,7 @@ class AwsClients:
 
         own: Any = self._session(None, None)
         session: Any = botocore.session.get_session()
-        # EC2's description takes 20 MB and 0.2 s of CPU. It is read once for all roles, not once for each.
+        # EC2's service description takes 20 MB and 0.2 s of CPU. Reading it once serves all roles.
         session.register_component("data_loader", own._session.get_component("data_loader"))
         session._credentials = DeferredRefreshableCredentials(fetch, "assume-role")
         return boto3.Session(botocore_session=session, region_name=own.region_name)
@@ -145,7 +145,7 @@ class AwsClients:
             retries={"mode": "standard", "total_max_attempts": 4},
             max_pool_connections=16,
         )
-        maker: Any = session  # its stubs know literal service names only
+        maker: Any = session  # the type stubs accept only literal service names
         client = maker.client(service, region_name=region, config=config)
         client.meta.events.register("before-send", partial(self._gate, connect + read))
         client.meta.events.register("after-call", _refuse_other_answers)
@@ -156,31 +156,31 @@ class AwsClients:
 
 
 def _refuse_other_answers(http_response: Any, parsed: Mapping[str, Any], **_: object) -> None:
-    """Every answer from AWS has a request id. A proxy's page that can be parsed has none."""
+    """Refuses answers without a request id: every answer from AWS has one, a proxy's parsable page does not."""
     if http_response.status_code < 300 and not parsed.get("ResponseMetadata", {}).get("RequestId"):
         raise ResponseParserError("the answer has no request id, so it is not from AWS")
 
 
 @contextmanager
 def aws_errors(doing: str) -> Iterator[None]:
-    """Turns botocore's errors into this package's.
+    """Converts botocore's errors to this package's.
 
     Args:
-        doing: what is being done, with the resource, for example ``read table inventory (dynamodb:GetItem)``.
+        doing: the operation and the resource, for example ``read table inventory (dynamodb:GetItem)``.
 
     Raises:
-        AccessError: the role lacks the right.
-        ConfigurationError: what the configuration names does not exist or cannot be used.
-        PermanentError: what is to be written is larger than an item of DynamoDB may be.
+        AccessError: the role lacks the permission.
+        ConfigurationError: a resource that the configuration names does not exist or cannot be used.
+        PermanentError: the data to write is larger than a DynamoDB item may be.
         ThrottledError: AWS throttles, after all of botocore's attempts.
-        OutOfTime: too little time is left to begin it.
+        OutOfTime: too little time is left to start.
         TransientError: anything else.
     """
     try:
         yield
     except OutOfTime as error:
         raise OutOfTime(f"could not {doing}: {error}") from None
-    except DecommissionError:  # of a role that could not be assumed: it says all there is to say
+    except DecommissionError:  # from assuming a role; its text is complete
         raise
     except ClientError as error:
         code = str(error.response.get("Error", {}).get("Code", ""))
@@ -194,6 +194,6 @@ def aws_errors(doing: str) -> Iterator[None]:
             kind = PermanentError
         raise kind(f"could not {doing}: {code}: {message}") from error
     except (BotoCoreError, ResponseParserError, OSError, ValueError, AttributeError, TypeError) as error:
-        # An answer that cannot be read, such as a proxy's page, is a ResponseParserError or a ValueError; where it is
-        # JSON and no object, botocore's parser stumbles with one of the others.
+        # An unreadable answer, such as a proxy's page, raises ResponseParserError or ValueError. If it is JSON but
+        # not an object, botocore's parser raises one of the others.
         raise TransientError(f"could not {doing}: {error}") from error

@@ -1,6 +1,6 @@
-"""The Chef Infra Server, as far as the step needs it: a Protocol for batches, and PyChef behind it.
+"""The part of the Chef Infra Server's API that the step needs: a Protocol for batches, implemented with PyChef.
 
-A name that is asked for gets its own answer, so one node that cannot be read or removed is no other's failure.
+Each requested name gets its own answer, so a failure for one node does not affect the others.
 """
 
 from __future__ import annotations
@@ -29,29 +29,29 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# What a server accepts as a name (Chef's own validation; goiardi 0.11.10 answers 400 to others). Nothing else can
-# exist there. "." and ".." are excluded: in a path they are resolved, and DELETE /nodes/.. would become DELETE /.
+# The names that a server accepts (Chef's own validation; goiardi 0.11.10 answers 400 to others). No other name can
+# exist. "." and ".." are excluded: in a path they are resolved, and DELETE /nodes/.. would become DELETE /.
 _NODE_NAME = re.compile(r"(?!\.{1,2}\Z)[A-Za-z0-9_.:-]+\Z")
 _CLIENT_NAME = re.compile(r"(?!\.{1,2}\Z)[A-Za-z0-9_.-]+\Z")
 _EC2_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]*")
-# Names that begin as an operator of the query language, which no escape turns into a term (measured on goiardi, whose
-# grammar is Chef's).
+# Names that begin like an operator of the query language. No escape turns them into a term (measured on goiardi,
+# which has Chef's grammar).
 _NOT_SEARCHABLE = re.compile(r"(AND|OR|NOT)(?![A-Za-z0-9_.])")
 
-# A query of 100 ids makes a URL of about 4.5 KB; nginx before a Chef server takes 8 KB by default.
+# A query of 100 ids makes a URL of about 4.5 KB. nginx in front of a Chef server accepts 8 KB by default.
 _TERMS_PER_SEARCH = 100
 _CHARACTERS_PER_SEARCH = 6000
 _ROWS_PER_PAGE = 1000
-# A Chef server over OpenSearch neither counts nor shows more matches than this (its max_result_window).
+# A Chef server on OpenSearch neither counts nor shows more matches than this (OpenSearch's max_result_window).
 _DEEPEST = 10_000
-# From so many names on, one listing of all names is cheaper for the server than a question for each.
+# From this many names on, one listing of all names costs the server less than one request for each.
 _LIST_FROM = 9
 
-# The path of one object; what the server refuses there (as a proxy may a long name) it refuses for that one alone.
+# The path of one object. If the server refuses it (as a proxy may refuse a long name), only that object fails.
 _ONE_OBJECT = re.compile(r"(?:GET|DELETE) \S*/(?:nodes|clients)/[^/]+|POST \S*/(?:nodes|clients)")
 _REFUSALS = (400, 413, 414, 422)
 
-# The attributes that make up a `ChefNode`, each as its path in the node's merged attributes.
+# The attributes of a `ChefNode`, each with its path in the node's merged attributes.
 _WHERE_AND_WHEN = {
     "instance_id": ("ec2", "instance_id"),
     "account_id": ("ec2", "account_id"),
@@ -73,25 +73,25 @@ _ATTRIBUTES = {
 
 
 def is_node_name(name: str) -> bool:
-    """Whether a Chef server can hold a node of that name."""
+    """Returns whether a Chef server can hold a node of that name."""
     return bool(_NODE_NAME.match(name))
 
 
 def is_client_name(name: str) -> bool:
-    """Whether a Chef server can hold a client of that name: as a node's, without the colon."""
+    """Returns whether a Chef server can hold a client of that name: as for a node, but without the colon."""
     return bool(_CLIENT_NAME.match(name))
 
 
 @dataclass(frozen=True)
 class ChefNode:
-    """A node, with what Ohai wrote into it; None and empty where it wrote nothing.
+    """A node with the attributes that Ohai reported. Missing attributes are None or empty.
 
     Attributes:
-        instance_id: its own ``ec2.instance_id``; a node that never converged has none.
-        private_ips: as EC2's metadata has them, as all but the last of what follows.
-        ipaddress: the one that Ohai took for the machine's own. May be that of a container bridge.
-        fqdn: as the machine itself had it, as ``hostname`` too.
-        ohai_time: when Ohai last ran on it, in seconds since 1970.
+        instance_id: its own ``ec2.instance_id``; None if the node never converged.
+        private_ips: from EC2's metadata, like the public and IPv6 addresses and the DNS names.
+        ipaddress: the address that Ohai considers the machine's own. May be that of a container bridge.
+        fqdn: as set on the machine itself, like ``hostname``.
+        ohai_time: when Ohai last ran, in seconds since 1970.
     """
 
     name: str
@@ -112,17 +112,17 @@ class ChefNode:
 
     @property
     def dns_names(self) -> tuple[str, ...]:
-        """Its names as EC2 gave them."""
+        """The names that EC2 assigned to it."""
         return self.private_dns_names + self.public_dns_names
 
 
 @dataclass(frozen=True)
 class ChefClient:
-    """A client, which is a name and a key that opens the server.
+    """A client: a name and the key that it authenticates with.
 
     Attributes:
-        validator: it may create other clients.
-        admin: goiardi's and old servers' administrator; a Chef Infra Server has no such client.
+        validator: whether it may create other clients.
+        admin: whether it is an administrator of goiardi or an old server; a Chef Infra Server has no such client.
         public_key: PEM.
     """
 
@@ -134,12 +134,12 @@ class ChefClient:
 
 @dataclass(frozen=True)
 class NodeSearch:
-    """What a search showed.
+    """The result of a search.
 
     Attributes:
-        nodes: what matched, with the data that the node has now; the index that matched may be older.
-        hidden: how many more the search counted than it showed. A Chef server does so for a node that was
-            removed a moment ago, and, with ``strict_search_result_acls``, for one that the client may not read.
+        nodes: the matches, with each node's current data. The index that matched may be older.
+        hidden: how many more matches the search counted than it returned. A Chef server does so for a node that was
+            just removed and, with ``strict_search_result_acls``, for a node that the client may not read.
     """
 
     nodes: tuple[ChefNode, ...] = ()
@@ -147,93 +147,93 @@ class NodeSearch:
 
 
 class ChefServer(Protocol):
-    """A Chef server, asked for a batch at a time.
+    """A Chef server, called for a batch at a time.
 
-    Every method may raise a DecommissionError for the whole batch; where a value of the answer can be an error,
-    it stands for that name alone. Names that no server can hold are answered as absent, without a call.
+    Every method may raise a DecommissionError for the whole batch. If the answer is by name, an error is the answer
+    for that name alone. Names that no server can hold are reported as absent, without a request.
 
-    A ``guard`` is called right before each request that changes something, and raises where it must not be sent any
-    more; a DecommissionError that it raises is the answer for that name.
+    A ``guard`` is called right before each changing request, and raises if the request must not be sent. If it
+    raises a DecommissionError, that is the answer for the name.
     """
 
     def search_nodes_by_instance_id(self, instance_ids: Iterable[str]) -> NodeSearch:
-        """The nodes that the index has under these EC2 ids; compare the node's own id before you believe it."""
+        """Finds nodes by EC2 id in the index. Compare each node's own id before relying on a match."""
 
     def search_nodes_by_name(self, names: Iterable[str]) -> NodeSearch:
-        """The nodes that the index has under these names. Ask `nodes` for a name that is not shown: the index lags,
-        and cannot be asked for every name."""
+        """Finds nodes by name in the index. Call `nodes` for missing names: the index lags, and some names cannot be
+        searched for."""
 
     def nodes(self, names: Iterable[str]) -> Mapping[str, ChefNode | DecommissionError | None]:
-        """Each node as it is now, not as the index has it; None where there is none."""
+        """Reads each node directly, not from the index; None if it does not exist."""
 
     def node_documents(self, names: Iterable[str]) -> Mapping[str, Mapping[str, Any] | DecommissionError | None]:
-        """Each node whole, as the server keeps it, for audit: some 100 KB each. `create_node` takes one back."""
+        """Reads each complete node for the audit, about 100 KB each. `create_node` accepts the result."""
 
     def list_nodes(self) -> tuple[str, ...]:
-        """The names of all nodes."""
+        """Returns the names of all nodes."""
 
     def converged_nodes(self, prefix: str) -> Iterator[ChefNode]:
-        """Every node whose own EC2 id begins so, a page at a time, without addresses.
+        """Yields every node whose own EC2 id has this prefix, page by page and without addresses.
 
-        One may come twice, or not at all, where nodes are written or deleted meanwhile.
+        If nodes are written or deleted meanwhile, a node may appear twice or not at all.
         """
 
     def clients(self, names: Iterable[str]) -> Mapping[str, ChefClient | DecommissionError | None]:
-        """Each client; None where there is none."""
+        """Reads each client; None if it does not exist."""
 
     def list_clients(self) -> tuple[str, ...]:
-        """The names of all clients."""
+        """Returns the names of all clients."""
 
     def privileged_clients(self) -> frozenset[str] | None:
-        """The names of the validators and admins that the index has, by one search; None if it does not show all.
+        """Searches for the names of validators and admins. None if the search does not return them all.
 
-        The index lags. Ask `clients` if nothing else protects a client.
+        The index lags. Call `clients` if nothing else protects a client.
         """
 
     def delete_nodes(
         self, names: Iterable[str], guard: Guard | None = None
     ) -> Mapping[str, bool | DecommissionError]:
-        """Deletes nodes: True where this call removed it, False where it was gone already."""
+        """Deletes nodes. True if this call removed the node, False if it was already gone."""
 
     def delete_clients(
         self, names: Iterable[str], guard: Guard | None = None
     ) -> Mapping[str, bool | DecommissionError]:
-        """Deletes clients, and with each its key: True and False as for nodes."""
+        """Deletes clients with their keys. True and False as for nodes."""
 
     def create_node(self, document: Mapping[str, Any], guard: Guard | None = None) -> bool:
-        """Creates a node as `node_documents` gave it; False where one of that name exists, which stays as it is."""
+        """Creates a node from `node_documents`. False if a node of that name exists; that node does not change."""
 
     def create_client(self, name: str, public_key: str, guard: Guard | None = None) -> bool:
-        """Creates a client with that key; False where one of that name exists, which stays as it is."""
+        """Creates a client with that key. False if a client of that name exists; that client does not change."""
 
 
 @dataclass(frozen=True)
 class _Page:
-    """A page of a search: the attributes, and how many nodes match so far, or in total if the server returns that."""
+    """A page of a search: the attributes, and the number of matches (the total, or so far if the server has none)."""
 
     rows: Sequence[Mapping[str, Any]]
     counted: int
 
 
 class _NotFoundError(DecommissionError):
-    """The server says that there is no such object; ``repeated`` as in `Answer`."""
+    """The server says that the object does not exist. ``repeated`` as in `Answer`."""
 
     repeated = False
 
 
 class _ExistsError(DecommissionError):
-    """The server says that there is such an object already."""
+    """The server says that the object already exists."""
 
 
 class _Api(chef.ChefAPI):  # type: ignore[misc]  # PyChef has no types
-    """PyChef's ChefAPI over `Http`, with version 1.3 of the protocol as well, and with this package's errors.
+    """PyChef's ChefAPI over `Http`, with protocol version 1.3 and this package's errors.
 
-    PyChef itself waits for ever, asks a failed connection for an attribute that Python 3 has not (``e.message``), and
-    takes a redirection for an answer; so nothing of that kind gets back to it.
+    PyChef itself waits forever, reads an attribute of connection errors that Python 3 does not have
+    (``e.message``), and accepts a redirect as an answer. None of these reaches it here.
     """
 
     def __init__(self, settings: ChefSettings, key: Key, http: Http) -> None:
-        # By PyChef's default we would be a client of Chef 0.10.8, of 2012, which a server may refuse.
+        # By default, PyChef claims to be a client of Chef 0.10.8 from 2012, which a server may refuse.
         super().__init__(settings.server_url, key, settings.client_name, version="12.0.0")
         self.host = host_of(settings.server_url)
         self._protocol = settings.signing_protocol
@@ -249,7 +249,7 @@ class _Api(chef.ChefAPI):  # type: ignore[misc]  # PyChef has no types
         repeatable: bool = True,
         guard: Guard | None = None,
     ) -> Answer:
-        """As PyChef calls it: signs a request, sends it, and returns the answer if its status is 2xx."""
+        """Signs and sends a request as PyChef calls it. Returns the answer if its status is 2xx."""
         url = f"{self.url}{path}"
         full_path = urlsplit(url).path
         signed = signed_headers(
@@ -282,9 +282,7 @@ class _Api(chef.ChefAPI):  # type: ignore[misc]  # PyChef has no types
         told = f": {said}" if said else ""
         if status < 400:
             target = answer.headers.get("Location", "elsewhere")
-            raise ConfigurationError(
-                f"Chef server {self.host} redirects {what} to {target}; chef.server_url is wrong"
-            )
+            raise ConfigurationError(f"Chef server {self.host} redirects {what} to {target}. Check chef.server_url")
         if status == 401:
             raise ConfigurationError(
                 f"Chef server {self.host} does not accept the signature of client {self.client}: chef_client_key or "
@@ -294,7 +292,7 @@ class _Api(chef.ChefAPI):  # type: ignore[misc]  # PyChef has no types
         if status == 403:
             raise AccessError(f"Chef client {self.client} may not {what} on {self.host}{told}")
         if status == 404 and said:
-            absent = _NotFoundError(f"Chef server {self.host} knows no {what}{told}")
+            absent = _NotFoundError(f"Chef server {self.host} does not know {what}{told}")
             absent.repeated = answer.repeated
             raise absent
         if status == 409 and said:
@@ -307,7 +305,7 @@ class _Api(chef.ChefAPI):  # type: ignore[misc]  # PyChef has no types
 
 
 def _error_text(answer: Answer) -> str:
-    """What a Chef server says in ``{"error": [...]}``; empty where the answer is not a Chef server's."""
+    """Returns the text in ``{"error": [...]}``; empty if the answer is not from a Chef server."""
     try:
         said = answer.json()["error"]
     except (ValueError, LookupError, TypeError):
@@ -316,13 +314,13 @@ def _error_text(answer: Answer) -> str:
 
 
 class PyChefServer:
-    """The real server, over PyChef.
+    """The real Chef server, called through PyChef.
 
     Args:
         settings: server, client and limits.
         key_pem: the client's private key.
-        deadline: gives the deadline of the invocation that asks.
-        tls: which certificates are trusted; the public authorities by default.
+        deadline: returns the deadline of the current invocation.
+        tls: the TLS context; trusts the public authorities by default.
 
     Raises:
         ConfigurationError: the key is not an RSA private key.
@@ -372,7 +370,7 @@ class PyChefServer:
                 if page.counted >= _DEEPEST:
                     prefixes += [prefix + digit for digit in "0123456789abcdef"]
                     break
-                # Where a node has no id, it had one when the index took it in.
+                # A node without an id had one when it was indexed.
                 found = (_chef_node(data["name"], data) for data in page.rows)
                 yield from (node for node in found if node.instance_id and node.instance_id.startswith(prefix))
 
@@ -411,9 +409,9 @@ class PyChefServer:
         return self._create("/clients", {"name": name, "public_key": public_key, "validator": False}, guard)
 
     def _search(self, field: str, values: Iterable[str]) -> NodeSearch:
-        """One joined query for a hundred values.
+        """Sends one joined query per hundred values.
 
-        The rows hold the nodes as they are now; only the match is the index's, which lags (chef-server,
+        The rows hold the current nodes. Only the match comes from the index, which lags (chef-server,
         chef_wm_search.erl: ids from the index, objects from the database).
         """
         queries = _joined_queries([f"{field}:{_escaped(value)}" for value in dict.fromkeys(values)])
@@ -437,8 +435,8 @@ class PyChefServer:
     def _pages(self, index: str, query: str, attributes: Mapping[str, tuple[str, ...]]) -> Iterator[_Page]:
         body = {"name": ["name"], **{key: list(path) for key, path in attributes.items()}}
         start, counted, page = 0, 0, _ROWS_PER_PAGE
-        # A Chef server's total counts all matches, and a page may show fewer; goiardi counts the page.
-        # So the end is where the page is short and the total is reached, and never one of the two alone.
+        # A Chef server's total counts all matches, and a page may show fewer. goiardi counts the page only. So the
+        # search ends when the page is short and the total is reached, not at one of the two alone.
         while page >= _ROWS_PER_PAGE or start < counted:
             path = f"/search/{index}?q={quote(query, safe='')}&start={start}&rows={_ROWS_PER_PAGE}"
             try:
@@ -468,7 +466,7 @@ class PyChefServer:
         possible: Callable[[str], bool],
         read: Callable[[dict[str, Any]], T],
     ) -> Mapping[str, T | DecommissionError | None]:
-        """One request for each name; for many names, a listing first shows which exist."""
+        """Sends one request per name. For many names, a listing first shows which exist."""
         wanted = list(dict.fromkeys(names))
         existing = [name for name in wanted if possible(name)]
         if len(existing) >= _LIST_FROM:
@@ -491,7 +489,7 @@ class PyChefServer:
     def _client(self, answer: dict[str, Any]) -> ChefClient:
         validator, admin = answer.get("validator"), answer.get("admin", False)
         if not isinstance(validator, bool) or not isinstance(admin, bool):
-            raise self._unreadable(f"GET client {answer['name']}")  # what a client may is no matter of guesses
+            raise self._unreadable(f"GET client {answer['name']}")  # never guess a client's rights
         key = answer.get("public_key") or answer.get("certificate")
         return ChefClient(answer["name"], validator, admin, key if isinstance(key, str) else None)
 
@@ -503,7 +501,7 @@ class PyChefServer:
             try:
                 self._api.request("DELETE", path, guard=guard).json()
             except _NotFoundError as error:
-                # Gone at the second attempt: the first did it, and its answer was lost.
+                # If the object is gone at the second attempt, the first one removed it and its answer was lost.
                 return error.repeated
             except ValueError:
                 raise self._unreadable(f"DELETE {path}") from None
@@ -514,7 +512,7 @@ class PyChefServer:
         return {name: done.get(name, False) for name in wanted}
 
     def _create(self, path: str, document: Mapping[str, Any], guard: Guard | None) -> bool:
-        """Not repeated where the connection breaks: a second attempt would find the first one's object."""
+        """Is not repeated if the connection breaks: a second attempt would find the object of the first."""
         try:
             self._api.request(
                 "POST",
@@ -533,7 +531,7 @@ class PyChefServer:
         return True
 
     def _call(self, method: str, path: str, body: Any = None) -> dict[str, Any]:
-        """One request that only reads."""
+        """Sends one request that only reads."""
         what = f"{method} {path.partition('?')[0]}"
         try:
             answer = self._api.api_request(method, path, data=body)
@@ -548,13 +546,13 @@ class PyChefServer:
 
 
 def _path(kind: str, name: str) -> str:
-    # goiardi checks the signature against the decoded path, a Chef server against the raw one. The characters that
-    # a name may have are the same in both, so nothing is ever quoted here; a colon least of all.
+    # goiardi checks the signature against the decoded path, a Chef server against the raw one. Both are the same for
+    # the characters that names may have. So nothing is quoted here, and the colon must not be.
     return f"/{kind}/{segment(name).replace('%3A', ':')}"
 
 
 def _escaped(value: str) -> str:
-    """The value as one term of a query: what Lucene's syntax gives a meaning is escaped."""
+    """Returns the value as one query term, with the characters of Lucene's syntax escaped."""
     return re.sub(r"(^-|[^A-Za-z0-9_.-])", r"\\\1", value)
 
 
@@ -572,7 +570,7 @@ def _joined_queries(terms: Iterable[str]) -> list[str]:
 
 
 def _first(levels: Iterable[Any], path: Sequence[str]) -> Any:
-    """The value at the path in the first level that has one."""
+    """Returns the value at the path in the first level that has it."""
     for level in levels:
         value = level
         for key in path:
@@ -583,8 +581,8 @@ def _first(levels: Iterable[Any], path: Sequence[str]) -> Any:
 
 
 def node_of(document: Mapping[str, Any]) -> ChefNode:
-    """The facts of a whole node, as `ChefServer.node_documents` gives it."""
-    # Chef's order of precedence, highest first; ohai writes ec2 as automatic.
+    """Extracts the facts of a complete node from `ChefServer.node_documents`."""
+    # Chef's order of precedence, highest first. Ohai writes ec2 as automatic.
     levels = [document.get(level) for level in ("automatic", "override", "normal", "default")]
     return _chef_node(document["name"], {key: _first(levels, path) for key, path in _ATTRIBUTES.items()})
 
@@ -594,7 +592,7 @@ def _chef_node(name: str, data: Mapping[str, Any]) -> ChefNode:
     interfaces = [mac for mac in macs.values() if isinstance(mac, dict)] if isinstance(macs, dict) else []
     return ChefNode(
         name=name,
-        # A value of another type is no id of ours, and not the same as none.
+        # A value of another type is not an id of ours, but it is not a missing id either.
         instance_id=_identity(data.get("instance_id")),
         account_id=_identity(data.get("account_id")),
         region=_text(data.get("region")),
@@ -621,7 +619,7 @@ def _text(value: Any) -> str | None:
 
 
 def _seconds(value: Any) -> float | None:
-    """A time as Ohai wrote it, which is a number or a text."""
+    """Parses a time that Ohai wrote as a number or a text."""
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         return None
     try:
@@ -632,13 +630,13 @@ def _seconds(value: Any) -> float | None:
 
 
 def _texts(*values: Any) -> tuple[str, ...]:
-    """Each text once. EC2's metadata writes several values as lines of one text."""
+    """Returns each word once. EC2's metadata writes several values as lines of one text."""
     words = (word for value in values if isinstance(value, str) for word in value.split())
     return tuple(dict.fromkeys(words))
 
 
 def _addresses(version: int, *values: Any) -> tuple[str, ...]:
-    """Those of the values that are addresses of that version, in their shortest form."""
+    """Returns the values that are addresses of that version, in their shortest form."""
     found: dict[str, None] = {}
     for text in _texts(*values):
         try:

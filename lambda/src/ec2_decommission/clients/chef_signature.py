@@ -1,8 +1,8 @@
-"""Signs requests to a Chef server, by version 1.3 or 1.0 of Chef's protocol.
+"""Signs requests to a Chef server with version 1.3 or 1.0 of Chef's protocol.
 
-Version 1.3 signs with SHA-256, and is the only one that a FIPS server takes; version 1.0 (SHA-1) is for servers older
-than Chef Server 12.4. https://docs.chef.io/server/api_chef_server/#authentication-headers; the canonical form as in
-mixlib-authentication, signedheaderauth.rb.
+Version 1.3 signs with SHA-256 and is the only version that a FIPS server accepts. Version 1.0 (SHA-1) is for servers
+older than Chef Server 12.4. https://docs.chef.io/server/api_chef_server/#authentication-headers; the canonical form
+is that of mixlib-authentication, signedheaderauth.rb.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ if TYPE_CHECKING:
     from .pychef_compat import Key
 
 _LINE = 60  # characters of the signature in one header
-# Of the server API. Version 0 gives a client's public key together with the client; version 1 keeps it elsewhere.
-# Every Chef Infra Server up to now takes 0 as well, and takes it where a request names no version.
+# The server API's version. Version 0 returns a client's public key with the client; version 1 keeps it elsewhere. All
+# Chef Infra Servers so far accept 0, and use it if a request names no version.
 _API_VERSION = "0"
 
 
 def signed_headers(
     protocol: str, key: Key, *, method: str, path: str, body: str, user_id: str, at: datetime
 ) -> dict[str, str]:
-    """The headers that sign a request.
+    """Returns the headers that sign a request.
 
     Args:
         protocol: ``1.3`` or ``1.0``.
-        path: of the URL, without its query.
+        path: the URL's path, without the query.
         user_id: the client's name.
-        at: the time in UTC. A server refuses what is more than 15 minutes off.
+        at: the time in UTC. A server refuses requests that are more than 15 minutes off.
     """
     if protocol == "1.0":
         headers: dict[str, str] = chef.auth.sign_request(key, method, path, body, "", at, user_id)

@@ -1,8 +1,8 @@
-"""Connections for `http.Http`, below the requests library: one time for a whole attempt, and a last check before it.
+"""Connections for `http.Http`, below the requests library: one deadline per attempt, and a last check before it.
 
-urllib3 gives each address of a host, and each piece of an answer, the whole time-out, so a server that sends drop by
-drop is never too slow. Here an attempt has one end. And between a check that a change may still be made and its first
-byte there is no connecting, which may take seconds.
+urllib3 applies the timeout to each address of a host and each piece of an answer, so a server that sends drop by drop
+never times out. Here, an attempt has one end time. A connection is opened before the check that a change may still be
+made, because connecting may take seconds.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Attempt:
-    """One attempt to send, as its connection sees it. ``end`` is a time of ``time.monotonic``."""
+    """One attempt to send, as seen by its connection. ``end`` is a time of ``time.monotonic``."""
 
     guard: Callable[[], None]
     end: float
@@ -39,12 +39,12 @@ under_way: ContextVar[Attempt] = ContextVar("http_attempt")
 
 class Session(requests.Session):
     def get_redirect_target(self, _: Any) -> None:
-        """None: without this, requests reads the whole answer of a redirect, however long it is."""
+        """Returns None: otherwise requests reads the whole answer of a redirect, of any length."""
         return
 
 
 class Adapter(HTTPAdapter):
-    """Opens connections of the classes below, under our SSLContext."""
+    """Opens connections of the classes below, with the given SSLContext."""
 
     def __init__(self, connections: int, tls: ssl.SSLContext | None = None) -> None:
         self._tls = tls
@@ -57,20 +57,20 @@ class Adapter(HTTPAdapter):
         self.poolmanager.pool_classes_by_scheme = {"http": _HttpPool, "https": _HttpsPool}
 
     def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
-        """The context says it all. Requests would load its own list into it, for each connection once more."""
+        """Does nothing: the context is complete. requests would load its own list into it for every connection."""
 
 
 class _Limited:
-    """What both kinds of connection do beyond urllib3's."""
+    """What both kinds of connection add to urllib3's."""
 
     sock: Any
     timeout: Any
     port: Any
     _dns_host: str
-    _fresh = False  # opened for the attempt under way
+    _fresh = False  # opened for the current attempt
 
     def _new_conn(self) -> socket.socket:
-        """A connection to the first address that answers; each has its share of the time."""
+        """Connects to the first address that answers. Each address gets its share of the time."""
         end = time.monotonic() + self.timeout
         addresses = socket.getaddrinfo(self._dns_host, self.port, type=socket.SOCK_STREAM)
         for number, address in enumerate(addresses):
@@ -117,7 +117,7 @@ def _connected(family: int, kind: int, protocol: int, _: str, address: Any, *, s
 
 
 class _Reader(io.RawIOBase):
-    """Reads from a socket until a moment, which does not move with each byte that comes."""
+    """Reads from a socket until a fixed end time, which received bytes do not extend."""
 
     def __init__(self, sock: socket.socket, end: float) -> None:
         super().__init__()
@@ -126,7 +126,7 @@ class _Reader(io.RawIOBase):
         self._end = end
 
     def makefile(self, _: str) -> io.BufferedReader:
-        """As http.client asks its socket for it."""
+        """Called by http.client, which expects a socket."""
         return io.BufferedReader(self)
 
     def readable(self) -> bool:

@@ -1,26 +1,26 @@
-"""Consul, as far as the step needs it: a Protocol for batches, and py-consul behind it.
+"""The part of Consul's API that the step needs: a Protocol for batches, implemented with py-consul.
 
-What the token needs, as a Consul policy (``locks/`` stands for each of ``lock_prefixes``)::
+The token needs this Consul policy (``locks/`` represents each of ``lock_prefixes``)::
 
     node_prefix ""       { policy = "read" }    # "write" with deregister_node
     session_prefix ""    { policy = "write" }
     key_prefix "locks/"  { policy = "write" }
     operator = "write"                          # only with deregister_node: force-leave
 
-Sessions and nodes of some names only may be written with a narrower prefix; reading needs the whole, because the
-node of an instance may have any name, and Consul leaves out of its answers what the token may not read, without
-saying so (200 with an empty list). ``prove_rights`` asks Consul itself what the token may do.
+A narrower prefix can limit the sessions and nodes to write. Reading needs all of them, because the node of an
+instance may have any name, and Consul silently leaves out what the token may not read (200 with an empty list).
+``prove_rights`` asks Consul itself what the token may do.
 
-Reads are in Consul's default mode: the leader answers. A stale read could show a dead agent as alive, or a lock
-that was passed on; the few moments in which a deposed leader still answers are covered by the checks on the modify
-index that every change carries. ``consistent`` would add a round trip between the servers to each read.
+Reads use Consul's default mode: the leader answers. A stale read could show a dead agent as alive, or a lock that has
+changed hands. A deposed leader may still answer for a moment; the check of the modify index in every change covers
+that. ``consistent`` would add a round trip between the servers to each read.
 
 A name never enters a URL where it could become a path. Consul's server unquotes a path before it resolves ``..`` in
 it, so ``/v1/kv/locks%2F..%2F..%2Foperator%2F...`` would be a request to ``/v1/operator`` with the token's rights.
-Transactions, which carry names as JSON, change the keys. Only a key whose value is too large for one goes by
-``/v1/kv/``, and only if its name has no segment that could be resolved.
+Transactions, which carry names as JSON, change the keys. Only a key whose value is too large for a transaction uses
+``/v1/kv/``, and only if no segment of its name could be resolved.
 
-Measured on Consul 1.8.7, where nothing else is said.
+Measured on Consul 1.8.7, unless noted otherwise.
 """
 
 from __future__ import annotations
@@ -49,13 +49,13 @@ if TYPE_CHECKING:
     from .http import Answer, Guard
 
 T = TypeVar("T")
-Op = dict[str, Any]  # one operation of a transaction, as Consul's API has it
+Op = dict[str, Any]  # one operation of a transaction, in the form of Consul's API
 
-MAX_OPS = 64  # https://developer.hashicorp.com/consul/api-docs/txn; more is a 413
+MAX_OPS = 64  # https://developer.hashicorp.com/consul/api-docs/txn; more gets a 413
 MAX_VALUES = 256 * 1024  # characters of values in one transaction: its body may have 512 KiB (txn_max_req_len)
 MAX_AUTHORIZATIONS = 64
 
-# The longest body of a transaction: limits.txn_max_req_len, whose default this is.
+# The longest body of a transaction: the default of limits.txn_max_req_len.
 MAX_TRANSACTION_BYTES = 512 * 1024
 
 _SERF_HEALTH = "serfHealth"
@@ -71,10 +71,10 @@ class CatalogNode:
     """A node of the catalog.
 
     Attributes:
-        node_id: empty where no agent registered it.
-        lan: its tagged address ``lan``; empty without one.
-        other_addresses: its other tagged addresses. ``wan`` is often that of something in front of the node.
-        document: the row as Consul gave it.
+        node_id: empty if no agent registered the node.
+        lan: its tagged address ``lan``; empty if there is none.
+        other_addresses: its other tagged addresses. ``wan`` is often the address of a device in front of the node.
+        document: the row as returned by Consul.
     """
 
     name: str
@@ -112,13 +112,13 @@ class CatalogNode:
 
 @dataclass(frozen=True)
 class Session:
-    """A session. Consul names its node, and gives no id of it.
+    """A session. Consul gives its node's name, but not the node's id.
 
     Attributes:
-        behavior: what becomes of its keys when it ends: ``release`` or ``delete``.
-        lock_delay_seconds: how long its keys stay closed when it ends without having released them.
+        behavior: what happens to its keys when it ends: ``release`` or ``delete``.
+        lock_delay_seconds: how long its keys stay locked if it ends without releasing them.
         checks: the node checks that end it, for example ``serfHealth``.
-        document: the row as Consul gave it.
+        document: the row as returned by Consul.
     """
 
     session_id: str
@@ -131,9 +131,9 @@ class Session:
 
 @dataclass(frozen=True)
 class Key:
-    """A key of the KV store. ``value`` is in base64, as Consul gives and takes it; None is no value.
+    """A key of the KV store. ``value`` is in base64, the form that Consul uses; None if there is no value.
 
-    ``document`` is the row as Consul gave it.
+    ``document`` is the row as returned by Consul.
     """
 
     name: str
@@ -146,7 +146,7 @@ class Key:
 
 @dataclass(frozen=True)
 class Reading:
-    """Nodes (by name), the status of their agents (no entry without one), and keys, all of one moment."""
+    """Nodes and their agents' status by name (no entry without an agent), and keys, all read at the same moment."""
 
     nodes: Mapping[str, CatalogNode]
     agents: Mapping[str, str]
@@ -155,7 +155,7 @@ class Reading:
 
 @dataclass(frozen=True)
 class Member:
-    """An agent that gossip knows in the datacenter of the agent that was asked. ``server``: not a client agent."""
+    """An agent that gossip knows in the datacenter of the queried agent. ``server``: it is not a client agent."""
 
     name: str
     node_id: str
@@ -166,7 +166,7 @@ class Member:
 
 @dataclass(frozen=True)
 class OpFailure:
-    """Why one operation rolled a transaction back."""
+    """Why one operation rolled back a transaction."""
 
     index: int
     reason: str
@@ -178,7 +178,7 @@ class OpFailure:
 
 
 class Right(NamedTuple):
-    """A right as Consul's authorization has it; ``segment`` is a name, or a prefix with the empty one for all."""
+    """A right in the form of Consul's authorization. ``segment`` is a name or a prefix; empty means all."""
 
     resource: str
     access: str
@@ -191,11 +191,11 @@ class Right(NamedTuple):
 
 
 class RefusedError(ConfigurationError):
-    """Consul does not take the request as it is: 400, 413."""
+    """Consul refuses the request in this form: 400, 413."""
 
 
 def unlock(key: Key) -> list[Op]:
-    """Releases a lock, if the key is as it was read: value and flags stay, and no lock-delay begins."""
+    """Releases a lock if the key has not changed since it was read. Value and flags stay; no lock-delay begins."""
     return [
         {"KV": {"Verb": "check-index", "Key": key.name, "Index": key.modify_index}},
         {
@@ -211,96 +211,95 @@ def unlock(key: Key) -> list[Op]:
 
 
 def delete_key(key: Key) -> list[Op]:
-    """Deletes a key, if it is as it was read."""
+    """Deletes a key if it has not changed since it was read."""
     return [{"KV": {"Verb": "delete-cas", "Key": key.name, "Index": key.modify_index}}]
 
 
 def delete_node(node: CatalogNode) -> list[Op]:
-    """Deletes a node with its services, checks and sessions, if it is as it was read."""
+    """Deletes a node with its services, checks and sessions if it has not changed since it was read."""
     return [{"Node": {"Verb": "delete-cas", "Node": {"Node": node.name, "ModifyIndex": node.modify_index}}}]
 
 
 class ConsulCatalog(Protocol):
-    """A Consul cluster, asked for a batch at a time. The datacenter "" is that of the agent that is asked.
+    """A Consul cluster, called for a batch at a time. The datacenter "" is that of the queried agent.
 
-    Every method may raise a DecommissionError for the whole batch; where a value of the answer can be an error, it
-    stands for that name alone.
+    Every method may raise a DecommissionError for the whole batch. If the answer is by name, an error is the answer
+    for that name alone.
     """
 
     def prove_rights(self, datacenter: str, rights: Iterable[Right]) -> None:
-        """Raises AccessError, which names what is missing, unless the token has all of these rights."""
+        """Raises AccessError, naming what is missing, unless the token has all of these rights."""
 
     def nodes(self, datacenter: str) -> tuple[CatalogNode, ...]:
-        """Every node; never empty."""
+        """Returns every node; never empty."""
 
     def instance_nodes(self, datacenter: str, prefix: str) -> tuple[CatalogNode, ...]:
-        """The nodes whose meta ``instance_id`` begins so; with an empty prefix, all that have that meta.
+        """Returns the nodes whose meta ``instance_id`` has this prefix; with an empty prefix, all with that meta.
 
-        A prefix is of letters, digits and hyphens.
+        A prefix consists of letters, digits and hyphens.
         """
 
     def agents(self, datacenter: str) -> Mapping[str, str]:
-        """The status of every agent, by the name of its node: ``passing``, ``critical``."""
+        """Returns the status of every agent by node name: ``passing``, ``critical``."""
 
     def sessions(self, datacenter: str) -> tuple[Session, ...]:
-        """Every session."""
+        """Returns every session."""
 
     def read(self, datacenter: str, names: Sequence[str], prefixes: Sequence[str]) -> Reading:
-        """Those of the nodes that exist, with the status of their agents, and the keys under the prefixes.
+        """Reads the nodes that exist, the status of their agents, and the keys under the prefixes.
 
-        Consul compares node names without regard to case.
+        Consul ignores case in node names.
         """
 
     def members(self) -> tuple[Member, ...]:
-        """The agents that gossip knows in the agent's own datacenter."""
+        """Returns the agents that gossip knows in the agent's own datacenter."""
 
     def node_documents(
         self, datacenter: str, names: Iterable[str]
     ) -> Mapping[str, Mapping[str, Any] | DecommissionError | None]:
-        """Each node with all that is registered on it, for audit.
+        """Reads each node with everything registered on it, for the audit.
 
-        Of the form ``{"Node": {...}, "Services": [{...}], "Checks": [{...}]}``, with rows as Consul gives them; None
-        where there is none. Consul leaves out services that the token may not read (service:read).
+        The form is ``{"Node": {...}, "Services": [{...}], "Checks": [{...}]}``, with rows as returned by Consul; None
+        if the node does not exist. Consul leaves out services that the token may not read (service:read).
         """
 
     def transact(self, datacenter: str, ops: Sequence[Op], guard: Guard | None = None) -> tuple[OpFailure, ...]:
-        """Carries out all of the operations (at most 64), or none; returns the operations that failed."""
+        """Carries out all operations (at most 64) or none; returns the operations that failed."""
 
     def release(self, datacenter: str, key: Key, guard: Guard | None = None) -> bool:
-        """Releases one lock, also one whose value is too large for a transaction with others.
+        """Releases one lock, even if its value is too large for a transaction with others.
 
-        False when its session does not hold it any more, or the key changed since it was read.
+        False if its session no longer holds it, or if the key has changed since it was read.
 
         Raises:
-            PermanentError: its value is too large for a transaction, and its name cannot enter a URL.
+            PermanentError: the value is too large for a transaction, and the name cannot be part of a URL.
         """
 
     def destroy_sessions(
         self, datacenter: str, session_ids: Iterable[str], guard: Guard | None = None
     ) -> Mapping[str, DecommissionError | None]:
-        """Destroys sessions; one that is gone already is a success."""
+        """Destroys sessions. A session that is already gone is a success."""
 
     def force_leave(self, names: Iterable[str], guard: Guard | None = None) -> Mapping[str, DecommissionError | None]:
-        """Puts failed agents out of the agent's own datacenter for good; no member of that name is a success.
+        """Removes failed agents from the agent's own datacenter permanently. A name without a member is a success.
 
-        Never of a living agent: Consul drops its node, and its sessions and locks with it, for up to a minute.
+        Never call it for a live agent: Consul drops its node with sessions and locks for up to a minute.
         """
 
     def put_key_if_absent(self, datacenter: str, key: Key, guard: Guard | None = None) -> bool:
-        """Writes a key, with value and flags and without a session; False where one of that name exists."""
+        """Writes a key with value and flags, without a session. False if a key of that name exists."""
 
     def register_node_if_absent(
         self, datacenter: str, document: Mapping[str, Any], guard: Guard | None = None
     ) -> bool:
-        """Registers a node with its services and checks, as `node_documents` gave them; False where one of that name
-        exists.
+        """Registers a node with its services and checks from `node_documents`. False if a node of that name exists.
 
-        Its serfHealth check stays out: with it, Consul's leader would remove a node that is no member of gossip.
+        Leaves out the serfHealth check: with it, Consul's leader would remove a node that is not a member of gossip.
         """
 
 
 class _StatusError(Exception):
-    """An answer other than 2xx."""
+    """An answer with a status other than 2xx."""
 
     def __init__(self, answer: Answer) -> None:
         super().__init__(answer.status)
@@ -310,14 +309,14 @@ class _StatusError(Exception):
 
 
 class _Transport:
-    """What py-consul, and this module for changes, send by."""
+    """Sends the requests of py-consul, and this module's changes."""
 
     def __init__(self, http: Http, url: str) -> None:
         self.http = http
         self._url = url
 
     def get(self, callback: Any, path: str, params: Any = None, headers: Any = None) -> Any:  # noqa: ARG002
-        """As py-consul asks for it. The token is in the session's headers: py-consul leaves it out of some calls."""
+        """Called by py-consul. The session's headers hold the token, because py-consul omits it from some calls."""
         answer = self.send("GET", path, params)
         return callback(Response(answer.status, answer.headers, answer.text))
 
@@ -331,10 +330,10 @@ class _Transport:
         repeatable: bool = True,
         guard: Guard | None = None,
     ) -> Answer:
-        """Sends a request; what is not a fixed part of ``path`` is a `_segment`.
+        """Sends a request. Every variable part of ``path`` is a `_segment`.
 
-        Repeated where a connection broke: every change of ours may be sent twice, because it names what it expects
-        to find, or makes nothing of a repetition.
+        Repeats it if a connection broke. Every change may be sent twice, because it names the state that it expects
+        or has no effect when repeated.
 
         Raises:
             _StatusError: for any status other than 2xx.
@@ -354,7 +353,7 @@ class _Transport:
 
 
 class _Api(Consul):
-    """py-consul over our transport; it takes nothing from the environment."""
+    """py-consul over this module's transport. It takes nothing from the environment."""
 
     def __init__(self, transport: _Transport) -> None:
         self._ours = transport
@@ -366,16 +365,16 @@ class _Api(Consul):
 
 
 class PyConsulCatalog:
-    """The real cluster, over py-consul.
+    """The real Consul cluster, called through py-consul.
 
     Args:
         settings: the agent's URL, and limits.
-        token: the ACL token; None where ACLs are off, or the anonymous token is to serve.
-        deadline: gives the deadline of the invocation that asks.
-        tls: which certificates are trusted, and which one is presented (`tls.add_client_certificate`).
+        token: the ACL token; None if ACLs are off or the anonymous token is used.
+        deadline: returns the deadline of the current invocation.
+        tls: the trusted authorities, and the client certificate to present (`tls.add_client_certificate`).
 
     Raises:
-        ConfigurationError: the token cannot be one.
+        ConfigurationError: the token cannot be valid.
     """
 
     def __init__(
@@ -388,7 +387,7 @@ class PyConsulCatalog:
         self._host = host_of(settings.url)
         token = (token or "").strip()
         if not token.isascii() or not token.isprintable():
-            raise ConfigurationError("secret consul_token: an ACL token has printable ASCII characters only")
+            raise ConfigurationError("secret consul_token: an ACL token consists of printable ASCII characters only")
         self._http = Http(
             f"Consul {self._host}",
             deadline,
@@ -406,7 +405,7 @@ class PyConsulCatalog:
         self._http.close()
 
     def prove_rights(self, datacenter: str, rights: Iterable[Right]) -> None:
-        # Asked for each batch: nothing else shows that a right was lost, because Consul only leaves rows out.
+        # Checked for each batch: otherwise a lost right would go unnoticed, because Consul only leaves out rows.
         for some in chunks(dict.fromkeys(rights), MAX_AUTHORIZATIONS):
             missing = self._missing(datacenter, some)
             if missing:
@@ -415,7 +414,7 @@ class PyConsulCatalog:
                 )
 
     def _missing(self, datacenter: str, rights: Sequence[Right]) -> list[Right]:
-        """Consul's own judgement of the token, which its user interface asks for as well."""
+        """Asks Consul to evaluate the token's rights, through the endpoint of its user interface."""
         asked = [{"Resource": r.resource, "Access": r.access, "Segment": r.segment} for r in rights]
         path = "/v1/internal/acl/authorize"
         try:
@@ -424,11 +423,11 @@ class PyConsulCatalog:
             return [right for right, yes in zip(rights, allowed, strict=True) if not yes]
         except _StatusError as error:
             if error.status == 401 and "disabled" in error.said:
-                return []  # ACLs are off: everybody may do everything
+                return []  # ACLs are off: everything is allowed
             if error.status in (404, 405):
                 raise ConfigurationError(
-                    f"Consul {self._host} answers POST {path} with {error.status}, so it cannot be proven that the "
-                    "token sees all there is; let that path through, or use an agent that has it"
+                    f"Consul {self._host} answers POST {path} with {error.status}, so the token's rights cannot be "
+                    "checked. Let that path through, or use an agent that has it"
                 ) from None
             raise self._judged(error, "check the token's permissions", datacenter) from None
         except (ValueError, RecursionError, LookupError, TypeError):
@@ -440,7 +439,7 @@ class PyConsulCatalog:
             return tuple(_node(row) for row in rows)
 
         nodes = self._call(read, "read nodes (node:read)", datacenter)
-        if not nodes:  # the servers at least are there
+        if not nodes:  # there are always the servers
             raise AccessError(f"Consul {self._host}: the token sees no node (node:read){_in(datacenter)}")
         return nodes
 
@@ -449,7 +448,7 @@ class PyConsulCatalog:
             raise ValueError(f"prefix {prefix!r} would change the filter")
 
         def read() -> tuple[CatalogNode, ...]:
-            # Consul says of a node without the meta that it matches: so that is asked for as well.
+            # In Consul's filter, a node without the meta matches too, so its presence is required as well.
             wanted = "instance_id in Meta"
             if prefix:
                 wanted += f' and Meta.instance_id matches "^{prefix}"'
@@ -483,7 +482,7 @@ class PyConsulCatalog:
     def _read_by_name(
         self, datacenter: str, names: Sequence[str], tree: Sequence[Op]
     ) -> tuple[dict[str, CatalogNode], dict[str, str], list[Key]]:
-        """One transaction that only reads. What it asks for and is not there rolls it back: then without that."""
+        """Sends one read-only transaction. A missing item rolls it back; it is then sent again without that item."""
         ops = [{"Node": {"Verb": "get", "Node": {"Node": name}}} for name in names]
         ops += [{"Check": {"Verb": "get", "Check": {"Node": name, "CheckID": _SERF_HEALTH}}} for name in names]
         ops += tree
@@ -495,7 +494,7 @@ class PyConsulCatalog:
                 return self._sorted_out(results)
             absent = {failure.index for failure in failures}
             ops = [op for index, op in enumerate(ops) if index not in absent]
-        raise TransientError(f"Consul {self._host}: nodes come and go faster than they can be read")
+        raise TransientError(f"Consul {self._host}: nodes change faster than they can be read")
 
     def _sorted_out(self, results: Any) -> tuple[dict[str, CatalogNode], dict[str, str], list[Key]]:
         nodes: dict[str, CatalogNode] = {}
@@ -552,7 +551,7 @@ class PyConsulCatalog:
                 return None
             checks = read(f"/v1/health/node/{quoted}")
             try:
-                # A later Consul answers an object without a node instead of null.
+                # Newer Consul versions answer an object without a node instead of null.
                 if not found["Node"]:
                     return None
                 return {"Node": _row(found["Node"]), "Services": _rows(found["Services"]), "Checks": _rows(checks)}
@@ -613,7 +612,7 @@ class PyConsulCatalog:
         *,
         repeatable: bool = True,
     ) -> bool:
-        """Writes a key by a transaction, or by its URL, which takes larger values. False: it is not as expected."""
+        """Writes a key by transaction, or by URL, which allows larger values. False: the key is not as expected."""
         if len(_body(ops)) > MAX_TRANSACTION_BYTES and _is_addressable(key.name):
             path, value = f"/v1/kv/{segment(key.name)}", base64.b64decode(key.value or "")
             query = [*_dc(datacenter), *params]
@@ -704,10 +703,10 @@ class PyConsulCatalog:
         )
 
     def _unknown_datacenter(self, datacenter: str) -> DecommissionError:
-        """Consul has the same words for a datacenter that never was and for one that is out of reach.
+        """Distinguishes a wrong datacenter name from an unreachable datacenter: Consul's error is the same for both.
 
-        It goes on listing one whose servers died, and calls it by another error, so one that it does not list is
-        a wrong name.
+        Consul still lists a datacenter whose servers died, and reports another error for it. A datacenter that it
+        does not list is a wrong name.
         """
         try:
             known = self._api.catalog.datacenters()
@@ -716,16 +715,16 @@ class PyConsulCatalog:
         if not isinstance(known, list) or datacenter in known:
             return TransientError(f"Consul {self._host} has no path to datacenter {datacenter}")
         listed = ", ".join(map(str, known))
-        return ConfigurationError(f"Consul {self._host} knows no datacenter {datacenter}; it knows {listed}")
+        return ConfigurationError(f"Consul {self._host} does not know datacenter {datacenter}; it knows {listed}")
 
     def _unreadable(self, what: str) -> TransientError:
         return TransientError(f"Consul {self._host} gave an unreadable answer to {what}")
 
 
 def _is_addressable(name: str) -> bool:
-    """Whether the name stays one segment of a path on its whole way.
+    """Returns whether the name always remains one segment of a path.
 
-    Consul's server answers 301 for a path that, unquoted, holds ``.``, ``..`` or ``//``; others may follow it.
+    Consul's server answers 301 for a path that, unquoted, contains ``.``, ``..`` or ``//``; clients may follow.
     """
     *parents, last = name.replace("\\", "/").split("/")
     try:
@@ -736,14 +735,14 @@ def _is_addressable(name: str) -> bool:
 
 
 def _not_sent(kind: str, name: str) -> str:
-    return f"{kind} {name[:200]!r} is not sent in a URL: Consul's server would take it for another path"
+    return f"{kind} {name[:200]!r} is not sent in a URL: Consul's server would resolve it to another path"
 
 
 def _segment(kind: str, name: str) -> str:
-    """The name as one segment of a path.
+    """Quotes the name as one segment of a path.
 
     Raises:
-        PermanentError: it would not stay one.
+        PermanentError: the name would not remain one segment.
     """
     if not _is_addressable(name):
         raise PermanentError(_not_sent(kind, name))
@@ -755,7 +754,7 @@ def _body(ops: Sequence[Op]) -> bytes:
 
 
 def _registration(document: Mapping[str, Any]) -> list[Op]:
-    """What registers a node that must not exist, and what was registered on it: index 0 is "there is none"."""
+    """Builds the operations that register a node and everything on it. Index 0 requires that it does not exist."""
 
     def fresh(row: Mapping[str, Any], without: Sequence[str] = ()) -> dict[str, Any]:
         kept = {name: value for name, value in row.items() if name not in ("CreateIndex", *without)}
@@ -787,7 +786,7 @@ def _text(row: Any, name: str) -> str:
 
 
 def _maybe(row: Any, name: str) -> str:
-    """A text that may be missing."""
+    """Reads a text that may be missing."""
     value = row.get(name)
     if value is not None and not isinstance(value, str):
         raise ValueError(name)
@@ -808,7 +807,7 @@ def _row(value: Any) -> Mapping[str, Any]:
 
 
 def _rows(value: Any) -> list[Mapping[str, Any]]:
-    """The rows of a list, or of an object by id; null is none."""
+    """Returns the rows of a list, or of an object by id; none for null."""
     rows = value.values() if isinstance(value, dict) else value or ()
     return [_row(row) for row in rows]
 

@@ -1,4 +1,4 @@
-"""EC2 in one place: what an instance is, and what exists now."""
+"""EC2 in one place: describes instances, and finds who has an address now."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 # https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/ec2-instance-lifecycle.html
 LIVING_STATES = ("pending", "running", "stopping", "stopped")
-FILTER_VALUES = 200  # the most that EC2 takes in one filter
+FILTER_VALUES = 200  # the most values that EC2 allows in one filter
 _PAGE = 1000
 # https://docs.aws.amazon.com/AWSEC2/latest/APIReference/errors-overview.html
 _FILTER_REFUSED = {"InvalidParameterValue", "InvalidFilter", "FilterLimitExceeded"}
-_IDS = 100  # asked for by id at once; an answer by id has no pages
+_IDS = 100  # ids per request; answers by id are not paginated
 _ID = re.compile(r"\bi-[0-9a-f]+\b")
 
 
@@ -42,17 +42,17 @@ class Description:
 
     @property
     def lives(self) -> bool:
-        """Pending, running, stopping or stopped."""
+        """Whether the state is pending, running, stopping or stopped."""
         return self.state in LIVING_STATES
 
     def instance(self) -> Instance:
-        """The instance as this description alone shows it."""
+        """Returns the instance as this description alone shows it."""
         return Instance(self.instance_id, state=self.state).learn(self.facts)
 
 
 @dataclass(frozen=True)
 class Interface:
-    """A network interface that exists now. ``instance_id`` is None if it is attached to no instance."""
+    """A network interface that exists now. ``instance_id`` is None if it is not attached to an instance."""
 
     interface_id: str
     vpc_id: str | None
@@ -61,7 +61,7 @@ class Interface:
 
     @property
     def owner(self) -> str:
-        """Who has it, in words."""
+        """A description of who has the interface."""
         return self.instance_id or f"{self.interface_id} ({self.description or 'network interface'})"
 
 
@@ -69,31 +69,31 @@ class Ec2(Protocol):
     """EC2 in one account and region. Every call may raise TransientError or AccessError."""
 
     def describe(self, instance_ids: Iterable[str]) -> Mapping[str, Description]:
-        """The instances that EC2 still knows; no entry for the others."""
+        """Describes the instances that EC2 still knows. The others have no entry."""
 
     def living(self, filters: Mapping[str, Iterable[str]]) -> Iterator[Description]:
-        """All living instances that match EC2's own filters; without filters, all living instances."""
+        """Yields all live instances that match EC2's own filters; without filters, all live instances."""
 
     def ask_by_id(self, instance_ids: Iterable[str]) -> Mapping[str, Description | None]:
-        """EC2's answer for each id when it is asked for that id; None if it says that the id does not exist.
+        """Returns EC2's answer for each id, queried by id; None if EC2 says that the id does not exist.
 
-        Every id has an entry. Unlike with ``describe``, an answer that lacks one is an error.
+        Every id has an entry. Unlike with ``describe``, a missing answer is an error.
         """
 
     def interfaces(self, addresses: Iterable[str]) -> Mapping[str, tuple[Interface, ...]]:
-        """The network interfaces that have each address now."""
+        """Returns the network interfaces that have each address now."""
 
     def elastic_ips(self, addresses: Iterable[str]) -> frozenset[str]:
-        """Those of the addresses that are allocated to the account as Elastic IPs."""
+        """Returns the addresses that are allocated to the account as Elastic IPs."""
 
 
 class BotoEc2:
     """EC2 through boto3.
 
     Args:
-        client: returns a boto3 ``ec2`` client. It may raise what assuming the member's role raises.
+        client: returns a boto3 ``ec2`` client. May raise the errors of assuming the member's role.
         place: the client's account and region.
-        together: runs several requests at once.
+        together: runs several requests concurrently.
     """
 
     def __init__(self, client: Callable[[], Any], place: Place, together: Together = in_turn) -> None:
@@ -106,7 +106,7 @@ class BotoEc2:
         return self._make_client()
 
     def describe(self, instance_ids: Iterable[str]) -> Mapping[str, Description]:
-        # A filter, not InstanceIds: one id that EC2 has forgotten would make the whole call an error.
+        # Uses a filter, not InstanceIds: one id that EC2 has forgotten would fail the whole call.
         found: dict[str, Description] = {}
         pieces = chunks(dict.fromkeys(instance_ids), FILTER_VALUES)
         self._together([partial(self._describe_some, some, found) for some in pieces], READS_AT_ONCE)
@@ -125,7 +125,7 @@ class BotoEc2:
         return found
 
     def _ask(self, instance_ids: Sequence[str]) -> dict[str, Description | None]:
-        """EC2 refuses the whole call for ids that it does not know, and names them; the rest is asked again."""
+        """Queries by id. EC2 refuses the whole call for unknown ids and names them; the others are queried again."""
         found: dict[str, Description | None] = {}
         asked = list(instance_ids)
         while asked:
@@ -141,9 +141,7 @@ class BotoEc2:
                     named = set(_ID.findall(str(error.response["Error"].get("Message", ""))))
             unknown = [instance_id for instance_id in asked if instance_id in named]
             if not unknown:
-                raise TransientError(
-                    f"EC2 in {self.place} reports ids that do not exist, but none that were asked for"
-                )
+                raise TransientError(f"EC2 in {self.place} reports unknown ids, but none of the queried ones")
             found |= dict.fromkeys(unknown)
             asked = [instance_id for instance_id in asked if instance_id not in named]
         if silent := [instance_id for instance_id in instance_ids if instance_id not in found]:
@@ -217,7 +215,7 @@ class BotoEc2:
         except DecommissionError as error:
             if not _filter_refused(error):
                 raise
-            # EC2-compatible endpoints do not know every filter: read all, and let the caller choose.
+            # EC2-compatible endpoints may not support every filter: read all, and let the caller choose.
             answers += list(self._interfaces([]))
 
     def _interfaces(self, filters: list[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
@@ -234,7 +232,7 @@ class BotoEc2:
         return wanted & found
 
     def _elastic_ips(self, addresses: list[str], found: set[str]) -> None:
-        # A filter, not PublicIps: one address that is not allocated would make the whole call an error.
+        # Uses a filter, not PublicIps: one address that is not allocated would fail the whole call.
         filters = [{"Name": "public-ip", "Values": addresses}]
         with aws_errors(f"describe Elastic IPs in {self.place} (ec2:DescribeAddresses)"):
             answer = self._client.describe_addresses(Filters=filters)

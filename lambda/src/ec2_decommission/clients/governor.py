@@ -15,23 +15,23 @@ if TYPE_CHECKING:
 
     from ..config import ZoneSettings
 
-# Route 53's bucket of an account holds five seconds of its rate (50 requests, 10 a second), and so does each share.
+# Route 53's token bucket per account holds five seconds of its rate (50 requests, 10 a second). Each share does too.
 # https://docs.aws.amazon.com/Route53/latest/DeveloperGuide/DNSLimitations.html
 BURST_SECONDS = 5.0
-_LEAST = 1 / 8  # of the rate: throttling slows a governor down to this, and not further
+_LEAST = 1 / 8  # of the rate: throttling never slows a governor below this
 _RECOVERY = 1.1  # the rate grows by this factor with each request that is not throttled
 
 
 class Governor:
     """A token bucket: one for each execution environment and account that owns zones.
 
-    ``queue.max_concurrency`` environments run at once, so each gets that share of the account's rate. Other software
-    of the account uses the same bucket: when AWS throttles all the same, the rate halves, and then recovers.
+    Up to ``queue.max_concurrency`` environments run at once, so each gets that share of the account's rate. Other
+    software in the account uses the same quota: if AWS still throttles, the rate halves and then recovers.
 
     Args:
         per_second: requests a second.
-        needed_seconds: the longest that one request may take.
-        now: seconds, of a clock that only goes forward.
+        needed_seconds: the longest time that one request may take.
+        now: a monotonic clock, in seconds.
         sleep: waits that many seconds.
 
     Example:
@@ -58,10 +58,10 @@ class Governor:
         self._at = now()
 
     def wait(self) -> None:
-        """Waits until one more request keeps to the rate.
+        """Waits until the rate allows one more request.
 
         Raises:
-            OutOfTime: the request could not be finished before the deadline. Nothing was taken from the bucket.
+            OutOfTime: the request could not finish before the deadline. No token was taken from the bucket.
         """
         with self._lock:
             self._refill()
@@ -77,14 +77,14 @@ class Governor:
             self._sleep(seconds)
 
     def throttled(self) -> None:
-        """AWS throttled a request: empties the bucket and halves the rate."""
+        """Records a throttled request: empties the bucket and halves the rate."""
         with self._lock:
             self._refill()
             self._tokens = min(self._tokens, 0.0)
             self._rate = max(self._rate / 2, self.per_second * _LEAST)
 
     def answered(self) -> None:
-        """AWS took a request: the rate recovers a little."""
+        """Records an accepted request: the rate recovers a little."""
         with self._lock:
             self._refill()
             self._rate = min(self._rate * _RECOVERY, self.per_second)
@@ -96,10 +96,10 @@ class Governor:
 
 
 def governors(zones: Iterable[ZoneSettings], per_second: float, own_account: str = "") -> Callable[[str], Governor]:
-    """The governor of each zone, by zone id: one for each account that owns zones.
+    """Returns the governor of each zone, by zone id. Zones of the same account share a governor.
 
     Args:
-        own_account: the function's own, which owns the zones that name no role.
+        own_account: the function's own account, which owns the zones without a role.
     """
     accounts = {zone.zone_id: zone.role_arn.split(":")[4] if zone.role_arn else own_account for zone in zones}
     by_account = {account: Governor(per_second) for account in accounts.values()}

@@ -1,8 +1,8 @@
 """HTTP for Chef, Consul and the HTTP steps: pooled connections, limits of time and size, and this package's errors.
 
 A request goes to exactly the URL that the caller gives: no proxy, no redirect, no ``.netrc``, no cookie, and no
-library that "normalizes" the path on its way. A path with a segment ``.`` or ``..``, however it is written, is never
-sent, because somebody on the way would resolve it. Names enter a URL through `segment` only.
+library that "normalizes" the path. A path with a segment ``.`` or ``..``, in any spelling, is never sent, because
+a server or proxy would resolve it. Names enter a URL only through `segment`.
 
 ::
 
@@ -47,16 +47,16 @@ Guard = Callable[[], None]
 _CONNECT_SECONDS = 5.0
 _MOST_BYTES = 64 * 1024 * 1024
 _LONGEST_RETRY_AFTER_SECONDS = 24 * 3600.0
-# So many calls of one batch may fail to reach the server; then the rest is handed back without trying.
+# After this many calls of a batch could not reach the server, the rest fail without being tried.
 _LOST_CALLS = 3
 
-# What RFC 9110, 5.6.2 and 5.5, allows; values are printable ASCII here.
+# Allowed by RFC 9110, 5.6.2 and 5.5; values are limited to printable ASCII here.
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HEADER_VALUE = re.compile(r"[\x20-\x7e]*")
 _URL = re.compile(r"[\x21-\x7e]+")
 
 _UNKNOWN_AUTHORITY = (18, 19, 20, 21)  # X509_V_ERR_*: no trusted authority signed it
-# The alerts by which a server refuses a client's certificate, or misses one.
+# The alerts by which a server refuses or misses a client certificate.
 _CLIENT_CERTIFICATE = (
     "CERTIFICATE_REQUIRED",
     "BAD_CERTIFICATE",
@@ -70,11 +70,11 @@ _CLIENT_CERTIFICATE = (
 
 
 class UnreachableError(TransientError):
-    """The server was not reached, or did not answer."""
+    """The server could not be reached, or did not answer."""
 
 
 class NoConnectionError(UnreachableError):
-    """No connection, or it broke. ``broken`` says that it had been there, so the request may have been read."""
+    """No connection could be made, or it broke. ``broken``: it existed, so the server may have read the request."""
 
     broken = False
 
@@ -85,13 +85,13 @@ class NoAnswerError(UnreachableError):
 
 @dataclass(frozen=True)
 class Answer:
-    """What a server answered, whatever the status.
+    """A server's answer, with any status.
 
     Attributes:
-        headers: by name, without regard to case.
-        body: decoded as its Content-Encoding says.
-        repeated: the connection broke after the request was sent, and it was sent once more: what it asks for may
-            have been done by the first.
+        headers: by name, ignoring case.
+        body: decoded according to its Content-Encoding.
+        repeated: the connection broke after the request was sent, and the request was sent again. The first request
+            may already have taken effect.
     """
 
     status: int
@@ -105,7 +105,7 @@ class Answer:
 
     @property
     def is_transient(self) -> bool:
-        """Whether the status is that of a failure that is expected to pass by itself."""
+        """Whether the status is that of a transient failure."""
         return self.status in (408, 425, 429) or self.status >= 500
 
     @property
@@ -113,7 +113,7 @@ class Answer:
         return self.body.decode(errors="replace").strip()
 
     def json(self) -> Any:
-        """The parsed body; ValueError where it is not JSON."""
+        """Parses the body. Raises ValueError if it is not JSON."""
         try:
             return json.loads(self.body)
         except RecursionError:
@@ -121,33 +121,33 @@ class Answer:
 
     @property
     def retry_after_seconds(self) -> float | None:
-        """The header Retry-After, which is a number of seconds or a date; None without one."""
+        """The header Retry-After, a number of seconds or a date, in seconds; None if it is missing."""
         value = self.headers.get("Retry-After", "").strip()
         if re.fullmatch(r"[0-9]{1,9}", value):
             seconds = float(value)
         else:
             try:
                 seconds = (email.utils.parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds()
-            except (ValueError, TypeError):  # the latter: a date without its zone
+            except (ValueError, TypeError):  # TypeError: a date without a time zone
                 return None
         return min(max(0.0, seconds), _LONGEST_RETRY_AFTER_SECONDS)
 
     def failure(self, text: str) -> TransientError:
-        """The error for a transient status; it carries ``retry_after_seconds``."""
+        """Returns the error for a transient status, with ``retry_after_seconds``."""
         error = TransientError(text)
         error.retry_after_seconds = self.retry_after_seconds
         return error
 
 
 def segment(value: str) -> str:
-    """The value as one segment of a URL's path, fully quoted.
+    """Quotes the value as one segment of a URL's path.
 
     >>> segment("locks/a b")
     'locks%2Fa%20b'
 
     Raises:
-        ValueError: it is empty, ``.`` or ``..``, which no quoting keeps from being resolved, or it is not text
-            that can be encoded.
+        ValueError: it is empty, ``.`` or ``..``, which servers resolve even if quoted, or it is text that cannot be
+            encoded.
     """
     if value in ("", ".", ".."):
         raise ValueError(f"{value!r} cannot be one segment of a URL")
@@ -155,12 +155,12 @@ def segment(value: str) -> str:
 
 
 def host_of(url: str) -> str:
-    """Host and port of a URL, for messages; never its user and password."""
+    """Returns host and port of a URL, for messages, without user and password."""
     return urlsplit(url).netloc.rpartition("@")[2]
 
 
 def _split(url: str) -> SplitResult:
-    """The parts of a URL; all empty where it is none. A line break in it would be dropped silently."""
+    """Splits a URL; all parts are empty if it is not one. (urlsplit would silently drop a line break.)"""
     try:
         return urlsplit(url if _URL.fullmatch(url) else "")
     except ValueError:
@@ -171,16 +171,16 @@ class Http:
     """Requests to one system.
 
     Args:
-        system: what messages call it, for example ``Consul consul.example.com:8501``.
-        deadline: gives the deadline of the invocation that asks.
-        timeout_seconds: the most that one attempt may take, from connecting to the last byte.
-        tls: which certificates are trusted and presented; the public authorities by default.
+        system: the system's name in messages, for example ``Consul consul.example.com:8501``.
+        deadline: returns the deadline of the current invocation.
+        timeout_seconds: the longest time for one attempt, from connecting to the last byte.
+        tls: the TLS context; trusts the public authorities by default.
         headers: sent with every request.
-        connections: how many are kept open.
-        max_bytes: the longest answer.
+        connections: the number of connections to keep open.
+        max_bytes: the longest allowed answer.
 
     Raises:
-        ConfigurationError: a header cannot be sent; its value is not quoted.
+        ConfigurationError: a header cannot be sent. The error does not quote its value.
     """
 
     def __init__(
@@ -223,19 +223,19 @@ class Http:
         """Sends a request and reads the whole answer, of any status.
 
         Args:
-            url: goes out as it stands; quote what you put in.
+            url: sent unchanged; quote variable parts.
             what: the request in messages; by default method and path, without the query.
-            repeatable: the request may take effect twice. It is then sent once more where an open connection broke
-                before the answer came, as a pooled one that idled may.
-            guard: raises where the request must not be sent any more. It is called before each attempt, and again
-                right before the first byte where a connection had to be opened. What it raises is raised here.
+            repeatable: the request may take effect twice. It is then sent again if an open connection broke
+                before the answer came, as idle pooled connections may.
+            guard: raises if the request must not be sent any more. It is called before each attempt and, if a
+                connection had to be opened, again right before the first byte. Its errors are raised here.
 
         Raises:
-            ConfigurationError: the URL or a header cannot be sent, or TLS fails for a reason that stays.
-            PermanentError: the path has a segment that would be resolved.
-            NoConnectionError, NoAnswerError: as they say.
+            ConfigurationError: the URL or a header cannot be sent, or TLS fails permanently.
+            PermanentError: the path has a segment that a server would resolve.
+            NoConnectionError, NoAnswerError: no connection, or no answer in time.
             TransientError: the answer cannot be read.
-            OutOfTime: too little time is left to begin.
+            OutOfTime: too little time is left to start.
         """
         parts = _split(url)
         what = what or f"{method} {parts.path}"
@@ -264,21 +264,21 @@ class Http:
         seen = unquote(parts.path).replace("\\", "/").split("/")
         if "." in seen or ".." in seen:
             raise PermanentError(
-                f"{self.system}: {what} is not sent: its path has a segment . or .., which a server resolves, so the "
-                "request would go elsewhere"
+                f"{self.system}: {what} was not sent: its path has a segment . or .., which a server resolves, so "
+                "the request would go elsewhere"
             )
-        # Put in after requests, which resolves such segments, and unquotes what needs no quoting.
+        # Set after requests prepared the URL, because requests resolves such segments and unquotes characters.
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         prepared.url = f"{str(prepared.url).removesuffix('/')}{target}"
         return prepared
 
     def _checked(self, headers: Mapping[str, str]) -> dict[str, str]:
-        """The headers; said here what is wrong, as the library's own error would quote a token."""
+        """Checks headers before the library does, because the library's own error would quote a token."""
         checked = {name: value.strip() for name, value in headers.items()}
         for name, value in checked.items():
             if not _HEADER_NAME.fullmatch(name) or not _HEADER_VALUE.fullmatch(value):
                 raise ConfigurationError(
-                    f"{self.system}: the header {name!r} cannot be sent: it may have printable ASCII characters only"
+                    f"{self.system}: the header {name!r} cannot be sent: only printable ASCII characters are allowed"
                 )
         return checked
 
@@ -314,7 +314,7 @@ class Http:
                     f"{self.system} gave an answer to {what} of more than {self._max_bytes // 1024**2} MiB"
                 )
             if time.monotonic() > attempt.end:
-                raise NoAnswerError(f"{self.system} was too slow with its answer to {what}")
+                raise NoAnswerError(f"{self.system} took too long to answer {what}")
         return b"".join(parts)
 
     def _failure(self, error: Exception, attempt: Attempt, what: str, seconds: float) -> DecommissionError:
@@ -341,7 +341,7 @@ class Http:
             return ConfigurationError(text)
         reason = cause.reason or str(cause)[:200]
         if "WRONG_VERSION_NUMBER" in reason or "HTTP_REQUEST" in reason:
-            return ConfigurationError(f"{self.system} does not speak TLS there ({reason}): is its URL http://?")
+            return ConfigurationError(f"{self.system} does not use TLS there ({reason}). Is its URL http://?")
         if any(alert in reason for alert in _CLIENT_CERTIFICATE):
             return ConfigurationError(
                 f"{self.system} refuses the connection for {what} ({reason}): a client certificate is missing, or "
@@ -355,9 +355,9 @@ class Http:
 
 
 def each(items: Iterable[str], call: Callable[[str], T], workers: int) -> dict[str, T | DecommissionError]:
-    """Calls for each item, ``workers`` at a time; an item's error is its answer.
+    """Calls ``call`` for each item, ``workers`` at a time. An item's error is its answer.
 
-    A server that cannot be reached is not tried for all of a thousand items. Context variables are passed on.
+    Stops trying if the server cannot be reached. Context variables are passed on.
     """
     wanted = list(dict.fromkeys(items))
     lost: list[DecommissionError] = []
@@ -389,7 +389,7 @@ def _public_authorities() -> ssl.SSLContext:
 
 
 def _root_cause(error: BaseException) -> BaseException:
-    """The last link of the chain that the libraries make of an OSError, which is the readable one."""
+    """Returns the last error in the chain, the one with the readable text."""
     while error.__context__ is not None:
         error = error.__context__
     return error

@@ -1,17 +1,16 @@
-"""Makes PyChef 0.3.0, its last release, import on Python 3.11 to 3.13; ``chef`` is the imported package.
+"""Makes PyChef 0.3.0, its last release, importable on Python 3.11 to 3.13. ``chef`` is the imported package.
 
-What PyChef needs and no longer finds, and what it gets here (read in its source):
+PyChef needs the following, which no longer exists (read in its source):
 
-- ``chef.rsa`` loads ``libcrypto.so`` by ctypes, which the Lambda image has not, and asks
-  ``platform.linux_distribution``, which left Python 3.8. It is replaced whole, by a module backed by
-  ``cryptography``.
-- ``collections.Mapping`` and kin moved to ``collections.abc``; Python 3.10 dropped the old names.
-- ``pkg_resources`` left setuptools, and costs a cold start dearly where it is still there. PyChef uses its
-  ``parse_version`` only.
+- ``chef.rsa`` loads ``libcrypto.so`` with ctypes, which the Lambda image does not have, and calls
+  ``platform.linux_distribution``, which Python 3.8 removed. A module based on ``cryptography`` replaces it.
+- ``collections.Mapping`` and similar names moved to ``collections.abc``. Python 3.10 removed the old names.
+- ``pkg_resources`` was removed from setuptools and, where it still exists, is slow in a cold start. PyChef uses
+  only its ``parse_version``.
 
-The stand-ins are in place for the import alone. Afterwards the interpreter is as it was, but for
-``chef.rsa``, and PyChef's own modules, which keep what they were given. Python imports a module once and under
-a lock, so this needs no lock of its own.
+The replacements exist only during the import. Afterward the interpreter is unchanged, except for ``chef.rsa`` and
+PyChef's own modules, which keep their replacements. Python imports a module once and under a lock, so this needs no
+lock of its own.
 """
 
 from __future__ import annotations
@@ -44,10 +43,10 @@ class Key:
     """An RSA private key, with the interface of ``chef.rsa.Key`` that PyChef's requests use, and SHA-256 signatures.
 
     Args:
-        pem: the key as PEM. PyChef's own class takes a ``str`` for the path of a file; this one does not.
+        pem: the key as PEM. PyChef's own class treats a ``str`` as the path of a file; this one does not.
 
     Raises:
-        ConfigurationError: it is not such a key. The text says what is wrong, and never quotes the key.
+        ConfigurationError: it is not such a key. The text says what is wrong and never quotes the key.
     """
 
     public = False
@@ -59,9 +58,9 @@ class Key:
         return f"Key({self.key.key_size} bits)"
 
     def private_encrypt(self, value: str | bytes) -> bytes:
-        """Signs the bytes themselves, padded by PKCS#1 v1.5: ``RSA_private_encrypt`` in OpenSSL's words.
+        """Signs the bytes themselves with PKCS#1 v1.5 padding: ``RSA_private_encrypt`` in OpenSSL.
 
-        Versions 1.0 and 1.1 of Chef's signing protocol want this, without the usual digest and its name.
+        Versions 1.0 and 1.1 of Chef's signing protocol need this form, without a digest.
         """
         raw = value.encode() if isinstance(value, str) else value
         try:
@@ -74,7 +73,7 @@ class Key:
             ) from None
 
     def sign(self, value: bytes) -> bytes:
-        """Signs the SHA-256 of the bytes, by PKCS#1 v1.5, as version 1.3 of the protocol wants it."""
+        """Signs the SHA-256 of the bytes with PKCS#1 v1.5, as version 1.3 of the protocol requires."""
         try:
             return self.key.sign(value, PKCS1v15(), hashes.SHA256())
         except ValueError:
@@ -84,23 +83,23 @@ class Key:
 
 
 def _load_private_key(pem: bytes) -> RSAPrivateKey:
-    """The key. Whether its numbers are primes was checked when the package was built, which takes 0.1 s."""
+    """Loads the key. The build has already checked it; checking again would take 0.1 s."""
     text = pem.strip()
     if b"PUBLIC KEY-----" in text or b"CERTIFICATE-----" in text:
         raise ConfigurationError("chef_client_key holds a public key; the client's private key is needed")
     try:
         key = load_pem_private_key(text, password=None, unsafe_skip_rsa_key_validation=True)
     except TypeError:
-        raise ConfigurationError("chef_client_key is protected by a passphrase; store it without") from None
+        raise ConfigurationError("chef_client_key is protected by a passphrase; store the key without one") from None
     except (ValueError, UnsupportedAlgorithm):
         raise ConfigurationError("chef_client_key is not a private key in PEM form") from None
     if not isinstance(key, RSAPrivateKey):
-        raise ConfigurationError("chef_client_key is not an RSA key; Chef knows no other")
+        raise ConfigurationError("chef_client_key is not an RSA key; Chef accepts no other kind")
     return key
 
 
 def parse_version(version: str) -> tuple[int, ...]:
-    """Stands in for ``pkg_resources.parse_version``: PyChef compares plain versions such as 0.10.8."""
+    """Replaces ``pkg_resources.parse_version``: PyChef compares plain versions such as 0.10.8."""
     return tuple(int(number) for number in re.findall(r"\d+", version))
 
 
@@ -112,7 +111,7 @@ def _stand_in(name: str, **content: Any) -> ModuleType:
 
 @contextmanager
 def _stand_ins() -> Iterator[None]:
-    """The old names are there inside, and as they were outside."""
+    """Provides the old names inside the block and restores them afterward."""
     absent = object()
     module_before = sys.modules.get("pkg_resources", absent)
     names_before = {name: getattr(collections, name, absent) for name in _ABSTRACT_CLASSES}
@@ -138,7 +137,7 @@ def _import_chef() -> ModuleType:
     with _stand_ins():
         module = importlib.import_module("chef")
     module.__dict__["rsa"] = rsa
-    # PyChef asks for collections.Sequence and kin at run time too; its modules keep the names, nobody else does.
+    # PyChef uses collections.Sequence and similar names at run time too. Only its own modules keep them.
     for name, part in list(sys.modules.items()):
         if name.startswith("chef.") and getattr(part, "collections", None) is collections:
             part.__dict__["collections"] = collections.abc

@@ -1,4 +1,4 @@
-"""Route 53: record sets as they are listed, and changes that fail if a record set has changed since."""
+"""Route 53: listed record sets, and changes that fail if a record set has changed since."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ Key = tuple[str, str, str, str | None]  # zone id, name, type, set identifier
 Change = tuple[str, "Mapping[str, Any]"]  # DELETE or CREATE, and the raw record set
 
 PAGE = 300  # the most record sets that ListResourceRecordSets returns
-# Zones share the time that is left. Each gets so much in any case: no request begins in the last 8 seconds of it.
+# Zones share the time left. Each gets at least this much; no request starts in its last 8 seconds.
 LEAST_SECONDS = 2 * CALL_SECONDS
 _THROTTLED_CALLS = 4  # each of botocore's four attempts
-_MANY = 8  # of the names on one page
+_MANY = 8  # names on one page
 _HOOKS = "ec2-decommission-governor"
 _ESCAPE = re.compile(r"\\([0-7]{3})")
 _UNUSUAL = re.compile(r"[^a-z0-9_.*-]")
 
 
 def canonical(name: str) -> str:
-    r"""A DNS name as this package compares it: lower case, with the trailing dot, escapes resolved.
+    r"""Returns a DNS name in the form for comparison: lower case, with a trailing dot and without escapes.
 
     Route 53 lists ``*.example.com`` as ``\052.example.com.``.
     https://docs.aws.amazon.com/Route53/latest/DeveloperGuide/DomainNameFormat.html
@@ -50,7 +50,7 @@ def canonical(name: str) -> str:
 
 
 def is_record_name(name: str) -> bool:
-    """Whether Route 53 can hold a record of that canonical name. It refuses requests with any other name."""
+    """Returns whether Route 53 can hold a record of that canonical name. It refuses requests with other names."""
     return len(name) <= 255 and name.isascii() and all(0 < len(label) < 64 for label in name[:-1].split("."))
 
 
@@ -61,7 +61,7 @@ class Zone:
     Attributes:
         name: canonical.
         record_sets: the number of record sets when the zone was first read.
-        managed_by: the AWS service that made the zone, in words (Cloud Map, for example). None for all other zones.
+        managed_by: the AWS service that created the zone (Cloud Map, for example); None for all other zones.
     """
 
     zone_id: str
@@ -70,13 +70,13 @@ class Zone:
     managed_by: str | None = None
 
     def holds(self, name: str) -> bool:
-        """Whether a canonical name lies in the zone."""
+        """Returns whether a canonical name is in the zone."""
         return name == self.name or name.endswith("." + self.name)
 
 
 @dataclass(frozen=True)
 class RecordSet:
-    """A record set; ``raw`` is exactly as it was listed, for sending it back."""
+    """A record set. ``raw`` is exactly as listed, to be sent back."""
 
     zone_id: str
     name: str
@@ -89,7 +89,7 @@ class RecordSet:
 
     @classmethod
     def listed(cls, zone_id: str, raw: Mapping[str, Any]) -> RecordSet:
-        """The record set as ListResourceRecordSets returns it."""
+        """Parses a record set from ListResourceRecordSets."""
         return cls(
             zone_id=zone_id,
             name=canonical(raw["Name"]),
@@ -107,7 +107,7 @@ class RecordSet:
         return (self.zone_id, self.name, self.type, self.set_identifier)
 
     def without(self, values: Iterable[str]) -> RecordSet | None:
-        """The record set less these values; None if no value is left."""
+        """Returns the record set without these values; None if no value is left."""
         gone = set(values)
         kept = [r for r in self.raw["ResourceRecords"] if r["Value"] not in gone]
         return RecordSet.listed(self.zone_id, {**self.raw, "ResourceRecords": kept}) if kept else None
@@ -118,9 +118,9 @@ class Page:
     """Consecutive names of a zone, with all record sets at each of them.
 
     Attributes:
-        start: the first canonical name that the page shows.
-        end: the first name after it that the page does not show, or not completely. None at the end of the zone.
-        raw: the record sets as they were listed.
+        start: the first canonical name on the page.
+        end: the next name that the page shows not at all or only in part; None at the end of the zone.
+        raw: the record sets as listed.
         changed: names whose record sets were changed after the page was read.
     """
 
@@ -131,7 +131,7 @@ class Page:
     changed: frozenset[str] = frozenset()
 
     def shows(self, name: str) -> bool:
-        """Whether the page shows every record set at that name."""
+        """Returns whether the page shows every record set at that name."""
         return name not in self.changed and (name == self.start or _between(self.start, name, self.end))
 
 
@@ -156,19 +156,19 @@ class Zones(Protocol):
     """Route 53, as the step uses it. Every call may raise a DecommissionError."""
 
     def zone(self, zone_id: str) -> Zone:
-        """The hosted zone with that id."""
+        """Returns the hosted zone with that id."""
 
     def page(self, zone_id: str, name: str) -> Page:
-        """The names of the zone from that canonical name on."""
+        """Returns the names of the zone, starting at that canonical name."""
 
     def forget(self, zone_id: str, names: Iterable[str]) -> None:
-        """Whatever was kept of these names is out of date: the next ``page`` reads them again."""
+        """Marks these names as outdated: the next ``page`` reads them again."""
 
     def wait(self, zone_id: str) -> None:
-        """Waits until the rate allows one change of the zone. ``change`` itself does not wait."""
+        """Waits until the rate allows one change in the zone. ``change`` itself does not wait."""
 
     def change(self, zone_id: str, changes: Sequence[Change], guard: Callable[[], None]) -> None:
-        """Makes all the changes, or none. Sends one request; if it fails, the caller decides about another.
+        """Makes all changes or none. Sends one request; if it fails, the caller decides whether to retry.
 
         Args:
             guard: called right before the request is sent; if it raises, nothing is sent.
@@ -180,10 +180,10 @@ class Zones(Protocol):
 
 
 def list_names(zones: Zones, zone_id: str, names: Iterable[str]) -> Listing:
-    """All record sets at these canonical names.
+    """Lists all record sets at these canonical names.
 
-    Goes through the zone in its own order and skips what nobody asked for: at most one request for each name, and
-    about one for each page of the zone, whichever is less.
+    Goes through the zone in Route 53's order and skips other names. Sends at most one request per name, and about one
+    per page of the zone, whichever is less.
     """
     asked = sorted(dict.fromkeys(names), key=_by_labels)
     found: dict[str, tuple[RecordSet, ...]] = {}
@@ -202,8 +202,8 @@ def list_names(zones: Zones, zone_id: str, names: Iterable[str]) -> Listing:
                 record = RecordSet.listed(zone_id, raw)
                 found[record.name] = (*found.get(record.name, ()), record)
         position += len(shown)
-        # If many names of a page were asked for, the next page begins at its end, not a few names later: the names
-        # between may be asked for next.
+        # If many names of a page were requested, the next page begins at its end instead of at the next name: the
+        # names in between may be requested next.
         gapless_from = page.end if len(shown) >= _MANY else None
     return Listing(found)
 
@@ -212,9 +212,9 @@ class BotoZones:
     """Route 53 through boto3.
 
     Args:
-        client: returns the boto3 ``route53`` client for a zone id. It may raise what assuming the zone's role raises.
+        client: returns the boto3 ``route53`` client for a zone id. May raise the errors of assuming the zone's role.
         governor: returns the governor of the account that owns the zone. Every request of the client waits for it,
-            botocore's own retries included, and also those that others send through the same client.
+            including botocore's own retries and requests that others send through the same client.
     """
 
     def __init__(self, client: Callable[[str], Any], governor: Callable[[str], Governor]) -> None:
@@ -224,7 +224,7 @@ class BotoZones:
         self._asking = threading.Lock()
 
     def zone(self, zone_id: str) -> Zone:
-        # The name of a zone never changes: it is read once while the function stays warm.
+        # The name of a zone never changes, so it is read once while the function is warm.
         with self._asking:
             if zone_id not in self._zones:
                 answer = self._call(
@@ -258,7 +258,7 @@ class BotoZones:
         return Page(zone_id, name, end, tuple(raw))
 
     def forget(self, zone_id: str, names: Iterable[str]) -> None:
-        """Does nothing: nothing is kept here."""
+        """Does nothing, because nothing is cached here."""
 
     def wait(self, zone_id: str) -> None:
         self._governor(zone_id).wait()
@@ -289,7 +289,7 @@ class BotoZones:
                 with aws_errors(doing):
                     return call(self._client(zone_id))
             except ThrottledError:
-                # The governor waits longer each time. Throttling that does not end is left to the queue.
+                # The governor waits longer each time. If throttling does not end, the message is retried.
                 if not left:
                     raise
 
@@ -297,7 +297,7 @@ class BotoZones:
 class _OneAttempt:
     """A change request that is sent once, right after ``guard``; botocore's own retry becomes an error.
 
-    A retry would rest on the same answer about the living as the first attempt.
+    A retry would rely on the first attempt's answer about live instances.
     """
 
     def __init__(self, doing: str, guard: Callable[[], None]) -> None:
@@ -332,7 +332,7 @@ def _sent_once(attempt: _OneAttempt) -> Iterator[None]:
 
 def _before_send(governor: Governor, **_: object) -> None:
     if attempt := _attempt.get():
-        attempt.before_send()  # the caller of `change` has waited already
+        attempt.before_send()  # the caller of `change` has already waited
     else:
         governor.wait()
 
@@ -343,7 +343,7 @@ def _received(governor: Governor, parsed_response: Any = None, exception: object
         attempt.received(error.get("Code"), error.get("Message") or exception or "no answer")
     if error.get("Code") in THROTTLED:
         governor.throttled()
-    elif parsed_response is not None:  # without an answer, nothing is learned about the rate
+    elif parsed_response is not None:  # without an answer, the rate is unknown
         governor.answered()
 
 
@@ -357,7 +357,7 @@ def _zone(zone_id: str, raw: Mapping[str, Any]) -> Zone:
     )
 
 
-# The start and end of a page are compared with each name that is looked for.
+# Cached, because the start and end of a page are compared with every requested name.
 @lru_cache(maxsize=4096)
 def _by_labels(name: str) -> tuple[str, ...]:
     return tuple(reversed(name.split(".")))
@@ -370,9 +370,9 @@ def _by_text(name: str) -> str:
 
 
 def _between(start: str, name: str, end: str | None) -> bool:
-    """Whether a page from ``start`` to ``end`` (None: the end of the zone) holds everything at ``name``.
+    """Returns whether a page from ``start`` to ``end`` (None: the end of the zone) holds everything at ``name``.
 
-    Route 53 documents its order for plain names only, so both readings of it must agree.
+    Route 53 documents its order for plain names only, so two interpretations of it must agree.
     """
     labels, text = _by_labels, _by_text
     return (

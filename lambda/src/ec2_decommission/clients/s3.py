@@ -23,18 +23,18 @@ class S3Bucket:
         self.name = name
 
     def put(self, key: str, body: bytes) -> None:
-        """Writes a JSON object; one of the same key is replaced."""
+        """Writes a JSON object. Replaces an object with the same key."""
         with aws_errors(f"write {key} to bucket {self.name} (s3:PutObject)"):
             self._client().put_object(Bucket=self.name, Key=key, Body=body, ContentType="application/json")
 
     def keys(self, prefix: str) -> list[str]:
-        """The keys that begin with ``prefix``, in their order."""
+        """Returns the keys that begin with ``prefix``, in order."""
         with aws_errors(f"list {prefix} in bucket {self.name} (s3:ListBucket)"):
             pages = self._client().get_paginator("list_objects_v2").paginate(Bucket=self.name, Prefix=prefix)
             return [entry["Key"] for page in pages for entry in page.get("Contents", ())]
 
     def get(self, key: str) -> bytes:
-        """The object's content."""
+        """Returns the object's content."""
         with aws_errors(f"read {key} from bucket {self.name} (s3:GetObject)"):
             body: bytes = self._client().get_object(Bucket=self.name, Key=key)["Body"].read()
         return body

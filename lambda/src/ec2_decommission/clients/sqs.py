@@ -16,16 +16,16 @@ if TYPE_CHECKING:
 
     from ..place import Place
 
-_BATCH = 10  # the most entries that SQS takes in one call
+_BATCH = 10  # the most entries that SQS allows in one call
 
 
 class SqsQueue:
-    """Sends messages to the queue, and backs off messages that failed.
+    """Sends messages to the queue, and backs off failed messages.
 
     Args:
         client: returns a boto3 ``sqs`` client.
         queue_url: the queue's URL.
-        now: the time.
+        now: returns the current time.
     """
 
     def __init__(
@@ -36,10 +36,10 @@ class SqsQueue:
         self._now = now
 
     def back_off(self, seconds_by_receipt: Mapping[str, int]) -> None:
-        """Hides each message for so many seconds (0 to 43,200).
+        """Hides each message for that many seconds (0 to 43,200).
 
         Raises:
-            DecommissionError: SQS refused the call. The queue's visibility timeout applies then.
+            DecommissionError: SQS refused the call. The queue's visibility timeout applies instead.
         """
         for some in chunks(seconds_by_receipt.items(), _BATCH):
             entries = [
@@ -53,12 +53,12 @@ class SqsQueue:
         """Sends one termination event for each instance.
 
         Raises:
-            TransientError: not all could be sent. The next sweep finds the others, and those that were sent again.
+            TransientError: not all could be sent. The next sweep finds the rest, and may send some again.
         """
         self._send([termination(instance_id, place, self._now()) for instance_id in instance_ids])
 
     def send_sweeps(self, places: Iterable[Place]) -> None:
-        """Sends one sweep event for each place. Raises as ``send_terminations``."""
+        """Sends one sweep event for each place. Raises like ``send_terminations``."""
         self._send([sweep_of(place, self._now()) for place in places])
 
     def _send(self, bodies: Sequence[Mapping[str, Any]]) -> None:

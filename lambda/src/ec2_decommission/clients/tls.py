@@ -1,9 +1,9 @@
-"""Which certificates are trusted: one SSLContext for Chef, Consul and the HTTP steps, and Consul's own certificate.
+"""TLS: one SSLContext for Chef, Consul and the HTTP steps, and Consul's client certificate.
 
-The user's authorities are added to the public ones and replace none, so a server with a public certificate and one
-with a private certificate both work. Where the user named an authority, certificates are checked as curl and Go
-check them: Python 3.13 alone refuses an authority without Authority Key Identifier, or one with basicConstraints that
-are not critical (VERIFY_X509_STRICT), and older versions refuse an intermediate one as an anchor.
+The user's authorities are added to the public ones and replace none, so servers with public and with private
+certificates both work. If the user names an authority, certificates are checked as curl and Go check them. By
+default, Python 3.13 refuses an authority without Authority Key Identifier or with basicConstraints that are not
+critical (VERIFY_X509_STRICT), and older versions refuse an intermediate authority as an anchor.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
 
 def trusting(ca_bundle: Path | None = None) -> ssl.SSLContext:
-    """A context for clients that trusts the public authorities and those of the user.
+    """Creates a client context that trusts the public authorities and those of the user.
 
     Args:
-        ca_bundle: the user's authorities in PEM (``ca_bundle.pem`` of the package); may be absent.
+        ca_bundle: the user's authorities in PEM (``ca_bundle.pem`` in the package); may not exist.
 
     Raises:
-        ConfigurationError: the file holds no certificate that can be read.
+        ConfigurationError: the file holds no readable certificate.
     """
     context = ssl.create_default_context(cafile=certifi.where())
     if ca_bundle is not None and ca_bundle.is_file():
@@ -38,7 +38,7 @@ def trusting(ca_bundle: Path | None = None) -> ssl.SSLContext:
             context.load_verify_locations(cafile=ca_bundle)
         except (ssl.SSLError, OSError):
             raise ConfigurationError(
-                f"{ca_bundle.name} in the package holds no certificate that can be read; package.ca_bundle_file must "
+                f"{ca_bundle.name} in the package holds no readable certificate; package.ca_bundle_file must "
                 "be a list of certificates in PEM"
             ) from None
         context.verify_flags &= ~ssl.VERIFY_X509_STRICT
@@ -47,16 +47,16 @@ def trusting(ca_bundle: Path | None = None) -> ssl.SSLContext:
 
 
 def add_client_certificate(context: ssl.SSLContext, certificate: str, key: str, secrets: tuple[str, str]) -> None:
-    """Lets the context present a certificate to servers that ask for one.
+    """Makes the context present a certificate to servers that ask for one.
 
     Args:
-        context: is changed.
+        context: the context to change.
         certificate: PEM; intermediate certificates may follow.
         key: its private key, PEM, without a passphrase.
         secrets: the names of the two secrets, for messages.
 
     Raises:
-        ConfigurationError: names the secret that cannot be used, and never quotes it.
+        ConfigurationError: names the secret that cannot be used, without quoting it.
     """
     named, key_named = secrets
     if "-----BEGIN CERTIFICATE-----" not in certificate:
@@ -88,9 +88,9 @@ def _no_passphrase() -> str:
 
 @contextmanager
 def _in_memory(text: str) -> Iterator[str]:
-    """A path under which OpenSSL can read the text: on Linux a file in memory, which is on no disk.
+    """Yields a path where OpenSSL can read the text. On Linux, that is a file in memory, never on a disk.
 
-    Elsewhere a file in the directory for temporary files that only this user may read, deleted at the end.
+    Elsewhere, it is a temporary file that only this user may read; it is deleted at the end.
     """
     if hasattr(os, "memfd_create"):
         descriptor = os.memfd_create("certificate", os.MFD_CLOEXEC)

@@ -1,9 +1,9 @@
-"""Pages of hosted zones, kept for five minutes: a decorator of ``Zones`` with the same interface.
+"""Caches pages of hosted zones for five minutes: a decorator of ``Zones`` with the same interface.
 
-A page serves a batch only if all instances of the batch had ended before the page was read. Such an instance wrote
-no record after that. Nothing else rests on the page being current: a change is refused if a record set is not as it
-was listed, and the living are asked right before each change. A record that somebody else writes for a dead instance
-after the page was read is missed by this batch, as it would be missed by a batch that ran before it was written.
+A page serves a batch only if all instances of the batch had ended before the page was read, because they wrote no
+records after that. Nothing else depends on the page being current: a change is refused if a record set differs from
+the listing, and live instances are queried right before each change. If someone else writes a record for a dead
+instance after the page was read, this batch misses it, as would a batch that ran before the write.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
 _SECONDS = 300.0
 _MOST_RECORD_SETS = 60_000
-_CLOCKS = 5.0  # seconds: events give the time in whole seconds, and clocks differ
+_CLOCKS = 5.0  # seconds: events have whole seconds, and clocks differ
 
 
 @dataclass(frozen=True)
 class KeptPage:
-    """A page without its record sets, when its reading began, and the record sets in a tenth of the memory."""
+    """A page without its record sets, when reading it began, and the record sets, compressed to a tenth."""
 
     page: Page
     read_at: float
@@ -37,13 +37,13 @@ class KeptPage:
 
 
 class CachedZones:
-    """Zones whose pages are kept.
+    """Zones whose pages are cached.
 
     Args:
-        zones: what reads a page that is not kept.
-        kept: the pages; the same list for every batch of an execution environment.
-        ended_at: when the last instance of the batch ended, in seconds since 1970. None: no kept page is used.
-        now: seconds since 1970.
+        zones: reads the pages that are not cached.
+        kept: the cached pages; the same list for every batch of an execution environment.
+        ended_at: when the last instance of the batch ended, in seconds since 1970. None: no cached page is used.
+        now: returns the time in seconds since 1970.
 
     Example:
         >>> kept: list[KeptPage] = []

@@ -1,16 +1,16 @@
-"""The interface of a clean-up step, and the words in which it reports what it found and did.
+"""The interface of a clean-up step, and the types that report what it found and did.
 
-A step handles a batch of instances at once, in three acts:
+A step handles a batch of instances together, in three phases:
 
-1. ``identify`` reads what the step's system has under the instances' ids, and returns what it knows of each instance.
-   The other steps use these facts, and a retry the next day does.
-2. ``plan`` observes the system (all the reading, into a frozen snapshot), asks who has the names and addresses in
-   question now, and decides by a pure function: which things go, each with its proof, and which stay, with the
-   reason.
-3. ``apply`` asks again what must be fresh, plans again on it, and carries out what both plans agree on. A dry run
-   ends before it, so both kinds of run choose by the same code.
+1. ``identify`` reads what the step's system has under the instances' ids, and returns what it knows about each
+   instance. The other steps use these facts, and so does a retry the next day.
+2. ``plan`` observes the system (reads everything into a frozen snapshot), finds out who has the names and addresses
+   in question now, and decides with a pure function: which objects to remove, each with its proof, and which to keep,
+   each with the reason.
+3. ``apply`` observes again what must be fresh, plans again, and carries out what both plans agree on. A dry run stops
+   before this phase, so both kinds of run decide with the same code.
 
-A step object serves one batch. What it read may be kept on it between the acts.
+A step object serves one batch. It may keep what it read between the phases.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Removal:
-    """One thing that is the instance's and is to go.
+    """One object that belongs to the instance and is to be removed.
 
     Attributes:
-        action: the verb, in the system's own word: delete, update, release, destroy, force-leave, deregister.
-        target: the thing, as its system writes it, for example ``A web-1.example.internal. 10.0.0.5``.
-        proof: why it is the instance's, in a few words.
-        kind: what the thing is, in the audit: ``record_set``, ``chef_node``, ``chef_client``, ``consul_node``,
+        action: a verb of the system: delete, update, release, destroy, force-leave, deregister.
+        target: the object in its system's notation, for example ``A web-1.example.internal. 10.0.0.5``.
+        proof: why it belongs to the instance, in a few words.
+        kind: the object's type in the audit: ``record_set``, ``chef_node``, ``chef_client``, ``consul_node``,
             ``consul_session``, ``consul_lock``, ``http_item``. Empty if it is not audited.
-        object: the whole thing as its system gave it, for the audit. Holds no secret.
-        handle: what the step needs to remove it. Nobody else reads it.
+        object: the complete object from its system, for the audit. Holds no secret.
+        handle: what the step needs to remove it. Only the step reads it.
     """
 
     action: str
@@ -52,7 +52,7 @@ class Removal:
 
 @dataclass(frozen=True)
 class Left:
-    """One thing that was found and stays: ``reason`` says whose it is, or why."""
+    """One object that was found and is kept. ``reason`` says who owns it, or why it is kept."""
 
     target: str
     reason: str
@@ -64,10 +64,10 @@ class Finding:
 
     Attributes:
         removals: in the order in which they are removed.
-        left: what was found and stays.
-        notes: what could not be looked for, for example because the value of a name template is unknown.
-        errors: why the step cannot be finished for this instance now; the message is retried. The ``removals`` are
-            removed all the same. The class of an error says what to do about it; plain text counts as a
+        left: what was found and is kept.
+        notes: what could not be searched for, for example because the value of a name template is unknown.
+        errors: why the step cannot finish for this instance now; the message is retried. The ``removals`` are still
+            carried out. The class of an error says what to do about it; plain text counts as a
             ``TransientError``.
     """
 
@@ -97,11 +97,11 @@ class Findings:
     errors: list[DecommissionError] = field(default_factory=list)
 
     def stays(self, target: str, reason: str) -> None:
-        """Notes one thing that was found and stays."""
+        """Adds an object that was found and is kept."""
         self.left.append(Left(target, reason))
 
     def finding(self) -> Finding:
-        """The plan, each entry once."""
+        """Returns the plan, without duplicates."""
         return Finding(
             tuple(dict.fromkeys(self.removals)),
             tuple(dict.fromkeys(self.left)),
@@ -115,9 +115,9 @@ class Outcome:
     """The result of the removals of one instance.
 
     Attributes:
-        removed: removed by this run. What was gone already is in none of the lists: that is success.
-        left: changed since it was planned, and so no longer provably the instance's.
-        errors: why something could not be removed; the message is retried. As in ``Finding``.
+        removed: removed by this run. Objects that were already gone are in none of the lists (a success).
+        left: changed since the plan, and so no longer provably the instance's.
+        errors: why an object could not be removed; the message is retried. As in ``Finding``.
     """
 
     removed: tuple[Removal, ...] = ()
@@ -147,7 +147,7 @@ class Outcomes:
         self._errors.setdefault(instance_id, []).append(error)
 
     def outcomes(self) -> dict[str, Outcome]:
-        """An outcome for every instance of the plan."""
+        """Returns an outcome for every instance of the plan."""
         outcomes = {}
         for instance_id, finding in self.findings.items():
             order = {removal: number for number, removal in enumerate(finding.removals)}
@@ -161,21 +161,21 @@ class Outcomes:
 
 
 def _keep_nothing(instance_id: str, removals: Sequence[Removal]) -> None:
-    """No audit is configured."""
+    """Does nothing: no audit is configured."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """The terminated instances that are handled together, and what a step may ask.
+    """Terminated instances that are handled together, and what a step may use.
 
     Attributes:
-        instances: by id. The runner replaces them between the acts, as facts are learned.
-        live: answers who has a name or an address now.
+        instances: by id. The runner replaces them between the phases, as facts are learned.
+        live: finds who has a name or an address now.
         deadline: when the step's work must end.
         dry_run: whether nothing will be removed.
-        keep: writes removals to the audit. The runner calls it for every planned removal before ``apply``. A step
-            calls it again for a thing that changed since, before it removes the changed thing. Raises if it cannot
-            write; then the thing must stay.
+        keep: writes removals to the audit. The runner calls it for every planned removal before ``apply``. If an
+            object has changed since, a step calls it again before it removes the object. Raises if it cannot write;
+            then the object must be kept.
     """
 
     instances: Mapping[str, Instance]
@@ -186,18 +186,18 @@ class Batch:
 
 
 class Step(Protocol):
-    """A clean-up step. Any act may raise a DecommissionError, which fails the step for the whole batch."""
+    """A clean-up step. Any phase may raise a DecommissionError, which fails the step for the whole batch."""
 
     name: ClassVar[str]
 
     def identify(self, batch: Batch) -> Mapping[str, Facts]:
-        """What the system knows about instances, by id; instances that it does not know are left out."""
+        """Returns what the system knows about instances, by id. Instances unknown to it have no entry."""
 
     def plan(self, batch: Batch) -> Mapping[str, Finding]:
         """Decides for each instance of the batch; every instance id has an entry. Changes nothing."""
 
     def apply(self, batch: Batch, findings: Mapping[str, Finding]) -> Mapping[str, Outcome]:
-        """Removes what ``findings`` and a second plan on fresh answers agree on.
+        """Removes what ``findings`` and a second plan on fresh data agree on.
 
-        Every instance id of ``findings`` has an entry. One instance's failure is no other's.
+        Every instance id of ``findings`` has an entry. A failure for one instance does not affect the others.
         """

@@ -1,6 +1,6 @@
-"""A user's own step: loaded from the package by its name, and held to the rules of the module's own steps.
+"""Custom steps: loads a user's step by name, and enforces the rules of the built-in steps on it.
 
-A fault in a user's code fails that step for those instances, with the step's name in the report, and nothing else.
+A fault in a user's code fails only that step for those instances. The report names the step.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ if TYPE_CHECKING:
     from ..errors import DecommissionError
     from .base import Batch, Step
 
-_CHUNK = 20  # instances that are looked at again, and then removed, at a time
+_CHUNK = 20  # instances that are found again, and then removed, together
 
 
 def load(tools: StepTools) -> Step:
-    """The step that ``make_step(tools)`` of the package ``custom_steps.<name>`` gives.
+    """Loads the step that ``make_step(tools)`` of the package ``custom_steps.<name>`` returns.
 
     Raises:
-        ConfigurationError: the package is not there, cannot be imported, or gives no step.
-        DecommissionError: what ``make_step`` raised.
+        ConfigurationError: the package does not exist, cannot be imported, or returns no step.
+        DecommissionError: the error of ``make_step``.
     """
     with _explained(tools):
         try:
             module = importlib.import_module(f"custom_steps.{tools.name}")
         except ImportError as error:
             raise ConfigurationError(
-                f"custom step {tools.name}: the package does not hold it, or not all: {error}"
+                f"custom step {tools.name}: the package does not contain the step or a module it imports: {error}"
             ) from None
         make_step = getattr(module, "make_step", None)
         if not callable(make_step):
@@ -54,7 +54,7 @@ def load(tools: StepTools) -> Step:
 
 
 class CheckedStep:
-    """Calls the user's step, and refuses answers that break the rules: an omission would look like success."""
+    """Calls the user's step, and refuses invalid answers, because an omission would look like success."""
 
     name: ClassVar[str] = "custom"
 
@@ -76,7 +76,7 @@ class CheckedStep:
         return {i: self._finding(told.get(i)) for i in batch.instances}
 
     def apply(self, batch: Batch, findings: Mapping[str, Finding]) -> Mapping[str, Outcome]:
-        """Finds again a few instances at a time, and removes what both looks agree on."""
+        """Finds again for a few instances at a time, and removes what both finds agree on."""
         outcomes: dict[str, Outcome] = {}
         for some in chunks(findings, _CHUNK):
             part = replace(batch, instances={i: batch.instances[i] for i in some})
@@ -92,7 +92,7 @@ class CheckedStep:
 
     def _finding(self, finding: object) -> Finding:
         if not isinstance(finding, Finding):
-            return Finding(errors=(self._broken("find returned no Finding for it"),))
+            return Finding(errors=(self._broken("find returned no Finding for this instance"),))
         proven = tuple(r for r in finding.removals if r.action.strip() and r.target.strip() and r.proof.strip())
         if len(proven) < len(finding.removals):
             error = self._broken("find returned a removal without action, target or proof; it is not removed")
@@ -101,7 +101,7 @@ class CheckedStep:
 
     def _outcome(self, outcome: object, finding: Finding) -> Outcome:
         if not isinstance(outcome, Outcome):
-            return Outcome(errors=(self._broken("remove returned no Outcome for it"),))
+            return Outcome(errors=(self._broken("remove returned no Outcome for this instance"),))
         strange = [r.target for r in outcome.removed if r not in finding.removals]
         if strange:
             error = self._broken(f"remove reports {', '.join(strange)}, which find did not return")
@@ -126,7 +126,7 @@ def _given(batch: Batch) -> custom_step.Batch:
 def _agreed(
     first: Mapping[str, Finding], second: Mapping[str, Finding]
 ) -> tuple[dict[str, Finding], dict[str, Outcome]]:
-    """What both looks found, and for each instance what the second look changed."""
+    """Returns what both finds agree on, and for each instance what changed in the second."""
     agreed: dict[str, Finding] = {}
     changed: dict[str, Outcome] = {}
     for instance_id, finding in first.items():

@@ -1,4 +1,4 @@
-"""Deletes what the plan and a second plan, on fresh answers, agree on."""
+"""Deletes what the plan and a second plan, on fresh data, agree on."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from ...config import ChefSettings
     from ..base import Batch, Finding, Outcome, Removal
 
-# Instances in one round. At 20 ms a request and 8 requests at once, their nodes and clients take 1.3 s: what was read
-# before the round is not much older. The guard ends a round that outlasts its answer about the living.
+# Instances in one round. At 20 ms a request and 8 concurrent requests, their nodes and clients take 1.3 s, so the
+# data read before the round stays fresh. The guard ends a round that outlasts its answer about live instances.
 _AT_ONCE = 256
 _LEAST_SECONDS = 1.0
 
@@ -30,7 +30,7 @@ Removals = dict[str, list["Removal"]]
 def apply(
     server: ChefServer, settings: ChefSettings, batch: Batch, findings: Mapping[str, Finding], *, audit: bool
 ) -> Mapping[str, Outcome]:
-    """Works in rounds: read again, ask about the living again, plan again, delete until the answers are too old."""
+    """Works in rounds: observe, query live instances, plan, then delete until the answers are too old."""
     outcomes = Outcomes(findings)
     for ids in chunks([i for i, finding in findings.items() if finding.removals], _AT_ONCE):
         pending = {instance_id: list(findings[instance_id].removals) for instance_id in ids}
@@ -42,7 +42,7 @@ def apply(
 def _round(
     server: ChefServer, settings: ChefSettings, batch: Batch, pending: Removals, outcomes: Outcomes, *, audit: bool
 ) -> Removals:
-    """One round. Returns the removals that it did not get to while its answers were fresh."""
+    """Runs one round. Returns the removals that it did not reach while its answers were fresh."""
     everything = [removal for removals in pending.values() for removal in removals]
     try:
         batch.deadline.check(_LEAST_SECONDS, "a round of deletions on the Chef server")
@@ -59,7 +59,7 @@ def _round(
         fresh = {instance_id: with_documents(finding, kept) for instance_id, finding in fresh.items()}
     agreed = {i: _agreed(batch, i, removals, fresh[i], outcomes) for i, removals in pending.items()}
 
-    # Clients first: as long as its node is there, a retry finds both by the id.
+    # Clients first: while a client's node exists, a retry finds both by id.
     clients = {i: [r for r in removals if r.kind == "chef_client"] for i, removals in agreed.items()}
     stale, failed = _delete(server.delete_clients, clients, answer.guard, outcomes)
     nodes: Removals = {}
@@ -81,7 +81,7 @@ def _round(
 def _agreed(
     batch: Batch, instance_id: str, planned: Sequence[Removal], fresh: Finding, outcomes: Outcomes
 ) -> list[Removal]:
-    """The planned removals that the fresh plan has too. What it has not is gone, stays, or could not be decided."""
+    """Returns the planned removals that are also in the fresh plan. Others are gone, kept, or undecided."""
     now = {removal.target: removal for removal in fresh.removals}
     left = {thing.target: thing for thing in fresh.left}
     agreed = []
@@ -97,7 +97,7 @@ def _agreed(
             continue
         if removal.target in left:
             outcomes.stays(instance_id, left[removal.target])
-        for undecided in fresh.errors:  # one of them may be why it is not in the plan any more
+        for undecided in fresh.errors:  # one of them may be why the removal is no longer planned
             outcomes.failed(instance_id, undecided)
     return agreed
 
@@ -108,7 +108,7 @@ def _delete(
     guard: Callable[[], None],
     outcomes: Outcomes,
 ) -> tuple[Removals, Removals]:
-    """Returns what was not sent, because the answers were too old, and what failed."""
+    """Returns the removals that were not sent because the answers were too old, and those that failed."""
     names = [removal.handle for of_instance in removals.values() for removal in of_instance]
     results = delete(names, guard=guard)
     stale, failed = defaultdict(list), defaultdict(list)

@@ -1,4 +1,4 @@
-"""What the Chef nodes of an instance say of it: facts for the other steps, and for a retry."""
+"""Reads what an instance's Chef nodes say about it: facts for the other steps, and for a retry."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from ...config import ChefSettings
     from ...instance import Instance
 
-# Ohai's ``ipaddress`` may be that of a container bridge. Docker's first one has this range, unless set otherwise.
+# Ohai's ``ipaddress`` may be that of a container bridge. This is the default range of Docker's first bridge.
 _CONTAINER_BRIDGE = ipaddress.ip_network("172.17.0.0/16")
 
 
 def identify(settings: ChefSettings, instances: Mapping[str, Instance], found: NodeSearch) -> dict[str, Facts]:
-    """The facts in the nodes that are an instance's by id, for the instances that have one."""
+    """Returns the facts of the nodes that belong to an instance by id."""
     snapshot = Snapshot({node.name: node for node in found.nodes})
     cases = {i: Case(settings, instance, instances, snapshot) for i, instance in instances.items()}
     return {instance_id: _facts(case) for instance_id, case in cases.items() if case.proven}
@@ -47,7 +47,7 @@ def _each(values: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
 
 
 def _ipaddress(node: ChefNode) -> tuple[str, ...]:
-    """Ohai's ``ipaddress``, if it can be an address in a VPC. Only where the node has no address in its ec2 data."""
+    """Returns Ohai's ``ipaddress`` if it can be an address in a VPC. Used if the ec2 data has no address."""
     try:
         address = ipaddress.IPv4Address(node.ipaddress or "")
     except ValueError:

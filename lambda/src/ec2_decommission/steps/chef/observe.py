@@ -1,4 +1,4 @@
-"""Reads the Chef server: everything that the step decides on, in one frozen snapshot."""
+"""Reads the Chef server: everything that the step needs to decide, in one frozen snapshot."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The nodes and clients that have to do with a batch of instances, each by its name.
+    """The nodes and clients related to a batch of instances, by name.
 
-    A node or client that could not be read has its error as its value; those that do not exist have no entry.
+    If a node or client could not be read, its value is the error. If it does not exist, it has no entry.
 
     Attributes:
-        nodes: the nodes that the search by instance id showed, and those whose names are like theirs or like the
-            names given to the instances. Letter case is ignored, and a short name is like its long forms.
-        clients: the clients whose names are like any of these. Empty with ``delete_client = false``.
-        hidden: how many more nodes the search by instance id counted than it showed.
+        nodes: the nodes found by instance id, and those with names like theirs or like the instances' names. Case is
+            ignored, and a short name is like its long forms.
+        clients: the clients with names like any of these. Empty with ``delete_client = false``.
+        hidden: how many more nodes the search by instance id counted than it returned.
     """
 
     nodes: Mapping[str, ChefNode | DecommissionError] = field(default_factory=dict)
@@ -43,15 +43,15 @@ class Snapshot:
     hidden: int = 0
 
     def nodes_with_id(self, instance_id: str) -> Sequence[ChefNode]:
-        """The nodes that carry the instance id, by name."""
+        """Returns the nodes that carry the instance id, sorted by name."""
         return self._nodes_by_id.get(instance_id, ())
 
     def nodes_like(self, name: str) -> Sequence[tuple[str, ChefNode | DecommissionError]]:
-        """The nodes with the same first label, by name."""
+        """Returns the nodes with the same first label, sorted by name."""
         return self._nodes_by_label.get(short(name), ())
 
     def clients_like(self, name: str) -> Sequence[tuple[str, ChefClient | DecommissionError]]:
-        """The clients with the same first label, by name."""
+        """Returns the clients with the same first label, sorted by name."""
         return self._clients_by_label.get(short(name), ())
 
     @cached_property
@@ -89,17 +89,17 @@ def observe(
 ) -> Snapshot:
     """Reads what the server has under the instances' ids and names.
 
-    Four requests for up to 100 instances: the search by id, the names of all nodes, the names of all clients, and
-    the search for privileged clients. The lists of names cost the server less than a question for each name. They are
-    exact at once, while the search index lags behind and knows upper and lower case as different letters.
+    Sends four requests for up to 100 instances: the search by id, the names of all nodes, the names of all clients,
+    and the search for privileged clients. The lists of names cost the server less than one request per name. They are
+    always current, while the search index lags and is case-sensitive.
 
     Args:
-        found: the answer to the search by id, if it was asked a moment ago.
-        names: nodes and clients to read besides, as the search index may not know them yet.
-        with_keys: whether the clients' public keys are read, by one request for each.
+        found: the result of the search by id, if it was just run.
+        names: more nodes and clients to read, because the search index may not have them yet.
+        with_keys: whether to read the clients' public keys, with one request each.
 
     Raises:
-        DecommissionError: the server could not be asked.
+        DecommissionError: the server could not be queried.
     """
     found = found or server.search_nodes_by_instance_id(instances)
     nodes: dict[str, ChefNode | DecommissionError] = {node.name: node for node in found.nodes}
@@ -115,7 +115,7 @@ def observe(
 
 
 def _is_like(names: Iterable[str]) -> Callable[[str], bool] | None:
-    """Whether a name is like one of these, as ``plan.alike`` has it; None if there are none."""
+    """Returns a test whether a name is like one of these, as in ``plan.alike``; None if there are none."""
     whole = {name.lower() for name in names}
     with_labels = whole | {short(name) for name in whole}
     if not whole:
@@ -124,7 +124,7 @@ def _is_like(names: Iterable[str]) -> Callable[[str], bool] | None:
 
 
 def _nodes(server: ChefServer, names: Sequence[str]) -> Mapping[str, ChefNode | DecommissionError]:
-    """The nodes of these names: by one search, and one by one those that the index does not show."""
+    """Reads the nodes of these names: with one search, then one by one those that the index lacks."""
     shown = {node.name: node for node in server.search_nodes_by_name(names).nodes}
     rest = server.nodes([name for name in names if name not in shown])
     return shown | {name: node for name, node in rest.items() if node is not None}
@@ -133,9 +133,9 @@ def _nodes(server: ChefServer, names: Sequence[str]) -> Mapping[str, ChefNode | 
 def _clients(
     server: ChefServer, names: Sequence[str], by_id: Set[str]
 ) -> Mapping[str, ChefClient | DecommissionError]:
-    """The clients of these names, one by one.
+    """Reads the clients of these names, one by one.
 
-    One search shows which of the clients, whose nodes carry one of the ids, are privileged.
+    One search shows which clients are privileged. Others are not read if their nodes carry one of the ids.
     """
     plain: Set[str] = frozenset()
     if of_nodes := by_id & set(names):
@@ -146,13 +146,13 @@ def _clients(
 
 
 def documents(server: ChefServer, removals: Iterable[Removal]) -> Mapping[str, Document]:
-    """The whole documents of the nodes among these: one request for each. For the audit."""
+    """Reads the complete documents of the nodes among these, with one request each. For the audit."""
     names = [removal.handle for removal in removals if removal.kind == "chef_node"]
     return server.node_documents(names)
 
 
 def with_documents(finding: Finding, found: Mapping[str, Document]) -> Finding:
-    """The finding, with its document in each removal of a node. A node without a document does not go."""
+    """Adds its document to each removal of a node. A node without a document is not removed."""
     removals: list[Removal] = []
     errors = list(finding.errors)
     for removal in finding.removals:

@@ -1,21 +1,22 @@
-"""Which Chef nodes and clients of dead instances are deleted, and on what proof.
+"""Decides which Chef nodes and clients of dead instances are deleted, and on what proof.
 
-Pure functions: a snapshot of the Chef server and an answer about living instances in, removals with their proofs and
-kept things with their reasons out. ``plan`` at the end of this file puts the rules together.
+Pure functions. The input is a snapshot of the Chef server and an answer about live instances. The output is removals
+with their proofs, and kept objects with their reasons. ``plan`` at the end of this file combines the rules.
 
-**A node** goes
+**A node** is deleted
 
 1. *by id*: its own ``ec2.instance_id`` is the instance's, or its name comes from a ``chef.node_name`` that contains
    ``{instance_id}``; and it carries no other id, account or region. Or
-2. *by name*: it has no ``ec2.instance_id``, ``chef.node_name`` or an earlier proven node gives its name, the instance
-   was recorded as running, a node that ever converged shows an address recorded for the instance, no living instance
-   has the name, and no node of another name is the instance's by id.
+2. *by name*: it has no ``ec2.instance_id``; its name comes from ``chef.node_name`` or an earlier proven node; the
+   instance was recorded as running; a node that ever converged shows an address recorded for the instance; no live
+   instance has the name; and no node of another name is the instance's by id.
 
-**A client** goes with the node that is the instance's by id, or by its name in the same way as a node; and only if it
-is no privileged client, no other machine's node may be its own, and no living instance has its name. Any client may
-create a node under any free name, with any id in it. So if several nodes carry the id, a client goes only under the
-name that ``chef.node_name`` gives or that was recorded before.
+**A client** is deleted with the node that is the instance's by id, or by its name under the same rules as a node. In
+both cases, it must not be privileged, no other machine's node may own it, and no live instance may have its name. Any
+client may create a node under any free name, with any id in it. So if several nodes carry the id, a client is deleted
+only under the name that ``chef.node_name`` gives or that was recorded before.
 
+Case never matters, and ``web-4`` may be the short form of ``web-4.example.com``.
 Letter case never decides, and ``web-4`` may be the short form of ``web-4.example.com``.
 """
 
@@ -57,7 +58,7 @@ _EC2_HOSTNAME = re.compile(r"ip-\d+-\d+-\d+-\d+|i-[0-9a-f]+")
 
 @dataclass(frozen=True)
 class Case:
-    """One dead instance, and what was found.
+    """One dead instance, and what was found for it.
 
     Attributes:
         dead: all dead instances of the batch, by id.
@@ -70,24 +71,24 @@ class Case:
 
     @cached_property
     def rendered(self) -> tuple[str, ...]:
-        """The names that ``chef.node_name`` gives, for every value that the tags ever had; in lower case."""
+        """The names from ``chef.node_name``, for every value that the tags ever had; in lower case."""
         template = self.settings.node_name
         return _lower(template.render_all(self.instance)) if template else ()
 
     @cached_property
     def names_with_id(self) -> tuple[str, ...]:
-        """The rendered names, if the instance id is in them."""
+        """The rendered names, if they contain the instance id."""
         template = self.settings.node_name
         return self.rendered if template and template.by_id else ()
 
     @cached_property
     def node_names(self) -> frozenset[str]:
-        """The names that prove a node by rule 3: those rendered, and those of nodes proven earlier; lower case."""
+        """The names that prove a node by rule 3: rendered names and those of earlier proven nodes; lower case."""
         return frozenset((*self.rendered, *_lower(self.instance.names("chef", "node"))))
 
     @cached_property
     def client_names(self) -> frozenset[str]:
-        """The names that prove a client by rule 3: those rendered, and those recorded of its client; lower case."""
+        """The names that prove a client by rule 3: rendered names and recorded names of its client; lower case."""
         return frozenset((*self.rendered, *_lower(self.instance.names("chef", "client"))))
 
     @cached_property
@@ -110,12 +111,12 @@ def _lower(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def short(name: str) -> str:
-    """The first label, in lower case."""
+    """Returns the first label, in lower case."""
     return name.split(".", 1)[0].lower()
 
 
 def alike(one: str, other: str) -> bool:
-    """Whether two names may be one machine's: the same, or one is the short form of the other.
+    """Returns whether two names may belong to one machine: they are equal, or one is the other's short form.
 
     Example:
         >>> alike("WEB-4.example.com", "web-4"), alike("web-4.example.com", "web-4.example.net")
@@ -129,7 +130,7 @@ def alike(one: str, other: str) -> bool:
 
 
 def elsewhere(instance: Instance, node: ChefNode) -> str | None:
-    """Why the node is another account's or region's; None if nothing says so."""
+    """Returns why the node belongs to another account or region; None if nothing shows that."""
     regions = (
         node.region,
         region_of_zone(node.availability_zone),
@@ -137,14 +138,14 @@ def elsewhere(instance: Instance, node: ChefNode) -> str | None:
     )
     for region in filter(None, regions):
         if region != instance.region:
-            return f"it is in region {region}, and {instance.instance_id} was in {instance.place}"
+            return f"it is in region {region}, but {instance.instance_id} was in {instance.place}"
     if node.account_id and node.account_id != instance.account_id:
-        return f"it is in account {node.account_id}, and {instance.instance_id} was in {instance.place}"
+        return f"it is in account {node.account_id}, but {instance.instance_id} was in {instance.place}"
     return None
 
 
 def proof_by_id(case: Case, node: ChefNode) -> str | None:
-    """Rule 1. None if the node is not the instance's by id."""
+    """Rule 1. Returns None if the node is not the instance's by id."""
     instance_id = case.instance.instance_id
     if elsewhere(case.instance, node):
         return None
@@ -156,14 +157,14 @@ def proof_by_id(case: Case, node: ChefNode) -> str | None:
 
 
 def name_with_id(case: Case, name: str) -> str | None:
-    """Rule 1 for names: the proof that lies in a name with the instance id."""
+    """Rule 1 for names: returns the proof if the name contains the instance id."""
     if name.lower() not in case.names_with_id:
         return None
     return f"chef.node_name gives this name, with {case.instance.instance_id} in it"
 
 
 def why_node_stays(case: Case, node: ChefNode, living: Living) -> Reason:
-    """Rule 3: why a node that is not the instance's by id, and has one of its names, stays."""
+    """Rule 3: returns why a node with one of the instance's names, but without its id, is kept."""
     return (
         another_id(case, node)
         or elsewhere(case.instance, node)
@@ -177,24 +178,24 @@ def why_node_stays(case: Case, node: ChefNode, living: Living) -> Reason:
 
 
 def another_id(case: Case, node: ChefNode) -> str | None:
-    """An id in the node that is not the instance's."""
+    """Returns the id in the node, if it is not the instance's."""
     if node.instance_id in (None, case.instance.instance_id):
         return None
     return f"belongs to {node.instance_id}"
 
 
 def never_ran(case: Case) -> str | None:
-    """A launch that failed has a Name tag, and nothing else."""
+    """A failed launch has a Name tag, but nothing was ever created for it."""
     return None if case.instance.ran else f"{case.instance.instance_id} was never recorded as running"
 
 
 def no_template(case: Case) -> str | None:
-    """A node that lost its id was made again by somebody. Only a template tells whether by a living instance."""
-    return None if case.settings.node_name else "has no ec2 data, and without chef.node_name nothing says whose it is"
+    """Someone recreated a node that lost its id. Only a template can tell whether a live instance did."""
+    return None if case.settings.node_name else "has no ec2 data, and without chef.node_name its owner is unknown"
 
 
 def hidden_node(case: Case) -> TransientError | None:
-    """The search counted more nodes than it showed, and one of them may be the instance's."""
+    """The search counted more nodes than it returned, and one of them may be the instance's."""
     if not case.snapshot.hidden or case.proven:
         return None
     return TransientError(
@@ -216,7 +217,7 @@ def proven_under_another_name(case: Case, name: str, *, exact: bool) -> str | No
 
 
 def unrecorded_address(case: Case, node: ChefNode) -> str | None:
-    """Something converged under the name on another machine, perhaps one outside EC2."""
+    """Another machine converged under the name, perhaps one outside EC2."""
     recorded = set(case.instance.addresses)
     shown = _addresses(node)
     if recorded & shown or not (shown or node.ohai_time):
@@ -232,7 +233,7 @@ def _addresses(node: ChefNode) -> set[str]:
 
 
 def client_proof(case: Case, name: str) -> str | None:
-    """Why a client is the instance's: its name has the id, it is a proven node's client, or by its name."""
+    """Returns why a client is the instance's: its name has the id, it belongs to a proven node, or by name."""
     if proof := name_with_id(case, name):
         return proof
     if node := _node_of(case, name):
@@ -241,24 +242,24 @@ def client_proof(case: Case, name: str) -> str | None:
 
 
 def _node_of(case: Case, client: str) -> str | None:
-    """The proven node that a client belongs to: of the same name, or of the same but for letter case."""
+    """Returns the proven node that a client belongs to: one of the same name, ignoring case."""
     if client in case.proven:
         return client
     return next((n for n in case.proven if n.lower() == client.lower() and n not in case.snapshot.clients), None)
 
 
 def name_proof(case: Case, name: str) -> str:
-    """Why the name is the instance's."""
+    """Returns why the name is the instance's."""
     if name.lower() in case.rendered:
         return "chef.node_name gives this name"
     return "an earlier node of the instance had this name"
 
 
 def why_client_stays(case: Case, client: ChefClient, mine: Collection[str], living: Living) -> Reason:
-    """Why a client of which there is a proof stays all the same.
+    """Returns why a client is kept although there is a proof.
 
     Args:
-        mine: the nodes that go with the instance.
+        mine: the nodes that are removed with the instance.
     """
     reason = privileged(case.settings, client) or node_of_somebody_else(case, client.name, mine)
     if reason or name_with_id(case, client.name):
@@ -274,10 +275,10 @@ def why_client_stays(case: Case, client: ChefClient, mine: Collection[str], livi
 
 
 def privileged(settings: ChefSettings, client: ChefClient) -> str | None:
-    """Never an instance's: a validator, an admin, the organization's own, the function's own."""
+    """Protects validators, admins, and the organization's and the function's own clients."""
     name = client.name.lower()
     if name == settings.client_name.lower():
-        return "it is the client that this function itself signs with"
+        return "it is the client that this function uses"
     if name in _ORGANIZATION_CLIENTS or name.endswith(_VALIDATOR_SUFFIX):
         return "it is the organization's own client"
     if client.validator or client.admin:
@@ -286,7 +287,7 @@ def privileged(settings: ChefSettings, client: ChefClient) -> str | None:
 
 
 def one_of_several(case: Case, name: str) -> str | None:
-    """Several nodes carry the id. One of them may be named after another machine's client."""
+    """Several nodes carry the id. One of them may have the name of another machine's client."""
     if len({proven.lower() for proven in case.proven}) < 2:
         return None
     if name.lower() in case.client_names:
@@ -298,9 +299,9 @@ def one_of_several(case: Case, name: str) -> str | None:
 
 
 def node_of_somebody_else(case: Case, client: str, mine: Collection[str]) -> Reason:
-    """Another node that may be the client's own: of its name; or of its short or long form, without a client.
+    """Finds another node that may own the client: one of its name, or of its short or long form without a client.
 
-    A dead instance's node protects the client only if they have the same name.
+    A dead instance's node protects the client only if both have the same name.
     """
     for name, node in case.snapshot.nodes_like(client):
         if name in mine or not alike(name, client):
@@ -312,30 +313,30 @@ def node_of_somebody_else(case: Case, client: str, mine: Collection[str]) -> Rea
         if name != client and _is_dead(case, node):
             continue
         whose = another_id(case, node) or f"is not proven to be {case.instance.instance_id}'s"
-        return f"node {name}, which may be its own, {whose}"
+        return f"node {name} may own it, and {whose}"
     return None
 
 
 def _is_dead(case: Case, node: ChefNode) -> bool:
-    """Whether the node is, by id, a dead instance's of the same batch."""
+    """Returns whether the node belongs, by id, to a dead instance of the same batch."""
     return any(dead.instance_id == node.instance_id and not elsewhere(dead, node) for dead in case.dead.values())
 
 
-# The living
+# Live instances
 
 
 def living_namesake(case: Case, name: str, living: Living) -> Reason:
-    """A living instance that has the name; an error if not every place could be asked."""
+    """Returns a live instance that has the name, or an error if not every place could be queried."""
     for template, asked in sorted(names_asked(case, name), key=str):
         if bearer := living.bearer(template, asked):
-            return f"living instance {bearer} has this name"
+            return f"live instance {bearer} has this name"
     return living.error
 
 
 def names_asked(case: Case, name: str) -> frozenset[tuple[Template, str]]:
-    """What a living instance would be called that has this name as its node's, in lower case.
+    """Returns the names that a live instance would have if its node had this name, in lower case.
 
-    Where ``chef.node_name`` says nothing, the names that are usual: the Name tag, and the private DNS name.
+    Without ``chef.node_name``, these are the usual names: the Name tag, and the private DNS name.
     """
     names = {name.lower(), short(name)}
     if template := case.settings.node_name:
@@ -346,13 +347,13 @@ def names_asked(case: Case, name: str) -> frozenset[tuple[Template, str]]:
     return frozenset(usual)
 
 
-# Together
+# All rules combined
 
 
 def question(
     settings: ChefSettings, instances: Mapping[str, Instance], snapshot: Snapshot, ids: Iterable[str] | None = None
 ) -> Question:
-    """What has to be asked about living instances before ``plan`` can decide. Arguments as there."""
+    """Returns the query about live instances that ``plan`` needs. Arguments as in ``plan``."""
     names: set[tuple[Template, str]] = set()
     for instance_id in instances if ids is None else ids:
         case = Case(settings, instances[instance_id], instances, snapshot)
@@ -374,7 +375,7 @@ def plan(
     Args:
         instances: all dead instances of the batch.
         living: the answer to ``question``.
-        ids: the instances to decide for; the default is all.
+        ids: the instances to decide for; all by default.
     """
     claims: dict[str, str] = {}
     findings = {}
@@ -385,7 +386,7 @@ def plan(
 
 
 def _decide(case: Case, living: Living, claims: dict[str, str]) -> Finding:
-    """Clients before nodes: as long as the node is there, a retry finds both by the id."""
+    """Decides clients before nodes: while a client's node exists, a retry finds both by id."""
     findings = Findings()
     nodes = _decide_nodes(case, living, findings)
     failed = _decide_clients(case, living, nodes, findings, claims)
@@ -407,7 +408,7 @@ def _decide(case: Case, living: Living, claims: dict[str, str]) -> Finding:
 
 
 def _decide_nodes(case: Case, living: Living, findings: Findings) -> dict[str, str]:
-    """The nodes that go, with their proofs."""
+    """Returns the nodes to remove, with their proofs."""
     going = dict(case.proven)
     for node in case.snapshot.nodes_with_id(case.instance.instance_id):
         _stays(f"node {node.name}", elsewhere(case.instance, node), findings)
@@ -422,10 +423,10 @@ def _decide_nodes(case: Case, living: Living, findings: Findings) -> dict[str, s
 def _decide_clients(
     case: Case, living: Living, nodes: Collection[str], findings: Findings, claims: dict[str, str]
 ) -> list[str]:
-    """Returns the names of those clients of the instance whose decision failed.
+    """Returns the names of the instance's clients that could not be decided.
 
     Args:
-        nodes: the nodes that go with the instance.
+        nodes: the nodes that are removed with the instance.
     """
     failed = []
     clients = _clients(case)
@@ -451,7 +452,7 @@ def _decide_clients(
 
 
 def _nodes_by_name(case: Case) -> dict[str, ChefNode | DecommissionError]:
-    """The nodes under a given name that are not the instance's by id."""
+    """Returns the nodes under a given name that are not the instance's by id."""
     mine = {*case.proven, *(node.name for node in case.snapshot.nodes_with_id(case.instance.instance_id))}
     return {
         name: node
@@ -462,7 +463,7 @@ def _nodes_by_name(case: Case) -> dict[str, ChefNode | DecommissionError]:
 
 
 def _clients(case: Case) -> dict[str, ChefClient | DecommissionError]:
-    """The clients under a given name, and those that a proven node may have besides."""
+    """Returns the clients under a given name, and others that may belong to a proven node."""
     if not case.settings.delete_client:
         return {}
     given = {
@@ -488,12 +489,12 @@ def _stays(target: str, reason: Reason, findings: Findings) -> None:
 
 
 def _claim(case: Case, removal: Removal, findings: Findings, claims: dict[str, str]) -> None:
-    """A thing goes once, even if two dead instances had the same name."""
+    """Removes an object once, even if two dead instances had the same name."""
     first = claims.setdefault(removal.target, case.instance.instance_id)
     if first == case.instance.instance_id:
         findings.removals.append(removal)
     else:
-        findings.stays(removal.target, f"goes with {first}, which had the same name")
+        findings.stays(removal.target, f"is removed with {first}, which had the same name")
 
 
 def _client_removal(client: ChefClient, proof: str) -> Removal:
@@ -501,11 +502,11 @@ def _client_removal(client: ChefClient, proof: str) -> Removal:
 
 
 def only_a_node_leads_to(case: Case, client: str) -> bool:
-    """Whether a retry could not prove any more that a client is the instance's, if its node were gone."""
+    """Returns whether a retry could no longer prove that a client is the instance's if its node were gone."""
     by_name = name_with_id(case, client) or (case.instance.ran and client.lower() in case.client_names)
     return not by_name and _node_of(case, client) is not None
 
 
 def until_client_is_gone(client: str) -> str:
-    """Why a node stays whose client could not be removed."""
-    return f"stays until client {client} is gone, because only the node leads to it"
+    """Returns the reason to keep a node whose client could not be removed."""
+    return f"is kept until client {client} is removed, because only the node identifies it"

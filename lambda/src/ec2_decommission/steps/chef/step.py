@@ -1,4 +1,4 @@
-"""The acts of the step, put together from ``observe``, ``plan`` and ``apply``."""
+"""The phases of the step, using ``observe``, ``plan`` and ``apply``."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class ChefStep:
     """Finds and deletes Chef nodes and clients.
 
     Args:
-        settings: which names to look for, and whether clients go too.
+        settings: the names to look for, and whether to delete clients too.
         server: the Chef server.
-        audit: whether the whole nodes are read before they are deleted, so that they can be restored.
+        audit: whether to read complete nodes before they are deleted, so that they can be restored.
     """
 
     name: ClassVar[str] = "chef"

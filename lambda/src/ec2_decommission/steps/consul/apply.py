@@ -1,10 +1,10 @@
-"""Carries out a plan in rounds: read again, ask again, plan again, send what both plans agree on.
+"""Applies a plan in rounds: observe, query live instances, plan, send what both plans agree on.
 
-Changes of many instances go together into transactions, each with the modify index of its key or node as it was read
-a moment ago. What changed meanwhile goes to the next round, and so does what the guard stopped because the answer
-about the living was too old. In a round, keys go first, because the end of a session closes each key that it holds
-for its lock-delay (15 s by default); then nodes, which take their sessions along; then the other sessions. One
-instance's failure is no other's.
+Changes for many instances are combined into transactions. Each change carries the modify index that its key or node
+had a moment ago. Changes that conflict, or that the guard stops because the answer about live instances is too old,
+move to the next round. Within a round, keys are first, because the end of a session locks each of its keys for the
+lock-delay (15 s by default); then nodes, which take their sessions with them; then the other sessions. A failure for
+one instance does not affect the others.
 
 https://developer.hashicorp.com/consul/docs/dynamic-app-config/sessions
 https://developer.hashicorp.com/consul/api-docs/txn
@@ -51,7 +51,7 @@ class _Job:
 
     @property
     def node(self) -> tuple[str, str]:
-        """The node that it concerns: datacenter and folded name."""
+        """The node of this job: datacenter and folded name."""
         return self.handle.datacenter, fold(self.handle.node.name)
 
     @property
@@ -72,7 +72,7 @@ class _Job:
         return len((self.handle.key and self.handle.key.value) or "") if self.removal.action == "release" else 0
 
     def comes_after(self, other: _Job) -> bool:
-        """Whether the other is of the same session, or one of both is the whole node."""
+        """Returns whether this job must follow the other: they share a session, or one is for the whole node."""
         one, two = self.handle.session, other.handle.session
         return self.node == other.node and (one is None or two is None or one == two)
 
@@ -81,7 +81,7 @@ class Applier:
     """Applies the plan of one batch.
 
     Args:
-        observe: reads what may be these instances' now.
+        observe: reads what may belong to these instances now.
         findings: the first plan.
     """
 
@@ -99,15 +99,15 @@ class Applier:
         self._batch = batch
         self._findings = findings
         self._outcomes = Outcomes(findings)
-        # What the audit has of each thing.
+        # The objects as written to the audit.
         self._written = {(i, r.target): r.object for i, finding in findings.items() for r in finding.removals}
-        # Of the round: what was read; jobs for the next round, with the reason; jobs that hold others back.
+        # State of the round: the snapshot; jobs for the next round, with the reason; jobs that block others.
         self._snapshot = Snapshot()
         self._unfinished: dict[_Job, str] = {}
         self._in_the_way: list[_Job] = []
 
     def apply(self) -> Mapping[str, Outcome]:
-        """The outcome for every instance of the plan."""
+        """Returns the outcome for every instance of the plan."""
         affected = [instance_id for instance_id, finding in self._findings.items() if finding.removals]
         for some in chunks(affected, _INSTANCES_AT_ONCE):
             self._apply([_Job(i, removal) for i in some for removal in self._findings[i].removals])
@@ -140,9 +140,9 @@ class Applier:
         return {job.instance_id: self._batch.instances[job.instance_id] for job in jobs}
 
     def _agreed(self, jobs: Sequence[_Job]) -> tuple[list[_Job], Callable[[], None]]:
-        """Asks about the living, and plans again: the jobs that this plan contains too, and the guard of the answer.
+        """Queries live instances and plans again. Returns the jobs that are in this plan too, and the guard.
 
-        The jobs get keys and nodes as they are now.
+        The returned jobs have the current keys and nodes.
         """
         instances = self._instances(jobs)
         wanted = question(self._settings, instances, self._snapshot)
@@ -159,7 +159,7 @@ class Applier:
         return agreed, asked.guard
 
     def _disagree(self, job: _Job, second: Finding) -> None:
-        """The second plan lacks the removal: it says why, or the node is another now, or the thing is gone."""
+        """Reports why the second plan lacks a job: a reason, a node registered again, or an object gone."""
         for error in second.errors:
             self._outcomes.failed(job.instance_id, error)
         for left in second.left:
@@ -175,7 +175,7 @@ class Applier:
                 self._outcomes.stays(job.instance_id, Left(target_of(before), reason))
 
     def _keep(self, job: _Job) -> bool:
-        """Writes to the audit what changed since it was written; False if that failed."""
+        """Writes to the audit again if the object has changed. False if that failed."""
         thing = (job.instance_id, job.removal.target)
         try:
             if self._written[thing] != job.removal.object:
@@ -187,7 +187,7 @@ class Applier:
         self._written[thing] = job.removal.object
         return True
 
-    # What becomes of a job
+    # Outcomes of a job
 
     def _done(self, job: _Job) -> None:
         self._outcomes.removed(job.instance_id, job.removal)
@@ -196,7 +196,7 @@ class Applier:
         if isinstance(error, StaleAnswer):
             self._try_again(job, str(error))
             return
-        if isinstance(error, RefusedError):  # Consul would refuse this one thing again
+        if isinstance(error, RefusedError):  # Consul would refuse this object again
             error = PermanentError(str(error))
         self._outcomes.failed(job.instance_id, about(job.removal.target, error))
         if job.removal.kind == LOCK:
@@ -207,7 +207,7 @@ class Applier:
         self._in_the_way.append(job)
 
     def _waits(self, job: _Job) -> bool:
-        """Whether something has to go before the job and is still there. Then the job is done after it, if ever."""
+        """Returns whether something that must go first still exists. The job waits for a later round."""
         obstacles = [other for other in self._in_the_way if job.comes_after(other)]
         if obstacles and all(other in self._unfinished for other in obstacles):
             self._unfinished[job] = self._unfinished[obstacles[0]]
@@ -232,12 +232,12 @@ class Applier:
     def _deregister(
         self, datacenter: str, jobs: Sequence[_Job], guard: Callable[[], None]
     ) -> Collection[tuple[str, str]]:
-        """Returns the nodes that are gone."""
+        """Deletes nodes; returns those that are gone."""
         ready = [job for job in jobs if not self._waits(job)]
         if not ready:
             return ()
         try:
-            # Proven before a node goes: a retry would find no node, and so no agent to force out.
+            # Check before deleting: a retry would find no node, and so no agent to force out.
             self._catalog.prove_rights("", [Right("operator", "write")])
         except DecommissionError as error:
             for job in ready:
@@ -250,8 +250,8 @@ class Applier:
     def _force_out(self, jobs: Sequence[_Job]) -> None:
         """Forces the failed agents of deleted nodes out of gossip.
 
-        The request has a name only, so it comes last: the transaction has shown that the name was the instance's node
-        until now, and the node id in gossip shows that the agent of that name is the node's.
+        The request has only a name, so it comes last: the transaction has shown that the name was the instance's node
+        until now, and the node id in gossip shows that the agent of that name belongs to the node.
         """
         while jobs:
             agreed, guard = self._agreed(jobs)
@@ -290,7 +290,7 @@ class Applier:
                 self._done(wanted[session_id])
 
     def _transact(self, datacenter: str, jobs: Sequence[_Job], guard: Callable[[], None]) -> list[_Job]:
-        """Returns the jobs that are done. A transaction that is rolled back is sent again without what failed."""
+        """Returns the jobs that are done. A transaction that rolls back is sent again without the failures."""
         while jobs:
             try:
                 failures = self._catalog.transact(datacenter, [op for job in jobs for op in job.ops], guard)
@@ -313,7 +313,7 @@ class Applier:
             for job, failure in blamed.items():
                 if failure.denied:
                     right = "node:write" if job.removal.kind == NODE else "key:write"
-                    self._fail(job, AccessError(f"the Consul token lacks {right} on it"))
+                    self._fail(job, AccessError(f"the Consul token lacks {right}"))
                 else:
                     self._try_again(job, failure.reason)
             jobs = [job for job in jobs if job not in blamed]
@@ -321,7 +321,7 @@ class Applier:
 
 
 def _packed(jobs: Iterable[_Job]) -> Iterator[list[_Job]]:
-    """Pieces that fit into one transaction each."""
+    """Splits the jobs into pieces that each fit into one transaction."""
     piece: list[_Job] = []
     for job in jobs:
         ops, size = sum(len(other.ops) for other in piece), sum(other.size for other in piece)

@@ -1,4 +1,4 @@
-"""All that the step ``consul`` reads: nodes, the state of their agents, sessions and keys."""
+"""Reads everything that the step ``consul`` needs: nodes, the state of their agents, sessions and keys."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ SEMAPHORE_FLAGS = 0xE0F69A2BAA414DE0
 
 
 def fold(name: str) -> str:
-    """A node name as Consul compares it: letter case does not count."""
+    """Returns a node name as Consul compares it: ignoring case."""
     return name.casefold()
 
 
 @dataclass(frozen=True)
 class Listing:
-    """Every node, by datacenter. ``errors`` has the datacenters that could not be read."""
+    """Every node, by datacenter. ``errors`` holds the datacenters that could not be read."""
 
     nodes: Mapping[str, tuple[CatalogNode, ...]] = field(default_factory=dict)
     errors: Mapping[str, DecommissionError] = field(default_factory=dict)
@@ -37,15 +37,15 @@ class Listing:
 
 @dataclass(frozen=True)
 class Datacenter:
-    """What one datacenter has that may be an instance's. Mappings are by folded node name.
+    """The data of one datacenter that may concern an instance. Mappings are by folded node name.
 
     Attributes:
-        name: as configured; "" is the datacenter of the agent that is asked.
-        nodes: those that may be an instance's.
-        agents: the status of serfHealth; no entry for a node without an agent, and for one that has just joined.
+        name: as configured; "" is the datacenter of the queried agent.
+        nodes: the nodes that may be an instance's.
+        agents: the status of serfHealth; no entry for a node without an agent, or with one that has just joined.
         sessions: every session.
-        keys: those under ``lock_prefixes``; none if no node has a session.
-        documents: each node with its services and checks, if an audit needs them; or why it could not be read.
+        keys: the keys under ``lock_prefixes``; none if no node has a session.
+        documents: each node with its services and checks, if needed for an audit, or why it could not be read.
     """
 
     name: str
@@ -69,12 +69,12 @@ class Datacenter:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The world of the step at one moment. Empty if nothing can be removed.
+    """What the step knows at one moment. Empty if nothing can be removed.
 
     Attributes:
-        members: gossip's view of the agents in the datacenter of the agent that is asked, by node id.
-        errors: by datacenter, why it could not be read.
-        long_ended: whether all instances ended so long ago that Consul has noticed the death of their agents.
+        members: gossip's view of the agents in the datacenter of the queried agent, by node id.
+        errors: why a datacenter could not be read, by datacenter.
+        long_ended: whether all instances ended so long ago that Consul has noticed that their agents are dead.
     """
 
     datacenters: tuple[Datacenter, ...] = ()
@@ -84,7 +84,7 @@ class Snapshot:
 
 
 def list_nodes(catalog: ConsulCatalog, settings: ConsulSettings) -> Listing:
-    """Every node of every configured datacenter."""
+    """Lists every node of every configured datacenter."""
     errors: dict[str, DecommissionError] = {}
 
     def read(datacenter: str) -> tuple[CatalogNode, ...]:
@@ -97,16 +97,16 @@ def list_nodes(catalog: ConsulCatalog, settings: ConsulSettings) -> Listing:
 def observe(
     catalog: ConsulCatalog, settings: ConsulSettings, names: Mapping[str, Collection[str]], *, audit: bool = False
 ) -> Snapshot:
-    """Reads nodes, and what is theirs. Ends early if none has a session and no node is to be deregistered.
+    """Reads nodes, sessions and keys. Stops early if no node has a session and none is to be deregistered.
 
     Args:
-        names: of the nodes that may be an instance's, by datacenter.
-        audit: whether a node that is to be deregistered has to be read with its services and checks.
+        names: the names of the nodes that may be an instance's, by datacenter.
+        audit: whether nodes to be deregistered are read with their services and checks.
     """
     errors: dict[str, DecommissionError] = {}
 
     def sessions_of(datacenter: str) -> Mapping[str, tuple[Session, ...]]:
-        # Without a right to read, Consul answers with less, and says nothing.
+        # Without read permission, Consul silently returns less.
         catalog.prove_rights(datacenter, _rights(settings))
         return _by_node(catalog.sessions(datacenter))
 
@@ -129,7 +129,7 @@ def observe(
 
     datacenters = tuple(_each(sessions, read, errors).values())
     try:
-        # After the nodes: an agent that joins meanwhile is alive.
+        # Read after the nodes: an agent that joins meanwhile is alive.
         members = {member.node_id: member for member in catalog.members() if member.node_id}
     except DecommissionError as error:
         return Snapshot(errors={**dict.fromkeys(sessions, error), **errors})
@@ -137,7 +137,7 @@ def observe(
 
 
 def _each(datacenters: Iterable[str], read: Callable[[str], T], errors: dict[str, DecommissionError]) -> dict[str, T]:
-    """What each datacenter answers. One that fails has its entry in ``errors`` instead, and fails only itself."""
+    """Reads each datacenter. The error of one that fails is stored in ``errors`` and does not affect the others."""
     answers: dict[str, T] = {}
     for datacenter in dict.fromkeys(datacenters):
         try:

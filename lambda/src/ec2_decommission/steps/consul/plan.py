@@ -1,13 +1,13 @@
-"""Which locks, sessions and nodes are a dead instance's, and on what proof. Pure: no call, no clock.
+"""Decides which locks, sessions and nodes belong to a dead instance, and on what proof. Pure: no call, no clock.
 
-A node is the instance's by one of two proofs, and a session or lock only through its node:
+A node is the instance's by one of two proofs. A session or lock is proven only through its node:
 
 1. **By id**: its meta ``instance_id``, or its name, if ``node_name`` contains ``{instance_id}``.
 2. **By recorded address**: it carries no id, its own address was recorded for the instance, and nobody else has that
    address now.
 
-A name alone proves nothing. An account or region that the node carries must be the instance's in both cases. While
-the agent of a node that is proven by id lives, nothing of the instance goes.
+A name alone proves nothing. In both cases, an account or region in the node must be the instance's. While the agent
+of a node that is proven by id is alive, nothing of the instance is removed.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ if TYPE_CHECKING:
 
 LOCK, SESSION, NODE = "consul_lock", "consul_session", "consul_node"
 
-_PASSING = "passing"  # serfHealth of an agent that lives
+_PASSING = "passing"  # serfHealth of a live agent
 # https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/resource-ids.html
 _EC2_ID = re.compile(r"(?<![0-9a-z])i-(?:[0-9a-f]{17}|[0-9a-f]{8})(?![0-9a-z])")
 
 
 @dataclass(frozen=True)
 class Handle:
-    """What a removal concerns: a node; or a session of it; or a key that this session holds."""
+    """What a removal concerns: a node, a session of it, or a key that this session holds."""
 
     datacenter: str
     node: CatalogNode
@@ -59,7 +59,7 @@ class _Proof:
 
 @dataclass(frozen=True)
 class _Claim:
-    """A node that is proven to be an instance's, and whether its agent lives."""
+    """A node that is proven to be an instance's, and whether its agent is alive."""
 
     instance_id: str
     datacenter: Datacenter
@@ -76,7 +76,7 @@ class _Claim:
 def candidates(
     settings: ConsulSettings, instances: Mapping[str, Instance], nodes: Iterable[CatalogNode]
 ) -> Mapping[str, tuple[CatalogNode, ...]]:
-    """The nodes that have an instance's id, one of its names, or, without an id, one of its addresses."""
+    """Finds the nodes with an instance's id, one of its names or, if they have no id, one of its addresses."""
     by_trait: dict[tuple[str, str | None], list[CatalogNode]] = defaultdict(list)
     for node in nodes:
         names = [("name", fold(node.name)), ("known as", fold(f"{node.datacenter}/{node.name}"))]
@@ -96,7 +96,7 @@ def candidates(
 
 
 def question(settings: ConsulSettings, instances: Mapping[str, Instance], snapshot: Snapshot) -> Question:
-    """Who has the addresses of the nodes that only rule 2 can prove?"""
+    """Returns the query about the addresses of the nodes that only rule 2 can prove."""
     found = _nodes_in_question(settings, instances, snapshot)
     return Question(
         frozenset(
@@ -112,7 +112,7 @@ def question(settings: ConsulSettings, instances: Mapping[str, Instance], snapsh
 def plan(
     settings: ConsulSettings, instances: Mapping[str, Instance], snapshot: Snapshot, living: Living
 ) -> Mapping[str, Finding]:
-    """What goes and what stays, for each instance. Removals are in this order: locks, sessions, nodes."""
+    """Decides what to remove and what to keep, for each instance. The order is locks, sessions, nodes."""
     findings = {
         instance_id: Findings(notes=_notes(settings, instance), errors=list(snapshot.errors.values()))
         for instance_id, instance in instances.items()
@@ -137,25 +137,25 @@ def plan(
             if owners[claim.thing] == instance_id:
                 _remove(settings, snapshot, claim, found)
             elif _can_lose(settings, claim.datacenter, claim.node):
-                found.stays(target_of(claim.node), f"it goes with {owners[claim.thing]}")
+                found.stays(target_of(claim.node), f"it is removed with {owners[claim.thing]}")
     return {instance_id: some.finding() for instance_id, some in findings.items()}
 
 
 def target_of(node: CatalogNode) -> str:
-    """The node in reports."""
+    """Returns the node as shown in reports."""
     return f"node {node.name} {node.address} ({node.datacenter})"
 
 
-# Whose a node is
+# Who owns a node
 
 
 def carried_ids(node: CatalogNode) -> frozenset[str]:
-    """The EC2 id in the node's meta; without it, those in its name."""
+    """Returns the EC2 id in the node's meta or, without one, the ids in its name."""
     return frozenset([node.instance_id] if node.instance_id else _EC2_ID.findall(fold(node.name)))
 
 
 def proven_by_id(settings: ConsulSettings, instance: Instance, node: CatalogNode) -> str | None:
-    """Rule 1, as the text of the proof; None if the node is not the instance's by id."""
+    """Rule 1. Returns the text of the proof; None if the node is not the instance's by id."""
     if _other_id(settings, instance, node) or _other_place(instance, node):
         return None
     if node.instance_id == instance.instance_id:
@@ -168,7 +168,7 @@ def proven_by_id(settings: ConsulSettings, instance: Instance, node: CatalogNode
 def _proof(
     settings: ConsulSettings, instance: Instance, node: CatalogNode, living: Living
 ) -> _Proof | str | DecommissionError:
-    """The proof that the node is the instance's; or the reason why it stays; or why that cannot be decided now."""
+    """Returns the proof that the node is the instance's, the reason to keep it, or why that cannot be decided now."""
     if text := proven_by_id(settings, instance, node):
         return _Proof(text, by_id=True)
     if reason := _other_id(settings, instance, node) or _other_place(instance, node):
@@ -179,28 +179,28 @@ def _proof(
 def _by_recorded_address(
     settings: ConsulSettings, instance: Instance, node: CatalogNode, living: Living
 ) -> _Proof | str | DecommissionError:
-    """Rule 2. Every own address of the node must be free, for the node is of whoever has one of them."""
+    """Rule 2. Every own address of the node must be free, because whoever has one of them owns the node."""
     address = _recorded_address(instance, node)
     if address is None:
-        return f"only its name is that of {instance.instance_id}; its address was not recorded for it"
+        return f"only its name matches {instance.instance_id}; its address was not recorded for the instance"
     if living.error:
         return about(target_of(node), living.error)
     for own in own_addresses(node):
         if owner := living.owner(instance, own, lambda other: _may_be_named(settings, other, node)):
-            return f"{own} belongs to {owner} now"
+            return f"{own} now belongs to {owner}"
     text = f"node {node.name}: {address} was recorded for {instance.instance_id}, and nobody else has it now"
     return _Proof(text, by_id=False)
 
 
 def _rests_on_address(settings: ConsulSettings, instance: Instance, node: CatalogNode) -> bool:
-    """Whether only rule 2 can prove that the node is the instance's."""
+    """Returns whether only rule 2 can prove that the node is the instance's."""
     if _other_id(settings, instance, node) or _other_place(instance, node):
         return False
     return not proven_by_id(settings, instance, node) and _recorded_address(instance, node) is not None
 
 
 def _other_id(settings: ConsulSettings, instance: Instance, node: CatalogNode) -> str | None:
-    """Guard of both rules: the node carries no id of another instance."""
+    """Guard of both rules: the node must not carry the id of another instance."""
     others = carried_ids(node) - {instance.instance_id}
     if not others or (_named_by_id(settings, instance, node) and not node.instance_id):
         return None
@@ -208,53 +208,53 @@ def _other_id(settings: ConsulSettings, instance: Instance, node: CatalogNode) -
 
 
 def _other_place(instance: Instance, node: CatalogNode) -> str | None:
-    """Guard of both rules: an account or region in the node's meta is the instance's."""
+    """Guard of both rules: an account or region in the node's meta must be the instance's."""
     for what, of_node, of_instance in (
         ("account", node.account_id, instance.account_id),
         ("region", node.region, instance.region),
         ("region", region_of_zone(node.availability_zone), instance.region),
     ):
         if of_node and of_node != of_instance:
-            return f"it is of {what} {of_node}, and {instance.instance_id} of {of_instance or 'an unknown one'}"
+            return f"it is in {what} {of_node}, but {instance.instance_id} was in {of_instance or 'an unknown one'}"
     return None
 
 
 def _named_by_id(settings: ConsulSettings, instance: Instance, node: CatalogNode) -> bool:
-    """Whether the node has a name that contains the instance's id."""
+    """Returns whether the node has a name that contains the instance's id."""
     template = settings.node_name
     return template is not None and template.by_id and fold(node.name) in map(fold, template.render_all(instance))
 
 
 def _may_be_named(settings: ConsulSettings, other: Instance, node: CatalogNode) -> bool:
-    """Whether a living instance may have the node's name; also if names cannot tell."""
+    """Returns whether a live instance may have the node's name. True if names cannot tell."""
     name = settings.node_name.render(other) if settings.node_name else None
     return name is None or fold(name) == fold(node.name)
 
 
 def _recorded_address(instance: Instance, node: CatalogNode) -> str | None:
-    """The node's own address that was recorded for the instance."""
+    """Returns the node's own address that was recorded for the instance."""
     return next((own for own in own_addresses(node) if own in instance.addresses), None)
 
 
 def own_addresses(node: CatalogNode) -> tuple[str, ...]:
-    """The node's address and ``lan`` address, in the shortest form, as far as they can identify a machine."""
+    """Returns the node's address and ``lan`` address, in the shortest form, if they can identify a machine."""
     own = (own_address(4, text) or own_address(6, text) for text in node.own_addresses)
     return tuple(dict.fromkeys(filter(None, own)))
 
 
 def _owners(claims: Iterable[_Claim]) -> Mapping[tuple[str, str], str]:
-    """With which instance a node goes: the one that it is by id, else the first of the batch that has its address."""
+    """Assigns each node to one instance: by id if possible, otherwise the first one that has its address."""
     owners: dict[tuple[str, str], str] = {}
     for claim in sorted(claims, key=lambda claim: not claim.proof.by_id):
         owners.setdefault(claim.thing, claim.instance_id)
     return owners
 
 
-# What lives
+# Which agents are alive
 
 
 def _agent_lives(snapshot: Snapshot, datacenter: Datacenter, node: CatalogNode) -> bool:
-    """By the leader's health check; or by gossip, which knows an agent before it has that check."""
+    """Uses the leader's health check, or gossip, which knows an agent before that check exists."""
     if datacenter.agents.get(fold(node.name)) == _PASSING:
         return True
     member = snapshot.members.get(node.node_id)
@@ -264,12 +264,13 @@ def _agent_lives(snapshot: Snapshot, datacenter: Datacenter, node: CatalogNode) 
 def _without_living(
     settings: ConsulSettings, snapshot: Snapshot, claims: Sequence[_Claim], findings: Findings
 ) -> Sequence[_Claim]:
-    """The claims of an instance that may go now.
+    """Returns the claims of an instance that may be carried out now.
 
-    A living node with the instance's id is the instance. A living node with its address only is the instance, or a
-    stranger elsewhere in a range that overlaps. It is a stranger if the instance is known by another node, or ended
-    long ago. If not, it stays until its agent is dead. It never blocks a node with the id, nor one of another
-    datacenter; in its own datacenter the address is its, because agents reach each other by address.
+    A live node with the instance's id is the instance. A live node with only its address is the instance, or a
+    stranger elsewhere in an overlapping range. It is a stranger if another node is known to be the instance, or if
+    the instance ended long ago. Otherwise, it is kept until its agent is dead. It never blocks a node with the id, or
+    a node in another datacenter. In its own datacenter, the address belongs to it, because agents reach each other by
+    address.
     """
     if not any(_can_lose(settings, claim.datacenter, claim.node) for claim in claims):
         return []
@@ -285,7 +286,7 @@ def _without_living(
         if not dead and not snapshot.long_ended:
             findings.errors.append(_still_alive(claim))
         else:
-            findings.stays(target_of(claim.node), f"a living Consul agent of {claim.node.datacenter} has its address")
+            findings.stays(target_of(claim.node), f"a live Consul agent in {claim.node.datacenter} has its address")
     return dead
 
 
@@ -294,17 +295,17 @@ def _still_alive(claim: _Claim) -> StillAlive:
     return StillAlive(f"{target_of(claim.node)}: {agent} is alive; nothing is removed until it is dead")
 
 
-# What goes with a node
+# What is removed with a node
 
 
 def _is_server(snapshot: Snapshot, node: CatalogNode) -> bool:
-    """A session that is made without naming a node, through a load balancer for example, gets the server's node."""
+    """Whether a node is a server. Sessions created without a node, for example via a load balancer, belong to it."""
     member = snapshot.members.get(node.node_id)
     return member is not None and member.server
 
 
 def _can_lose(settings: ConsulSettings, datacenter: Datacenter, node: CatalogNode) -> bool:
-    """Whether there is anything to remove of a node."""
+    """Returns whether a node has anything to remove."""
     return settings.deregister_node or fold(node.name) in datacenter.sessions
 
 
@@ -312,7 +313,7 @@ def _remove(settings: ConsulSettings, snapshot: Snapshot, claim: _Claim, finding
     datacenter, node, proof = claim.datacenter, claim.node, claim.proof.text
     sessions = datacenter.sessions.get(fold(node.name), ())
     if sessions and _is_server(snapshot, node):
-        findings.stays(target_of(node), "it is a Consul server, and others may have made its sessions through it")
+        findings.stays(target_of(node), "it is a Consul server, and other machines may have created its sessions")
         return
     for session in sessions:
         for key in datacenter.keys_by_session.get(session.session_id, ()):
@@ -330,7 +331,7 @@ def _remove_key(handle: Handle, session: Session, key: Key, proof: str, findings
     target = f"lock {key.name} ({handle.node.datacenter})"
     contender = key.flags == SEMAPHORE_FLAGS and key.name.endswith(f"/{session.session_id}")
     if key.flags == SEMAPHORE_FLAGS and key.name.endswith("/.lock"):
-        findings.stays(target, "it is shared by the other contenders of a semaphore")
+        findings.stays(target, "it is shared with the other contenders of a semaphore")
         return
     action = "delete" if contender or session.behavior == "delete" else "release"
     document = {"datacenter": handle.node.datacenter, "key": key.document}
@@ -349,13 +350,13 @@ def _deregister(datacenter: Datacenter, node: CatalogNode, proof: str, findings:
     )
 
 
-# Which nodes are in question
+# Candidate nodes
 
 
 def _nodes_in_question(
     settings: ConsulSettings, instances: Mapping[str, Instance], snapshot: Snapshot
 ) -> Mapping[str, Collection[tuple[Datacenter, CatalogNode]]]:
-    """Each instance's candidates, with their datacenter; none for an instance that can lose nothing."""
+    """Returns each instance's candidates with their datacenters. Leaves out instances with nothing to remove."""
     found: dict[str, list[tuple[Datacenter, CatalogNode]]] = defaultdict(list)
     for datacenter in snapshot.datacenters:
         for instance_id, nodes in candidates(settings, instances, datacenter.nodes).items():
@@ -364,7 +365,7 @@ def _nodes_in_question(
 
 
 def _names(settings: ConsulSettings, instance: Instance) -> tuple[str, ...]:
-    """The names that ``node_name`` gives."""
+    """Returns the names that ``node_name`` gives."""
     return settings.node_name.render_all(instance) if settings.node_name else ()
 
 

@@ -1,4 +1,4 @@
-"""The step's three acts."""
+"""The phases of the step."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ..base import Batch, Finding, Outcome
     from .observe import Snapshot
 
-# Gossip notices a dead agent within seconds, in the largest clusters within minutes; the leader looks once a minute.
+# Gossip notices a dead agent within seconds, or minutes in the largest clusters; the leader checks once a minute.
 # https://developer.hashicorp.com/consul/docs/architecture/gossip
 _NOTICED_SECONDS = 600.0
 
@@ -34,9 +34,9 @@ class ConsulStep:
     Args:
         settings: what to look for.
         catalog: the Consul cluster.
-        audit: whether removals are written to an audit: a node is then read with its services and checks.
+        audit: whether removals are written to an audit; nodes are then read with their services and checks.
         ended_at: when all instances had ended, in seconds since 1970; None if unknown.
-        now: seconds since 1970.
+        now: returns the time in seconds since 1970.
     """
 
     name: ClassVar[str] = "consul"
@@ -58,10 +58,10 @@ class ConsulStep:
         self._listing = Listing()
 
     def identify(self, batch: Batch) -> Mapping[str, Facts]:
-        """Lists all nodes: what the nodes that are an instance's by id say of it.
+        """Lists all nodes and returns the facts of those that are an instance's by id.
 
         Raises:
-            DecommissionError: no datacenter could be read. If one could, the others' errors are in the plan.
+            DecommissionError: no datacenter could be read. If only some could, the others' errors are in the plan.
         """
         self._listing = list_nodes(self._catalog, self._settings)
         if not self._listing.nodes:
@@ -83,7 +83,7 @@ class ConsulStep:
         return Applier(self._catalog, self._settings, self._observe, batch, findings).apply()
 
     def _observe(self, instances: Mapping[str, Instance]) -> Snapshot:
-        """Reads what may be these instances' now."""
+        """Reads what may belong to these instances now."""
         names = {
             datacenter: {n.name for some in candidates(self._settings, instances, nodes).values() for n in some}
             for datacenter, nodes in self._listing.nodes.items()
@@ -95,7 +95,7 @@ class ConsulStep:
 
 
 def _shared_addresses(nodes: Iterable[CatalogNode]) -> frozenset[str]:
-    """The addresses that nodes of several instances carry, such as that of a container bridge: they identify none."""
+    """Returns the addresses on nodes of several instances, such as a container bridge's. They identify none."""
     ids: dict[str, set[str]] = defaultdict(set)
     for node in nodes:
         for address in own_addresses(node):

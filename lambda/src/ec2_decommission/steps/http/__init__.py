@@ -1,7 +1,7 @@
-"""A step for a REST API, declared without code: find items, prove whose they are, remove the dead instance's.
+"""A step for a REST API, declared without code: finds items, proves who owns them, removes the dead instance's.
 
-This package imports neither requests nor urllib3 (``client`` does): every configuration is read with ``settings``,
-and a function without HTTP steps has no such libraries.
+This package does not import requests and urllib3; only ``client`` does. ``settings`` reads every configuration, and a
+function without HTTP steps does not have these libraries.
 """
 
 from __future__ import annotations

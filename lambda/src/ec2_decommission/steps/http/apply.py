@@ -1,7 +1,7 @@
-"""Carries out the plan: for each item find again, plan again, and send what both plans agree on.
+"""Applies the plan: for each item, finds again, plans again, and sends what both plans agree on.
 
-The items of a batch are removed side by side. Each has its own find right before its request. They share one answer
-about the living, which is asked for again when it is too old for the next request.
+The items of a batch are removed concurrently. Each has its own find right before its request. They share one answer
+about live instances, which is refreshed when it is too old for the next request.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from .plan import Handle
     from .settings import HttpStepSettings
 
-_TRIES = 3  # of one item, if the answer about the living is too old each time
+_TRIES = 3  # per item, if the answer about live instances is too old each time
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Applier:
 
     Args:
         observe: reads what these instances have now.
-        plan: the step's plan, on that and on an answer about the living.
+        plan: the step's plan, given a snapshot and an answer about live instances.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class Applier:
         return outcomes.outcomes()
 
     def _remove(self, key: str) -> Removal | Left | None:
-        """The removal if the item was removed; why it stays; or None if it was gone already."""
+        """Returns the removal if the item was removed, the reason if it is kept, or None if it was already gone."""
         reason = ""
         for _ in range(_TRIES):
             try:
@@ -108,7 +108,7 @@ class Applier:
         return next((left for left in again.left if left.target == job.removal.target), None)
 
     def _fresh_round(self) -> Round:
-        """The last answer about the living if it is fresh enough, else a new one for all of the batch's items."""
+        """Returns the last answer about live instances if it is fresh enough, or a new one for the batch's items."""
         with self._asking:
             if self._round is not None:
                 try:
@@ -131,7 +131,7 @@ class Applier:
             f"remove of {removal.target}",
             remove.error,
             see=remove.gone,
-            # A proof by id rests on no answer about the living.
+            # A proof by id does not rely on an answer about live instances.
             guard=asked.guard if asked.living.asked else None,
         )
         if reply.ok:
@@ -140,18 +140,18 @@ class Applier:
         return None
 
     def _check_gone(self, job: _Job, status: int) -> None:
-        """Looks whether an item that the server does not know any more is gone. Some say so if a right is missing.
+        """Checks that an item is gone if the server says so. Some servers say so if permission is missing.
 
         Raises:
-            AccessError: it is there.
-            DecommissionError: the find fails.
+            AccessError: the item still exists.
+            DecommissionError: the find failed.
         """
         snapshot = self._observe({job.instance_id: self._batch.instances[job.instance_id]})
         found = snapshot.found[job.instance_id]
         if any(id_of(self._settings, item) == job.item_id for item in found.items):
             raise AccessError(
-                f"{self._client.system} answers remove with {status}, and the find right after it still shows the "
-                "item: the credentials have no right to remove it"
+                f"{self._client.system} answers remove with {status}, but the find right after it still shows the "
+                "item: the credentials have no permission to remove it"
             )
         if found.errors:
             raise found.errors[0]

@@ -1,6 +1,6 @@
-"""The REST API of one HTTP step: requests with credentials, and answers sorted into documents and errors.
+"""The REST API of one HTTP step: sends requests with credentials, and sorts answers into documents and errors.
 
-One client serves many batches, so connections and an OAuth 2.0 token are used again. No secret is in any error.
+One client serves many batches, so connections and an OAuth 2.0 token are reused. No error contains a secret.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ T = TypeVar("T")
 
 _MOST_BYTES = 16 * 1024 * 1024
 _DEEPEST = 100
-_TRANSIENT = (409, 423)  # beside those that every server means so
-# Words by which an API says in a 2xx answer that a right is missing, as Zabbix does ("Not authorized.").
+_TRANSIENT = (409, 423)  # in addition to the statuses that are always transient
+# The words of APIs that report missing permission in a 2xx answer, as Zabbix does ("Not authorized.").
 _DENIED = (
     "not authori",
     "unauthori",
@@ -45,7 +45,7 @@ _DENIED = (
     "access denied",
     "session terminated",
 )
-# The forms in which a secret stands in a path, a query or a form, JSON, and messages of Python's.
+# The forms that a secret takes in a path, a query or form, JSON, and Python's messages.
 _QUOTED: tuple[Callable[[str], str], ...] = (
     lambda secret: quote(secret, safe="", errors="replace"),
     lambda secret: quote_plus(secret, errors="replace"),
@@ -58,7 +58,7 @@ _TOKEN_MARGIN_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Reply:
-    """A 2xx answer or one of the statuses that the caller asked to see. ``document`` is None if there is no JSON."""
+    """A 2xx answer, or one with a status that the caller asked to see. ``document`` is None without JSON."""
 
     status: int
     document: Any = None
@@ -72,10 +72,10 @@ class Client:
     """The API of one step.
 
     Args:
-        secrets: the step's secrets, opened.
-        deadline: gives the deadline of the invocation that asks.
-        tls: which certificates are trusted.
-        now: seconds, of a clock that only goes forward.
+        secrets: the step's secrets, decrypted.
+        deadline: returns the deadline of the current invocation.
+        tls: the TLS context.
+        now: a monotonic clock, in seconds.
 
     Raises:
         ConfigurationError: a secret cannot be used as a credential.
@@ -92,7 +92,7 @@ class Client:
         self.system = f"{settings.name} ({host_of(settings.url)})"
         self._secrets = secrets
         self._workers = settings.max_concurrency
-        # Of requests, not of jobs: an instance whose tags changed has several finds, inside the job of its removal.
+        # Limits requests, not jobs: an instance whose tags changed has several finds within the job of its removal.
         self._slots = threading.BoundedSemaphore(settings.max_concurrency)
         self._hidden = _forms(secrets.values())
 
@@ -126,11 +126,11 @@ class Client:
     def render(
         self, template: RequestTemplate, instance: Instance, item: Any = None, item_id: str | None = None
     ) -> Request:
-        """The request with the step's secrets put in.
+        """Renders the request with the step's secrets.
 
         Raises:
-            UnfitValueError: a value of the instance or the item is not known, or cannot stand where it should.
-            ConfigurationError: a secret cannot.
+            UnfitValueError: a value of the instance or the item is not known, or is not allowed in its place.
+            ConfigurationError: a secret is not allowed in its place.
         """
         try:
             return template.render(Values(instance, self._secrets, item, item_id))
@@ -150,20 +150,20 @@ class Client:
         repeatable: bool = False,
         json_needed: bool = False,
     ) -> Reply:
-        """Sends a request, and returns what was answered.
+        """Sends a request and returns the answer.
 
         Args:
             what: the request in messages, for example ``find``.
             error: finds an error in a 2xx answer.
-            see: statuses that are an answer, not an error.
+            see: statuses to return as an answer instead of an error.
             guard: as in ``Http.send``.
             repeatable: as in ``Http.send``.
             json_needed: a 2xx answer without JSON is an error.
 
         Raises:
-            AccessError: 401, 403 or 404, or an error that says that a right is missing.
-            ConfigurationError: a redirect, or another refusal; also what ``Http.send`` raises.
-            TransientError: 409, 423, 429, 5xx, or a 2xx answer with an error, or without JSON that can be read.
+            AccessError: 401, 403 or 404, or an error text about missing permission.
+            ConfigurationError: a redirect or another refusal; also the errors of ``Http.send``.
+            TransientError: 409, 423, 429, 5xx, or a 2xx answer with an error or without readable JSON.
         """
         try:
             answer = self._send(request, what, guard, repeatable=repeatable)
@@ -176,22 +176,22 @@ class Client:
             raise self.clean(failed) from None
 
     def each(self, items: Iterable[str], call: Callable[[str], T]) -> dict[str, T | DecommissionError]:
-        """Calls for each item, ``max_concurrency`` at a time; an item's error is its answer."""
+        """Calls ``call`` for each item, ``max_concurrency`` at a time. An item's error is its answer."""
         return each(items, call, self._workers)
 
     def hide(self, text: str) -> str:
-        """The text without the step's secrets, in whatever form they are sent."""
+        """Masks the step's secrets in the text, in all forms in which they are sent."""
         hidden = self._hidden | (self._token.hidden if self._token else frozenset())
         for secret in sorted(hidden, key=len, reverse=True):
             text = text.replace(secret, "***")
         return text
 
     def shown(self, value: Any, most: int) -> str:
-        """A value of an answer for a message: without secrets, on one line, at most so many characters."""
+        """Formats a value of an answer for a message: without secrets, on one line, at most ``most`` characters."""
         return cut(self.hide(one_line(value)), most)
 
     def clean(self, error: DecommissionError) -> DecommissionError:
-        """The error without secrets."""
+        """Returns the error without secrets."""
         text = self.hide(str(error))
         if text == str(error):
             return error
@@ -201,7 +201,7 @@ class Client:
         return clean
 
     def _credentials(self, *texts: Text) -> list[str]:
-        nobody = Instance("")  # no placeholder of an instance is in them
+        nobody = Instance("")  # credentials have no placeholders of an instance
         try:
             return [text.render(Values(nobody, self._secrets), as_it_is) for text in texts]
         except UnfitValueError as error:
@@ -225,7 +225,7 @@ class Client:
                 )
             if answer.status != 401 or self._token is None or last:
                 break
-            self._token.forget(str(token))  # revoked before its time; what answers 401 did nothing
+            self._token.forget(str(token))  # revoked early; a request answered with 401 had no effect
         return answer
 
     # Answers
@@ -238,7 +238,7 @@ class Client:
         except ValueError as reason:
             begin = self.shown(answer.text, 60) or "nothing"
             raise TransientError(
-                f"{self.system} answers {what} with {answer.status} {reason} (is url that of the API?): {begin}"
+                f"{self.system} answers {what} with {answer.status} {reason} (is url the API's?): {begin}"
             ) from None
         if error is not None:
             self._look_for_error(document, what, error)
@@ -261,24 +261,24 @@ class Client:
             location = answer.headers.get("Location", "").partition("?")[0]
             return ConfigurationError(
                 f"{self.system} redirects {what} to {self.shown(location, 200) or 'nowhere'} ({status}). Redirects "
-                "are not followed: set url and path to where the API is"
+                "are not followed: set url and path to the API's address"
             )
         said = self._said(answer, error)
         if status == 401:
             return AccessError(f"{self.system} refuses the credentials for {what} (401){said}")
         if status == 403:
-            return AccessError(f"{self.system}: the credentials have no right to {what} (403){said}")
+            return AccessError(f"{self.system}: the credentials have no permission for {what} (403){said}")
         if status in (404, 410):
             return AccessError(
                 f"{self.system} answers {what} with {status}, which does not prove that nothing is there: the "
-                f"credentials have no right to see it, or the path is wrong{said}"
+                f"credentials have no permission to see it, or the path is wrong{said}"
             )
         if answer.is_transient or status in _TRANSIENT:
             return answer.failure(f"{self.system} answers {what} with {status}{said}")
         return ConfigurationError(f"{self.system} refuses {what} ({status}){said}")
 
     def _said(self, answer: Answer, error: Expression | None) -> str:
-        """What the server says of a failure, if that is no page for a browser."""
+        """Returns the server's explanation of a failure, unless it is a page for browsers."""
         try:
             document = parsed(answer)
             found = error.search(document) if error else None
@@ -289,10 +289,10 @@ class Client:
 
 
 def parsed(answer: Answer) -> Any:
-    """The JSON of an answer.
+    """Parses the JSON of an answer.
 
     Raises:
-        ValueError: it has none that can be read; the text says why.
+        ValueError: it has no readable JSON; the text says why.
     """
     try:
         document = json.loads(answer.body, parse_constant=_not_json)
@@ -304,7 +304,7 @@ def parsed(answer: Answer) -> Any:
 
 
 def _not_json(constant: str) -> None:
-    raise ValueError(constant)  # NaN and Infinity, which Python alone reads
+    raise ValueError(constant)  # NaN and Infinity, which Python accepts, but JSON does not allow
 
 
 def _shallow(document: Any) -> bool:
@@ -322,7 +322,7 @@ def _shallow(document: Any) -> bool:
 
 
 def _forms(secrets: Iterable[str]) -> frozenset[str]:
-    """The forms in which secrets may come back in an answer, or in a message that is made of one."""
+    """Returns the forms in which secrets may return in an answer, or in a message made from one."""
     forms = (
         form
         for secret in secrets
@@ -336,7 +336,7 @@ def _base64(text: str) -> str:
 
 
 class _Token:
-    """An access token, used until shortly before it expires."""
+    """An access token, reused until shortly before it expires."""
 
     def __init__(
         self,
@@ -359,11 +359,11 @@ class _Token:
         self.hidden: frozenset[str] = frozenset()
 
     def get(self) -> str:
-        """A token that is valid for the next request.
+        """Returns a token that is valid for the next request.
 
         Raises:
             AccessError: the server refuses the client's credentials.
-            ConfigurationError, TransientError: the server gives no token.
+            ConfigurationError, TransientError: the server returned no token.
         """
         with self._lock:
             if self._token is None or self._now() >= self._ends_at:
@@ -373,13 +373,13 @@ class _Token:
             return self._token
 
     def forget(self, token: str) -> None:
-        """Drops a token that the API refuses."""
+        """Drops a token that the API refused."""
         with self._lock:
             if self._token == token:
                 self._token = None
 
     def _fetch(self) -> tuple[str, float]:
-        # Both forms are in use: RFC 6749, 2.3.1. Servers that take one of them refuse the other with 400 or 401.
+        # Both forms are in use: RFC 6749, 2.3.1. A server that accepts only one refuses the other with 400 or 401.
         answer = self._ask({"client_id": self._client_id, "client_secret": self._client_secret}, {})
         if answer.status in (400, 401):
             pair = f"{quote_plus(self._client_id)}:{quote_plus(self._client_secret)}"
@@ -394,7 +394,7 @@ class _Token:
         if not isinstance(token, str) or not token or not token.isascii() or not token.isprintable() or " " in token:
             raise ConfigurationError(f"{self._http.system}: the answer has no access_token: is token_url right?")
         if str(document.get("token_type") or "bearer").lower() != "bearer":
-            raise ConfigurationError(f"{self._http.system} gives a token of another type than Bearer")
+            raise ConfigurationError(f"{self._http.system} returns a token of a type other than Bearer")
         return token, _seconds(document.get("expires_in"))
 
     def _ask(self, credentials: Mapping[str, str], headers: Mapping[str, str]) -> Answer:
@@ -423,7 +423,7 @@ class _Token:
 
 
 def _seconds(value: Any) -> float:
-    """``expires_in``, which some servers give as a text."""
+    """Parses ``expires_in``, which some servers send as text."""
     try:
         seconds = float(value)
     except (TypeError, ValueError, OverflowError):

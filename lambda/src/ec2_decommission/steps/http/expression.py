@@ -1,4 +1,4 @@
-"""JMESPath expressions on JSON values, and what counts as true, as text and as an id."""
+"""Evaluates JMESPath expressions on JSON values, and defines what counts as true, as text and as an id."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import jmespath
 
 from ...errors import ConfigurationError
 
-_LONGEST = 10_000  # characters of a value that any message is made of
+_LONGEST = 10_000  # the most characters of a value used in a message
 
 
 class ExpressionError(Exception):
@@ -45,22 +45,22 @@ class Expression:
         return hash(self.text)
 
     def search(self, value: Any) -> Any:
-        """The expression's value; null for what is not there.
+        """Returns the expression's value; null for a missing value.
 
         Raises:
-            ExpressionError: a function got a value of another type than it takes.
+            ExpressionError: a function got a value of the wrong type.
         """
         try:
             return self._compiled.search(value)
         except Exception as error:
-            # Any: the library raises its own errors, and TypeError or RecursionError for values that are odd enough.
+            # Catches everything: the library raises its own errors, TypeError and RecursionError.
             raise ExpressionError(
                 f"{self.text} cannot be evaluated: {one_line(str(error)) or type(error).__name__}"
             ) from None
 
 
 def is_true(value: Any) -> bool:
-    """Whether a value counts as true in JMESPath: not false, null, "", [] or {}. Zero counts as true.
+    """Returns whether a value is true in JMESPath: not false, null, "", [] or {}. Zero is true.
 
     https://jmespath.org/specification.html#or-expressions
     """
@@ -68,9 +68,9 @@ def is_true(value: Any) -> bool:
 
 
 def as_text(value: Any) -> str | None:
-    """A text that is not empty, or a whole number, as text; None for anything else.
+    """Returns nonempty text, or a whole number, as text; None for anything else.
 
-    A number with a fraction or an exponent could be sent in another form than the server gave it.
+    A number with a fraction or an exponent could be sent in another form than the one received.
     """
     if isinstance(value, str):
         return value or None
@@ -80,11 +80,11 @@ def as_text(value: Any) -> str | None:
 
 
 def one_line(value: Any) -> str:
-    """A JSON value as a text for a message. It may hold secrets: hide them before it is cut to its length."""
+    """Formats a JSON value for a message. It may contain secrets: mask them before shortening the text."""
     text = value if isinstance(value, str) else json.dumps(value)
     return " ".join("".join(c if c.isprintable() else " " for c in text[:_LONGEST]).split())
 
 
 def cut(text: str, most: int) -> str:
-    """The text, or as much of it as ``most`` characters hold."""
+    """Shortens the text to at most ``most`` characters."""
     return text if len(text) <= most else f"{text[: most - 1]}…"

@@ -1,4 +1,4 @@
-"""All that an HTTP step reads: what the find of each instance shows, on all pages."""
+"""Reads everything that an HTTP step needs: the results of each instance's finds, from all pages."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _MOST_PAGES = 100
 
 @dataclass(frozen=True)
 class Found:
-    """What the finds of one instance show: one find for each value that a tag in its template ever had.
+    """The results of one instance's finds: one find for each value that a tag in its template ever had.
 
     Attributes:
-        items: as the server gave them.
-        errors: why a find failed. What the others found is complete.
+        items: as returned by the server.
+        errors: why a find failed. The results of the others are complete.
     """
 
     items: tuple[Any, ...] = ()
@@ -37,16 +37,16 @@ class Found:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What was found, by instance id; no entry for an instance that cannot be asked for."""
+    """The results by instance id. An instance without a possible find has no entry."""
 
     found: Mapping[str, Found] = field(default_factory=dict)
 
 
 def observe(client: Client, settings: HttpStepSettings, instances: Mapping[str, Instance]) -> Snapshot:
-    """Asks for each instance. Requests that are equal are sent once.
+    """Runs the finds of each instance. Equal requests are sent once.
 
     Raises:
-        ConfigurationError: a secret cannot stand in the request.
+        ConfigurationError: a secret is not allowed in its place in the request.
     """
     requests = {instance_id: _requests(client, settings.find, one) for instance_id, one in instances.items()}
     different = {str(n): request for n, request in enumerate(dict.fromkeys(chain(*requests.values())))}
@@ -72,15 +72,15 @@ def _requests(client: Client, find: Find, instance: Instance) -> list[Request]:
         try:
             requests.append(client.render(find.request, variant))
         except UnfitValueError:
-            continue  # the plan says so, if it is all of them
+            continue  # the plan reports it if no request is possible
     return list(dict.fromkeys(requests))
 
 
 def _find(client: Client, find: Find, request: Request) -> tuple[Any, ...]:
-    """The items of all pages.
+    """Reads the items of all pages.
 
     Raises:
-        DecommissionError: not all of them could be read.
+        DecommissionError: not all items could be read.
     """
     items: list[Any] = []
     pages: set[str] = set()
@@ -89,7 +89,7 @@ def _find(client: Client, find: Find, request: Request) -> tuple[Any, ...]:
         if following.url in pages:
             raise ConfigurationError(f"{client.system}: find.next leads to a page that was already read")
         if len(pages) == _MOST_PAGES:
-            raise ConfigurationError(f"{client.system}: find has more than {_MOST_PAGES} pages: let it ask for less")
+            raise ConfigurationError(f"{client.system}: find has more than {_MOST_PAGES} pages. Narrow the request")
         pages.add(following.url)
         document = client.ask(following, "find", find.error, repeatable=True, json_needed=True).document
         items += _items(client, find, document)
@@ -112,7 +112,7 @@ def _items(client: Client, find: Find, document: Any) -> list[Any]:
 
 
 def _next(client: Client, find: Find, request: Request, document: Any) -> Request | None:
-    """The request for the next page: the same with another query. None after the last page."""
+    """Returns the request for the next page: the same with another query. None after the last page."""
     if find.next is None:
         return None
     try:
@@ -142,7 +142,7 @@ def _encoded(pairs: list[tuple[str, Any]]) -> str:
 
 
 def _same_place(base: str, url: str, value: str) -> str | None:
-    """The query of the next page's URL; None if that is not one of the same place."""
+    """Returns the query of the next page's URL; None if the URL leads elsewhere."""
     try:
         following = urlsplit(urljoin(url, value))
         same = _place(following.geturl()) == _place(base)
@@ -153,10 +153,10 @@ def _same_place(base: str, url: str, value: str) -> str | None:
 
 
 def _place(url: str) -> tuple[str, str, int | None, str]:
-    """Scheme, host, port and path of a URL.
+    """Returns scheme, host, port and path of a URL.
 
     Raises:
-        ValueError: its port is none.
+        ValueError: the port is invalid.
     """
     parts = urlsplit(url)
     port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)

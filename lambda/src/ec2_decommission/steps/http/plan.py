@@ -1,14 +1,14 @@
-"""Which items are a dead instance's, and on what proof. Pure: no call, no clock.
+"""Decides which items belong to a dead instance, and on what proof. Pure: no call, no clock.
 
 An item is the instance's by one of two proofs, and for no other reason:
 
 1. **By id**: the value of ``prove.field`` is the instance id.
 2. **By recorded address**: the value is the private address or private DNS name that was recorded for the instance,
-   and nobody else has it now. The step knows no name of an item, so a living instance with the same private address
-   in another VPC keeps the item as one in the same VPC does.
+   and nobody else has it now. The step does not know names of items, so a live instance with the same private address
+   in another VPC protects the item, like one in the same VPC.
 
-The comparison is exact, whatever the server's search did: only a text can be equal, and it is never trimmed, unquoted
-or changed in case. A reason quotes an item at its end only: ``step`` hides secrets in the reason, and then cuts it.
+The comparison is exact, whatever the server's search did: only text can be equal, and it is never trimmed, unquoted
+or changed in case. A reason quotes an item only at its end: ``step`` masks secrets in the reason, then shortens it.
 """
 
 from __future__ import annotations
@@ -39,23 +39,23 @@ if TYPE_CHECKING:
 KIND = "http_item"
 
 _DNS_NAME = Template(PRIVATE_DNS_NAME)
-# EC2 makes private DNS names of the address, or of the instance id.
+# EC2 forms private DNS names from the address or from the instance id.
 # https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/hostname-types.html
 _NAME_OF_ADDRESS = re.compile(r"ip-(\d+)-(\d+)-(\d+)-(\d+)")
 _ACTIONS = {"DELETE": "delete", "PUT": "change", "PATCH": "change"}
-_MOST_STRANGERS = 10  # items of others that are named one by one
+_MOST_STRANGERS = 10  # other owners' items that are listed individually
 
 
 @dataclass(frozen=True)
 class Handle:
-    """An item that is to be removed, with its id as it is sent."""
+    """An item to be removed, with the id to send."""
 
     item_id: str
     item: Any
 
 
 def unknown(settings: HttpStepSettings, instance: Instance) -> str | None:
-    """Why nothing can be asked for or removed of an instance: a value that is not known, or cannot be sent."""
+    """Returns why nothing can be found or removed for an instance: a value is not known or cannot be sent."""
     if _expected(settings, instance) is None:
         return f"prove.equals: the value of {settings.prove.equals} is not known"
     if missing := settings.remove.request.missing(latest(settings, instance)):
@@ -65,7 +65,7 @@ def unknown(settings: HttpStepSettings, instance: Instance) -> str | None:
 
 
 def question(settings: HttpStepSettings, instances: Iterable[Instance]) -> Question:
-    """Who has the addresses and names by which the instances' items are proven? Nothing is asked for proofs by id."""
+    """Returns the query about addresses and names that prove the items. Proofs by id need no query."""
     asked = Question()
     for instance in instances if settings.prove.equals != INSTANCE_ID else ():
         address, name = _address(settings, instance), _expected(settings, instance)
@@ -78,7 +78,7 @@ def question(settings: HttpStepSettings, instances: Iterable[Instance]) -> Quest
 def in_question(
     settings: HttpStepSettings, instances: Mapping[str, Instance], snapshot: Snapshot
 ) -> Sequence[Instance]:
-    """The instances of which any item was found, so that it matters who has their addresses now."""
+    """Returns the instances with an item whose proof depends on who has their addresses now."""
     return [
         instance
         for instance_id, instance in instances.items()
@@ -90,13 +90,13 @@ def in_question(
 def plan(
     settings: HttpStepSettings, instances: Mapping[str, Instance], snapshot: Snapshot, living: Living
 ) -> Mapping[str, Finding]:
-    """What goes and what stays, for each instance. An item goes once, with the first instance of the batch."""
+    """Decides what to remove and what to keep, for each instance. Removes an item once, with its first instance."""
     owners: dict[str, str] = {}
     findings: dict[str, Finding] = {}
     for instance_id, instance in instances.items():
         collected = Findings()
         if reason := unknown(settings, instance):
-            collected.stays(f"whatever there is of {instance_id}", reason)
+            collected.stays(f"items of {instance_id}", reason)
         elif found := snapshot.found.get(instance_id):
             collected.errors += found.errors
             for decision in _decide(settings, instance, found.items, living):
@@ -106,12 +106,12 @@ def plan(
 
 
 def latest(settings: HttpStepSettings, instance: Instance) -> Instance:
-    """The instance with the latest known value of each tag that ``remove`` takes."""
+    """Returns the instance with the latest known value of each tag that ``remove`` uses."""
     return variants(instance, settings.remove.request.tags)[0]
 
 
 def id_of(settings: HttpStepSettings, item: Any) -> str | None:
-    """An item's id as text; None if it has none that can be sent."""
+    """Returns an item's id as text; None if it cannot be sent."""
     try:
         return as_text(settings.find.id.search(item))
     except ExpressionError:
@@ -126,7 +126,7 @@ def _collect(
         if owner == instance_id:
             collected.removals.append(decision)
         else:
-            collected.stays(decision.target, f"it goes with {owner}")
+            collected.stays(decision.target, f"it is removed with {owner}")
     elif isinstance(decision, Left):
         collected.left.append(decision)
     else:
@@ -136,7 +136,7 @@ def _collect(
 def _decide(
     settings: HttpStepSettings, instance: Instance, items: Iterable[Any], living: Living
 ) -> Sequence[Removal | Left | DecommissionError]:
-    """What becomes of each item that the finds of one instance show."""
+    """Decides about each item in the results of one instance's finds."""
     own: list[Any] = []
     strangers: list[Left] = []
     stranger_ids: set[str] = set()
@@ -159,7 +159,7 @@ def _decide_own(
     stranger_ids: Collection[str],
     living: Living,
 ) -> Sequence[Removal | Left | DecommissionError]:
-    """What becomes of the items that have the instance's value. Two finds, or two pages, may show the same item."""
+    """Decides about the items with the instance's value. Two finds, or two pages, may return the same item."""
     decisions: dict[str | None, Removal | Left | DecommissionError] = {}
     for item in items:
         item_id = id_of(settings, item)
@@ -176,11 +176,11 @@ def _decide_own(
     return list(decisions.values())
 
 
-# Whose an item is
+# Who owns an item
 
 
 def _stranger(settings: HttpStepSettings, instance: Instance, item: Any) -> str | None:
-    """Guard of both rules: the field has the instance's value, exactly. Only a text can be equal."""
+    """Guard of both rules: the field must equal the instance's value exactly. Only text can be equal."""
     try:
         value = settings.prove.field.search(item)
     except ExpressionError as error:
@@ -194,7 +194,7 @@ def _stranger(settings: HttpStepSettings, instance: Instance, item: Any) -> str 
 def _proven(
     settings: HttpStepSettings, instance: Instance, handle: Handle, living: Living
 ) -> Removal | Left | DecommissionError:
-    """An item that has the instance's value: the instance's by id, or by an address that nobody else has now."""
+    """Proves an item with the instance's value: by id, or by an address that nobody else has now."""
     target = _target(settings, handle.item)
     proof = f"its {settings.prove.field.text} is {_expected(settings, instance)}"
     if settings.prove.equals != INSTANCE_ID:
@@ -209,18 +209,18 @@ def _proven(
 
 
 def _other_owner(settings: HttpStepSettings, instance: Instance, living: Living) -> str | None:
-    """Rule 2: who else has the address or the DNS name now. Any living instance may have the item's name."""
+    """Rule 2: returns who else has the address or DNS name now. Any live instance may have the item's name."""
     address = _address(settings, instance)
     if address and (owner := living.owner(instance, address, lambda _: True)):
-        return f"{address} belongs to {owner} now"
+        return f"{address} now belongs to {owner}"
     name = str(_expected(settings, instance))
     if settings.prove.equals == PRIVATE_DNS_NAME and (bearer := living.bearer(_DNS_NAME, name)):
-        return f"{name} belongs to {bearer} now"
+        return f"{name} now belongs to {bearer}"
     return None
 
 
 def _expected(settings: HttpStepSettings, instance: Instance) -> str | None:
-    """The instance's value of ``prove.equals``."""
+    """Returns the instance's value of ``prove.equals``."""
     return instance.instance_id if settings.prove.equals == INSTANCE_ID else _recorded(settings, instance)
 
 
@@ -230,7 +230,7 @@ def _recorded(settings: HttpStepSettings, instance: Instance) -> str | None:
 
 
 def _address(settings: HttpStepSettings, instance: Instance) -> str | None:
-    """The private address on which the proof rests; None for a DNS name that is made of the instance id."""
+    """Returns the private address that the proof relies on; None for a DNS name formed from the instance id."""
     if settings.prove.equals != PRIVATE_DNS_NAME:
         return instance.private_ip
     label = (instance.private_dns_name or "").partition(".")[0]
@@ -240,7 +240,7 @@ def _address(settings: HttpStepSettings, instance: Instance) -> str | None:
     return (own_address(4, ".".join(match.groups())) if match else None) or instance.private_ip
 
 
-# What keeps an item that has the instance's value
+# Why an item with the instance's value is kept
 
 
 def _kept(settings: HttpStepSettings, item: Any) -> str | None:
@@ -255,7 +255,7 @@ def _kept(settings: HttpStepSettings, item: Any) -> str | None:
 
 
 def _without_id(settings: HttpStepSettings, item: Any) -> str | None:
-    """Its id is neither a text nor a whole number, is empty, or is a path segment that servers resolve."""
+    """Its id is neither text nor a whole number, is empty, or is a path segment that servers resolve."""
     try:
         value = settings.find.id.search(item)
     except ExpressionError as error:
@@ -266,12 +266,12 @@ def _without_id(settings: HttpStepSettings, item: Any) -> str | None:
 
 
 def _shares_id(item_id: str | None, stranger_ids: Collection[str]) -> str | None:
-    """An item that is not the instance's has the same id, and the request would meet that one."""
+    """Another item, not the instance's, has the same id, and the request would remove that one."""
     return "another item, which is not the instance's, has the same id" if item_id in stranger_ids else None
 
 
 def _cannot_be_sent(settings: HttpStepSettings, instance: Instance, item: Any, item_id: str | None) -> str | None:
-    """A value of ``remove`` is not known for this item, or cannot stand where its placeholder stands."""
+    """A value in ``remove`` is not known for this item, or is not allowed in its place."""
     problem = settings.remove.request.problem(latest(settings, instance), item, item_id)
     return f"remove: {problem}" if problem else None
 

@@ -1,4 +1,4 @@
-"""The settings of an HTTP step, as one entry of ``http_steps`` in the configuration has them."""
+"""The settings of an HTTP step: one entry of ``http_steps`` in the configuration."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _URL = re.compile(r"[\x21-\x7e]*")
 # What RFC 9110, 5.6.2 and 5.5, allows.
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HEADER_VALUE = re.compile(r"[\x20-\x7e]*")
-# They say where a request goes or where it ends, and are the client's own.
+# These headers control where a request goes or ends; only the client sets them.
 _RESERVED_HEADERS = frozenset(
     {"host", "content-length", "transfer-encoding", "connection", "upgrade", "te", "trailer"}
 )
@@ -41,9 +41,9 @@ class Find:
 
     Attributes:
         items: the list of items in an answer.
-        id: an item's id, a text or a whole number.
-        next: the next page: a URL or path that differs from the page's own in the query only, or an object of query
-            parameters that replace the page's own; nothing after the last page. None reads one page.
+        id: an item's id, text or a whole number.
+        next: the next page: a URL or path that differs from the current one only in the query, or an object of query
+            parameters that replace those of the current page; nothing after the last page. None reads one page.
         error: the error in a 2xx answer, if there is one.
     """
 
@@ -56,7 +56,7 @@ class Find:
 
 @dataclass(frozen=True)
 class Prove:
-    """The proof: the value of ``field`` is exactly that of ``equals``, one of ``EQUALS``."""
+    """The proof: the value of ``field`` equals that of ``equals``, one of ``EQUALS``, exactly."""
 
     field: Expression
     equals: str = INSTANCE_ID
@@ -64,10 +64,10 @@ class Prove:
 
 @dataclass(frozen=True)
 class Remove:
-    """The request that removes, or changes, one item.
+    """The request that removes or changes one item.
 
     Attributes:
-        gone: statuses that say that the item is not there. They are believed if a new find does not show it.
+        gone: statuses that say that the item does not exist. They count only if a new find does not show it.
         error: as in ``Find``.
     """
 
@@ -99,11 +99,11 @@ class HttpStepSettings:
     """One HTTP step.
 
     Attributes:
-        name: in reports, and in the names of its secrets (``http_steps.<name>.<secret>``).
-        url: scheme, host, port and the first part of the path. All requests go there.
-        secrets: their names.
-        keep: an item for which one of these is true is never touched.
-        auth: None if headers do it.
+        name: the name in reports and in the names of its secrets (``http_steps.<name>.<secret>``).
+        url: scheme, host, port and the first part of the path of all requests.
+        secrets: the names of its secrets.
+        keep: an item for which one of these is true is never removed.
+        auth: None if headers authenticate.
     """
 
     name: str
@@ -120,7 +120,7 @@ class HttpStepSettings:
 
 @dataclass(frozen=True)
 class _Step:
-    """What the readers of one step's parts need of the whole."""
+    """The parts of a step that the readers of its other parts need."""
 
     url: str
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -129,7 +129,7 @@ class _Step:
 
 
 def http_step(name: str, section: Section) -> HttpStepSettings | None:
-    """Reads one entry of ``http_steps``. What is wrong with it is added to the section's errors."""
+    """Reads one entry of ``http_steps``. Adds errors to the section; returns None if there are any."""
     before = len(section.errors)
     secrets = section.texts("secrets")
     step = _Step(_url(section, "url"), section.text_map("headers"), secrets, section.get("auth") is not None)
@@ -211,9 +211,9 @@ def _oauth2(section: Section, secrets: tuple[str, ...]) -> OAuth2 | None:
 
 
 def _credential(section: Section, key: str, secrets: tuple[str, ...], *, secret: bool = False) -> Text | None:
-    """The name of one of the step's secrets, or a text with {secret:NAME}; with ``secret`` no other text.
+    """Reads the name of one of the step's secrets, or text with {secret:NAME}; with ``secret``, no other text.
 
-    The configuration can be read by whoever may read the function, so no secret stands there itself.
+    Anyone who may read the function can read the configuration, so it must not contain a secret.
     """
     value = section.text(key)
     if not value:
@@ -221,7 +221,7 @@ def _credential(section: Section, key: str, secrets: tuple[str, ...], *, secret:
     text = f"{{secret:{value}}}" if value in secrets else value
     found = _read(section, key, text, lambda t: parse(t, Allowed(secrets, names=False)))
     if found and secret and all(isinstance(part, str) for part in found.parts):
-        # Not quoted: it may be the secret itself.
+        # The value is not quoted, because it may be the secret itself.
         section.errors.append(
             f"{section.path}.{key}: expected the name of one of the step's secrets ({', '.join(secrets) or 'none'})"
         )
@@ -262,12 +262,12 @@ def _path(section: Section, url: str, allowed: Allowed) -> Text | None:
     if not _URL.fullmatch(plain) or "#" in plain or "\\" in plain or resolved:
         section.wrong("path", "printable ASCII without a space, #, \\ or a segment of dots only", value)
     elif url and value and not urlsplit(url).path and not value.startswith(("/", "?")):
-        section.wrong("path", "a path that begins with /, because url ends with its host", value)
+        section.wrong("path", "a path that begins with /, because url has no path", value)
     return parsed
 
 
 def _headers(section: Section, step: _Step, allowed: Allowed, *, body: bool) -> dict[str, Text]:
-    """Those of the step and the request's own, which win; names are compared without letter case."""
+    """Merges the headers of the step and of the request. The request's own take precedence; case is ignored."""
     defaults = {name: value for name, value in _DEFAULT_HEADERS.items() if body or name != "Content-Type"}
     chosen: dict[str, tuple[str, str]] = {}
     for name, text in [*defaults.items(), *step.headers.items(), *section.text_map("headers").items()]:
@@ -277,7 +277,7 @@ def _headers(section: Section, step: _Step, allowed: Allowed, *, body: bool) -> 
         if not _HEADER_NAME.fullmatch(name) or name.lower() in _RESERVED_HEADERS:
             section.wrong("headers", f"names of headers, without {', '.join(sorted(_RESERVED_HEADERS))}", name)
         elif step.auth and name.lower() == "authorization":
-            section.errors.append(f"{section.path}.headers: Authorization is auth's own; give one of both")
+            section.errors.append(f"{section.path}.headers: auth sets Authorization; give only one of the two")
         elif not _HEADER_VALUE.fullmatch(text):
             section.errors.append(f"{section.path}.headers.{name}: expected printable ASCII characters only")
         elif parsed := _read(section, f"headers.{name}", text, lambda t: parse(t, allowed)):
@@ -286,7 +286,7 @@ def _headers(section: Section, step: _Step, allowed: Allowed, *, body: bool) -> 
 
 
 def _url(section: Section, key: str) -> str:
-    """A URL, as it stands: what is appended to it depends on the slash at its end."""
+    """Reads a URL unchanged, because a trailing slash affects what is appended to it."""
     value = section.text(key)
     try:
         parts = urlsplit(value)
@@ -295,7 +295,7 @@ def _url(section: Section, key: str) -> str:
     except ValueError:
         fine = False
     if value and not (fine and _URL.fullmatch(value)):
-        # Not quoted: it may have a password in it.
+        # The value is not quoted, because it may contain a password.
         section.errors.append(
             f"{section.path}.{key}: expected a URL that begins with http:// or https:// and names a host, without "
             "user, query, fragment, placeholder or space"

@@ -1,4 +1,4 @@
-"""The step's three acts."""
+"""The phases of the step."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _LONGEST_TARGET, _LONGEST_REASON = 100, 300  # characters in a report
 
 
 class HttpStep:
-    """The step for one batch. In reports it has its name in ``http_steps``.
+    """The step for one batch. Reports show its name in ``http_steps``.
 
     Args:
         settings: what to look for.
@@ -39,7 +39,7 @@ class HttpStep:
         self._client = client
 
     def identify(self, batch: Batch) -> Mapping[str, Facts]:  # noqa: ARG002
-        """Nothing: an item's fields have no meaning to the step beyond its proof."""
+        """Returns nothing: the step understands only the proof in an item."""
         return {}
 
     def plan(self, batch: Batch) -> Mapping[str, Finding]:
@@ -60,7 +60,7 @@ class HttpStep:
 
 
 def _without_secrets(finding: Finding, client: Client) -> Finding:
-    """The finding fit for a report and the audit: an item may hold a secret of the step, and texts of any length."""
+    """Prepares the finding for a report and the audit: masks secrets and shortens texts that come from items."""
     hide = client.hide
     return replace(
         finding,
@@ -83,7 +83,7 @@ def _removal(removal: Removal, hide: Callable[[str], str]) -> Removal:
 
 
 def _hidden(value: Any, hide: Callable[[str], str]) -> Any:
-    """A JSON value without secrets in its texts."""
+    """Masks secrets in all texts of a JSON value."""
     if isinstance(value, str):
         return hide(value)
     if isinstance(value, dict):

@@ -1,9 +1,9 @@
-"""Templates of requests: where a placeholder may stand, and how its value is written there.
+"""Templates of requests: where placeholders are allowed, and how their values are written there.
 
-Placeholders are those of name templates (``{instance_id}``, ``{tag:KEY}``, …) and ``{secret:NAME}``; in ``remove``
-also ``{id}`` and ``{item:JMESPATH}``. A value is put in once and never read as a template, and each place has its own
-form: in a path one quoted URL segment, in a query a quoted value, in a body the inside of a JSON string, in a header
-printable ASCII. Scheme, host and port are in no template.
+The placeholders are those of name templates (``{instance_id}``, ``{tag:KEY}``, …), ``{secret:NAME}`` and, in
+``remove``, ``{id}`` and ``{item:JMESPATH}``. A value is inserted once and never read as a template. Each place has
+its own form: in a path one quoted URL segment, in a query a quoted value, in a body the inside of a JSON string, in a
+header printable ASCII. Scheme, host and port are never part of a template.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ if TYPE_CHECKING:
 _TOKEN = re.compile(r"\{([^{}]*)\}")
 _JSON_STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _HEADER_VALUE = re.compile(r"[\x20-\x7e]*")
-_MOST_VARIANTS = 20  # of a request, over all values that an instance's tags ever had
+_MOST_VARIANTS = 20  # of a request, over all values of an instance's tags
 
 
 class UnfitValueError(Exception):
-    """A placeholder has no value for this instance or item, or one that cannot stand where the placeholder stands."""
+    """A placeholder has no value for this instance or item, or the value is not allowed in its place."""
 
 
 @dataclass(frozen=True)
 class Values:
-    """What the placeholders of one request stand for.
+    """The values of the placeholders of one request.
 
     Attributes:
-        item: the item that is to be removed, as the server gave it; None in a find.
+        item: the item to remove, as returned by the server; None in a find.
         item_id: its id as text; None in a find.
     """
 
@@ -51,7 +51,7 @@ class Values:
 
 @dataclass(frozen=True)
 class Allowed:
-    """The placeholders that a template may have: ``names``, those of name templates; ``item``, those of an item."""
+    """The allowed placeholders: ``names`` are those of name templates, ``item`` those of an item."""
 
     secrets: tuple[str, ...] = ()
     names: bool = True
@@ -72,10 +72,10 @@ class Placeholder:
     source: Template | Expression | str | None
 
     def value(self, values: Values) -> str:
-        """Its value.
+        """Returns its value.
 
         Raises:
-            UnfitValueError: it has none.
+            UnfitValueError: it has no value.
         """
         if isinstance(self.source, Template):
             value = self.source.render(values.instance)
@@ -104,16 +104,16 @@ class Placeholder:
 
 @dataclass(frozen=True)
 class Text:
-    """A parsed template. ``parts`` has the texts between the placeholders as they are sent."""
+    """A parsed template. ``parts`` holds the text between the placeholders as it is sent."""
 
     text: str
     parts: tuple[str | Placeholder, ...]
 
     def render(self, values: Values, encode: Callable[[str], str]) -> str:
-        """The text with all values put in, each through ``encode``.
+        """Renders the text with all values, each passed through ``encode``.
 
         Raises:
-            UnfitValueError: a value is not known, or cannot stand here.
+            UnfitValueError: a value is not known, or is not allowed here.
         """
         return "".join(part if isinstance(part, str) else _encoded(part, values, encode) for part in self.parts)
 
@@ -135,13 +135,13 @@ def _encoded(placeholder: Placeholder, values: Values, encode: Callable[[str], s
 
 
 def in_path(value: str) -> str:
-    """One URL segment.
+    """Quotes a value as one URL segment.
 
     >>> in_path("locks/a b")
     'locks%2Fa%20b'
 
     Raises:
-        UnfitValueError: a server on the way would resolve it, whatever the quoting.
+        UnfitValueError: a server would resolve it, even if quoted.
     """
     if {".", ".."} & set(value.replace("\\", "/").split("/")):
         raise UnfitValueError("cannot be one segment of a URL")
@@ -149,7 +149,7 @@ def in_path(value: str) -> str:
 
 
 def in_query(value: str) -> str:
-    """A value of a query."""
+    """Quotes a value for a query."""
     try:
         return quote(value, safe="")
     except UnicodeEncodeError:
@@ -157,7 +157,7 @@ def in_query(value: str) -> str:
 
 
 def in_body(value: str) -> str:
-    """The inside of a JSON string.
+    """Escapes a value for the inside of a JSON string.
 
     >>> in_body('say "hi"')
     'say \\\\"hi\\\\"'
@@ -166,47 +166,47 @@ def in_body(value: str) -> str:
 
 
 def in_header(value: str) -> str:
-    """A part of a header's value."""
+    """Checks a part of a header's value."""
     if not _HEADER_VALUE.fullmatch(value):
-        raise UnfitValueError("cannot stand in a header, which takes printable ASCII only")
+        raise UnfitValueError("is not printable ASCII, as a header requires")
     return value
 
 
 def as_it_is(value: str) -> str:
-    """For credentials, which are encoded as a whole."""
+    """Returns the value unchanged, for credentials, which are encoded as a whole."""
     return value
 
 
-# Reading
+# Parsing
 
 
 def parse(text: str, allowed: Allowed) -> Text:
-    """A template of a path, a query value or a header.
+    """Parses a template of a path, a query value or a header.
 
     Raises:
-        ConfigurationError: an unknown placeholder, or a brace without its partner.
+        ConfigurationError: a placeholder is unknown, or a brace has no counterpart.
     """
     return Text(text, tuple(_parts(text, allowed)))
 
 
 def parse_body(text: str, allowed: Allowed) -> Text:
-    """A template of a body: JSON, with placeholders in its strings.
+    """Parses a template of a body: JSON with placeholders in its strings.
 
-    A brace that is no placeholder's is written as ``\\u007b`` or ``\\u007d``.
+    Write a literal brace as ``\\u007b`` or ``\\u007d``.
 
     Raises:
-        ConfigurationError: it is not JSON, a placeholder is unknown, or a brace is not matched.
+        ConfigurationError: it is not JSON, a placeholder is unknown, or a brace has no counterpart.
     """
     try:
         json.loads(text)
         text.encode()
     except (ValueError, RecursionError) as error:
-        raise ConfigurationError(f"it is not a JSON text: {str(error)[:100]}") from None
+        raise ConfigurationError(f"it is not JSON: {str(error)[:100]}") from None
     parts: list[str | Placeholder] = []
     end = 0
     for string in _JSON_STRING.finditer(text):
         parts.append(text[end : string.start()])
-        # In the text an expression has its quotes escaped, as all of the string.
+        # Quotes within an expression are escaped, as in the whole string.
         parts += _parts(string[0], allowed, lambda raw: str(json.loads(f'"{raw}"')))
         end = string.end()
     return Text(text, (*parts, text[end:]))
@@ -220,7 +220,7 @@ def _parts(text: str, allowed: Allowed, plain: Callable[[str], str] = lambda raw
         end = token.end()
     parts.append(text[end:])
     if any(set("{}") & set(part) for part in parts if isinstance(part, str)):
-        raise ConfigurationError("a brace is not matched")
+        raise ConfigurationError("unmatched brace")
     return parts
 
 
@@ -240,12 +240,12 @@ def _placeholder(name: str, allowed: Allowed) -> Placeholder:
     raise ConfigurationError(f"unknown placeholder {{{name}}}; allowed here are {allowed}")
 
 
-# A whole request
+# Complete requests
 
 
 @dataclass(frozen=True)
 class Request:
-    """One request as it is sent. It may hold secrets, so its ``repr`` shows the method only."""
+    """One request as it is sent. It may contain secrets, so its ``repr`` shows only the method."""
 
     method: str
     url: str = field(repr=False)
@@ -263,9 +263,9 @@ class RequestTemplate:
     """A request with placeholders.
 
     Attributes:
-        url: scheme, host, port and the first part of the path; no template.
-        path: is appended to ``url`` as it stands. It cannot change host and port: if ``url`` has no path, it begins
-            with ``/`` or ``?`` (``settings`` sees to it).
+        url: scheme, host, port and the first part of the path; not a template.
+        path: appended to ``url`` unchanged. It cannot change host and port: if ``url`` has no path, it begins with
+            ``/`` or ``?`` (``settings`` checks this).
     """
 
     method: str
@@ -276,10 +276,10 @@ class RequestTemplate:
     body: Text | None = None
 
     def render(self, values: Values) -> Request:
-        """The request for these values.
+        """Renders the request for these values.
 
         Raises:
-            UnfitValueError: a value is not known, or cannot stand where its placeholder stands.
+            UnfitValueError: a value is not known, or is not allowed in its place.
         """
         url = self.url + self.path.render(values, in_path)
         if self.query:
@@ -289,7 +289,7 @@ class RequestTemplate:
         return Request(self.method, url, headers, self.body.render(values, in_body) if self.body else None)
 
     def problem(self, instance: Instance, item: Any = None, item_id: str | None = None) -> str | None:
-        """Why the request cannot be made for an instance or an item; None if it can."""
+        """Returns why the request cannot be rendered for an instance or an item; None if it can."""
         try:
             self.render(Values(instance, _AnySecret(), item, item_id))
         except UnfitValueError as error:
@@ -297,13 +297,13 @@ class RequestTemplate:
         return None
 
     def missing(self, instance: Instance) -> tuple[str, ...]:
-        """The placeholders of the instance whose value is not known, with their braces."""
+        """Returns the instance's placeholders whose values are not known, with their braces."""
         templates = (p.source for p in self.placeholders if isinstance(p.source, Template))
         return tuple(template.text for template in templates if not template.render(instance))
 
     @property
     def tags(self) -> frozenset[str]:
-        """The keys of the tags whose values it takes."""
+        """The keys of the tags that it uses."""
         names = (placeholder.name for placeholder in self.placeholders)
         return frozenset(name.removeprefix("tag:") for name in names if name.startswith("tag:"))
 
@@ -314,14 +314,14 @@ class RequestTemplate:
 
 
 def _query_value(text: Text, values: Values) -> str:
-    """The whole value quoted, also what stands around the placeholders."""
+    """Quotes the whole value, including the text around the placeholders."""
     return "".join(
         in_query(part) if isinstance(part, str) else _encoded(part, values, in_query) for part in text.parts
     )
 
 
 def variants(instance: Instance, keys: Iterable[str]) -> tuple[Instance, ...]:
-    """The instance with each combination of the values that these tags ever had, the latest first; at most 20.
+    """Returns the instance with each combination of the values that these tags ever had, latest first; at most 20.
 
     Example:
         >>> from ec2_decommission.instance import Instance

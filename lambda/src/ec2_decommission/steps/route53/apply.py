@@ -1,7 +1,7 @@
-"""Removes what a plan chose: asks again, plans again, and sends what both plans agree on.
+"""Applies a plan: queries live instances, plans again, and sends what both plans agree on.
 
 Each change batch is all or nothing. A DELETE repeats the record set as it was listed, so Route 53 refuses it if the
-record set has changed since. To take one value out of a set, the batch deletes the set and creates the rest.
+record set has changed since. To remove one value of a set, the batch deletes the set and creates the rest.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 # https://docs.aws.amazon.com/Route53/latest/DeveloperGuide/DNSLimitations.html
 MAX_RECORDS = 1000
 MAX_CHARACTERS = 32_000
-_ATTEMPTS = 8  # of a batch that Route 53 throttles or does not answer
+_ATTEMPTS = 8  # per batch, if Route 53 throttles it or does not answer
 
 
 @dataclass(frozen=True)
@@ -41,22 +41,22 @@ class Edit:
 
     @property
     def rest(self) -> RecordSet | None:
-        """The record set afterwards; None if no value is left."""
+        """The record set afterward; None if no value is left."""
         return self.record.without(removal.handle.value for _, removal in self.removals)
 
     @property
     def changes(self) -> list[Change]:
-        """For the change batch."""
+        """The changes for the change batch."""
         changes: list[Change] = [("DELETE", self.record.raw)]
         return changes if self.rest is None else [*changes, ("CREATE", self.rest.raw)]
 
     @property
     def needs(self) -> frozenset[Key]:
-        """The record sets that have to go together with this one or before it."""
+        """The record sets that must be removed with this one or before it."""
         return frozenset().union(*(removal.handle.needs for _, removal in self.removals))
 
 
-Group: TypeAlias = tuple[Edit, ...]  # record sets of one zone that go together
+Group: TypeAlias = tuple[Edit, ...]  # record sets of one zone that are removed together
 
 
 def apply(
@@ -71,7 +71,7 @@ def apply(
 
 
 class _Run:
-    """One ``apply``: the snapshot as it is known by now, and what became of each removal."""
+    """One ``apply``: the snapshot as currently known, and the outcome of each removal."""
 
     def __init__(
         self,
@@ -88,31 +88,31 @@ class _Run:
         self._snapshot = snapshot
         self._outcomes = Outcomes(findings)
         self._planned = {_id(i, removal): removal for i, finding in findings.items() for removal in finding.removals}
-        # The record sets as the audit has them.
+        # The record sets as written to the audit.
         self._audited = {key: removal.handle.record.raw for key, removal in self._planned.items()}
 
     def carry_out(self) -> Mapping[str, Outcome]:
         waiting = _groups((i, removal) for (i, _, _), removal in self._planned.items())
         while waiting:
-            # A target in another zone goes before the CNAME that points to it.
+            # A target in another zone is removed before the CNAME that points to it.
             open_keys = {edit.record.key for group in waiting for edit in group}
             ready = [group for group in waiting if not _needs_of_others(group) & open_keys]
             waiting = [group for group in waiting if _needs_of_others(group) & open_keys]
             zone_ids = list(dict.fromkeys(group[0].record.zone_id for group in ready))
             for number, zone_id in enumerate(zone_ids):
-                # A zone that is throttled leaves time to the others.
+                # Share the time, so that a throttled zone leaves time for the others.
                 with until(current().share(len(zone_ids) - number, LEAST_SECONDS)):
                     for some in _batches(group for group in ready if group[0].record.zone_id == zone_id):
                         self._send(zone_id, some)
         return self._outcomes.outcomes()
 
     def _send(self, zone_id: str, groups: Sequence[Group], *, refused: bool = False) -> None:
-        """Sends one change batch. Each attempt rests on its own answer about the living."""
+        """Sends one change batch. Each attempt relies on its own answer about live instances."""
         failure: DecommissionError = TransientError("no attempt was made")
         for _ in range(_ATTEMPTS):
             try:
                 self._read_targets(groups)
-                self._zones.wait(zone_id)  # before the question: an answer would grow old while it waits
+                self._zones.wait(zone_id)  # before the query, whose answer would grow old
                 groups, guard = self._agreed(groups)
                 if groups:
                     self._zones.change(zone_id, _changes(groups), guard)
@@ -122,15 +122,15 @@ class _Run:
             except DecommissionError as error:
                 failure = error
                 if isinstance(error, StaleAnswer) and len(groups) > 1:
-                    # The second plan takes too long for so many on so slow a machine.
+                    # The second plan takes too long for this many groups on this machine.
                     for half in _halves(groups):
                         self._send(zone_id, half, refused=refused)
                     return
-                # Throttled, no answer, or the answer about the living is too old: worth another attempt.
+                # Throttled, no answer, or the answer about live instances is too old: try again.
                 if isinstance(error, OutOfTime) or not isinstance(error, TransientError):
                     break
                 if not isinstance(error, ThrottledError | StaleAnswer):
-                    refused = False  # the change may have taken effect: if the next one is refused, read again
+                    refused = False  # it may have taken effect: if the next one is refused, read again
             else:
                 for i, removal in _removals(groups):
                     self._outcomes.removed(i, self._planned[_id(i, removal)])
@@ -138,7 +138,7 @@ class _Run:
         self._failed(groups, failure)
 
     def _read_targets(self, groups: Sequence[Group]) -> None:
-        """Reads again the names that must be empty for a CNAME to go. No change batch can check that."""
+        """Reads again the names that must be empty before a CNAME is removed. No change batch can check that."""
         targets = set()
         for group in groups:
             keys = {edit.record.key for edit in group}
@@ -154,7 +154,7 @@ class _Run:
         self._snapshot = read_again(self._snapshot, self._settings, self._zones, zone_id, names)
 
     def _agreed(self, groups: Sequence[Group]) -> tuple[list[Group], Callable[[], None]]:
-        """What a second plan, on fresh answers, chooses of the groups. The rest stays, failed, or is gone."""
+        """Returns what a second plan, on fresh answers, chooses of the groups. The rest is kept, failed, or gone."""
         asked_for = [_id(i, removal) for i, removal in _removals(groups)]
         only: dict[Key, set[str]] = {}
         for _, key, value in asked_for:
@@ -179,7 +179,7 @@ class _Run:
             self._outcomes.failed(instance_id, about(removal.target, error))
 
     def _keep(self, group: Group) -> bool:
-        """Writes record sets to the audit that changed since the first plan. What cannot be written stays."""
+        """Audits record sets that have changed since the first plan. What cannot be written is not removed."""
         for edit in group:
             for i, removal in edit.removals:
                 if self._audited[_id(i, removal)] == edit.record.raw:
@@ -193,9 +193,9 @@ class _Run:
         return True
 
     def _refused(self, zone_id: str, groups: Sequence[Group], refusal: ChangeRefusedError, *, again: bool) -> None:
-        """Reads all names of the batch again and sends the rest; splits the batch only if that is refused, too.
+        """Reads all names of the batch again and sends the rest. If that is refused too, splits the batch.
 
-        A change may take effect and its answer be lost; the next attempt is then refused for every record set.
+        If a change took effect but its answer was lost, the next attempt is refused for every record set.
         """
         if not again:
             self._read_again(zone_id, {edit.record.name for group in groups for edit in group})
@@ -204,7 +204,7 @@ class _Run:
             for part in _parts(groups, str(refusal)):
                 self._send(zone_id, part, refused=True)
         else:
-            self._failed(groups, PermanentError(f"Route 53 refuses the change: {refusal}"))
+            self._failed(groups, PermanentError(f"Route 53 refused the change: {refusal}"))
 
     def _failed(self, groups: Sequence[Group], error: DecommissionError) -> None:
         for i, removal in _removals(groups):
@@ -212,12 +212,12 @@ class _Run:
 
 
 def _id(instance_id: str, removal: Removal) -> tuple[str, Key, str]:
-    """A removal, whatever its proof: the instance, and one value of one record set."""
+    """Identifies a removal, whatever its proof: the instance, and one value of one record set."""
     return instance_id, removal.handle.record.key, removal.handle.value
 
 
 def _groups(removals: Iterable[tuple[str, Removal]]) -> list[Group]:
-    """The removals by record set, and the record sets that need each other together."""
+    """Groups the removals by record set, and record sets that need each other."""
     by_record: dict[RecordSet, list[tuple[str, Removal]]] = {}
     for i, removal in removals:
         by_record.setdefault(removal.handle.record, []).append((i, removal))
@@ -238,7 +238,7 @@ def _removals(groups: Iterable[Group]) -> list[tuple[str, Removal]]:
 
 
 def _needs_of_others(group: Group) -> frozenset[Key]:
-    """The record sets outside the group that have to go first."""
+    """Returns the record sets outside the group that must be removed first."""
     keys = frozenset(edit.record.key for edit in group)
     return frozenset().union(*(edit.needs for edit in group)) - keys
 
@@ -248,7 +248,7 @@ def _changes(groups: Iterable[Group]) -> list[Change]:
 
 
 def _batches(groups: Iterable[Group]) -> Iterator[list[Group]]:
-    """Pieces that fit into one change batch each."""
+    """Splits the groups into pieces that each fit into one change batch."""
     piece: list[Group] = []
     count = characters = 0
     for group in groups:
@@ -265,7 +265,7 @@ def _batches(groups: Iterable[Group]) -> Iterator[list[Group]]:
 
 
 def _parts(groups: Sequence[Group], refusal: str) -> list[list[Group]]:
-    """The two parts of a refused batch: what the refusal does not name, and what it names; else halves."""
+    """Splits a refused batch: what the refusal does not name, and what it names; otherwise halves."""
 
     def is_named(group: Group) -> bool:
         return any(f"'{edit.record.raw['Name']}'" in refusal for edit in group)

@@ -1,4 +1,4 @@
-"""Names: those of an instance, those at which external-dns marks what it owns, and those that are never touched."""
+"""Names: an instance's, those of external-dns's ownership records, and those that are never touched."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ class OwnNames:
     """The names to look at for one instance.
 
     Attributes:
-        forward: its record names, canonical, each with the template that gave it. If several give the same name, it
-            is one that contains the instance id, if there is one.
+        forward: its canonical record names, each with the template that gave it. If several templates give the same
+            name, one that contains the instance id is preferred.
         pointers: the names of the PTR records of its recorded addresses, each with the address.
         notes: the templates that gave no name, and why.
     """
@@ -48,7 +48,7 @@ class OwnNames:
 
 
 def own_names(record_names: Iterable[Template], instance: Instance) -> OwnNames:
-    """The names of an instance by its ``record_names``, for every value that its tags ever had."""
+    """Returns the names from ``record_names`` for an instance, for every value that its tags ever had."""
     forward: dict[str, Template] = {}
     notes: list[str] = []
     for template in record_names:
@@ -66,7 +66,7 @@ def own_names(record_names: Iterable[Template], instance: Instance) -> OwnNames:
 
 
 def name_questions(record_names: Iterable[Template], name: str) -> Iterator[tuple[Template, str]]:
-    """Each template that can give the canonical name, with the name as it writes it, in lower case.
+    """Yields each template that can give the canonical name, with the name in the template's form, in lower case.
 
     Example:
         >>> from ec2_decommission.templates import Template
@@ -81,7 +81,7 @@ def name_questions(record_names: Iterable[Template], name: str) -> Iterator[tupl
 
 
 def pointer(address: str) -> str:
-    """The name of the PTR record of an address.
+    """Returns the name of the PTR record of an address.
 
     Example:
         >>> pointer("10.0.0.5")
@@ -91,7 +91,7 @@ def pointer(address: str) -> str:
 
 
 def address_of(text: str) -> str | None:
-    """The address in a record's value: the value itself, or the one in a DNS name that EC2 made of it.
+    """Returns the address in a record's value: the value itself, or the one in a DNS name from EC2.
 
     Example:
         >>> address_of("ip-10-0-0-5.ec2.internal")
@@ -105,7 +105,7 @@ def address_of(text: str) -> str | None:
 
 
 def ec2_name_of_id(name: str) -> tuple[str, str] | None:
-    """The instance id and the region in a resource name of EC2; None for all other names.
+    """Returns the instance id and the region in a resource name of EC2; None for all other names.
 
     Example:
         >>> ec2_name_of_id("i-0123456789abcdef0.eu-west-1.compute.internal.")
@@ -116,7 +116,7 @@ def ec2_name_of_id(name: str) -> tuple[str, str] | None:
 
 
 def is_kept(keep_names: Iterable[str], name: str) -> bool:
-    """Whether one of the patterns matches the name. Letter case and the trailing dot do not matter.
+    """Returns whether one of the patterns matches the name. Case and the trailing dot do not matter.
 
     Example:
         >>> is_kept(["*.Prod.example.com"], "db.prod.example.com.")
@@ -126,11 +126,11 @@ def is_kept(keep_names: Iterable[str], name: str) -> bool:
 
 
 def mark_names(external_dns: ExternalDns | None, zone: Zone, name: str) -> tuple[str, ...]:
-    """Where external-dns marks a name of the zone as its own, by a TXT record. The name itself comes first.
+    """Returns where external-dns marks a name of the zone as its own with a TXT record. The name itself is first.
 
-    external-dns splits a name at its first dot, or, if it knows the zone, at the zone. The suffix, and the
-    replacement of ``*``, go to the part before the split. Versions before 0.12 leave out the record type. What the
-    flags say is looked for beside the default names: a zone may have several owners.
+    external-dns splits a name at its first dot or, if it knows the zone, at the zone. The suffix and the replacement
+    of ``*`` apply to the part before the split. Versions before 0.12 leave out the record type. The names from the
+    flags are checked in addition to the default names, because a zone may have several owners.
     https://kubernetes-sigs.github.io/external-dns/latest/docs/registry/txt/
 
     Example:
@@ -162,12 +162,12 @@ def _marked(flags: ExternalDns, host: str) -> Iterator[str]:
 
 
 def is_mark(txt_value: str) -> bool:
-    """Whether a TXT value is external-dns' mark of ownership, in plain text or encrypted."""
+    """Returns whether a TXT value is external-dns's mark of ownership, in plain text or encrypted."""
     return "heritage=external-dns" in txt_value or bool(_CIPHERTEXT.fullmatch(txt_value))
 
 
 def is_classless(zone_name: str) -> bool:
-    """Whether a reverse zone is delegated by RFC 2317: its name is not made of whole octets.
+    """Returns whether a reverse zone is delegated by RFC 2317, so its name does not consist of whole octets.
 
     Example:
         >>> is_classless("0/26.2.0.192.in-addr.arpa.")
@@ -177,7 +177,7 @@ def is_classless(zone_name: str) -> bool:
 
 
 def concerns_classless(zone_name: str, pointer_name: str) -> bool:
-    """Whether a PTR name may be delegated to that classless zone: the octets before the delegation are the same."""
+    """Returns whether a PTR name may be delegated to that classless zone: the octets before the delegation match."""
     parent = _reverse_parent(zone_name)
     return parent is not None and pointer_name.endswith("." + parent)
 

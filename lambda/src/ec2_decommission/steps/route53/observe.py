@@ -1,4 +1,4 @@
-"""Reads the hosted zones: the record sets at the names of the instances, and the marks of external-dns."""
+"""Reads the hosted zones: the record sets at the instances' names, and external-dns's marks."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class ZoneRecords:
 
     @property
     def unusable(self) -> str | None:
-        """Why the step reads nothing in this zone and changes nothing in it; None for most zones."""
+        """Why the step neither reads nor changes this zone; None for most zones."""
         if self.zone.managed_by:
             return f"{self.zone.managed_by} manages it, and only that service may change its records"
         if is_classless(self.zone.name):
@@ -43,7 +43,7 @@ class ZoneRecords:
         return None
 
     def updated(self, listing: Listing, names: Iterable[str] = ()) -> ZoneRecords:
-        """The zone with ``listing`` added. What was known of ``names`` is replaced."""
+        """Returns the zone with ``listing`` added. Replaces what was known about ``names``."""
         refreshed = frozenset(names)
         return replace(
             self,
@@ -57,22 +57,22 @@ class Snapshot:
     """The hosted zones.
 
     Attributes:
-        zones: those whose name is known, in the order of the settings.
-        unreadable: by id, those whose name could not be read, with the reason. Any name may lie in them.
+        zones: the zones whose name is known, in the order of the settings.
+        unreadable: the zones whose name could not be read, by id, with the reason. Any name may be in them.
     """
 
     zones: tuple[ZoneRecords, ...] = ()
     unreadable: Mapping[str, DecommissionError] = field(default_factory=dict)
 
     def updated(self, zone_id: str, listing: Listing, names: Iterable[str]) -> Snapshot:
-        """The snapshot with some names of a zone as ``listing`` shows them."""
+        """Returns the snapshot with the names of a zone as in ``listing``."""
         names = frozenset(names)
         zones = (z.updated(listing, names) if z.zone.zone_id == zone_id else z for z in self.zones)
         return replace(self, zones=tuple(zones))
 
 
 def observe(settings: Route53Settings, zones: Zones, instances: Iterable[Instance]) -> Snapshot:
-    """Reads every name of the instances in every zone that holds it. Errors are stored in the result."""
+    """Reads every name of the instances in every zone that contains it. Errors are stored in the result."""
     owns = [own_names(settings.record_names, instance) for instance in instances]
     forward = {name for own in owns for name in own.forward}
     pointers = {name for own in owns for name in own.pointers}
@@ -99,7 +99,7 @@ def observe(settings: Route53Settings, zones: Zones, instances: Iterable[Instanc
 def read_again(
     snapshot: Snapshot, settings: Route53Settings, zones: Zones, zone_id: str, names: Iterable[str]
 ) -> Snapshot:
-    """The snapshot with some names of a zone as they are now."""
+    """Returns the snapshot with these names of a zone read again."""
     names = set(names)
     zone = next(records.zone for records in snapshot.zones if records.zone.zone_id == zone_id)
     zones.forget(zone_id, {mark for name in names for mark in mark_names(settings.external_dns, zone, name)})
@@ -108,9 +108,9 @@ def read_again(
 
 
 def _with_marks(zones: Zones, zone: Zone, names: Iterable[str], external_dns: ExternalDns | None) -> Listing:
-    """The record sets at the names, and at those at which external-dns would mark the names that have a record.
+    """Lists the record sets at the names, and at the marks that external-dns would set for names with a record.
 
-    Both in one walk through the zone if that is cheaper; else the marks after the names.
+    Reads both in one pass through the zone if that is cheaper; otherwise the marks after the names.
     """
     names = set(names)
     marks = {mark for name in names for mark in mark_names(external_dns, zone, name)}
@@ -124,8 +124,8 @@ def _with_marks(zones: Zones, zone: Zone, names: Iterable[str], external_dns: Ex
 
 
 def _requests(zone: Zone, names: int) -> float:
-    """About how many requests it takes to read that many names which are spread over a zone.
+    """Estimates the number of requests to read that many names spread over a zone.
 
-    Each returns a page, and the next one begins at the next name after it.
+    Each request returns a page, and the next one begins at the next name after it.
     """
     return max(1.0, min(names, zone.record_sets / (PAGE + zone.record_sets / max(1, names))))

@@ -1,6 +1,7 @@
-"""What the step deletes, and on what proof. Pure: a snapshot and an answer about the living in, findings out.
+"""Decides what the step deletes, and on what proof. Pure: takes a snapshot and an answer about live instances.
 
-A value of a record set goes if the record set may be touched at all (``untouchable``) and one of these proofs holds:
+A value of a record set is removed if the record set may be touched at all (``untouchable``) and one of these proofs
+holds:
 
 - ``by_name_with_id``: the record's name contains the instance id.
 - ``by_target_with_id``: the value is EC2's own name for this instance id.
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
     from .names import OwnNames
     from .observe import Snapshot, ZoneRecords
 
-Only: TypeAlias = "Mapping[Key, Set[str]] | None"  # the values, by record set, to which a second plan is limited
+Only: TypeAlias = "Mapping[Key, Set[str]] | None"  # limits a second plan to these values, by record set
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,8 @@ class Handle:
     """What ``apply`` needs to remove one value of one record set.
 
     Attributes:
-        target: the record name on which the proof of a CNAME rests, if it rests on one.
-        needs: the record sets at ``target``, which must go together with the CNAME or before it.
+        target: the record name that the proof of a CNAME relies on, if any.
+        needs: the record sets at ``target``, which must be removed with the CNAME or before it.
     """
 
     record: RecordSet
@@ -75,14 +76,14 @@ class Goes:
 
 @dataclass(frozen=True)
 class Stays:
-    """The value has to do with the instance, and stays."""
+    """The value concerns the instance, but is kept."""
 
     reason: str
 
 
 @dataclass(frozen=True)
 class Unknown:
-    """Nobody can say now whether the value may go."""
+    """It cannot be decided now whether the value may be removed."""
 
     error: DecommissionError
 
@@ -106,10 +107,10 @@ class Candidate:
 
 @dataclass
 class Draft:
-    """A plan while it is made.
+    """A plan in progress.
 
     Attributes:
-        claims: the values that go, by record set, each with its instance id.
+        claims: the values to remove, by record set, each with its instance id.
     """
 
     only: Only
@@ -117,7 +118,7 @@ class Draft:
     claims: dict[Key, dict[str, str]] = field(default_factory=dict)
 
     def enter(self, candidate: Candidate, verdict: Verdict | None) -> None:
-        """Writes a verdict down. A value goes once, with the first instance that it is proven to be of."""
+        """Adds a verdict. A value is removed once, with the first instance that it is proven to belong to."""
         record, value, instance_id = candidate.record, candidate.value, candidate.own.instance.instance_id
         found, target = self.findings[instance_id], _target(record, value)
         match verdict:
@@ -128,23 +129,23 @@ class Draft:
             case Goes(proof, own_name, needs) if self.only is None or value in self.only[record.key]:
                 first = self.claims.setdefault(record.key, {}).setdefault(value, instance_id)
                 if first != instance_id:
-                    found.stays(target, f"goes with {first}, which had the same name and address")
+                    found.stays(target, f"is removed with {first}, which had the same name and address")
                     return
                 if any(removal.target == target for removal in found.removals):
-                    target = f"{target} in zone {record.zone_id}"  # two zones of one name hold the same record
+                    target = f"{target} in zone {record.zone_id}"  # two zones of the same name hold the same record
                 whole = {"zone_id": record.zone_id, "record_set": record.raw}
                 handle = Handle(record, value, own_name, needs)
                 found.removals.append(Removal("delete", target, proof, "record_set", whole, handle))
 
     def takes_all_of(self, record: RecordSet) -> bool:
-        """Whether all values of a record set go. An alias has no values, and stays."""
+        """Returns whether all values of a record set are removed. An alias has no values, and is kept."""
         return bool(record.values) and self.claims.get(record.key, {}).keys() >= set(record.values)
 
 
 def question(
     settings: Route53Settings, instances: Mapping[str, Instance], snapshot: Snapshot, only: Only = None
 ) -> Question:
-    """Everything that ``plan`` has to know about the living."""
+    """Returns everything that ``plan`` needs to know about live instances."""
     addresses: set[str] = set()
     names: set[tuple[Template, str]] = set()
     for instance in instances.values():
@@ -169,7 +170,7 @@ def plan(
     living: Living,
     only: Only = None,
 ) -> Mapping[str, Finding]:
-    """Decides for each instance what goes and what stays.
+    """Decides what to remove and what to keep, for each instance.
 
     Args:
         living: the answer to ``question`` with the same arguments.
@@ -206,7 +207,7 @@ def plan(
 
 
 def untouchable(settings: Route53Settings, zone: ZoneRecords, record: RecordSet) -> str | None:
-    """Why no proof makes this record set an instance's; None if one may."""
+    """Returns why no proof applies to this record set; None if one may."""
     if record.alias:
         return "an alias record points to an AWS resource, not to an instance"
     if record.traffic_policy:
@@ -223,7 +224,7 @@ def untouchable(settings: Route53Settings, zone: ZoneRecords, record: RecordSet)
 
 
 def _unread_mark(settings: Route53Settings, zone: ZoneRecords, record: RecordSet) -> DecommissionError | None:
-    """Why it is not known whether external-dns owns the name; None if it is known."""
+    """Returns why it is not known whether external-dns owns the name; None if it is known."""
     return next((zone.missed[mark] for mark in _marks(settings, zone, record) if mark in zone.missed), None)
 
 
@@ -237,7 +238,7 @@ def _marks(settings: Route53Settings, zone: ZoneRecords, record: RecordSet) -> t
 
 
 def judge(settings: Route53Settings, candidate: Candidate, living: Living) -> Verdict | None:
-    """The first proof that applies to one value; None if nothing connects the value to the instance."""
+    """Returns the first proof that applies to one value; None if nothing connects the value to the instance."""
     own, record, value = candidate.own, candidate.record, candidate.value
     if record.type == "PTR":
         return by_pointer(settings, candidate, living)
@@ -266,7 +267,7 @@ def by_target_with_id(instance: Instance, value: str) -> Goes | Stays | None:
     if named is None or named[0] != instance.instance_id:
         return None
     if named[1] != instance.region:
-        return Stays(f"{value} is an instance in {named[1]}, and {instance.instance_id} ran elsewhere")
+        return Stays(f"{value} is an instance in {named[1]}, but {instance.instance_id} ran elsewhere")
     return Goes(f"{value} is EC2's own name for {instance.instance_id}")
 
 
@@ -276,7 +277,7 @@ def by_recorded_value(
     """Rule 2: the value was recorded for the instance, and nobody else has its address now."""
     address = address_of(value)
     if address is None:
-        return Stays(f"{value} contains no address, so nobody can be asked who has it now")
+        return Stays(f"{value} contains no address, so it cannot be checked who has it now")
     if owner := living.owner(instance, address, has_name):
         return Stays(f"{value} now belongs to {owner}")
     if living.error:
@@ -308,7 +309,7 @@ def by_own_name(
     own, target = candidate.own, candidate.name
     zones = [zone for zone in snapshot.zones if zone.zone.holds(target)]
     if not zones or any(zone.unusable for zone in zones):
-        return Stays(f"its target {target} lies in no zone that this step handles")
+        return Stays(f"its target {target} is not in a zone that this step handles")
     if error := next((zone.missed[target] for zone in zones if target in zone.missed), None):
         return Unknown(error)
     there = _at(snapshot, target)
@@ -316,7 +317,7 @@ def by_own_name(
         return Stays(f"its target {target} stays")
     if is_kept(settings.keep_names, target):
         return Stays(f"keep_names matches its target {target}")
-    if not there and snapshot.unreadable:  # it may lie there
+    if not there and snapshot.unreadable:  # it may be there
         return Unknown(next(iter(snapshot.unreadable.values())))
     proof = f"its target {target} is a record name of {own.instance.instance_id}"
     if not by_name_with_id(own, target):
@@ -333,7 +334,7 @@ def by_own_name(
 def _judge_own_names(
     settings: Route53Settings, waiting: list[Candidate], snapshot: Snapshot, living: Living, draft: Draft
 ) -> None:
-    """Judges CNAMEs to own record names. Each that goes may free another that points to it."""
+    """Judges CNAMEs to own record names. Removing one may allow the removal of another that points to it."""
     while True:
         verdicts = [(c, by_own_name(settings, c, snapshot, living, draft)) for c in waiting]
         going = [(c, verdict) for c, verdict in verdicts if isinstance(verdict, Goes)]
@@ -344,11 +345,11 @@ def _judge_own_names(
         waiting = [c for c, verdict in verdicts if not isinstance(verdict, Goes)]
 
 
-# What was looked at
+# What was read
 
 
 def _places(own: OwnNames, snapshot: Snapshot, only: Only) -> Iterator[tuple[ZoneRecords, str]]:
-    """The zones that hold each name of the instance: forward names first."""
+    """Yields the zones that hold each name of the instance, forward names first."""
     wanted = None if only is None else {key[:2] for key in only}
     for name in (*own.forward, *own.pointers):
         for zone in snapshot.zones:
@@ -358,7 +359,7 @@ def _places(own: OwnNames, snapshot: Snapshot, only: Only) -> Iterator[tuple[Zon
 
 
 def _record_sets(own: OwnNames, snapshot: Snapshot, only: Only) -> Iterator[tuple[ZoneRecords, RecordSet]]:
-    """A, AAAA and CNAME record sets at the instance's names, and PTR record sets at its recorded addresses."""
+    """Yields A, AAAA and CNAME record sets at the instance's names, and PTR record sets at its recorded addresses."""
     for zone, name in _places(own, snapshot, only):
         types = (*(FORWARD if name in own.forward else ()), *(("PTR",) if name in own.pointers else ()))
         for record in zone.found.get(name, ()):
@@ -367,12 +368,12 @@ def _record_sets(own: OwnNames, snapshot: Snapshot, only: Only) -> Iterator[tupl
 
 
 def _at(snapshot: Snapshot, name: str) -> list[RecordSet]:
-    """All A, AAAA and CNAME record sets at a name, aliases included."""
+    """Returns all A, AAAA and CNAME record sets at a name, including aliases."""
     return [r for zone in snapshot.zones for r in zone.found.get(name, ()) if r.type in FORWARD]
 
 
 def _has_name(settings: Route53Settings, name: str) -> Callable[[Instance], bool]:
-    """Whether a record name of a living instance is this one."""
+    """Returns a test whether this name is a record name of a live instance."""
 
     def has_name(instance: Instance) -> bool:
         names = (template.render(instance) for template in settings.record_names)
@@ -381,7 +382,7 @@ def _has_name(settings: Route53Settings, name: str) -> Callable[[Instance], bool
     return has_name
 
 
-# What the report says beside removals
+# What the report says besides removals
 
 
 def _report_what_was_not_read(own: OwnNames, snapshot: Snapshot, found: Findings) -> None:
@@ -391,18 +392,18 @@ def _report_what_was_not_read(own: OwnNames, snapshot: Snapshot, found: Findings
     if found.errors or any(_places(own, snapshot, None)):
         found.notes.extend(notes)
     else:
-        # Nothing could be looked for at all: that is not the same as having looked.
+        # Nothing could be read at all, which is not the same as finding nothing.
         for note in notes:
             found.stays("its DNS records", note)
 
 
 def _outside(own: OwnNames, snapshot: Snapshot) -> Iterator[str]:
-    """Names that lie in no zone that is read."""
+    """Yields notes on names that are in no zone that is read."""
     known = ", ".join(zone.zone.name for zone in snapshot.zones)
     for name in own.forward:
         holding = [zone for zone in snapshot.zones if zone.zone.holds(name)]
         if not holding and not snapshot.unreadable:
-            yield f"record name {name} lies in none of the zones {known}"
+            yield f"record name {name} is in none of the zones {known}"
         yield from _unusable(zone for zone in holding)
     for name in own.pointers:
         yield from _unusable(
@@ -413,7 +414,7 @@ def _outside(own: OwnNames, snapshot: Snapshot) -> Iterator[str]:
 def _unusable(zones: Iterable[ZoneRecords]) -> Iterator[str]:
     for zone in zones:
         if zone.unusable:
-            yield f"hosted zone {zone.zone.zone_id} ({zone.zone.name}) is not looked at: {zone.unusable}"
+            yield f"hosted zone {zone.zone.zone_id} ({zone.zone.name}) is not read: {zone.unusable}"
 
 
 def _not_its_own(settings: Route53Settings, own: OwnNames, record: RecordSet, living: Living) -> str:
@@ -421,7 +422,7 @@ def _not_its_own(settings: Route53Settings, own: OwnNames, record: RecordSet, li
     if record.type == "PTR":
         return f"it does not point to a name of {instance.instance_id}"
     if not instance.addresses and not instance.dns_names:
-        return f"no address was recorded for {instance.instance_id}, so only what contains its id may go"
+        return f"no address was recorded for {instance.instance_id}, so only records with its id may be removed"
     has_name = _has_name(settings, record.name)
     addresses = filter(None, map(address_of, record.values))
     owners = [f"{a} belongs to {owner}" for a in addresses if (owner := living.owner(instance, a, has_name))]
@@ -430,7 +431,7 @@ def _not_its_own(settings: Route53Settings, own: OwnNames, record: RecordSet, li
 
 
 def _note_what_stays_behind(found: Findings, snapshot: Snapshot, draft: Draft) -> None:
-    """Health checks of removed record sets, and record sets of other types at names of which nothing else is left."""
+    """Notes health checks of removed record sets, and record sets of other types at otherwise empty names."""
     for record in dict.fromkeys(removal.handle.record for removal in found.removals):
         if draft.takes_all_of(record) and (health_check := record.raw.get("HealthCheckId")):
             found.notes.append(f"health check {health_check} of {record.type} {record.name} is not deleted")

@@ -23,7 +23,7 @@ class Route53Step:
     """Removes the DNS records of terminated instances.
 
     Args:
-        zones: Route 53; may keep what was read for other batches (``CachedZones``).
+        zones: Route 53; may cache pages for other batches (``CachedZones``).
     """
 
     name: ClassVar[str] = "route53"
@@ -34,11 +34,11 @@ class Route53Step:
         self._snapshot = Snapshot()
 
     def identify(self, batch: Batch) -> Mapping[str, Facts]:  # noqa: ARG002
-        """Nothing: Route 53 knows no instances by their ids."""
+        """Returns nothing: Route 53 does not know instance ids."""
         return {}
 
     def plan(self, batch: Batch) -> Mapping[str, Finding]:
-        with until(batch.deadline.share(2, LEAST_SECONDS)):  # the other half of the time is for the removal
+        with until(batch.deadline.share(2, LEAST_SECONDS)):  # reserves half of the time for the removal
             self._snapshot = observe(self._settings, self._zones, batch.instances.values())
         with until(batch.deadline):
             asked = question(self._settings, batch.instances, self._snapshot)
