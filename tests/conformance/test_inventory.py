@@ -494,7 +494,7 @@ def test_oversized_result_is_shortened(aws: StrictAws, clock: Clock) -> None:
     kept = records[IDS[1]].steps["consul"]
     assert kept["settled_at"] == "2"
     assert len(kept["actions"]) == 20
-    assert "500 actions, too many to keep" in kept["reason"]
+    assert "500 actions, too many to store" in kept["reason"]
 
 
 def test_oversized_identity_is_a_permanent_error(aws: StrictAws, clock: Clock) -> None:

@@ -313,7 +313,7 @@ class Applier:
             for job, failure in blamed.items():
                 if failure.denied:
                     right = "node:write" if job.removal.kind == NODE else "key:write"
-                    self._fail(job, AccessError(f"the Consul token lacks {right}"))
+                    self._fail(job, AccessError(f"the Consul token lacks {right} on it"))
                 else:
                     self._try_again(job, failure.reason)
             jobs = [job for job in jobs if job not in blamed]
