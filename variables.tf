@@ -64,7 +64,7 @@ variable "dry_run" {
 }
 
 variable "paused" {
-  description = "Stop acting. The function takes no events and no sweep starts; events wait in the queue (14 days by default) until you set this to `false` again. An operator's call still runs."
+  description = "Stop acting. The function receives no events, and no sweep starts; events wait in the queue (14 days by default) until you set this to `false` again. An operator's call still runs."
   type        = bool
   default     = false
   nullable    = false
@@ -234,7 +234,7 @@ variable "route53" {
 
   validation {
     condition     = alltrue([for id in concat(var.route53.zone_ids, [for zone in var.route53.zones : zone.id]) : can(regex("^[A-Z0-9]{1,32}$", id))])
-    error_message = "route53.zone_ids or route53.zones contains a value that is not a hosted zone id: use capital letters and digits only, such as \"Z0123456789ABCDEFGHIJ\", without \"/hostedzone/\". The name of a zone is not its id."
+    error_message = "route53.zone_ids or route53.zones contains a value that is not a hosted zone id: use only uppercase letters and digits, such as \"Z0123456789ABCDEFGHIJ\", without \"/hostedzone/\". The name of a zone is not its id."
   }
 
   validation {
@@ -710,7 +710,7 @@ variable "custom_steps" {
 
   validation {
     condition     = alltrue([for name in keys(var.custom_steps) : can(regex("^[a-z][a-z0-9_]{0,31}$", name))])
-    error_message = "custom_steps has a name that is not allowed among ${jsonencode(keys(var.custom_steps))}: a name starts with a lower-case letter and has at most 32 lower-case letters, digits and underscores, because it becomes the name of a Python package."
+    error_message = "custom_steps has a name that is not allowed among ${jsonencode(keys(var.custom_steps))}: a name starts with a lowercase letter and has at most 32 lowercase letters, digits and underscores, because it becomes the name of a Python package."
   }
 
   # The role's statements are named after the steps, and IAM allows only letters and digits.
@@ -731,7 +731,7 @@ variable "custom_steps" {
 
   validation {
     condition     = alltrue(flatten([for step in values(var.custom_steps) : [for name in keys(step.secrets) : can(regex("^[a-z][a-z0-9_]{0,63}$", name))]]))
-    error_message = "custom_steps has a secret whose name is not allowed: it starts with a lower-case letter and has at most 64 lower-case letters, digits and underscores."
+    error_message = "custom_steps has a secret whose name is not allowed: it starts with a lowercase letter and has at most 64 lowercase letters, digits and underscores."
   }
 
   validation {
@@ -1215,7 +1215,7 @@ variable "function" {
 
   validation {
     condition     = contains(["DEBUG", "INFO", "WARNING", "ERROR"], var.function.log_level)
-    error_message = "function.log_level is ${jsonencode(var.function.log_level)}: it must be DEBUG, INFO, WARNING or ERROR, in capitals."
+    error_message = "function.log_level is ${jsonencode(var.function.log_level)}: it must be DEBUG, INFO, WARNING or ERROR, in uppercase."
   }
 
   validation {
@@ -1464,7 +1464,7 @@ variable "audit" {
 
   validation {
     condition     = var.audit == null || can(regex("^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$", var.audit.bucket))
-    error_message = "audit.bucket is ${jsonencode(try(var.audit.bucket, null))}: it must be the name of a bucket, 3 to 63 lower-case letters, digits, dots and hyphens."
+    error_message = "audit.bucket is ${jsonencode(try(var.audit.bucket, null))}: it must be the name of a bucket, 3 to 63 lowercase letters, digits, dots and hyphens."
   }
 
   validation {

@@ -144,7 +144,7 @@ def _trust(context: ssl.SSLContext, path: Path, source: str) -> None:
             context.load_verify_locations(file)
             found = True
         except ssl.SSLError:
-            continue  # not a certificate: a directory may hold other files
+            continue  # not a certificate: a directory may contain other files
         except OSError as error:
             raise VaultError(f"{what} cannot be read: {error.strerror}.") from None
     if not found:
