@@ -6,6 +6,7 @@ import ast
 import re
 from functools import cache
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -94,3 +95,8 @@ def test_every_error_that_troubleshooting_quotes_is_one_that_the_product_prints(
     assert len(quoted) > 30
     unknown = [quote for quote in quoted if quote.strip("… ") not in printed()]
     assert unknown == []
+
+
+@pytest.mark.parametrize("picture", sorted((ROOT / "docs" / "pictures").glob("*.svg")), ids=lambda path: path.stem)
+def test_a_picture_is_well_formed(picture: Path) -> None:
+    assert ElementTree.parse(picture).getroot().tag == "{http://www.w3.org/2000/svg}svg"  # noqa: S314
