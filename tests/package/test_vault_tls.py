@@ -89,7 +89,7 @@ NOT_TRUSTED = "The certificate of the Vault at ADDRESS is not trusted: this mach
         ("good", {"REQUESTS_CA_BUNDLE": "CA"}, "x"),
         ("good", {"VAULT_SKIP_VERIFY": "true"}, "x"),
         ("no-key-identifier", {"VAULT_CACERT": "OLD"}, "x"),
-        ("expired", {"VAULT_CACERT": "CA"}, "The certificate of the Vault at ADDRESS, or of an authority above i"),
+        ("expired", {"VAULT_CACERT": "CA"}, "The certificate of the Vault at ADDRESS, or an authority in its chain"),
         ("early", {"VAULT_CACERT": "CA"}, "The certificate of the Vault at ADDRESS is not valid yet ("),
         ("other-name", {"VAULT_CACERT": "CA"}, "The certificate of the Vault at ADDRESS is for another name (IP"),
         ("other-name", {"VAULT_CACERT": "CA", "VAULT_TLS_SERVER_NAME": "vault.example.com"}, "x"),
