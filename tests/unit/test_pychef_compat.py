@@ -181,9 +181,9 @@ def test_invalid_key_is_refused_with_a_clear_message(private_key: rsa.RSAPrivate
     locked = pem(private_key, PrivateFormat.PKCS8, BestAvailableEncryption(b"secret"))
     whole = pem(private_key)
     for wrong, told in (
-        ("", "not a private key in PEM form"),
-        ("hunter2", "not a private key in PEM form"),
-        (whole[: len(whole) // 2], "not a private key in PEM form"),
+        ("", "not a private key in PEM format"),
+        ("hunter2", "not a private key in PEM format"),
+        (whole[: len(whole) // 2], "not a private key in PEM format"),
         (public, "a public key"),
         (locked, "passphrase"),
         (pem(ec.generate_private_key(ec.SECP256R1()), PrivateFormat.PKCS8), "not an RSA key"),

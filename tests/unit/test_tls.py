@@ -170,10 +170,10 @@ LOCKED = CLIENT.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailab
 @pytest.mark.parametrize(
     ("certificate", "key", "told"),
     [
-        ("hunter2", CLIENT.key_pem, "secret consul_client_certificate is not a certificate in PEM form"),
-        (CLIENT.key_pem, CLIENT.key_pem, "secret consul_client_certificate is not a certificate in PEM form"),
-        (CLIENT.pem, "hunter2", "secret consul_client_key is not a private key in PEM form"),
-        (CLIENT.pem, CLIENT.pem, "secret consul_client_key is not a private key in PEM form"),
+        ("hunter2", CLIENT.key_pem, "secret consul_client_certificate is not a certificate in PEM format"),
+        (CLIENT.key_pem, CLIENT.key_pem, "secret consul_client_certificate is not a certificate in PEM format"),
+        (CLIENT.pem, "hunter2", "secret consul_client_key is not a private key in PEM format"),
+        (CLIENT.pem, CLIENT.pem, "secret consul_client_key is not a private key in PEM format"),
         (CLIENT.pem, ALONE.key_pem, "secret consul_client_key is not the key of the certificate"),
         (CLIENT.pem, LOCKED, "secret consul_client_key is protected by a passphrase"),
         (CLIENT.pem, CLIENT.key_pem[:600], "secrets consul_client_certificate and consul_client_key cannot be used"),

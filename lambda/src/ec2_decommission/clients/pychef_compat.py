@@ -92,7 +92,7 @@ def _load_private_key(pem: bytes) -> RSAPrivateKey:
     except TypeError:
         raise ConfigurationError("chef_client_key is protected by a passphrase; store the key without one") from None
     except (ValueError, UnsupportedAlgorithm):
-        raise ConfigurationError("chef_client_key is not a private key in PEM form") from None
+        raise ConfigurationError("chef_client_key is not a private key in PEM format") from None
     if not isinstance(key, RSAPrivateKey):
         raise ConfigurationError("chef_client_key is not an RSA key; Chef accepts no other kind")
     return key

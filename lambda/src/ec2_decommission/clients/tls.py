@@ -60,9 +60,9 @@ def add_client_certificate(context: ssl.SSLContext, certificate: str, key: str, 
     """
     named, key_named = secrets
     if "-----BEGIN CERTIFICATE-----" not in certificate:
-        raise ConfigurationError(f"secret {named} is not a certificate in PEM form")
+        raise ConfigurationError(f"secret {named} is not a certificate in PEM format")
     if "PRIVATE KEY-----" not in key:
-        raise ConfigurationError(f"secret {key_named} is not a private key in PEM form")
+        raise ConfigurationError(f"secret {key_named} is not a private key in PEM format")
     with _in_memory(certificate) as certificate_file, _in_memory(key) as key_file:
         try:
             context.load_cert_chain(certificate_file, key_file, password=_no_passphrase)
