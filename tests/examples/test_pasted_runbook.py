@@ -166,7 +166,7 @@ def test_each_block_runs_as_pasted(name: str, applied: Applied, cli: AwsCli, tmp
 
 def look_at_the_sweep(shell: Shell, applied: Applied) -> None:
     """The first look, then the pages of the sweep. The function without an inventory refuses to sweep."""
-    off = "the sweep is off" if shell.name == "nothing-on" else ""
+    off = "the inventory that it needs, is off" if shell.name == "nothing-on" else ""
     shell.paste("Before you type", 0)
     first = shell.paste("Before you type", 1)
     assert f':{shell.name}"' in first
