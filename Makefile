@@ -60,7 +60,7 @@ model: venv ## Run the model-based test for longer (HISTORIES=20000)
 	@MODEL_HISTORIES=$(or $(HISTORIES),20000) $(BIN)/python -m pytest tests/model/test_histories.py
 
 .PHONY: exhaustive
-exhaustive: venv ## Check every step against all small worlds (12 million worlds, 9 minutes)
+exhaustive: venv ## Check every step against all small worlds (12 million worlds, 4 minutes)
 	@EXHAUSTIVE=all $(BIN)/python -m pytest tests/exhaustive
 
 .PHONY: docs-check
