@@ -99,7 +99,7 @@ class Shell:
 
 @pytest.fixture(scope="module")
 def cli(applied: Applied, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AwsCli]:
-    """web-1 ended, and no function was allowed to clean up. lost-1 ended, and nobody told them."""
+    """web-1 ended, and no function was allowed to clean up. lost-1 ended, and its event was lost."""
     aws, functions, fleet = applied.platform.aws, applied.platform.functions, applied.stacks["existing-fleet"]
     if fleet.variables.get("dry_run", True):
         fleet.variables["dry_run"] = False
