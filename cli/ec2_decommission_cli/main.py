@@ -373,8 +373,12 @@ def _plan(found: Deployment, options: argparse.Namespace) -> int:
     print(json.dumps(plan, indent=2))
     number = sum(len(plans.approved(entry)) for entry in plan["instances"])
     summary = f"{text.count(number, 'action')} for {text.count(len(plan['instances']), 'instance')}."
-    then = f" Review the plan, delete the actions that must not run, then run: {_line(options, 'apply', 'plan.json')}"
-    print(summary + then if number else "There is nothing to remove.", file=sys.stderr)
+    if number:
+        apply = _line(options, "apply", "plan.json")
+        summary += f" Review the plan, delete the actions that must not run, then run: {apply}"
+    elif not plan["failed"]:
+        summary = "There is nothing to remove."
+    print(summary, file=sys.stderr)
     for report in plan["failed"]:
         print(f"{report['instance_id']}: not everything could be checked\n{text.steps(report)}", file=sys.stderr)
     return FAILED if plan["failed"] else 0
