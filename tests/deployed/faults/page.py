@@ -155,8 +155,8 @@ def _causes(cell: Cell) -> dict[str, str]:
 def _once(reason: str) -> str:
     """The reason with a cause that several zones or steps share shown once.
 
-    >>> _once("route53: no answer from Z1; no answer from Z1; chef: nothing removed: no answer from Z1")
-    'route53: no answer from Z1; chef: nothing removed: …'
+    "route53: no answer; no answer; chef: nothing removed: no answer" gives
+    "route53: no answer; chef: nothing removed: …".
     """
     causes: list[str] = []
     parts: list[str] = []
